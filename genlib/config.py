@@ -1,0 +1,189 @@
+"""Configuration: frozen dataclasses with a docstring under each field, legal limits and search ranges beside the default.
+
+They are read three ways: by Python, by the command line (tyro) and from a checkpoint's manifest (`to_json`, `from_json`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+if TYPE_CHECKING:
+    from genlib.task import Task
+    from genlib.types import DataSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Where a hyperparameter search looks: the range [low, high], in log scale or not."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+def limited(default: Any, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None, below: float | None = None) -> Any:
+    """A field whose values have legal limits, refused with a sentence when the config is made."""
+    limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    return dataclasses.field(default=default, metadata={"limits": {k: v for k, v in limits.items() if v is not None}})
+
+
+def tunable(
+    default: Any, *, low: float, high: float, log: bool = False, at_least: float | None = None, above: float | None = None, at_most: float | None = None, below: float | None = None
+) -> Any:
+    """A `limited` field that `jobs/tune.py` searches in [low, high]."""
+    inner = limited(default, at_least=at_least, above=above, at_most=at_most, below=below)
+    return dataclasses.field(default=default, metadata={**inner.metadata, "search": Search(low, high, log)})
+
+
+_TESTS = {
+    "at_least": ("at least", lambda value, limit: value >= limit),
+    "above": ("above", lambda value, limit: value > limit),
+    "at_most": ("at most", lambda value, limit: value <= limit),
+    "below": ("below", lambda value, limit: value < limit),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Base of every configuration. Subclasses repeat `@dataclass(frozen=True, kw_only=True, slots=True)`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            for name, limit in f.metadata.get("limits", {}).items():
+                words, test = _TESTS[name]
+                if not test(value, limit):
+                    raise ValueError(f"{type(self).__name__}.{f.name} is {value!r}; it must be {words} {limit}")
+        self.validate()
+
+    def validate(self) -> None:
+        """Refuses combinations of fields, in the user's words; called once when the config is made."""
+
+
+C = TypeVar("C")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def from_json(kind: type[C], values: Mapping[str, Any]) -> C:
+    """The inverse of `to_json`. ValueError names the first unknown or ill-typed field."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "value_error":  # one of our own sentences
+            raise ValueError(str(first["ctx"]["error"])) from None
+        where = ".".join([kind.__name__, *(str(part) for part in first["loc"])])
+        raise ValueError(f"{where}: {first['msg']}") from None
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """` Did you mean 'x'?`, or nothing where no word is near."""
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig(Config):
+    """How one player's weights move."""
+
+    name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    """Optimizer; the fused form is used where PyTorch has it."""
+    learning_rate: float = tunable(1e-3, low=1e-5, high=1e-1, log=True, at_least=0)
+    """Peak learning rate."""
+    beta1: float = limited(0.9, at_least=0, below=1)
+    """Adam's first decay; SGD's and RMSprop's momentum is `momentum`."""
+    beta2: float = limited(0.999, at_least=0, below=1)
+    """Adam's second decay; RMSprop's smoothing constant."""
+    eps: float = limited(1e-8, above=0)
+    """Added to the denominator by Adam and RMSprop."""
+    momentum: float = limited(0.0, at_least=0, below=1)
+    """Momentum of SGD and RMSprop."""
+    weight_decay: float = limited(0.0, at_least=0)
+    """Decay, on weights of two or more dimensions only unless the task says otherwise (`Task.decays`)."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Shape of the learning rate after warm-up."""
+    warmup_steps: int = limited(0, at_least=0)
+    """Steps of linear rise from 0 to the peak."""
+    final_fraction: float = limited(0.0, at_least=0, at_most=1)
+    """Learning rate at the end as a share of the peak, for cosine and linear."""
+    clip_norm: float = limited(0.0, at_least=0)
+    """Largest global gradient norm of the player; 0 is off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(Config):
+    """How a stage is trained, whatever it learns."""
+
+    steps: int = limited(1000, at_least=1)
+    """Optimizer steps."""
+    global_batch: int = limited(128, at_least=1)
+    """Samples a step over all workers; the number of workers never changes what is learnt."""
+    accumulation: int = limited(1, at_least=1)
+    """Micro-batches a step; each is a `global_batch` / `accumulation` share over all workers."""
+    strategy: Literal["auto", "single", "ddp", "zero1", "zero2", "zero3"] = "auto"
+    """How gradients become weights: auto is single with one worker, else ddp."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the loss under autocast; weights, gradients and optimizer state stay fp32."""
+    compile: bool = False
+    """Compile the loss with torch.compile."""
+    seed: int = limited(0, at_least=0)
+    """Of initial weights, data order, augmentation and noise."""
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    """Optimizer of every player without one of its own."""
+    players: dict[str, OptimConfig] = dataclasses.field(default_factory=dict)
+    """Optimizers by player's name, where they differ."""
+    ema_halflife_samples: int = limited(0, at_least=0)
+    """Half-life of the fp32 moving average of the weights, in samples; 0 is off."""
+    ema_rampup: float = limited(0.05, at_least=0)
+    """Early in the run the half-life is at most this share of the samples seen (Karras et al. 2020); 0 is no ramp."""
+    checkpoint_every_steps: int = limited(1000, at_least=0)
+    """Steps between checkpoints; 0 saves at the end alone."""
+    keep_checkpoints: int = limited(2, at_least=1)
+    """Newest checkpoints kept; older ones are deleted once a newer one is whole."""
+    log_every_seconds: float = limited(5.0, above=0)
+    """Seconds between live lines."""
+    max_skipped_in_a_row: int = limited(10, at_least=1)
+    """Steps in a row with a loss or gradient that is not finite after which the run stops."""
+
+    def validate(self) -> None:
+        if self.global_batch % self.accumulation:
+            raise ValueError(
+                f"global_batch {self.global_batch} is not divisible by accumulation {self.accumulation}; use {self.global_batch // self.accumulation * self.accumulation or self.accumulation}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig(Config):
+    """Which samples, and how they are read."""
+
+    train: str = ""
+    """Shards: a folder, a pattern like 'dir/{00000..00099}.tar', several joined by '::', or a built-in set (icons, shapes, digits)."""
+    validation: str = ""
+    """The same for held-out samples; empty takes the built-in set's own, else none."""
+    image_size: int = limited(0, at_least=0)
+    """Pixels a side at which a built-in set is drawn; 0 is the set's own."""
+    readers: int = limited(0, at_least=0)
+    """Reader processes a worker; 0 reads in a thread of the worker."""
+    cache_mb: int = limited(256, at_least=0)
+    """Memory a worker may use to keep decoded samples."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskConfig(Config):
+    """Base of every family's configuration."""
+
+    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Task:
+        """Makes the task for such data; `upstream` holds frozen tasks of the stages it needs, by role."""
+        raise NotImplementedError

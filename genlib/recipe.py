@@ -1,0 +1,38 @@
+"""Recipe: named stages, each a task on data with a way to train it; a stage may need the trained tasks of earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from genlib.config import DataConfig, TaskConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One training run. `needs` maps the role under which the task knows an upstream task to that stage's name."""
+
+    name: str = "train"
+    task: TaskConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Stages in the order they train. `smoke` is the same recipe in a size that a test trains in seconds."""
+
+    stages: tuple[Stage, ...]
+    smoke: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        for stages in (self.stages, self.smoke):
+            known: set[str] = set()
+            for stage in stages:
+                missing = sorted(set(stage.needs.values()) - known)
+                if missing:
+                    raise ValueError(f"stage {stage.name!r} needs {missing[0]!r}, which is no earlier stage; earlier are {sorted(known) or 'none'}")
+                if stage.name in known:
+                    raise ValueError(f"two stages are named {stage.name!r}; give each its own name")
+                known.add(stage.name)

@@ -1,0 +1,121 @@
+"""Task: what is learnt. It owns the networks, the loss of each phase, and what the trained thing can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from genlib.types import Action, Batch, DataSource, Metrics, Step, Transform
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """One weight update inside a training step."""
+
+    name: str = "train"
+    player: str = "net"
+    """Attribute of the task: the sub-module whose weights this phase updates."""
+    every: int = 1
+    """Runs at steps whose index it divides."""
+
+
+def action(method: F) -> F:
+    """Marks a task's method as something it can do once trained; keyword arguments must be typed, the docstring says what comes out."""
+    method.__action__ = True  # type: ignore[attr-defined]
+    return method
+
+
+class Task(nn.Module):
+    """Base of every family. Made by its config's `build(data, upstream)`.
+
+    The engine calls `loss` with every player but the phase's frozen, in train mode, on one rank's share of a global micro-batch.
+    """
+
+    phases: tuple[Phase, ...] = (Phase(),)
+    zero3_refusal: str = ""
+    """Why ZeRO-3 cannot train this task, in a sentence; empty where it can."""
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """The loss of each sample (B,), or a scalar that is a mean already; and values to log."""
+        raise NotImplementedError
+
+    def after_step(self, step: Step) -> None:
+        """What moves without gradient after all phases of a step: momentum encoders, queues, codebooks. Equal on all ranks."""
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        """Values on held-out samples, without gradient and in eval mode."""
+        return {}
+
+    def transform(self, train: bool) -> Transform | None:
+        """How decoded samples become a batch: augmented if `train`. None is the source's plain conversion to tensors."""
+        return None
+
+    def prepare(self, source: DataSource) -> None:
+        """Data-dependent start of a fresh run, before the first step: tokenizers, prototypes drawn from samples, scales.
+
+        Called on every rank; what it sets must depend on the source and the torch seed alone and live in the state dict.
+        """
+
+    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
+        """Final scores over the held-out split, and pictures that show them in `folder`; one process, eval mode."""
+        return {}
+
+    def export(self, folder: Path) -> None:
+        """Writes the formats that the rest of the field loads into `folder`."""
+
+    def flops_per_sample(self) -> float | None:
+        """Floating-point operations of one training step per sample (forward and backward), for MFU; None is not known."""
+        return None
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies: not to gains, biases and temperatures."""
+        return parameter.dim() >= 2
+
+    def player(self, name: str) -> nn.Module:
+        """The sub-module of that name."""
+        return self.get_submodule(name)
+
+    def players(self) -> tuple[str, ...]:
+        """Names of all players, in order of their first phase."""
+        return tuple(dict.fromkeys(phase.player for phase in self.phases))
+
+    @classmethod
+    def actions(cls) -> tuple[Action, ...]:
+        """All methods marked with `@action`."""
+        found = [name for name in dir(cls) if getattr(getattr(cls, name, None), "__action__", False)]
+        return tuple(Action(name, getattr(cls, name), (getattr(cls, name).__doc__ or "").strip()) for name in found)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first weight lives."""
+        return next(iter(self.parameters()), torch.empty(0)).device
+
+
+def weighted_mean(values: Tensor, batch: Batch) -> Tensor:
+    """Mean of per-sample values (B,) in which placeholders count as nothing; a scalar is returned as it is.
+
+    The engine scales `weight` so that the mean over ranks and micro-batches of this is the mean over the global batch.
+    """
+    return values if values.dim() == 0 else (values * batch["weight"]).mean()
+
+
+def learning_rule(*updates: tuple[nn.Parameter, Tensor]) -> Tensor:
+    """A scalar whose gradient with respect to each parameter is exactly the tensor beside it, so that a textbook rule can be an optimizer's gradient.
+
+    `learning_rule((W, -delta_W), (b, -delta_b))`: plain SGD with learning rate r then adds r * delta. Data-parallel like any loss.
+    """
+    terms = [(parameter * gradient.detach()).sum() for parameter, gradient in updates]
+    return torch.stack(terms).sum()
+
+
+def freeze(upstream: Mapping[str, Task]) -> None:
+    """Puts the tasks of earlier stages in eval mode without gradients."""
+    for task in upstream.values():
+        task.eval().requires_grad_(False)

@@ -1,0 +1,107 @@
+"""The values that cross the borders between data, task and engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+"""One rank's share of one global micro-batch: every tensor has B rows.
+
+Always there: `position` (B,) int64, the sample's place in the global order of the run, from which all randomness is keyed;
+`weight` (B,) float32, 1 for a sample that counts and 0 for a placeholder (see `genlib.task.weighted_mean`).
+By custom: `image` (B, C, H, W), `tokens` (B, N) int64, `label` (B,) int64.
+"""
+
+Metrics = dict[str, Tensor]
+"""Detached values, each a scalar or one per sample (B,), which is then averaged like the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where training stands. `index` counts optimizer steps from 0 to `total` - 1; `seed` is the run's."""
+
+    index: int
+    total: int
+    seed: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done before this step, in [0, 1)."""
+        return self.index / self.total
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSpec:
+    """What a task may know of its data when it is built; plain values, kept in every checkpoint."""
+
+    channels: int = 3
+    image_size: int = 0
+    """Pixels a side that the source stores; 0 where samples have no image or many sizes."""
+    class_names: tuple[str, ...] = ()
+    has_captions: bool = False
+    num_samples: int = 0
+    """Samples in the training split."""
+    digest: str = ""
+    """Identity of the training split: changes when any sample does."""
+
+
+@dataclass(slots=True)
+class Samples:
+    """Decoded samples on their way into a batch, one entry a row in every field.
+
+    `fields` holds what the shards hold by member name: "image" as uint8 arrays (H, W, C), "text" as str, "label" as int,
+    "json" as dict. `failed` marks rows that could not be read: their entries are stand-ins, and their weight becomes 0.
+    """
+
+    position: np.ndarray
+    keys: list[str]
+    fields: Mapping[str, list[Any]]
+    failed: np.ndarray
+    seed: int = 0
+
+
+class Transform(Protocol):
+    """Turns decoded samples into a batch of tensors, augmented; runs in reader workers, so it is picklable and keyed by position."""
+
+    image_size: int
+    """Pixels a side the transform needs; decoders may shrink an image to no less. 0: as stored."""
+
+    def __call__(self, samples: Samples) -> Batch: ...
+
+
+class DataSource(Protocol):
+    """Where batches come from, in an order that is a pure function of (seed, position)."""
+
+    spec: DataSpec
+
+    def batches(
+        self, split: str, size: int, *, rank: int, world: int, seed: int, start: int, transform: Transform | None = None
+    ) -> Iterator[Batch]:
+        """Yields this rank's slice of the global micro-batches of `size` samples, from global sample count `start` on.
+
+        Split "train" goes on for ever; any other is one pass in stored order. Every rank's slice has ceil(size / world) rows;
+        rows past the end are placeholders of weight 0. World size never enters the order.
+        """
+        ...
+
+    def captions(self, split: str, limit: int) -> Iterator[str]:
+        """Captions of the first `limit` samples in stored order."""
+        ...
+
+    def keys(self, split: str, positions: Sequence[int], seed: int) -> list[str]:
+        """Names `shard:key` of the samples at global positions, for messages."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something a trained task can do, found by its marked method; its typed keyword arguments are the serving schema."""
+
+    name: str
+    method: Callable[..., Any] = field(repr=False)
+    doc: str = ""
