@@ -27,14 +27,24 @@ class Search:
     log: bool = False
 
 
-def limited(default: Any, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None, below: float | None = None) -> Any:
+def limited(
+    default: Any, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None, below: float | None = None
+) -> Any:
     """A field whose values have legal limits, refused with a sentence when the config is made."""
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     return dataclasses.field(default=default, metadata={"limits": {k: v for k, v in limits.items() if v is not None}})
 
 
 def tunable(
-    default: Any, *, low: float, high: float, log: bool = False, at_least: float | None = None, above: float | None = None, at_most: float | None = None, below: float | None = None
+    default: Any,
+    *,
+    low: float,
+    high: float,
+    log: bool = False,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
 ) -> Any:
     """A `limited` field that `jobs/tune.py` searches in [low, high]."""
     inner = limited(default, at_least=at_least, above=above, at_most=at_most, below=below)
@@ -152,8 +162,12 @@ class TrainConfig(Config):
     """Steps between checkpoints; 0 saves at the end alone."""
     keep_checkpoints: int = limited(2, at_least=1)
     """Newest checkpoints kept; older ones are deleted once a newer one is whole."""
+    evaluate_every_steps: int = limited(0, at_least=0)
+    """Steps between evaluations on the validation split; 0 is never."""
     log_every_seconds: float = limited(5.0, above=0)
     """Seconds between live lines."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go beside metrics.jsonl; W&B and MLflow read their own environment variables."""
     max_skipped_in_a_row: int = limited(10, at_least=1)
     """Steps in a row with a loss or gradient that is not finite after which the run stops."""
 

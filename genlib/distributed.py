@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -81,3 +81,12 @@ def broadcast_object(value: T, source: int = 0) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=source)
     return box[0]
+
+
+def all_gather_object(value: T) -> list[T]:
+    """Every rank's value, in rank order; small control values only."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -48,6 +48,8 @@ class DataSpec:
     """Samples in the training split."""
     digest: str = ""
     """Identity of the training split: changes when any sample does."""
+    order_version: int = 1
+    """Version of the function that orders samples; another version is another order."""
 
 
 @dataclass(slots=True)
@@ -79,9 +81,7 @@ class DataSource(Protocol):
 
     spec: DataSpec
 
-    def batches(
-        self, split: str, size: int, *, rank: int, world: int, seed: int, start: int, transform: Transform | None = None
-    ) -> Iterator[Batch]:
+    def batches(self, split: str, size: int, *, rank: int, world: int, seed: int, start: int, transform: Transform | None = None) -> Iterator[Batch]:
         """Yields this rank's slice of the global micro-batches of `size` samples, from global sample count `start` on.
 
         Split "train" goes on for ever; any other is one pass in stored order. Every rank's slice has ceil(size / world) rows;

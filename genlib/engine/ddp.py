@@ -1,0 +1,41 @@
+"""Data-parallel training: every rank holds all weights, gradients are averaged during backward."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from genlib import distributed
+from genlib.engine.single import SingleDevice
+from genlib.engine.strategy import Door
+
+
+class DistributedDataParallel(SingleDevice):
+    """Strategy of several processes with whole weights each."""
+
+    def wrap(self, door: Door) -> nn.Module:
+        if not dist.is_initialized():  # one process: nothing to average
+            return door
+        # Buffers are not broadcast at each forward: what moves them is equal on all ranks, but for batch statistics (see after_step).
+        return nn.parallel.DistributedDataParallel(door, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def without_sync(self, door: nn.Module) -> AbstractContextManager:
+        return door.no_sync() if isinstance(door, nn.parallel.DistributedDataParallel) else super().without_sync(door)
+
+    def after_step(self, step) -> None:
+        average_batch_statistics(self.task)
+        super().after_step(step)
+
+
+@torch.no_grad()
+def average_batch_statistics(task: nn.Module) -> None:
+    """Makes running means and variances of batch normalisation the same on all ranks: their mean."""
+    if distributed.world_size() == 1:
+        return
+    for module in task.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.running_mean is not None:
+            module.running_mean.copy_(distributed.mean_over_ranks(module.running_mean))
+            module.running_var.copy_(distributed.mean_over_ranks(module.running_var))

@@ -1,0 +1,45 @@
+"""Exponential moving average of the weights in fp32, sharded over the ranks under every strategy.
+
+Decay by half-life in samples, with a ramp early in training: Karras et al. 2020 (arXiv:1912.04958), as in their later work.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genlib.engine.strategy import Strategy, gather_shard, share
+from genlib import distributed
+
+
+class Ema:
+    """The moving average of all trained weights; each rank keeps and moves its own share.
+
+    halflife_samples: after so many samples a weight's old value counts half. rampup: the half-life is at most this share of the
+    samples seen; 0 is no ramp.
+    """
+
+    def __init__(self, strategy: Strategy, halflife_samples: int, rampup: float) -> None:
+        self.strategy, self.halflife, self.rampup = strategy, halflife_samples, rampup
+        self.shards = [shard.tensor.float().clone() for shard in strategy.weight_shards()]
+
+    @torch.no_grad()
+    def update(self, samples_seen: int, batch_samples: int) -> None:
+        """After a step of `batch_samples` samples, the run having seen `samples_seen` with them."""
+        halflife = min(self.halflife, samples_seen * self.rampup) if self.rampup else self.halflife
+        decay = 0.5 ** (batch_samples / max(halflife, 1e-8))
+        torch._foreach_lerp_(self.shards, [shard.tensor.float() for shard in self.strategy.weight_shards()], 1 - decay)
+
+    def whole(self, state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+        """The averaged state dict on rank 0 ({} elsewhere): `state` with every trained weight replaced. All ranks call it."""
+        averaged = dict(state)
+        for shard, ema in zip(self.strategy.weight_shards(), self.shards, strict=True):
+            flat = gather_shard(ema, shapes[shard.name].numel())
+            if distributed.rank() == 0:
+                averaged[shard.name] = flat.cpu().view(shapes[shard.name]).clone()
+        return averaged
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes this rank's share of a saved average."""
+        for shard, ema in zip(self.strategy.weight_shards(), self.shards, strict=True):
+            ema.copy_(state[shard.name].reshape(-1)[shard.offset : shard.offset + ema.numel()])

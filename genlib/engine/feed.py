@@ -1,0 +1,81 @@
+"""Batches ahead of the step: a thread reads, scales weights and copies to the device while the step before runs."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+import torch
+
+from genlib import distributed
+from genlib.types import Batch
+
+
+class Feed:
+    """Iterates over micro-batches on the device; `wait_seconds` is the time that `next` has waited for data so far.
+
+    `size` is the global micro-batch; `weight` is scaled so that the mean over ranks of each rank's weighted mean is the mean over it.
+    """
+
+    def __init__(self, batches: Iterator[Batch], size: int, device: torch.device, depth: int = 2) -> None:
+        self.wait_seconds = 0.0
+        self._batches, self._size, self._device = batches, size, device
+        self._queue: queue.Queue = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._thread = threading.Thread(target=self._fill, daemon=True, name="feed")
+        self._thread.start()
+
+    def _fill(self) -> None:
+        try:
+            for batch in self._batches:
+                self._put(self._move(self._scale(batch)))
+                if self._stop.is_set():
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def _scale(self, batch: Batch) -> Batch:
+        rows = batch["weight"].shape[0]
+        return {**batch, "weight": batch["weight"] * (rows * distributed.world_size() / self._size)}
+
+    def _move(self, batch: Batch) -> tuple[Batch, torch.cuda.Event | None]:
+        if self._stream is None:
+            return batch, None
+        with torch.cuda.stream(self._stream):
+            moved = {name: value.pin_memory().to(self._device, non_blocking=True) for name, value in batch.items()}
+            return moved, self._stream.record_event()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        begin = time.perf_counter()
+        item = self._queue.get()
+        self.wait_seconds += time.perf_counter() - begin
+        if item is None:
+            raise StopIteration
+        if isinstance(item, BaseException):
+            raise item
+        batch, event = item
+        if event is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(event)
+            for value in batch.values():
+                value.record_stream(stream)
+        return batch
+
+    def close(self) -> None:
+        """Stops the thread; what it read ahead is dropped, the order knows no such thing as read."""
+        self._stop.set()
+        self._thread.join(timeout=10)

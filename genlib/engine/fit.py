@@ -1,0 +1,241 @@
+"""The training loop: for each step, for each due phase, one weight update; then what moves without gradient, the moving
+average, the report, the checkpoint. It knows no family and no data set.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from genlib import checkpoint, distributed
+from genlib.checkpoint import Blueprint, Manifest
+from genlib.config import to_json
+from genlib.engine import strategy as strategies
+from genlib.engine.ema import Ema
+from genlib.engine.evaluate import evaluate
+from genlib.engine.feed import Feed
+from genlib.engine.optim import learning_rate
+from genlib.engine.report import Report, Row
+from genlib.engine.resume import refuse_other_run
+from genlib.engine.state import load_optimizers, save_optimizers
+from genlib.engine.strategy import Update, optim_of
+from genlib.recipe import Stage
+from genlib.task import Phase, Task
+from genlib.types import Batch, DataSource, Step
+
+
+class Listener:
+    """What the caller hears of a run, on every rank; this one does nothing."""
+
+    def on_log(self, row: Row) -> None:
+        """A live line was printed; `row` is what it says, averaged over ranks. Rank 0 alone hears it."""
+
+    def on_checkpoint(self, folder: Path, row: Row) -> None:
+        """A whole checkpoint exists at `folder`, the same path on every rank; `row` has step and samples_seen, and on rank 0 the last metrics."""
+
+
+def fit(
+    stage: Stage,
+    *,
+    recipe: str,
+    source: DataSource,
+    folder: Path,
+    device: torch.device,
+    upstream: Mapping[str, Path] | None = None,
+    listener: Listener | None = None,
+) -> Path:
+    """Trains the stage to its end in `folder`, from the newest valid checkpoint there, and returns the final checkpoint.
+
+    upstream: final checkpoints of the stages it needs, by role. All ranks of the process group, if there is one, call it together
+    and see the same `folder`. ValueError where the checkpoint there is of another run, or the settings do not fit the workers.
+    """
+    training = Training(stage, recipe, source, folder, device, upstream or {}, listener or Listener())
+    return training.run()
+
+
+class Training:
+    """One run of `fit`."""
+
+    def __init__(
+        self, stage: Stage, recipe: str, source: DataSource, folder: Path, device: torch.device, upstream: Mapping[str, Path], listener: Listener
+    ) -> None:
+        self.stage, self.recipe, self.source, self.folder, self.device, self.listener = stage, recipe, source, folder, device, listener
+        self.config = stage.train
+        self.checkpoints = folder / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        blueprints = {role: checkpoint.read_manifest(path).blueprint for role, path in upstream.items()}
+        self.blueprint = Blueprint.of(stage.task, source.spec, blueprints)
+        self.upstream = upstream
+        self.skipped = self.skipped_in_a_row = self.failed_saves = 0
+        self.seconds = 0.0
+
+    def run(self) -> Path:
+        found = distributed.broadcast_object(checkpoint.newest(self.checkpoints) if distributed.rank() == 0 else None)
+        if found:
+            refuse_other_run(found[1], self.recipe, self.stage, self.source.spec)
+        self.task = self.build()
+        self.steps = self.config.steps if self.task.phases else 0
+        if found and found[1].step >= self.steps:
+            return found[0]
+        first = self.start(*found) if found else self.begin()
+        feed = Feed(self.batches(first), self.micro_batch, self.device) if self.steps else None
+        flops = self.task.flops_per_sample()
+        self.report = Report(
+            self.folder, steps=self.steps, first_step=first, batch=self.config.global_batch, seconds_between=self.config.log_every_seconds,
+            trackers=self.config.trackers, config=to_json(self.config), flops_per_sample=flops,
+        )  # fmt: skip
+        try:
+            final = self.loop(feed, first)
+        finally:
+            if feed:
+                feed.close()
+            self.report.close()
+        return final
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples of one micro-batch over all ranks."""
+        return self.config.global_batch // self.config.accumulation
+
+    def build(self) -> Task:
+        """The task with its initial weights, the same on every rank."""
+        torch.manual_seed(self.config.seed)
+        upstream = {role: checkpoint.load_task(path) for role, path in self.upstream.items()}
+        return self.stage.task.build(self.source.spec, upstream)
+
+    def begin(self) -> int:
+        """A fresh run: what depends on the data, then the strategy."""
+        self.task.prepare(self.source)
+        refuse_different_starts(self.task)
+        self.use_strategy()
+        return 0
+
+    def start(self, folder: Path, manifest: Manifest) -> int:
+        """From a checkpoint: weights before the strategy shards them, optimizer state after."""
+        self.task.load_state_dict(checkpoint.load_weights(folder))
+        self.use_strategy()
+        load_optimizers(self.strategy, (folder / "state").glob("rank_*.safetensors"), manifest.updates)
+        if self.ema:
+            self.ema.load(checkpoint.load_weights(folder, ema=True))
+        self.skipped, self.seconds = manifest.skipped, manifest.seconds
+        if distributed.rank() == 0:
+            print(f"resumed from {folder.name}: step {manifest.step} of {manifest.steps}, {manifest.samples_seen:,} samples seen", flush=True)
+        return manifest.step
+
+    def use_strategy(self) -> None:
+        self.task.train()
+        self.shapes = {name: p.shape for name, p in self.task.named_parameters()}  # ZeRO-3 leaves none
+        self.strategy = strategies.choose(self.config.strategy, self.device)
+        self.strategy.setup(self.task, self.config)
+        self.ema = Ema(self.strategy, self.config.ema_halflife_samples, self.config.ema_rampup) if self.config.ema_halflife_samples else None
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """This rank's micro-batches from step `first` on."""
+        return self.source.batches(
+            "train", self.micro_batch, rank=distributed.rank(), world=distributed.world_size(), seed=self.config.seed,
+            start=first * self.config.global_batch, transform=self.task.transform(train=True),
+        )  # fmt: skip
+
+    def loop(self, feed: Feed | None, first: int) -> Path:
+        final, row = None, None
+        for index in range(first, self.steps):
+            begin, waited = time.perf_counter(), feed.wait_seconds
+            micro_batches = list(islice(feed, self.config.accumulation))
+            values = self.step(Step(index, self.steps, self.config.seed), micro_batches)
+            done = index + 1
+            if self.config.evaluate_every_steps and (done % self.config.evaluate_every_steps == 0 or done == self.steps):
+                values |= evaluate(self.task, self.strategy, self.source, self.config)
+            spent = time.perf_counter() - begin
+            self.seconds += spent
+            due = done == self.steps or (self.config.checkpoint_every_steps and done % self.config.checkpoint_every_steps == 0)
+            new = self.report.add(done, {**values, "batch_time": spent, "data_time": feed.wait_seconds - waited})
+            if due:
+                new = self.report.flush() or new
+            if new:
+                row = new
+                self.listener.on_log(row)
+            if due:
+                final = self.save(done, row) or final
+        return final or self.save(self.steps, row, must=True)
+
+    def step(self, step: Step, micro_batches: list[Batch]) -> dict:
+        """All due phases, then what moves without gradient."""
+        values: dict = {}
+        for number, phase in enumerate(self.task.phases):
+            if step.index % phase.every:
+                continue
+            # Dropout and the like are a function of (seed, step, phase, rank): nothing to save, nothing to restore.
+            torch.manual_seed(((self.config.seed * 1_000_003 + step.index) * 97 + number) * 65_537 + distributed.rank())
+            update = self.strategy.run_phase(phase, micro_batches, step)
+            prefix = "train/" if len(self.task.phases) == 1 else f"train/{phase.name}/"
+            values |= {prefix + name: value for name, value in update.metrics.items()} | {f"{prefix}grad_norm": update.grad_norm}
+            self.judge(update, phase, step, micro_batches)
+        self.strategy.after_step(step)
+        if self.ema:
+            self.ema.update((step.index + 1) * self.config.global_batch, self.config.global_batch)
+        player = self.task.phases[0].player
+        return {**values, "train/lr": learning_rate(optim_of(self.config, player), step.index, step.total), "train/skipped": self.skipped}
+
+    def judge(self, update: Update, phase: Phase, step: Step, micro_batches: list[Batch]) -> None:
+        """Counts and names a skipped update; FloatingPointError after too many in a row. All ranks know of every skip."""
+        if update.applied:
+            self.skipped_in_a_row = 0
+            return
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        here = None
+        if not update.metrics["loss"].isfinite():
+            positions = torch.cat([batch["position"] for batch in micro_batches]).tolist()
+            names = self.source.keys("train", [positions[0], positions[-1]], self.config.seed)
+            here = f"the loss of rank {distributed.rank()} (samples {' to '.join(names)})"
+        culprits = [text for text in distributed.all_gather_object(here) if text] or ["a gradient"]
+        sentence = f"step {step.index + 1}, phase {phase.name}: {' and '.join(culprits)} is not finite"
+        if self.skipped_in_a_row >= self.config.max_skipped_in_a_row:
+            raise FloatingPointError(
+                f"{sentence}, {self.skipped_in_a_row} times in a row; lower the learning rate, clip gradients or look at these samples"
+            )
+        if distributed.rank() == 0:
+            print(f"{sentence}: skipped, {self.skipped} in all", flush=True)
+
+    def save(self, done: int, row: Row | None, must: bool = False) -> Path | None:
+        """Writes a checkpoint; a full disk costs the checkpoint and not the run, until it has failed three times or at the end."""
+        manifest = self.manifest(done)
+        weights = self.strategy.whole_state()
+        ema = self.ema.whole(weights, self.shapes) if self.ema else None
+        try:
+            folder = checkpoint.save(self.checkpoints, manifest, weights, ema, lambda path: save_optimizers(self.strategy, path))
+        except OSError as error:
+            self.failed_saves += 1
+            if must or done == self.steps or self.failed_saves >= 3:
+                raise
+            if distributed.rank() == 0:
+                print(f"training goes on without it: {error}", flush=True)
+            return None
+        if distributed.rank() == 0:
+            checkpoint.prune(self.checkpoints, self.config.keep_checkpoints)
+        self.listener.on_checkpoint(folder, {"step": done, "samples_seen": manifest.samples_seen, **(row or {})})
+        return folder
+
+    def manifest(self, done: int) -> Manifest:
+        seen = done * self.config.global_batch
+        spec = self.source.spec
+        state = {
+            "digest": spec.digest, "order_version": spec.order_version, "seed": self.config.seed, "position": seen,
+            "epoch": seen // max(1, spec.num_samples), "global_batch": self.config.global_batch, "micro_batch": self.micro_batch,
+        }  # fmt: skip
+        return Manifest(
+            recipe=self.recipe, stage=self.stage.name, blueprint=self.blueprint, train=to_json(self.config), data=to_json(self.stage.data), data_state=state,
+            step=done, steps=self.steps, samples_seen=seen, updates=dict(self.strategy.updates), skipped=self.skipped, seconds=self.seconds,
+            strategy=type(self.strategy).__name__, world=distributed.world_size(), versions=checkpoint.versions(), git_commit=checkpoint.git_commit(),
+        )  # fmt: skip
+
+
+def refuse_different_starts(task: Task) -> None:
+    """ValueError where `prepare` left ranks with different values: they would train different things."""
+    sums = [value.double().sum().item() for value in task.state_dict().values()]
+    if any(other != sums for other in distributed.all_gather_object(sums)):
+        raise ValueError(f"{type(task).__name__}.prepare gave different values on different ranks; it must depend on the data and the seed alone")

@@ -1,0 +1,65 @@
+"""Optimizers and learning rates, made from `OptimConfig`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from genlib.config import OptimConfig
+from genlib.task import Task
+
+
+def parameter_groups(task: Task, weights: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict]:
+    """A player's trained weights in one group that decays and one that does not; empty groups are left out."""
+    if not weights:
+        raise ValueError(f"a player of {type(task).__name__} has no trainable weights; a task without training has phases = ()")
+    decays = {name: bool(weight_decay) and task.decays(name, p) for name, p in weights.items()}
+    groups = [
+        {"params": [p for name, p in weights.items() if decays[name] is decayed], "weight_decay": weight_decay if decayed else 0.0}
+        for decayed in (True, False)
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(groups: list[dict], config: OptimConfig) -> Optimizer:
+    """The optimizer over these groups, fused where PyTorch has it for the weights' device."""
+    lr = config.learning_rate
+    match config.name:
+        case "adamw":
+            return torch.optim.AdamW(groups, lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+        case "adam":
+            return torch.optim.Adam(groups, lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+        case "sgd":
+            return torch.optim.SGD(groups, lr, momentum=config.momentum, fused=True)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, lr, alpha=config.beta2, momentum=config.momentum, eps=config.eps, foreach=True)
+
+
+def learning_rate(config: OptimConfig, step: int, total: int) -> float:
+    """Learning rate of step 0 to total - 1: linear warm-up to the peak, then constant, cosine or linear to `final_fraction` of it."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    shape = {"constant": 1.0, "linear": 1.0 - done, "cosine": (1.0 + math.cos(math.pi * done)) / 2}[config.schedule]
+    floor = 1.0 if config.schedule == "constant" else config.final_fraction
+    return config.learning_rate * (floor + (1.0 - floor) * shape)
+
+
+def set_learning_rate(optimizer: Optimizer, value: float) -> None:
+    """Writes it into every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales gradients in place to a global norm of at most `max_norm` (0 is off) and returns the norm before, a scalar that is
+    not finite exactly when some gradient is not."""
+    parameters = list(parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_norm:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm

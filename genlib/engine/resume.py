@@ -1,0 +1,51 @@
+"""Whether a checkpoint is of the run that finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from genlib.checkpoint import Manifest
+from genlib.config import to_json
+from genlib.recipe import Stage
+from genlib.types import DataSpec
+
+FREE = {
+    "train.steps", "train.strategy", "train.checkpoint_every_steps", "train.keep_checkpoints", "train.evaluate_every_steps", "train.log_every_seconds",
+    "train.trackers", "train.max_skipped_in_a_row", "train.compile", "data.train", "data.validation", "data.readers", "data.cache_mb",
+}  # fmt: skip
+"""Settings that a resumed run may change; where the data is may change, what it is may not (its digest tells)."""
+
+
+def refuse_other_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec) -> None:
+    """ValueError naming the first thing in which the checkpoint differs from what is asked for."""
+    if (manifest.recipe, manifest.stage) != (recipe, stage.name):
+        raise ValueError(f"the checkpoint is of recipe {manifest.recipe} ({manifest.stage}), not {recipe} ({stage.name}); use another run name")
+    if manifest.data_state["digest"] != spec.digest:
+        raise ValueError(
+            "the training data changed since the checkpoint (another digest), so the run cannot go on; restore the data or use another run name"
+        )
+    if manifest.data_state["order_version"] != spec.order_version:
+        raise ValueError(
+            f"the checkpoint's data order has version {manifest.data_state['order_version']}, this genlib has {spec.order_version}; use that version"
+        )
+    for section, new, old in (
+        ("task", stage.task, manifest.blueprint.task),
+        ("train", stage.train, manifest.train),
+        ("data", stage.data, manifest.data),
+    ):
+        for name, before, now in differences(old, to_json(new)):
+            if f"{section}.{name}" not in FREE:
+                raise ValueError(f"the run was started with {section}.{name} = {before!r}, now it is {now!r}; restore it or use another run name")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, old value, new value) of every field that differs."""
+    found = []
+    for name in sorted({*old, *new}):
+        before, now = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += differences(before, now, f"{prefix}{name}.")
+        elif before != now:
+            found.append((prefix + name, before, now))
+    return found

@@ -1,0 +1,116 @@
+"""Training in one process on one device; also the frame that data-parallel training fills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from genlib import distributed
+from genlib.config import TrainConfig
+from genlib.engine.optim import clip_gradients, learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from genlib.engine.strategy import Door, Players, Shard, Update, optim_of, share
+from genlib.task import Phase, Task
+from genlib.types import Batch, Metrics, Step
+
+
+def mean_metrics(micro: Sequence[Metrics]) -> Metrics:
+    """Mean of each value over the micro-batches."""
+    return {name: torch.stack([m[name] for m in micro]).mean() for name in micro[0]}
+
+
+class SingleDevice:
+    """Strategy of one process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.updates: dict[str, int] = {}
+
+    def setup(self, task: Task, config: TrainConfig) -> None:
+        self.task, self.config = task.to(self.device), config
+        self.doors: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, Optimizer] = {}
+        self.players = Players(task)
+        for player in task.players():
+            self.players.turn_to(player)
+            self.doors[player] = self.wrap(Door(task, config.precision, self.device, compile=config.compile))
+            optim = optim_of(config, player)
+            self.optimizers[player] = make_optimizer(parameter_groups(task, self.players.weights[player], optim.weight_decay), optim)
+            self.updates[player] = 0
+
+    def wrap(self, door: Door) -> nn.Module:
+        """What the loss is called through."""
+        return door
+
+    def without_sync(self, door: nn.Module) -> AbstractContextManager:
+        """Inside, backward leaves gradients on this rank."""
+        return nullcontext()
+
+    def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
+        self.players.turn_to(phase.player)
+        door, optimizer, optim = self.doors[phase.player], self.optimizers[phase.player], optim_of(self.config, phase.player)
+        optimizer.zero_grad(set_to_none=True)
+        metrics = []
+        for i, batch in enumerate(micro_batches):
+            last = i + 1 == len(micro_batches)
+            with nullcontext() if last else self.without_sync(door):
+                loss, values = door(phase.name, batch, step)
+                (loss / len(micro_batches)).backward()
+            metrics.append(values)
+        norm = clip_gradients(self.players.weights[phase.player].values(), optim.clip_norm).item()
+        applied = norm == norm and norm != float("inf")
+        if applied:
+            set_learning_rate(optimizer, learning_rate(optim, step.index, step.total))
+            optimizer.step()
+            self.updates[phase.player] += 1
+        return Update(mean_metrics(metrics), norm, applied)
+
+    def after_step(self, step: Step) -> None:
+        with torch.no_grad():
+            self.task.after_step(step)
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def whole_state(self) -> dict[str, Tensor]:
+        if distributed.rank():
+            return {}
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.task.state_dict().items()}
+
+    def weight_shards(self) -> list[Shard]:
+        rank, world = distributed.rank(), distributed.world_size()
+        return [whole_share(name, p, rank, world) for name, p in self.players.by_state_name()]
+
+    def optimizer_shards(self) -> Iterator[Shard]:
+        for player, optimizer in self.optimizers.items():
+            for i, (name, parameter) in enumerate(self.players.weights[player].items()):
+                mine = i % distributed.world_size() == distributed.rank()
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    if value is not None and value.shape == parameter.shape:  # not Adam's step counter, nor momentum that is off
+                        yield Shard(f"{player}/{name}/{key}", 0, value.view(-1), mine)
+
+    def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Sequence[str]]) -> None:
+        for player, optimizer in self.optimizers.items():
+            self.updates[player] = updates[player]
+            for parameter in self.players.weights[player].values():
+                optimizer.state[parameter] = blank_state(optimizer, parameter, updates[player], keys[player])
+
+
+def blank_state(optimizer: Optimizer, weight: Tensor, updates: int, keys: Sequence[str]) -> dict[str, Tensor]:
+    """Optimizer state of one weight with zero tensors under `keys` and, where the optimizer counts updates, its counter."""
+    if not updates:
+        return {}
+    state = {key: torch.zeros_like(weight, memory_format=torch.preserve_format) for key in keys}
+    if not isinstance(optimizer, torch.optim.SGD):
+        fused = optimizer.param_groups[0].get("fused")
+        state["step"] = torch.tensor(float(updates), device=weight.device if fused else "cpu")
+    return state
+
+
+def whole_share(name: str, parameter: nn.Parameter, rank: int, world: int) -> Shard:
+    """This rank's share of a weight that is whole on every rank."""
+    low, high = share(parameter.numel(), rank, world)
+    return Shard(name, low, parameter.detach().reshape(-1)[low:high])

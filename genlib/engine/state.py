@@ -1,0 +1,61 @@
+"""Optimizer state on disk: every rank writes the pieces it holds, by name and offset, and any number of ranks under any
+strategy reads the pieces it needs. safetensors only, so that a state file can hold no code.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from genlib.engine.strategy import Shard, Strategy
+
+
+def save_optimizers(strategy: Strategy, path: Path) -> None:
+    """Writes this rank's pieces; entries are named `player/weight/key@offset`."""
+    pieces = {f"{shard.name}@{shard.offset}": shard.tensor.detach().cpu().contiguous() for shard in strategy.optimizer_shards() if shard.mine}
+    save_file(pieces, path)
+
+
+def load_optimizers(strategy: Strategy, files: Iterable[Path], updates: dict[str, int]) -> None:
+    """Fills the strategy's live optimizer state from the files of all ranks of the run that saved it."""
+    pieces = Pieces(files)
+    strategy.restore_optimizers(updates, {player: pieces.keys(player) for player in updates})
+    for shard in strategy.optimizer_shards():
+        pieces.read_into(shard)
+
+
+class Pieces:
+    """Where each piece of each tensor is, over all files."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.handles = [safe_open(path, "pt") for path in sorted(files)]
+        self.where: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for i, handle in enumerate(self.handles):
+            for entry in handle.keys():
+                name, _, offset = entry.rpartition("@")
+                self.where[name].append((int(offset), i, entry))
+
+    def keys(self, player: str) -> list[str]:
+        """Keys of the optimizer state that the player's weights have, e.g. exp_avg."""
+        return sorted({name.rpartition("/")[2] for name in self.where if name.startswith(f"{player}/")})
+
+    def read_into(self, shard: Shard) -> None:
+        """Copies what the shard covers; whatever cut the pieces have."""
+        target, low, high = shard.tensor.view(-1), shard.offset, shard.offset + shard.tensor.numel()
+        filled = 0
+        for offset, i, entry in self.where[shard.name]:
+            piece = self.handles[i].get_slice(entry)
+            begin, end = max(low, offset), min(high, offset + piece.get_shape()[0])
+            if begin < end:
+                values: Tensor = piece[begin - offset : end - offset]
+                target[begin - low : end - low].copy_(values)
+                filled += end - begin
+        if filled != target.numel():
+            raise ValueError(
+                f"optimizer state of {shard.name} is incomplete: {filled} of {target.numel()} values from {low}; the checkpoint is of another network"
+            )

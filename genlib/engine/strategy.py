@@ -1,0 +1,167 @@
+"""Strategy: how gradients become weights on this hardware.
+
+A strategy wraps one module only, a `Door` whose forward is the loss; there is one Door per player, with the other players
+frozen. A loss may therefore call any method of any network and take gradients of gradients, under every strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from genlib import distributed
+from genlib.config import OptimConfig, TrainConfig
+from genlib.task import Phase, Task, weighted_mean
+from genlib.types import Batch, Metrics, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A live piece of some tensor as this rank holds it: `tensor` (n,) is elements offset to offset + n of the flattened whole.
+
+    `mine` tells the one rank that writes it, where several hold the same piece.
+    """
+
+    name: str
+    offset: int
+    tensor: Tensor
+    mine: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one phase did: its metrics (means over this rank's rows), the gradient norm before clipping, and whether weights moved."""
+
+    metrics: Metrics
+    grad_norm: float
+    applied: bool
+
+
+class Door(nn.Module):
+    """The one module a strategy wraps: its forward is the task's loss, averaged over the rows of this rank."""
+
+    def __init__(self, task: Task, precision: str, device: torch.device, *, compile: bool = False) -> None:
+        super().__init__()
+        self.task = task
+        self.autocast = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": precision == "bf16"}
+        self.loss = torch.compile(task.loss) if compile else task.loss
+
+    def forward(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        with torch.autocast(**self.autocast):
+            loss, metrics = self.loss(phase, batch, step)
+        loss = weighted_mean(loss.float(), batch)
+        # A loss that is not finite may still have finite gradients: poison them, so that every rank skips the step.
+        poison = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        return loss * poison, {"loss": loss.detach(), **{name: weighted_mean(value.detach().float(), batch) for name, value in metrics.items()}}
+
+
+class Players:
+    """Which weights each player trains, noted before any is frozen: what a player itself holds frozen stays so."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.weights = {player: {name: p for name, p in task.player(player).named_parameters() if p.requires_grad} for player in task.players()}
+        self.current: str | None = None
+
+    def turn_to(self, player: str) -> None:
+        """Gradients for this player alone; nothing to do while one player trains on."""
+        if self.current == player:
+            return
+        for name, weights in self.weights.items():
+            for parameter in weights.values():
+                parameter.requires_grad_(name == player)
+        self.current = player
+
+    def by_state_name(self) -> list[tuple[str, nn.Parameter]]:
+        """All trained weights with their names in the task's state dict."""
+        wanted = {id(p) for weights in self.weights.values() for p in weights.values()}
+        return [(name, p) for name, p in self.task.named_parameters() if id(p) in wanted]
+
+
+class Strategy(Protocol):
+    """What the training loop needs of SingleDevice, DistributedDataParallel and Zero."""
+
+    device: torch.device
+
+    def setup(self, task: Task, config: TrainConfig) -> None:
+        """Moves the task to the device and makes one Door and one optimizer per player. Weights are final by now."""
+        ...
+
+    def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
+        """One weight update from the micro-batches of this rank; skipped on all ranks where a loss or gradient is not finite."""
+        ...
+
+    def after_step(self, step: Step) -> None:
+        """Runs the task's `after_step` where weights are whole."""
+        ...
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Inside, every weight of the task is whole on every rank, to read."""
+        ...
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """The task's full state dict as CPU copies on rank 0, {} on other ranks; all ranks call it."""
+        ...
+
+    def weight_shards(self) -> list[Shard]:
+        """This rank's share of every trained weight: the shards of all ranks, in order, make the whole."""
+        ...
+
+    def optimizer_shards(self) -> Iterator[Shard]:
+        """This rank's live optimizer state, by `player/weight/key`."""
+        ...
+
+    def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Sequence[str]]) -> None:
+        """Makes optimizer state as after `updates[player]` updates with the state tensors `keys[player]`, zero, to be filled."""
+        ...
+
+    @property
+    def updates(self) -> dict[str, int]:
+        """Updates applied so far, by player."""
+        ...
+
+
+def optim_of(config: TrainConfig, player: str) -> OptimConfig:
+    """The optimizer settings of a player."""
+    return config.players.get(player, config.optim)
+
+
+def share(numel: int, rank: int, world: int) -> tuple[int, int]:
+    """Elements [low, high) of a flat tensor that belong to the rank: equal shares, the last ones shorter or empty."""
+    size = -(-numel // world)
+    return min(rank * size, numel), min((rank + 1) * size, numel)
+
+
+def gather_shard(shard: Tensor, numel: int) -> Tensor:
+    """The flat whole (numel,) from each rank's share (see `share`), on every rank."""
+    world = distributed.world_size()
+    if world == 1:
+        return shard
+    padded = shard.new_zeros(-(-numel // world))
+    padded[: shard.numel()] = shard
+    return distributed.all_gather(padded)[:numel]
+
+
+def choose(name: str, device: torch.device) -> Strategy:
+    """The strategy of that name; `auto` is single with one process and ddp with more."""
+    world = distributed.world_size()
+    if name == "auto":
+        name = "single" if world == 1 else "ddp"
+    if name == "single":
+        if world > 1:
+            raise ValueError(f"strategy single trains on one worker, but there are {world}; use ddp, zero1, zero2 or zero3, or one worker")
+        from genlib.engine.single import SingleDevice
+
+        return SingleDevice(device)
+    if name == "ddp":
+        from genlib.engine.ddp import DistributedDataParallel
+
+        return DistributedDataParallel(device)
+    from genlib.engine.zero import Zero
+
+    return Zero(int(name.removeprefix("zero")), device)

@@ -1,0 +1,162 @@
+"""ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054) by DeepSpeed: optimizer state (1), gradients (2) and weights (3) are sharded.
+
+DeepSpeed runs in fp32 with the loss under autocast inside the Door; its checkpoint format, which is pickles, is not used: the
+live shards are read and written by name and offset, so that a run goes on under any strategy and any number of workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from genlib import distributed
+from genlib.config import OptimConfig, TrainConfig
+from genlib.engine.ddp import average_batch_statistics
+from genlib.engine.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from genlib.engine.single import blank_state, mean_metrics, whole_share
+from genlib.engine.strategy import Door, Players, Shard, Update, optim_of
+from genlib.task import Phase, Task
+from genlib.types import Batch, Step
+
+
+def import_deepspeed(device: torch.device):
+    """DeepSpeed, told the device before its import, and quiet."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+class Zero:
+    """Strategy of ZeRO stage 1, 2 or 3."""
+
+    def __init__(self, stage: int, device: torch.device) -> None:
+        self.stage, self.device = stage, device
+        self.deepspeed = import_deepspeed(device)
+        if not dist.is_initialized():  # DeepSpeed wants a process group even for one
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        self.updates: dict[str, int] = {}
+
+    def setup(self, task: Task, config: TrainConfig) -> None:
+        if self.stage == 3 and task.zero3_refusal:
+            raise ValueError(f"{type(task).__name__} cannot train under zero3: {task.zero3_refusal}; use zero2")
+        self.task, self.config = task.to(self.device), config
+        self.engines = {}
+        self.players = Players(task)
+        for player in task.players():
+            self.players.turn_to(player)
+            optim = optim_of(config, player)
+            optimizer = make_optimizer(parameter_groups(task, self.players.weights[player], optim.weight_decay), optim)
+            door = Door(task, config.precision, self.device, compile=config.compile)
+            settings = self.settings(optim, config)
+            self.engines[player] = self.deepspeed.initialize(model=door, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+            self.updates[player] = 0
+
+    def settings(self, optim: OptimConfig, config: TrainConfig) -> dict:
+        """DeepSpeed's configuration; what it would choose by itself and differs from the other strategies is written out."""
+        return {
+            "train_micro_batch_size_per_gpu": 1,  # used for its own throughput figures alone
+            "gradient_accumulation_steps": config.accumulation,
+            "gradient_clipping": optim.clip_norm,  # silent, it clips at 1.0
+            "zero_optimization": {
+                "stage": self.stage,
+                "stage3_param_persistence_threshold": 0,
+                "stage3_prefetch_bucket_size": 0
+                if len(self.task.players()) > 1
+                else 50_000_000,  # several engines over one task disturb each other's trace
+            },
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 2**62,
+        }
+
+    def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
+        self.players.turn_to(phase.player)
+        engine, optim = self.engines[phase.player], optim_of(self.config, phase.player)
+        set_learning_rate(engine.optimizer.optimizer, learning_rate(optim, step.index, step.total))
+        metrics = []
+        for batch in micro_batches:
+            loss, values = engine(phase.name, batch, step)
+            engine.backward(loss)
+            engine.step()
+            metrics.append(values)
+        applied = not engine.optimizer.overflow  # set for any gradient that is not finite; weights and state are untouched then
+        self.updates[phase.player] += applied
+        return Update(mean_metrics(metrics), float(engine.get_global_grad_norm()), applied)
+
+    def after_step(self, step: Step) -> None:
+        average_batch_statistics(self.task)
+        if type(self.task).after_step is Task.after_step:
+            return
+        parameters = list(self.task.parameters()) if self.stage == 3 else []
+        with torch.no_grad(), self._gathered(parameters, modified=True):
+            self.task.after_step(step)
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        return self._gathered(list(self.task.parameters()))
+
+    def _gathered(self, parameters: list, modified: bool = False) -> AbstractContextManager[None]:
+        if self.stage < 3 or not parameters:
+            return nullcontext()
+        return self.deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modified else None)
+
+    def whole_state(self) -> dict[str, Tensor]:
+        state = {}
+        keep = distributed.rank() == 0
+        parameters = dict(self.task.named_parameters(remove_duplicate=False))
+        for name, value in self.task.state_dict(keep_vars=True).items():
+            with self._gathered([parameters[name]] if name in parameters else []):
+                if keep:
+                    state[name] = value.detach().to("cpu", copy=True).contiguous()
+        return state
+
+    def weight_shards(self) -> list[Shard]:
+        rank, world = distributed.rank(), distributed.world_size()
+        if self.stage < 3:
+            return [whole_share(name, p, rank, world) for name, p in self.players.by_state_name()]
+        return [self._partition(name, p) for name, p in self.players.by_state_name()]
+
+    @staticmethod
+    def _partition(name: str, parameter) -> Shard:
+        """ZeRO-3's live partition of a weight, without the padding at its end."""
+        values = parameter.ds_tensor.detach()
+        offset = min(distributed.rank() * values.numel(), parameter.ds_numel)
+        return Shard(name, offset, values[: parameter.ds_numel - offset])
+
+    def optimizer_shards(self) -> Iterator[Shard]:
+        for player, engine in self.engines.items():
+            for name, parameter in self.players.weights[player].items():
+                for key, offset, values in self._state_of(engine.optimizer, parameter):
+                    yield Shard(f"{player}/{name}/{key}", offset, values)
+
+    def _state_of(self, zero, parameter) -> Iterator[tuple[str, int, Tensor]]:
+        """This rank's part of the weight's optimizer state: key, offset in the weight, values; they are views of DeepSpeed's flat tensors."""
+        if self.stage == 3:
+            group, start, numel = zero.grad_position[zero.get_param_id(parameter)]
+            flat = zero.fp32_partitioned_groups_flat[group]
+            offset = distributed.rank() * numel  # partitions are equal; the last is padded
+            numel = max(0, min(numel, parameter.ds_numel - offset))
+        elif (mapping := parameter._hp_mapping) is None:  # none of this weight is here
+            return
+        else:
+            flat = zero.single_partition_of_fp32_groups[mapping.param_group_index]
+            start, numel = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
+            offset = mapping.lp_fragment_address.start
+        for key, value in zero.optimizer.state.get(flat, {}).items():
+            if value is not None and value.shape == flat.shape:  # not Adam's step counter
+                yield key, offset, value.narrow(0, start, numel)
+
+    def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Sequence[str]]) -> None:
+        for player, engine in self.engines.items():
+            self.updates[player] = updates[player]
+            zero = engine.optimizer
+            for flat in zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups:
+                zero.optimizer.state[flat] = blank_state(zero.optimizer, flat, updates[player], keys[player])

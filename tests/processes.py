@@ -1,0 +1,28 @@
+"""Several gloo processes for one function: what data-parallel tests run in."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_ranks(world: int, function: Callable[..., None], *arguments: object) -> None:
+    """Calls `function(*arguments)` in `world` processes with a process group; raises what a rank raised."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_rank, args=(world, Path(folder) / "store", function, arguments), nprocs=world)
+
+
+def _rank(rank: int, world: int, store: Path, function: Callable[..., None], arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
+    dist.init_process_group("gloo", store=dist.FileStore(str(store), world), rank=rank, world_size=world)
+    try:
+        function(*arguments)
+    finally:
+        dist.destroy_process_group()
