@@ -146,7 +146,8 @@ def save(
     partial = folder / f".{final.name}.partial"
     if distributed.rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
-        refuse_not_finite(weights)
+    if refusal := distributed.broadcast_object(not_finite(weights)):  # also keeps other ranks from writing before the folder is clean
+        raise ValueError(refusal)
     problem = _attempt(lambda: _write(partial, weights, ema, save_rank_state))
     problems = distributed.all_gather_object(problem)
     if not any(problems) and distributed.rank() == 0:
@@ -207,13 +208,12 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def refuse_not_finite(weights: Mapping[str, Tensor]) -> None:
-    """ValueError naming the first weight with a value that is not finite."""
+def not_finite(weights: Mapping[str, Tensor]) -> str:
+    """A sentence naming the first weight with a value that is not finite; empty where all are finite."""
     for name, value in weights.items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(
-                f"weight {name} has values that are not finite, so the checkpoint is not saved; lower the learning rate or clip gradients"
-            )
+            return f"weight {name} has values that are not finite, so the checkpoint is not saved; lower the learning rate or clip gradients"
+    return ""
 
 
 def read_manifest(checkpoint: Path) -> Manifest:

@@ -1,0 +1,1 @@
+"""Data: plain WebDataset tars, read in an order that is a pure function of (seed, position)."""

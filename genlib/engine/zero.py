@@ -32,6 +32,8 @@ def import_deepspeed(device: torch.device):
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    # Else it probes compilers at its import and builds an all-reduce for inference: a minute, and a lock that outlives a kill.
+    deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
 
 
@@ -43,6 +45,7 @@ class Zero:
         self.deepspeed = import_deepspeed(device)
         if not dist.is_initialized():  # DeepSpeed wants a process group even for one
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         self.updates: dict[str, int] = {}
 
     def setup(self, task: Task, config: TrainConfig) -> None:
@@ -51,10 +54,12 @@ class Zero:
         self.task, self.config = task.to(self.device), config
         self.engines = {}
         self.players = Players(task)
-        for player in task.players():
+        optims = {player: optim_of(config, player) for player in task.players()}
+        # Grouped before the first engine partitions all weights: a partition has lost its shape, by which decay is chosen.
+        groups = {player: parameter_groups(task, self.players.weights[player], optim.weight_decay) for player, optim in optims.items()}
+        for player, optim in optims.items():
             self.players.turn_to(player)
-            optim = optim_of(config, player)
-            optimizer = make_optimizer(parameter_groups(task, self.players.weights[player], optim.weight_decay), optim)
+            optimizer = make_optimizer(groups[player], optim)
             door = Door(task, config.precision, self.device, compile=config.compile)
             settings = self.settings(optim, config)
             self.engines[player] = self.deepspeed.initialize(model=door, optimizer=optimizer, config=settings, dist_init_required=False)[0]

@@ -41,7 +41,8 @@ def variants() -> dict[str, Stage]:
     plain = {kind: stage(kind) for kind in KINDS}
     accumulated = {f"{kind}-accumulated": stage(kind, accumulation=3) for kind in ("VAE", "WGANGP", "CLIP", "RBM")}
     uneven = {f"{kind}-uneven": stage(kind, global_batch=25) for kind in ("VAE", "CLIP", "RBM")}
-    decayed = {"VAE-decayed": stage("VAE", optim=OptimConfig(learning_rate=1e-2, weight_decay=0.2, beta2=0.95))}
+    decay = OptimConfig(learning_rate=1e-2, weight_decay=0.2, beta2=0.95)
+    decayed = {f"{kind}-decayed": stage(kind, optim=decay, players={"G": OptimConfig(learning_rate=5e-3, weight_decay=0.5)}) for kind in ("VAE", "GAN")}
     others = {f"VAE-{name}": stage("VAE", optim=OptimConfig(name=name, momentum=0.9, learning_rate=1e-4)) for name in ("sgd", "rmsprop")}
     return {**plain, **accumulated, **uneven, **decayed, **others}
 

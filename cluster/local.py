@@ -1,0 +1,151 @@
+"""A Ray head on this machine alone: on 127.0.0.1, behind a token, on its own ports and in its own temporary folder.
+
+It lives as long as the process that started it, however that one ends, and is ended by pid: other Rays on the machine are left alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Training sends nothing large through Ray's object store."""
+PREFIX = "genlib-ray-"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A running head: where Ray listens, where its job API does (empty without dashboard), and its files."""
+
+    address: str
+    job_address: str
+    folder: Path
+    pid: int
+
+
+@contextmanager
+def local_head(*, cpus: int | None = None, gpus: int | None = None, dashboard: bool = True, timeout_seconds: float = 60.0) -> Iterator[Head]:
+    """Starts a head and ends it on the way out; inside, this process and its children reach it with the right token.
+
+    RuntimeError with the end of Ray's own log where it does not come up within `timeout_seconds`.
+    """
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    port = free_port()
+    with hold(folder), environment(folder):
+        process = subprocess.Popen(
+            command(folder, port, cpus, gpus, dashboard),
+            stdin=subprocess.DEVNULL,
+            stdout=open(folder / "start.log", "wb"),  # noqa: SIM115 the child keeps it
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us to handle
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        try:
+            address = wait_for_address(folder, process, timeout_seconds)
+            yield Head(address, f"http://{HOST}:{port}" if dashboard else "", folder, process.pid)
+        finally:
+            end(process)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboard: bool) -> list[str]:
+    """`ray start` in the foreground; ports that are not named are free ones of Ray's choice."""
+    options = {
+        "node-ip-address": HOST, "port": 0, "temp-dir": folder, "object-store-memory": OBJECT_STORE_BYTES, "num-cpus": cpus, "num-gpus": gpus,
+        "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "ray-client-server-port": free_port(),
+        "min-worker-port": 0, "max-worker-port": 0,
+    }  # fmt: skip
+    flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    return [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block", "--disable-usage-stats", *flags]
+
+
+@contextmanager
+def environment(folder: Path) -> Iterator[None]:
+    """Token authentication for this process and every child; the token itself is in a file that only this user reads."""
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+    before = {name: os.environ.get(name) for name in (*settings, "RAY_AUTH_TOKEN")}
+    os.environ.update(settings)
+    os.environ.pop("RAY_AUTH_TOKEN", None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def wait_for_address(folder: Path, process: subprocess.Popen, timeout_seconds: float) -> str:
+    """The address Ray writes once its head is up."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        found = folder / "ray_current_cluster"
+        if found.exists() and (address := found.read_text().strip()):
+            return address
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    last = "\n".join((folder / "start.log").read_text(errors="replace").splitlines()[-15:])
+    raise RuntimeError(f"Ray did not start on {HOST} within {timeout_seconds:g} s; the end of its log:\n{last}")
+
+
+def end(process: subprocess.Popen, grace_seconds: float = 10.0) -> None:
+    """Ends a process that we started, politely first; what it started follows by its own arrangement with the kernel."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(grace_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Marks the folder as in use for as long as this process lives."""
+    with open(folder / "in_use", "w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def sweep() -> None:
+    """Deletes the temporary folders of heads whose starter was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            with open(folder / "in_use", "r+") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # in use, another user's, or just being made
+            continue
+
+
+def _die_with_parent() -> None:
+    """In the child: asks the kernel to end it when the thread that started it is gone (prctl PR_SET_PDEATHSIG, 1)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)

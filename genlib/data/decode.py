@@ -1,0 +1,157 @@
+"""From a member's bytes to a value, by an allow-list of extensions; nothing else is ever opened, and nothing here runs code from data.
+
+Images are measured from their header before any decoder sees them: JPEG, PNG and WebP, one frame, within a pixel limit.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+KINDS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label", "json": "json"}
+"""What each extension holds; a member `key.mask.png` is an image in the field `mask`."""
+LIMIT_BYTES = {"image": 64 << 20, "text": 1 << 20, "label": 64, "json": 4 << 20}
+LIMIT_PIXELS = 1 << 26
+
+
+class BadSample(ValueError):
+    """A member that cannot be used; the message is the reason it is counted under."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What an image says of itself: format, pixels, channels (1 grey, 3 colour, 4 with alpha or CMYK)."""
+
+    format: str
+    height: int
+    width: int
+    channels: int
+
+
+def _jpeg_header(data: bytes) -> ImageHeader:
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    return ImageHeader("jpeg", height, width, {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(colorspace, 3))
+
+
+def _png_header(data: bytes) -> ImageHeader:
+    width, height, _, color = struct.unpack_from(">IIBB", data, 16)
+    place = 8
+    while (kind := data[place + 4 : place + 8]) != b"IDAT":
+        if kind == b"acTL":
+            raise BadSample("several frames")
+        if len(kind) < 4:
+            raise BadSample("undecodable header")
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return ImageHeader("png", height, width, {0: 1, 4: 4, 6: 4}.get(color, 3))
+
+
+def _webp_header(data: bytes) -> ImageHeader:
+    """The three forms of WebP: RFC 9649, sections 2.5 to 2.7."""
+    kind, alpha = data[12:16], False
+    if kind == b"VP8X":
+        if data[20] & 0x02:
+            raise BadSample("several frames")
+        alpha = bool(data[20] & 0x10)
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+    elif kind == b"VP8L":
+        word = int.from_bytes(data[21:25], "little")
+        width, height, alpha = 1 + (word & 0x3FFF), 1 + (word >> 14 & 0x3FFF), bool(word >> 28 & 1)
+    elif kind == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    else:
+        raise BadSample("undecodable header")
+    return ImageHeader("webp", height, width, 4 if alpha else 3)
+
+
+def image_header(data: bytes) -> ImageHeader:
+    """Measures a JPEG, PNG or WebP without decoding it. BadSample where it is none, has several frames or too many pixels."""
+    try:
+        if data[:3] == b"\xff\xd8\xff":
+            header = _jpeg_header(data)
+        elif data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+            header = _png_header(data)
+        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            header = _webp_header(data)
+        else:
+            raise BadSample("undecodable header")
+    except BadSample:
+        raise
+    except (ValueError, struct.error, IndexError):
+        raise BadSample("undecodable header") from None
+    if not header.height or not header.width:
+        raise BadSample("undecodable header")
+    if header.height * header.width > LIMIT_PIXELS:
+        raise BadSample("over the pixel limit")
+    return header
+
+
+def _pillow(data: bytes, header: ImageHeader, channels: int) -> np.ndarray:
+    image = Image.open(io.BytesIO(data), formats=(header.format.upper(),))
+    if (image.height, image.width) != (header.height, header.width):
+        raise BadSample("undecodable")
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    wanted = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    return np.asarray(image if image.mode == wanted else image.convert(wanted))
+
+
+def decode_image(data: bytes, channels: int = 3, at_least: int = 0) -> np.ndarray:
+    """An image as uint8 (H, W, channels), channels 1, 3 or 4.
+
+    With `at_least` a JPEG may be decoded at a fraction of its size, both sides no smaller than that many pixels: several times
+    faster. BadSample where it cannot be decoded.
+    """
+    header = image_header(data)
+    try:
+        if header.format == "jpeg" and header.channels < 4 and channels < 4:
+            small = min(at_least, header.height, header.width)
+            image = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", min_height=small, min_width=small, min_factor=2 if small else 1)
+        else:
+            image = _pillow(data, header, channels)
+    except BadSample:
+        raise
+    except Exception as error:  # what a codec raises on hostile bytes is not a closed list
+        raise BadSample("undecodable") from error
+    return image if image.ndim == 3 else image[:, :, None]
+
+
+def decode_text(data: bytes) -> str:
+    """UTF-8 text, stripped. BadSample where it is not UTF-8 or empty."""
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise BadSample("non-UTF-8") from None
+    if not text:
+        raise BadSample("empty caption")
+    return text
+
+
+def decode_label(data: bytes) -> int:
+    """A class number, 0 or more."""
+    text = data.strip()
+    if not text.isdigit() or len(text) > 9:
+        raise BadSample("bad label")
+    return int(text)
+
+
+def decode_json(data: bytes) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadSample("bad JSON") from None
+    if not isinstance(value, dict):
+        raise BadSample("bad JSON")
+    return value
+
+
+CHECKS: dict[str, Callable[[bytes], Any]] = {"image": image_header, "text": decode_text, "label": decode_label, "json": decode_json}
+"""What the index asks of a member before its sample gets a number."""

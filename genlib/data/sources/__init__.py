@@ -1,0 +1,1 @@
+"""Data sets that a new user has without a download."""

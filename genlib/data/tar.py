@@ -1,0 +1,201 @@
+"""A strict reader of tar headers: ustar, PAX and GNU long names; finds members, never extracts.
+
+Layout: POSIX.1-2017 pax, "ustar Interchange Format". The file is a chain of 512-byte headers, each followed by its data, and
+ends in two zero blocks. Readers in common use stop without a word at the first damaged header; this one notes the damage and
+looks for the next header whose checksum and magic hold.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+
+BLOCK = 512
+_EXTENSION_BYTES = 1 << 16  # largest PAX header or long name that is read
+_RECORD = 20 * BLOCK  # writers fill the end up to a multiple of this
+_CHUNK = 4096  # headers checked at once
+_REGULAR, _WITHOUT_DATA = b"\x0007", b"123456"  # the second: links, devices, folders, pipes, whatever their size field says
+_PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"xgLK"
+_OCTAL = re.compile(rb"[0-7]+")
+_NAME, _PREFIX, _MAGIC, _TYPE = slice(0, 100), slice(345, 500), slice(257, 263), 156
+
+BROKEN, TRUNCATED, TRAILING = "broken header", "truncated", "data after the end"
+
+
+@dataclass(slots=True)
+class Members:
+    """Regular files of a tar in stored order: opaque names, where their data starts, and how long it is, in bytes."""
+
+    names: list[bytes] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    damage: list[tuple[int, str]] = field(default_factory=list)
+    """(number of members before it, reason) for each place where the chain breaks."""
+
+
+def _number(raw: bytes) -> int:
+    """A size field: octal text, or GNU's base 256. -1 where it is neither."""
+    if raw[0] & 0x80:
+        return int.from_bytes(raw[1:], "big") if raw[0] == 0x80 else -1
+    text = raw.strip(b" \0")
+    return int(text, 8) if _OCTAL.fullmatch(text) else -1 if text else 0
+
+
+def _walk(data, start: int, end: int) -> tuple[list[int], list[int]]:
+    """Follows at most `_CHUNK` headers as if all were sound: their places and sizes. A zero block or a bad size ends the walk."""
+    places, sizes, place = [], [], start
+    while place + BLOCK <= end and len(places) < _CHUNK:
+        head = data[place + 124 : place + 157]
+        size = 0 if head[32] in _WITHOUT_DATA else _number(head[:12])
+        places.append(place)
+        sizes.append(size)
+        if size < 0 or not data[place]:
+            break
+        place += BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK
+    return places, sizes
+
+
+def _sound(headers: np.ndarray) -> np.ndarray:
+    """Which headers (M, 512) carry the checksum of their bytes and a magic of ustar or none (the old form)."""
+    stated = [_number(raw[:8]) for raw in np.ascontiguousarray(headers[:, 148:156]).view("V8").ravel().tolist()]
+    total = headers.sum(axis=1, dtype=np.int64) - headers[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * 0x20
+    magic = np.ascontiguousarray(headers[:, _MAGIC]).view("S6").ravel()
+    return (total == np.array(stated)) & np.isin(magic, [b"ustar", b"ustar ", b""]) & (headers[:, 0] != 0)
+
+
+def _texts(headers: np.ndarray, part: slice) -> list[bytes]:
+    """The text of one header field, up to the first NUL, for each header."""
+    raw = np.ascontiguousarray(headers[:, part]).view(f"S{part.stop - part.start}").ravel().tolist()
+    return [text.split(b"\0", 1)[0] if b"\0" in text else text for text in raw]
+
+
+def _names(headers: np.ndarray) -> list[bytes]:
+    names, prefixes = _texts(headers, _NAME), _texts(headers, _PREFIX)
+    posix = (np.ascontiguousarray(headers[:, _MAGIC]).view("S6").ravel() == b"ustar").tolist()
+    return [prefix + b"/" + name if prefix and is_posix else name for name, prefix, is_posix in zip(names, prefixes, posix, strict=True)]
+
+
+def _pax(record: bytes) -> dict[bytes, bytes] | None:
+    """Records `length key=value\\n` of a PAX header; None where they do not add up."""
+    values, place = {}, 0
+    while place < len(record):
+        space = record.find(b" ", place, place + 12)
+        length = int(record[place:space]) if space > place and record[place:space].isdigit() else 0
+        line = record[space + 1 : place + length]
+        if length < 5 or place + length > len(record) or line[-1:] != b"\n" or b"=" not in line:
+            return None
+        key, _, value = line[:-1].partition(b"=")
+        values[key] = value
+        place += length
+    return values
+
+
+class _Scan:
+    """State of one pass over a tar: what is found, and what an extension header said of the next member."""
+
+    def __init__(self, data, end: int):
+        self.data, self.end, self.found = data, end, Members()
+        self.name: bytes | None = None
+        self.size: int | None = None
+        self.sparse = False
+
+    def run(self) -> Members:
+        place = 0
+        while place + BLOCK <= self.end:
+            if self.data[place : place + BLOCK] == bytes(BLOCK):
+                if self._ends(place):
+                    return self.found
+                place = self._resync(place)
+            else:
+                place = self._chunk(place)
+        self._damaged(TRUNCATED)  # neither two zero blocks nor a note of where the rest went
+        return self.found
+
+    def _damaged(self, reason: str) -> None:
+        if not self.found.damage or self.found.damage[-1][0] != len(self.found.names):  # one note for one gap
+            self.found.damage.append((len(self.found.names), reason))
+        self.name, self.size, self.sparse = None, None, False
+
+    def _ends(self, place: int) -> bool:
+        """Whether the end of the archive is at `place`; anything but zeros behind it is noted."""
+        second = self.data[place + BLOCK : place + 2 * BLOCK]
+        if second.strip(b"\0"):
+            return False
+        if len(second) < BLOCK:
+            self._damaged(TRUNCATED)
+        for start in range(place, self.end, 1 << 20):
+            if self.data[start : start + (1 << 20)].strip(b"\0"):
+                self._damaged(TRAILING)
+                break
+        return True
+
+    def _resync(self, place: int) -> int:
+        """The next sound header after a damaged one, or the end."""
+        self._damaged(BROKEN)
+        for at in range(place + BLOCK, self.end - BLOCK + 1, BLOCK):
+            if self.data[at + 257 : at + 262] == b"ustar" and _sound(np.frombuffer(self.data[at : at + BLOCK], np.uint8)[None])[0]:
+                return at
+            if self.end - at <= _RECORD and not self.data[at : self.end].strip(b"\0"):
+                return at
+        return self.end
+
+    def _chunk(self, place: int) -> int:
+        """Takes the members of one walk; returns where the next one starts."""
+        places, sizes = _walk(self.data, place, self.end)
+        headers = self._gather(places)
+        good = _sound(headers) & (np.array(sizes) >= 0)
+        sound = len(places) if good.all() else int(good.argmin())
+        kinds = headers[:, _TYPE].tolist()
+        for at, size, kind, name in zip(places[:sound], sizes, kinds, _names(headers), strict=False):
+            true_size = size if self.size is None else self.size
+            if at + BLOCK + true_size > self.end:
+                self._member(kind, name, at, true_size)
+                self._damaged(TRUNCATED)
+                return self.end
+            if kind in _REGULAR:
+                self._member(kind, name, at, true_size)
+                if true_size != size:
+                    return at + BLOCK + (true_size + BLOCK - 1) // BLOCK * BLOCK
+            else:
+                self._extension(kind, at, size)
+        if sound < len(places):
+            return places[sound] if not self.data[places[sound] : places[sound] + BLOCK].strip(b"\0") else self._resync(places[sound])
+        return places[-1] + BLOCK + (sizes[-1] + BLOCK - 1) // BLOCK * BLOCK
+
+    def _gather(self, places: list[int]) -> np.ndarray:
+        blocks = np.frombuffer(self.data, np.uint8, self.end // BLOCK * BLOCK).reshape(-1, BLOCK)
+        return blocks[np.array(places) // BLOCK]
+
+    def _member(self, kind: int, name: bytes, at: int, size: int) -> None:
+        if kind in _REGULAR and not self.sparse:
+            self.found.names.append(name if self.name is None else self.name)
+            self.found.offsets.append(at + BLOCK)
+            self.found.sizes.append(size)
+        self.name, self.size, self.sparse = None, None, False
+
+    def _extension(self, kind: int, at: int, size: int) -> None:
+        """Reads what a PAX or GNU header says of the next member; links, devices and folders are passed over."""
+        if kind == _PAX_GLOBAL or kind == _GNU_LINK:
+            return
+        if kind not in (_PAX, _GNU_NAME):
+            self.name, self.size, self.sparse = None, None, False
+            return
+        record = self.data[at + BLOCK : at + BLOCK + size] if size <= _EXTENSION_BYTES else b""
+        if kind == _GNU_NAME and record:
+            self.name = record.split(b"\0", 1)[0]
+            return
+        values = _pax(record) if record else None
+        size_text = (values or {}).get(b"size", b"0")
+        if values is None or not size_text.isdigit() or len(size_text) > 19:
+            self._damaged(BROKEN)
+            return
+        self.name = values.get(b"path", self.name)
+        self.size = int(size_text) if b"size" in values else None
+        self.sparse = any(key.startswith(b"GNU.sparse") for key in values)
+
+
+def scan(data) -> Members:
+    """Members of the tar that lies in `data` (bytes or mmap). Never raises on its content: damage is listed."""
+    return _Scan(data, len(data)).run()

@@ -1,0 +1,20 @@
+"""Settings every test shares."""
+
+import os
+import warnings
+
+import pytest
+import torch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DS_ACCELERATOR", "cpu" if not torch.cuda.is_available() else "cuda")
+os.environ.setdefault("PYTHONWARNINGS", "ignore")
+torch.set_num_threads(1)
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
