@@ -11,6 +11,7 @@ Written beside its name, fsynced, renamed. A folder whose manifest does not veri
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -63,7 +64,8 @@ class Blueprint(Config):
         """The class `kind` names; a manifest is data, so it may only name a family's configuration, never import anything else."""
         module, _, name = self.kind.partition(":")
         if module.startswith("genlib.models."):
-            importlib.import_module(module)
+            with contextlib.suppress(ModuleNotFoundError):
+                importlib.import_module(module)
         found = getattr(sys.modules.get(module), name, None)
         if not (isinstance(found, type) and issubclass(found, TaskConfig)):
             raise ValueError(f"the checkpoint is of {self.kind!r}, which this version of genlib does not have; use the version that wrote it")
