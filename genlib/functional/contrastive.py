@@ -1,0 +1,109 @@
+"""Symmetric InfoNCE (van den Oord et al. 2018, arXiv:1807.03748; Radford et al. 2021, arXiv:2103.00020) over the negatives of all ranks.
+
+Memory is linear in the global batch: logits exist one tile at a time, with an online softmax over tiles (Milakov & Gimelshein
+2018, arXiv:1805.02867), and are computed again in the backward pass. Every logit is computed by one rank only: a rank owns the
+rows of its images against all texts; what it knows of a column travels as a maximum and a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from genlib.distributed import all_gather, rank, reduce_scatter_sum, world_size
+
+
+def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, weight: Tensor | None = None, tile: int = 1024) -> Tensor:
+    """Loss of each pair: the mean of -log softmax of its logit among all texts and among all images.
+
+    image, text (B, D) normalised, row i of one belonging to row i of the other; logit_scale (1,), already exponentiated; weight (B,)
+    0 for rows that do not count, which are nobody's negatives and have loss 0. B is equal on all ranks. -> (B,) float32.
+    The mean over ranks of the gradient of each rank's mean is the gradient of the mean over the global batch.
+    """
+    counts = torch.ones(len(image), dtype=torch.bool, device=image.device) if weight is None else weight > 0
+    with torch.autocast(image.device.type, enabled=False):
+        kind = torch.promote_types(image.dtype, torch.float32)
+        return _Contrastive.apply(image.to(kind), text.to(kind), logit_scale.to(kind), counts, tile)  # type: ignore[return-value]
+
+
+class _LogSumExp:
+    """Online log-sum-exp of n numbers at once. Maximum and sum stay apart: together, a logit of 100 would round by 4e-6."""
+
+    def __init__(self, like: Tensor, n: int) -> None:
+        self.maximum = like.new_full((n,), _low(like))
+        self.total = like.new_zeros(n)
+
+    def add(self, at: slice, logits: Tensor) -> None:
+        """Takes in `logits` (n', m), m numbers for each of the entries `at`."""
+        maximum = torch.maximum(self.maximum[at], logits.amax(1))
+        self.total[at] = self.total[at] * torch.exp(self.maximum[at] - maximum) + torch.exp(logits - maximum[:, None]).sum(1)
+        self.maximum[at] = maximum
+
+    def over_ranks(self) -> None:
+        """Takes in what the other ranks have."""
+        if world_size() > 1:
+            maxima, totals = all_gather(self.maximum[None]), all_gather(self.total[None])
+            self.maximum = maxima.amax(0)
+            self.total = (totals * torch.exp(maxima - self.maximum)).sum(0)
+
+
+class _Contrastive(torch.autograd.Function):
+    """Rows are this rank's images, columns all ranks' texts."""
+
+    @staticmethod
+    def forward(ctx, image: Tensor, text: Tensor, scale: Tensor, counts: Tensor, tile: int) -> Tensor:
+        texts, columns, first = all_gather(text), all_gather(counts), rank() * len(text)
+        scaled, own = image * scale, torch.empty_like(image[:, 0])
+        row, column = _LogSumExp(image, len(image)), _LogSumExp(image, len(texts))
+        for rows, cols, logits in _tiles(scaled, texts, counts, columns, tile):
+            row.add(rows, logits)
+            column.add(cols, logits.T)
+            own[_own(rows, cols, first)] = logits.diagonal(rows.start + first - cols.start)
+        column.over_ranks()
+        mine = slice(first, first + len(text))
+        distance = (row.maximum - own + row.total.log() + column.maximum[mine] - own + column.total[mine].log()) / 2
+        ctx.save_for_backward(image, text, texts, scale, counts, columns, row.maximum, row.total.log(), column.maximum, column.total.log())
+        ctx.tile = tile
+        return torch.where(counts, distance, 0.0)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        image, text, texts, scale, counts, columns, row_max, row_log, column_max, column_log = ctx.saved_tensors
+        row_grad = torch.where(counts, grads[0], 0.0)
+        column_grad, first = all_gather(row_grad), rank() * len(text)
+        scaled = image * scale
+        image_grad, texts_grad = torch.zeros_like(image), torch.zeros_like(texts)
+        for rows, cols, logits in _tiles(scaled, texts, counts, columns, ctx.tile):
+            # the gradient of each logit: by half the softmax over its row and the one over its column, less 1 for a pair's own
+            pull = torch.exp(logits - row_max[rows, None] - row_log[rows, None]) * (row_grad[rows, None] / 2)
+            pull += torch.exp(logits - column_max[cols] - column_log[cols]) * (column_grad[cols] / 2)
+            pull.diagonal(rows.start + first - cols.start).sub_(row_grad[_own(rows, cols, first)])
+            image_grad[rows] += pull @ texts[cols]
+            texts_grad[cols] += pull.T @ image[rows]
+        scale_grad = (image_grad * image).sum().reshape(scale.shape)
+        return image_grad * scale, reduce_scatter_sum(texts_grad) * scale, scale_grad, None, None
+
+
+def _low(like: Tensor) -> float:
+    """A logit of pairs that do not count; not -inf, for exp(-inf - -inf) is nan."""
+    return torch.finfo(like.dtype).min / 4
+
+
+def _own(rows: slice, cols: slice, first: int) -> slice:
+    """The rows whose own text is among the tile's columns; row i's is column first + i."""
+    low, high = max(rows.start, cols.start - first), min(rows.stop, cols.stop - first)
+    return slice(low, max(low, high))
+
+
+def _tiles(scaled: Tensor, texts: Tensor, rows: Tensor, columns: Tensor, tile: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Logits by tile of at most tile x tile; pairs in which one side does not count are very low."""
+    everything = bool(rows.all()) and bool(columns.all())
+    for r in range(0, len(scaled), tile):
+        for c in range(0, len(texts), tile):
+            at, to = slice(r, min(r + tile, len(scaled))), slice(c, min(c + tile, len(texts)))
+            logits = scaled[at] @ texts[to].T
+            if not everything:
+                logits = logits.masked_fill(~(rows[at, None] & columns[to]), _low(logits))
+            yield at, to, logits
