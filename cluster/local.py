@@ -67,11 +67,10 @@ def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboa
     """`ray start` in the foreground; ports that are not named are free ones of Ray's choice."""
     options = {
         "node-ip-address": HOST, "port": 0, "temp-dir": folder, "object-store-memory": OBJECT_STORE_BYTES, "num-cpus": cpus, "num-gpus": gpus,
-        "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "ray-client-server-port": free_port(),
-        "min-worker-port": 0, "max-worker-port": 0,
+        "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "dashboard-agent-listen-port": free_port(), "min-worker-port": 0, "max-worker-port": 0,
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    return [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block", "--disable-usage-stats", *flags]
+    return [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats", *flags]
 
 
 @contextmanager
@@ -80,11 +79,17 @@ def environment(folder: Path) -> Iterator[None]:
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of its own, on every system: only then does Ray stay on 127.0.0.1
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # there is no other node to move to
+        "PATH": first_in("PATH", Path(sys.executable).parent),  # a job's `python` is this one
+        "PYTHONPATH": first_in("PYTHONPATH", Path(__file__).parents[1]),  # workers import this code
+    }  # fmt: skip
     before = {name: os.environ.get(name) for name in (*settings, "RAY_AUTH_TOKEN")}
     os.environ.update(settings)
     os.environ.pop("RAY_AUTH_TOKEN", None)
+    reread_environment()
     try:
         yield
     finally:
@@ -93,6 +98,24 @@ def environment(folder: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        reread_environment()
+
+
+def reread_environment() -> None:
+    """Ray reads its environment when it is imported; this makes one that was imported already look again."""
+    if "ray" not in sys.modules:
+        return
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX)
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def first_in(variable: str, folder: Path) -> str:
+    """The environment's search path with the folder in front."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get(variable)])])
 
 
 def wait_for_address(folder: Path, process: subprocess.Popen, timeout_seconds: float) -> str:

@@ -48,6 +48,8 @@ class DataSpec:
     """Samples in the training split."""
     digest: str = ""
     """Identity of the training split: changes when any sample does."""
+    validation_name: str = "validation"
+    """Name of the held-out split in the names of its scores."""
     order_version: int = 1
     """Version of the function that orders samples; another version is another order."""
 

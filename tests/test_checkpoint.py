@@ -33,7 +33,9 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 def train(folder: Path, listener: Listener | None = None, **options: object) -> Path:
     config = TrainConfig(**{"steps": 4, "global_batch": 8, "checkpoint_every_steps": 1, "ema_halflife_samples": 16, "trackers": (), **options})
-    return fit(Stage(task=TinyConfig(), train=config), recipe="tiny", source=ArraySource(), folder=folder, device=torch.device("cpu"), listener=listener)
+    return fit(
+        Stage(task=TinyConfig(), train=config), recipe="tiny", source=ArraySource(), folder=folder, device=torch.device("cpu"), listener=listener
+    )
 
 
 def test_manifest_says_what_it_is_of(saved: Path) -> None:
@@ -80,7 +82,9 @@ def test_a_folder_without_a_readable_manifest_does_not_exist(copy: Path, text: s
     assert "passing over a checkpoint that does not verify" in said[0]
 
 
-@pytest.mark.parametrize("kind", ["os:system", "subprocess:Popen", "genlib.checkpoint:Manifest", "genlib.models.no_such:Config", "tests.tiny:VAE", "x"])
+@pytest.mark.parametrize(
+    "kind", ["os:system", "subprocess:Popen", "genlib.checkpoint:Manifest", "genlib.models.no_such:Config", "tests.tiny:VAE", "x"]
+)
 def test_manifest_cannot_name_other_code(copy: Path, kind: str) -> None:
     values = json.loads((copy / "manifest.json").read_text())
     values["blueprint"]["kind"] = kind

@@ -20,6 +20,7 @@ KINDS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt"
 """What each extension holds; a member `key.mask.png` is an image in the field `mask`."""
 LIMIT_BYTES = {"image": 64 << 20, "text": 1 << 20, "label": 64, "json": 4 << 20}
 LIMIT_PIXELS = 1 << 26
+_MAX_CHUNKS = 256  # of a PNG before its pixels
 
 
 class BadSample(ValueError):
@@ -37,20 +38,21 @@ class ImageHeader:
 
 
 def _jpeg_header(data: bytes) -> ImageHeader:
-    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    return ImageHeader("jpeg", height, width, {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(colorspace, 3))
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    return ImageHeader("jpeg", int(height), int(width), {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(colorspace, 3))
 
 
 def _png_header(data: bytes) -> ImageHeader:
     width, height, _, color = struct.unpack_from(">IIBB", data, 16)
     place = 8
-    while (kind := data[place + 4 : place + 8]) != b"IDAT":
+    for _ in range(_MAX_CHUNKS):
+        kind = data[place + 4 : place + 8]
+        if kind == b"IDAT":
+            return ImageHeader("png", height, width, {0: 1, 4: 4, 6: 4}.get(color, 3))
         if kind == b"acTL":
             raise BadSample("several frames")
-        if len(kind) < 4:
-            raise BadSample("undecodable header")
         place += 12 + int.from_bytes(data[place : place + 4], "big")
-    return ImageHeader("png", height, width, {0: 1, 4: 4, 6: 4}.get(color, 3))
+    raise BadSample("undecodable header")
 
 
 def _webp_header(data: bytes) -> ImageHeader:
@@ -84,7 +86,7 @@ def image_header(data: bytes) -> ImageHeader:
             raise BadSample("undecodable header")
     except BadSample:
         raise
-    except (ValueError, struct.error, IndexError):
+    except (ValueError, KeyError, IndexError, struct.error):
         raise BadSample("undecodable header") from None
     if not header.height or not header.width:
         raise BadSample("undecodable header")
@@ -103,6 +105,17 @@ def _pillow(data: bytes, header: ImageHeader, channels: int) -> np.ndarray:
     return np.asarray(image if image.mode == wanted else image.convert(wanted))
 
 
+def _jpeg(data: bytes, header: ImageHeader, channels: int, at_least: int) -> np.ndarray | None:
+    """The fast way; None for what it does not take: CMYK, alpha, and files with flaws that do not matter, which Pillow tells from others."""
+    if header.channels == 4 or channels == 4:
+        return None
+    small = min(at_least, header.height, header.width)
+    try:
+        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", min_height=small, min_width=small, min_factor=2 if small else 1)
+    except ValueError:
+        return None
+
+
 def decode_image(data: bytes, channels: int = 3, at_least: int = 0) -> np.ndarray:
     """An image as uint8 (H, W, channels), channels 1, 3 or 4.
 
@@ -111,11 +124,8 @@ def decode_image(data: bytes, channels: int = 3, at_least: int = 0) -> np.ndarra
     """
     header = image_header(data)
     try:
-        if header.format == "jpeg" and header.channels < 4 and channels < 4:
-            small = min(at_least, header.height, header.width)
-            image = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", min_height=small, min_width=small, min_factor=2 if small else 1)
-        else:
-            image = _pillow(data, header, channels)
+        image = _jpeg(data, header, channels, at_least) if header.format == "jpeg" else None
+        image = _pillow(data, header, channels) if image is None else image
     except BadSample:
         raise
     except Exception as error:  # what a codec raises on hostile bytes is not a closed list

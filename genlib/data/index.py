@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -38,7 +37,8 @@ class Shard:
 
     path: Path
     meta: dict[str, Any]
-    """version, size, mtime_ns, digest, fields (name, kind), masks ((bits of present fields, rows) pairs), bad, first, channels."""
+    """version, size, mtime_ns, digest, fields (name, kind), masks (pairs of present fields' bits and number of rows), bad, first,
+    highest_label, sizes (the first two), channels."""
     spans: np.ndarray
     """(n, F, 2) int64: offset and size in bytes of each member; -1 where the sample has none."""
     masks: np.ndarray
@@ -81,12 +81,12 @@ class _Builder:
         self.columns: dict[tuple[str, str], int] = {}
         self.known: dict[bytes, int | None] = {}  # extension -> column
         self.rows: dict[bytes, dict[int, int]] = {}  # key -> column -> member
-        self.dropped: dict[bytes, str] = {}
+        self.repeated: set[bytes] = set()
         self.bad: Counter[str] = Counter()
         self.first: dict[str, str] = {}
         self.channels: Counter[int] = Counter()
 
-    def _count(self, reason: str, key: bytes) -> None:
+    def count(self, reason: str, key: bytes) -> None:
         self.bad[reason] += 1
         self.first.setdefault(reason, key.decode("utf-8", "replace"))
 
@@ -112,16 +112,17 @@ class _Builder:
             row = self.rows.setdefault(key, {})
             if column not in row:
                 row[column] = number
-            elif key not in self.dropped:
-                self.dropped[key] = ""
-                self._count("duplicate", key)
+            elif key not in self.repeated:  # the first one stays
+                self.repeated.add(key)
+                self.count("duplicate", key)
         return keys
 
-    def check(self, members: tar.Members) -> dict[bytes, ImageHeader]:
-        """Drops rows with a member that is cut off, too large or undecodable; returns what the images say of themselves."""
+    def check(self, members: tar.Members) -> tuple[dict[bytes, ImageHeader], int]:
+        """Drops rows with a member that is cut off, too large or undecodable; what the images say of themselves, and the highest label."""
         kinds = [kind for _, kind in self.columns]
-        image = self.columns.get(("image", "image"), -1)
+        image, label = self.columns.get(("image", "image"), -1), self.columns.get(("label", "label"), -1)
         headers: dict[bytes, ImageHeader] = {}
+        highest = -1
         end = len(self.data)
         for key, row in list(self.rows.items()):
             try:
@@ -135,10 +136,12 @@ class _Builder:
                     value = CHECKS[kind](self.data[start : start + size])
                     if column == image:
                         headers[key] = value
+                    elif column == label:
+                        highest = max(highest, value)
             except BadSample as reason:
                 del self.rows[key]
-                self._count(str(reason), key)
-        return headers
+                self.count(str(reason), key)
+        return headers, highest
 
     def arrays(self, members: tar.Members, keys: list[bytes], headers: dict[bytes, ImageHeader]) -> dict[str, np.ndarray]:
         """The sidecar's tensors."""
@@ -164,17 +167,19 @@ def _build(data, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.nda
     members = tar.scan(data)
     builder = _Builder(data)
     for place, reason in members.damage:
-        builder._count(reason, members.names[place - 1] if place else b"the start")
+        builder.count(reason, members.names[place - 1] if place else b"the start")
     keys = builder.group(members)
-    headers = builder.check(members)
+    headers, highest = builder.check(members)
     arrays = builder.arrays(members, keys, headers)
     values, counts = np.unique(arrays["masks"], return_counts=True)
     facts = {
         "digest": hashlib.sha256(data).hexdigest(),
-        "fields": list(builder.columns),
-        "masks": list(zip(values.tolist(), counts.tolist(), strict=True)),
+        "fields": [list(field) for field in builder.columns],
+        "masks": [list(pair) for pair in zip(values.tolist(), counts.tolist(), strict=True)],
         "bad": dict(builder.bad),
         "first": builder.first,
+        "highest_label": highest,
+        "sizes": np.unique(arrays["pixels"], axis=0)[:2].tolist(),
         "channels": dict(Counter(str(headers[key].channels) for key in builder.rows if key in headers)),
     }
     return {**meta, **facts}, arrays

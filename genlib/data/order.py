@@ -77,6 +77,10 @@ class Order:
     num_samples: int
     block: int = 1
 
+    def __post_init__(self) -> None:
+        assert self.num_samples > 0
+        assert self.block == 1 or self.block * WINDOW <= self.num_samples, "a window must fit, or cycles get long"
+
     def __call__(self, position: np.ndarray, seed: int) -> np.ndarray:
         """Sample numbers at global positions. position (B,) int64 -> (B,) int64; position // num_samples is the epoch."""
         position = np.asarray(position, np.int64)

@@ -18,8 +18,10 @@ _RECORD = 20 * BLOCK  # writers fill the end up to a multiple of this
 _CHUNK = 4096  # headers checked at once
 _REGULAR, _WITHOUT_DATA = b"\x0007", b"123456"  # the second: links, devices, folders, pipes, whatever their size field says
 _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"xgLK"
-_OCTAL = re.compile(rb"[0-7]+")
 _NAME, _PREFIX, _MAGIC, _TYPE = slice(0, 100), slice(345, 500), slice(257, 263), 156
+
+_USUAL_SIZE = re.compile(rb"[0-7]{11}[\0 ]").match
+_MATTERS = re.compile(rb"path=|size=|GNU\.sparse").search
 
 BROKEN, TRUNCATED, TRAILING = "broken header", "truncated", "data after the end"
 
@@ -40,7 +42,10 @@ def _number(raw: bytes) -> int:
     if raw[0] & 0x80:
         return int.from_bytes(raw[1:], "big") if raw[0] == 0x80 else -1
     text = raw.strip(b" \0")
-    return int(text, 8) if _OCTAL.fullmatch(text) else -1 if text else 0
+    try:
+        return int(text, 8) if text.isdigit() else -1 if text else 0
+    except ValueError:  # an 8 or a 9
+        return -1
 
 
 def _walk(data, start: int, end: int) -> tuple[list[int], list[int]]:
@@ -48,7 +53,12 @@ def _walk(data, start: int, end: int) -> tuple[list[int], list[int]]:
     places, sizes, place = [], [], start
     while place + BLOCK <= end and len(places) < _CHUNK:
         head = data[place + 124 : place + 157]
-        size = 0 if head[32] in _WITHOUT_DATA else _number(head[:12])
+        if head[32] in _WITHOUT_DATA:
+            size = 0
+        elif _USUAL_SIZE(head):
+            size = int(head[:11], 8)
+        else:
+            size = _number(head[:12])
         places.append(place)
         sizes.append(size)
         if size < 0 or not data[place]:
@@ -57,12 +67,21 @@ def _walk(data, start: int, end: int) -> tuple[list[int], list[int]]:
     return places, sizes
 
 
+def _stated(field: np.ndarray) -> np.ndarray:
+    """The checksums that headers state. (M, 8) uint8 -> (M,) int64, -1 where there is no number."""
+    digits = field[:, :6].astype(np.int64) - ord("0")
+    usual = ((digits >= 0) & (digits < 8)).all(axis=1) & (field[:, 6] <= ord(" "))
+    stated = digits @ (8 ** np.arange(5, -1, -1))
+    for row in np.flatnonzero(~usual):
+        stated[row] = _number(field[row].tobytes())
+    return stated
+
+
 def _sound(headers: np.ndarray) -> np.ndarray:
     """Which headers (M, 512) carry the checksum of their bytes and a magic of ustar or none (the old form)."""
-    stated = [_number(raw[:8]) for raw in np.ascontiguousarray(headers[:, 148:156]).view("V8").ravel().tolist()]
     total = headers.sum(axis=1, dtype=np.int64) - headers[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * 0x20
     magic = np.ascontiguousarray(headers[:, _MAGIC]).view("S6").ravel()
-    return (total == np.array(stated)) & np.isin(magic, [b"ustar", b"ustar ", b""]) & (headers[:, 0] != 0)
+    return (total == _stated(headers[:, 148:156])) & np.isin(magic, [b"ustar", b"ustar ", b""]) & (headers[:, 0] != 0)
 
 
 def _texts(headers: np.ndarray, part: slice) -> list[bytes]:
@@ -72,7 +91,10 @@ def _texts(headers: np.ndarray, part: slice) -> list[bytes]:
 
 
 def _names(headers: np.ndarray) -> list[bytes]:
-    names, prefixes = _texts(headers, _NAME), _texts(headers, _PREFIX)
+    names = _texts(headers, _NAME)
+    if not headers[:, _PREFIX.start].any():
+        return names
+    prefixes = _texts(headers, _PREFIX)
     posix = (np.ascontiguousarray(headers[:, _MAGIC]).view("S6").ravel() == b"ustar").tolist()
     return [prefix + b"/" + name if prefix and is_posix else name for name, prefix, is_posix in zip(names, prefixes, posix, strict=True)]
 
@@ -177,7 +199,7 @@ class _Scan:
 
     def _extension(self, kind: int, at: int, size: int) -> None:
         """Reads what a PAX or GNU header says of the next member; links, devices and folders are passed over."""
-        if kind == _PAX_GLOBAL or kind == _GNU_LINK:
+        if kind in (_PAX_GLOBAL, _GNU_LINK):
             return
         if kind not in (_PAX, _GNU_NAME):
             self.name, self.size, self.sparse = None, None, False
@@ -186,6 +208,8 @@ class _Scan:
         if kind == _GNU_NAME and record:
             self.name = record.split(b"\0", 1)[0]
             return
+        if record and not _MATTERS(record):
+            return  # times and owners, which many writers put before every member
         values = _pax(record) if record else None
         size_text = (values or {}).get(b"size", b"0")
         if values is None or not size_text.isdigit() or len(size_text) > 19:

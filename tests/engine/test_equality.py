@@ -23,7 +23,9 @@ TOLERANCE = 1e-5  # fp32 sums in another order, six steps of Adam; 2.4e-7 was ty
 
 def stage(kind: str, **train: object) -> Stage:
     rule = kind in ("RBM", "SOM")
-    optim = OptimConfig(name="sgd" if rule else "adam", learning_rate=0.1 if rule else 1e-3, clip_norm=0.0 if rule else 1.0, warmup_steps=2, schedule="cosine")
+    optim = OptimConfig(
+        name="sgd" if rule else "adam", learning_rate=0.1 if rule else 1e-3, clip_norm=0.0 if rule else 1.0, warmup_steps=2, schedule="cosine"
+    )
     defaults = {"steps": STEPS, "global_batch": 24, "checkpoint_every_steps": 0, "ema_halflife_samples": 48, "trackers": (), "optim": optim}
     return Stage(task=TinyConfig(kind=kind), train=TrainConfig(**{**defaults, **train}))
 
@@ -42,7 +44,9 @@ def variants() -> dict[str, Stage]:
     accumulated = {f"{kind}-accumulated": stage(kind, accumulation=3) for kind in ("VAE", "WGANGP", "CLIP", "RBM")}
     uneven = {f"{kind}-uneven": stage(kind, global_batch=25) for kind in ("VAE", "CLIP", "RBM")}
     decay = OptimConfig(learning_rate=1e-2, weight_decay=0.2, beta2=0.95)
-    decayed = {f"{kind}-decayed": stage(kind, optim=decay, players={"G": OptimConfig(learning_rate=5e-3, weight_decay=0.5)}) for kind in ("VAE", "GAN")}
+    decayed = {
+        f"{kind}-decayed": stage(kind, optim=decay, players={"G": OptimConfig(learning_rate=5e-3, weight_decay=0.5)}) for kind in ("VAE", "GAN")
+    }
     others = {f"VAE-{name}": stage("VAE", optim=OptimConfig(name=name, momentum=0.9, learning_rate=1e-4)) for name in ("sgd", "rmsprop")}
     return {**plain, **accumulated, **uneven, **decayed, **others}
 
@@ -79,7 +83,11 @@ def test_two_processes_equal_one(runs: Path, name: str, strategy: str) -> None:
 def test_training_moves_weights_and_average(runs: Path, name: str) -> None:
     final = runs / f"{name}-single" / "checkpoints" / checkpoint.step_name(STEPS)
     torch.manual_seed(0)
-    start, weights, ema = variants()[name].task.build(ArraySource().spec, {}).state_dict(), checkpoint.load_weights(final), checkpoint.load_weights(final, ema=True)
+    start, weights, ema = (
+        variants()[name].task.build(ArraySource().spec, {}).state_dict(),
+        checkpoint.load_weights(final),
+        checkpoint.load_weights(final, ema=True),
+    )
     moved = [key for key, value in weights.items() if not torch.equal(value, start[key])]
     assert moved
     assert all(torch.equal(ema[key], weights[key]) == (key not in moved) for key in weights if not key.startswith("key."))

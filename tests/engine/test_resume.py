@@ -23,7 +23,11 @@ STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 
 
 def stage(kind: str, strategy: str = "auto", **train: object) -> Stage:
-    optim = OptimConfig(name="sgd", learning_rate=0.1, momentum=0.9) if kind == "RBM" else OptimConfig(learning_rate=1e-3, weight_decay=0.1, schedule="linear")
+    optim = (
+        OptimConfig(name="sgd", learning_rate=0.1, momentum=0.9)
+        if kind == "RBM"
+        else OptimConfig(learning_rate=1e-3, weight_decay=0.1, schedule="linear")
+    )
     defaults = {"steps": STEPS, "global_batch": 24, "checkpoint_every_steps": 2, "ema_halflife_samples": 48, "trackers": (), "optim": optim}
     return Stage(task=TinyConfig(kind=kind), train=TrainConfig(**{**defaults, "strategy": strategy, **train}))
 

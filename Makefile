@@ -1,0 +1,44 @@
+# Every target sets up what it needs and does nothing where that is done.
+PYTHON ?= python3.11
+TORCH ?= torch==2.13.0
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help clip test test-all check bench
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+clip: $(READY)  ## train CLIP on icons through Ray, a few minutes; result in runs/clip (ARGS="--train.steps 100" for options)
+	GENLIB_RUNS=$(CURDIR)/runs $(BIN)/python -m cluster.submit -- python jobs/clip_pretrain.py --run clip $(ARGS)
+
+test: $(READY)  ## all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(READY)  ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)  ## format, lint, types, import contract, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
+
+bench: $(VENV)/.ready-bench  ## every benchmark, then a table of ratios to the peers
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# torch comes first and pinned, so that no other package's range replaces it.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.ready-bench: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	touch $@

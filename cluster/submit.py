@@ -1,0 +1,110 @@
+"""Submits a command to Ray's job API and follows its log: `python -m cluster.submit -- python jobs/clip_pretrain.py --workers 2`.
+
+To the cluster that RAY_ADDRESS names; without it, to a head on this machine that is started for the job and ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from cluster.local import local_head
+
+EXCLUDES = ["/.git", "/.venv", "/data", "/runs", "/build", "*.egg-info", "__pycache__"]
+"""Never uploaded with the code; Ray leaves out what .gitignore names as well."""
+RAY_CHATTER = re.compile(r"^(\S+ )?\S+\s+INFO job_manager\.py|^Running entrypoint for job ")
+
+
+@contextmanager
+def job_address() -> Iterator[tuple[str, bool]]:
+    """Where to submit to, and whether it is a head of our own."""
+    if address := os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS"):
+        yield address, False
+    else:
+        with local_head() as head:
+            yield head.job_address, True
+
+
+def submit(command: Sequence[str]) -> int:
+    """Runs the command as a job with this folder as its working directory; its exit code."""
+    with job_address() as (address, ours):
+        client = connect(address)
+        job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": ".", "excludes": EXCLUDES})
+        try:
+            follow(client, job)
+        except KeyboardInterrupt:
+            print(interrupted(client, job, ours), file=sys.stderr)
+            return 130
+        return code_of(client, job)
+
+
+def connect(address: str, timeout_seconds: float = 60.0) -> Any:
+    """A client of the job API, which comes up a moment after the head; ConnectionError after `timeout_seconds`."""
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file it leaves out
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            return JobSubmissionClient(address)
+        except (ConnectionError, RuntimeError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def follow(client: Any, job: str) -> None:
+    """Prints the job's own lines as they come, until it ends."""
+
+    async def lines() -> None:
+        rest = ""
+        async for text in client.tail_job_logs(job):
+            *whole, rest = (rest + text).split("\n")
+            for line in whole:
+                if not RAY_CHATTER.search(line):
+                    print(line, flush=True)
+        if rest:
+            print(rest, flush=True)
+
+    asyncio.run(lines())
+
+
+def interrupted(client: Any, job: str, ours: bool) -> str:
+    """Ctrl-C ends a job on our own head with the head; on a cluster the job goes on."""
+    if not ours:
+        return f"job {job} goes on; follow it with `ray job logs --follow {job}`, end it with `ray job stop {job}`"
+    client.stop_job(job)
+    return "stopped; the same command resumes it"
+
+
+def code_of(client: Any, job: str) -> int:
+    """The exit code of a job that ended, as its command gave it."""
+    for _ in range(100):
+        info = client.get_job_info(job)
+        if info.status.is_terminal():
+            if info.driver_exit_code is None and info.message and str(info.status) != "SUCCEEDED":
+                print(info.message, file=sys.stderr)
+            return info.driver_exit_code if info.driver_exit_code is not None else int(str(info.status) != "SUCCEEDED")
+        time.sleep(0.1)
+    return 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m cluster.submit -- COMMAND...`; the exit code of the command."""
+    command = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
+    if not command:
+        print("what shall I submit? `python -m cluster.submit -- python jobs/train.py RECIPE`", file=sys.stderr)
+        return 2
+    return submit(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

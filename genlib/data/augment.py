@@ -1,0 +1,141 @@
+"""Augmentation of batches of images and captions, keyed by position: a sample looks the same whatever rank or batch holds it.
+
+Images are changed by one affine resampling, then in stroke, then by hiding a square; captions lose words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genlib import random
+from genlib.config import Config, limited
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageAugmentation(Config):
+    """How far a training image may move; every default is no change."""
+
+    min_scale: float = limited(1.0, above=0)
+    """Smallest size of the picture, as a share of the frame."""
+    max_scale: float = limited(1.0, above=0)
+    """Largest size."""
+    stretch: float = limited(0.0, at_least=0, below=1)
+    """Largest change of aspect to either side."""
+    degrees: float = limited(0.0, at_least=0)
+    """Largest rotation to either side."""
+    shift: float = limited(0.0, at_least=0)
+    """Largest shift to any side, in half-widths of the frame."""
+    thickness: float = limited(0.0, at_least=0, at_most=1)
+    """Largest share of a one-pixel dilation or erosion of bright strokes."""
+    outline: float = limited(0.0, at_least=0, at_most=1)
+    """Probability of keeping the edges of bright areas alone."""
+    invert: float = limited(0.0, at_least=0, at_most=1)
+    """Probability of exchanging dark and bright."""
+    hide: float = limited(0.0, at_least=0, at_most=1)
+    """Probability of a blank square."""
+    hide_side: float = limited(0.3, above=0, below=1)
+    """Side of the blank square, as a share of the frame."""
+
+
+def augment(images: Tensor, position: Tensor, config: ImageAugmentation, *, size: int, seed: int) -> Tensor:
+    """images (B, C, H, W) uint8 or float in [0, 1], position (B,) -> float32 (B, C, size, size) in [0, 1]."""
+    draw = random.uniform(position, (10,), seed=seed, stream="augment").unbind(1)
+    scale = _between(draw[0], config.min_scale, config.max_scale)
+    aspect = _between(draw[1], -config.stretch, config.stretch)
+    angle = _between(draw[2], -config.degrees, config.degrees) * (math.pi / 180)
+    shift = [_between(u, -config.shift, config.shift) for u in draw[3:5]]
+    images = resample(images, size, scale * (1 + aspect), scale * (1 - aspect), angle, *shift)
+    if config.outline:
+        images = torch.where(_of_sample(draw[5] < config.outline), images - erode(images), images)
+    if config.thickness:
+        images = thicken(images, _between(draw[6], -config.thickness, config.thickness))
+    if config.hide:
+        images = hide(images, draw[7] < config.hide, draw[8], draw[9], config.hide_side)
+    if config.invert:
+        images = torch.where(_of_sample(random.uniform(position, seed=seed, stream="invert") < config.invert), 1 - images, images)
+    return images
+
+
+def _between(u: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * u
+
+
+def _of_sample(values: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1)."""
+    return values[:, None, None, None]
+
+
+def resample(images: Tensor, size: int, scale_x: Tensor, scale_y: Tensor, angle: Tensor, shift_x: Tensor, shift_y: Tensor) -> Tensor:
+    """(B, C, H, W) -> float32 (B, C, size, size), bilinear; scales (B,) above 1 enlarge the picture, angle in radians, shifts in half-widths."""
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    rows = [torch.stack([cos / scale_x, sin / scale_x, shift_x], 1), torch.stack([-sin / scale_y, cos / scale_y, shift_y], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), [len(images), images.shape[1], size, size], align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def dilate(images: Tensor) -> Tensor:
+    """The brightest of each pixel and its eight neighbours."""
+    for axis in (2, 3):
+        n = images.shape[axis]
+        wider = images.clone()
+        wider.narrow(axis, 1, n - 1).copy_(torch.maximum(images.narrow(axis, 0, n - 1), images.narrow(axis, 1, n - 1)))
+        wider.narrow(axis, 0, n - 1).copy_(torch.maximum(wider.narrow(axis, 0, n - 1), images.narrow(axis, 1, n - 1)))
+        images = wider
+    return images
+
+
+def erode(images: Tensor) -> Tensor:
+    """The darkest of each pixel and its eight neighbours."""
+    return -dilate(-images)
+
+
+def thicken(images: Tensor, amount: Tensor) -> Tensor:
+    """Blends with the dilation where amount (B,) is above 0 and with the erosion where it is below; 1 is all of it."""
+    out = images.clone()
+    for chosen, change in ((amount > 0, dilate), (amount < 0, erode)):
+        rows = chosen.nonzero()[:, 0]
+        out[rows] = torch.lerp(images[rows], change(images[rows]), _of_sample(amount[rows].abs()))
+    return out
+
+
+def hide(images: Tensor, chosen: Tensor, x: Tensor, y: Tensor, side: float) -> Tensor:
+    """Zero in a square around (x, y), in shares of the frame, where chosen (B,) is true."""
+    place = (torch.arange(images.shape[-1]) + 0.5) / images.shape[-1]
+    across, down = ((place - centre[:, None]).abs() < side / 2 for centre in (x, y))
+    return images.masked_fill((down[:, :, None] & across[:, None, :] & chosen[:, None, None])[:, None], 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionAugmentation(Config):
+    """What a training caption may lose; every default is nothing."""
+
+    drop_words: float = limited(0.0, at_least=0, below=1)
+    """Probability of each word to be left out; one always stays."""
+    last_words: tuple[str, ...] = ()
+    """Words that say how a picture is drawn rather than what it shows, where they stand last."""
+    drop_last: float = limited(0.0, at_least=0, at_most=1)
+    """Probability of leaving out such a last word."""
+
+
+def augment_captions(captions: Sequence[str], position: Tensor, config: CaptionAugmentation, *, seed: int) -> list[str]:
+    """Captions (B,) with words left out, by position (B,)."""
+    if not config.drop_words and not config.drop_last:
+        return list(captions)
+    draws = random.uniform(position, (16,), seed=seed, stream="caption").tolist()
+    return [_shortened(caption, draw, config) for caption, draw in zip(captions, draws, strict=True)]
+
+
+def _shortened(caption: str, draw: Sequence[float], config: CaptionAugmentation) -> str:
+    words = caption.split()
+    if len(words) > 1 and words[-1] in config.last_words and draw[0] < config.drop_last:
+        words = words[:-1]
+    kept = [word for i, word in enumerate(words) if draw[1 + i % 15] >= config.drop_words]
+    return " ".join(kept or words[:1])

@@ -1,0 +1,68 @@
+"""From decoded samples to tensors: the plain conversion, and helpers for the transforms of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from genlib.types import Batch, Samples
+
+
+def fit_square(image: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of an image, scaled to `side` pixels with antialiasing. uint8 (H, W, C) -> (side, side, C)."""
+    height, width, channels = image.shape
+    if height == width == side:
+        return image
+    short = min(height, width)
+    top, left = (height - short) / 2, (width - short) / 2
+    picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
+    box = (left, top, left + short, top + short)
+    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box=box)).reshape(side, side, channels)
+
+
+def stack_images(images: Sequence[np.ndarray], side: int = 0) -> np.ndarray:
+    """Images (H, W, C) of any size -> uint8 (B, side, side, C); with side 0 all must have one size already, kept."""
+    if side:
+        images = [image if image.shape[0] == image.shape[1] == side else fit_square(image, side) for image in images]
+    elif any(image.shape != images[0].shape for image in images):
+        other = next(image.shape for image in images if image.shape != images[0].shape)
+        raise ValueError(f"images have many sizes, {images[0].shape[:2]} and {other[:2]} among them; give one with --data.image-size")
+    return np.stack(images)
+
+
+def to_float(images: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [0, 1], contiguous."""
+    pixels = torch.from_numpy(images)
+    out = torch.empty(pixels.shape[0], pixels.shape[3], *pixels.shape[1:3])
+    out.copy_(pixels.permute(0, 3, 1, 2))
+    return out.mul_(1 / 255)
+
+
+class PlainTransform:
+    """Images to float32 (B, C, H, W) in [0, 1] under `image`, masks and other images the same, labels to int64 (B,); no augmentation.
+
+    Labels come from `.cls` members, else from a number `label` in the `.json` ones.
+    """
+
+    fields: ClassVar[tuple[str, ...] | None] = None
+
+    def __init__(self, image_size: int = 0):
+        self.image_size = image_size
+        """Pixels a side; 0 keeps what is stored."""
+
+    def __call__(self, samples: Samples) -> Batch:
+        batch: Batch = {}
+        for name, values in samples.fields.items():
+            if isinstance(values[0], np.ndarray):
+                batch[name] = to_float(stack_images(values, self.image_size))
+            elif isinstance(values[0], int):
+                batch[name] = torch.tensor(values, dtype=torch.int64)
+        labels = [facts.get("label") for facts in samples.fields.get("json", ())]
+        if labels and "label" not in batch and all(isinstance(label, int) for label in labels):
+            batch["label"] = torch.tensor(labels, dtype=torch.int64)
+        return batch

@@ -1,0 +1,420 @@
+"""Contrastive language-image pretraining (Radford et al. 2021, arXiv:2103.00020).
+
+Two towers give an image and its caption a direction each; the loss is a symmetric cross-entropy that picks each image's caption
+among all captions of the global batch, and each caption's image. A trained pair classifies images by names it never saw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
+from genlib.data.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions
+from genlib.data.transforms import stack_images
+from genlib.functional.contrastive import contrastive_loss
+from genlib.metrics.retrieval import recall
+from genlib.nn.residual_tower import ResidualTower
+from genlib.nn.tokenizer import TextTokenizer, load_bpe, train_bpe
+from genlib.pictures import save_contact_sheet
+from genlib.recipe import Recipe, Stage
+from genlib.task import Task, action
+from genlib.types import Batch, DataSource, DataSpec, Metrics, Samples, Step
+
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's own pretraining images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisionTransformer(Config):
+    """The image tower of transformers' CLIP (Dosovitskiy et al. 2021, arXiv:2010.11929)."""
+
+    image_size: int = limited(224, at_least=1)
+    """Pixels a side."""
+    patch_size: int = limited(32, at_least=1)
+    """Pixels a side of one token."""
+    width: int = limited(768, at_least=1)
+    """Channels of a token."""
+    layers: int = limited(12, at_least=1)
+    """Transformer blocks."""
+    heads: int = limited(12, at_least=1)
+    """Attention heads."""
+
+    def validate(self) -> None:
+        if self.image_size % self.patch_size:
+            whole = max(1, self.image_size // self.patch_size) * self.patch_size
+            raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}; use {whole}")
+
+    def build(self, channels: int, embed_dim: int) -> nn.Module:
+        """(B, channels, image_size, image_size) -> (B, embed_dim)."""
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        return ImageTransformer(
+            CLIPVisionModelWithProjection(
+                CLIPVisionConfig(
+                    image_size=self.image_size, patch_size=self.patch_size, hidden_size=self.width, intermediate_size=4 * self.width,
+                    num_hidden_layers=self.layers, num_attention_heads=self.heads, num_channels=channels, projection_dim=embed_dim,
+                )
+            )
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidualNetwork(Config):
+    """A residual convolutional image tower with attention pooling: `genlib.nn.residual_tower`."""
+
+    image_size: int = limited(32, at_least=1)
+    """Pixels a side."""
+    stem_width: int = limited(24, at_least=1)
+    """Channels of the first convolution."""
+    widths: tuple[int, ...] = (48, 96, 192)
+    """Channels of each stage; each stage after the first halves the map."""
+    depths: tuple[int, ...] = (1, 1, 1)
+    """Residual blocks of each stage."""
+    heads: int = limited(4, at_least=1)
+    """Attention heads of the pooling."""
+
+    def build(self, channels: int, embed_dim: int) -> nn.Module:
+        """(B, channels, image_size, image_size) -> (B, embed_dim)."""
+        return ResidualTower(
+            in_channels=channels, image_size=self.image_size, stem_width=self.stem_width, widths=self.widths, depths=self.depths,
+            heads=self.heads, embed_dim=embed_dim,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextTransformer(Config):
+    """The text tower of transformers' CLIP: causal, read at the end mark."""
+
+    context_length: int = limited(77, at_least=3)
+    """Longest text in tokens, both marks included."""
+    vocab_size: int = limited(49_408, at_least=514)
+    """Tokens, both marks included."""
+    width: int = limited(512, at_least=1)
+    """Channels of a token."""
+    layers: int = limited(12, at_least=1)
+    """Transformer blocks."""
+    heads: int = limited(8, at_least=1)
+    """Attention heads."""
+    dropout: float = limited(0.0, at_least=0, below=1)
+    """Dropout of attention weights."""
+
+    def build(self, embed_dim: int) -> nn.Module:
+        """(B, N) int64 -> (B, embed_dim)."""
+        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+        return TextTower(
+            CLIPTextModelWithProjection(
+                CLIPTextConfig(
+                    vocab_size=self.vocab_size, max_position_embeddings=self.context_length, hidden_size=self.width, intermediate_size=4 * self.width,
+                    num_hidden_layers=self.layers, num_attention_heads=self.heads, projection_dim=embed_dim, attention_dropout=self.dropout,
+                    eos_token_id=2,  # read where the number is highest: the end mark, whatever its number
+                )
+            )
+        )  # fmt: skip
+
+
+class ImageTransformer(nn.Module):
+    """transformers' image tower with a tensor out. (B, C, H, W) -> (B, embed_dim)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images).image_embeds
+
+
+class TextTower(nn.Module):
+    """transformers' text tower with a tensor out. (B, N) int64 -> (B, embed_dim)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model(tokens).text_embeds
+
+
+class _Bounded(torch.autograd.Function):
+    """min(x, limit); above the limit gradients pass that lead back, so that a value held there can leave."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, limit: float) -> Tensor:
+        ctx.save_for_backward(x >= limit)
+        return x.clamp(max=limit)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        (held,) = ctx.saved_tensors
+        return torch.where(held, grads[0].clamp(min=0), grads[0]), None
+
+
+class TwoTowers(nn.Module):
+    """Image tower, text tower and the temperature between them."""
+
+    def __init__(self, image: nn.Module, text: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.image, self.text = image, text
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(1 / temperature)]))  # one entry: DeepSpeed breaks on none
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) normalised pixels and (B, N) tokens -> directions (B, D), (B, D) and the scale of logits (1,), at most 100."""
+        return self.embed_image(images), self.embed_text(tokens), _Bounded.apply(self.logit_scale, math.log(100.0)).exp()  # type: ignore[union-attr]
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Directions (B, D) float32."""
+        return F.normalize(self.image(images).float(), dim=-1)
+
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """Directions (B, D) float32."""
+        return F.normalize(self.text(tokens).float(), dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CLIPConfig(TaskConfig):
+    """Two towers and how captions and images are prepared for them."""
+
+    image: VisionTransformer | ResidualNetwork = field(default_factory=VisionTransformer)
+    """Image tower."""
+    text: TextTransformer = field(default_factory=TextTransformer)
+    """Text tower."""
+    embed_dim: int = limited(512, at_least=1)
+    """Size of the space that both towers share."""
+    temperature: float = tunable(0.07, low=0.02, high=0.2, log=True, above=0.01, at_most=1)
+    """Temperature at the start; it is learnt, and never falls below 0.01."""
+    tokenizer_file: str = ""
+    """Published vocabulary: tokenizer.json, a folder with vocab.json and merges.txt, or a list of merges; empty trains one on the captions."""
+    tokenizer_captions: int = limited(1_000_000, at_least=1)
+    """Captions that a vocabulary is trained on, from the first."""
+    mean: tuple[float, ...] = OPENAI_MEAN
+    """Subtracted from pixels in [0, 1]; one value, or one a channel."""
+    std: tuple[float, ...] = OPENAI_STD
+    """Divides pixels after that."""
+    augmentation: ImageAugmentation = field(default_factory=ImageAugmentation)
+    """What training images go through."""
+    captions: CaptionAugmentation = field(default_factory=CaptionAugmentation)
+    """What training captions go through."""
+    templates: tuple[str, ...] = ("{}",)
+    """Sentences around a name whose directions are averaged in zero-shot classification."""
+
+    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> CLIP:
+        if not data.has_captions:
+            raise ValueError("CLIP learns from captions, but the samples have none (.txt members); give shards of image-text pairs with --data.train")
+        if len(self.mean) not in (1, data.channels) or len(self.std) not in (1, data.channels):
+            raise ValueError(
+                f"task.mean and task.std have {len(self.mean)} and {len(self.std)} values, the images {data.channels} channels; give one or {data.channels}"
+            )
+        return CLIP(self, data)
+
+
+class ClipTransform:
+    """Decoded samples to `image` (B, C, size, size), normalised, and `tokens` (B, N); augmented for training."""
+
+    fields = ("image", "text")
+
+    def __init__(self, config: CLIPConfig, tokenizer: TextTokenizer, train: bool) -> None:
+        self.config, self.tokenizer, self.train = config, tokenizer, train
+        self.image_size = config.image.image_size
+
+    def __call__(self, samples: Samples) -> Batch:
+        position, captions = torch.from_numpy(samples.position), samples.fields["text"]
+        if self.train:
+            images = augment(_channels_first(samples.fields["image"], 0), position, self.config.augmentation, size=self.image_size, seed=samples.seed)
+            captions = augment_captions(captions, position, self.config.captions, seed=samples.seed)
+        else:
+            images = _channels_first(samples.fields["image"], self.image_size).float() / 255
+        return {"image": normalise(images, self.config), "tokens": self.tokenizer.encode(captions)}
+
+
+def _channels_first(images: Sequence[np.ndarray], side: int) -> Tensor:
+    """uint8 arrays (H, W, C) -> (B, C, side, side)."""
+    if not side:
+        side = (
+            0
+            if len({image.shape for image in images}) == 1 and images[0].shape[0] == images[0].shape[1]
+            else max(min(image.shape[:2]) for image in images)
+        )
+    return torch.from_numpy(stack_images(images, side)).permute(0, 3, 1, 2)
+
+
+def normalise(images: Tensor, config: CLIPConfig) -> Tensor:
+    """Pixels (B, C, H, W) in [0, 1] to zero mean and unit variance."""
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (config.mean, config.std))
+    return (images - mean) / std
+
+
+class CLIP(Task):
+    """The task: pairs in, two towers out."""
+
+    def __init__(self, config: CLIPConfig, data: DataSpec) -> None:
+        super().__init__()
+        self.config, self.data = config, data
+        self.net = TwoTowers(config.image.build(data.channels, config.embed_dim), config.text.build(config.embed_dim), config.temperature)
+        self.tokenizer = TextTokenizer(config.text.context_length, load_bpe(Path(config.tokenizer_file)) if config.tokenizer_file else None)
+
+    def prepare(self, source: DataSource) -> None:
+        if not self.config.tokenizer_file:
+            self.tokenizer.use(train_bpe(source.captions("train", self.config.tokenizer_captions), self.config.text.vocab_size))
+        if self.tokenizer.num_tokens > self.config.text.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {self.tokenizer.num_tokens} tokens, task.text.vocab_size is {self.config.text.vocab_size}; raise it to that"
+            )
+
+    def transform(self, train: bool) -> ClipTransform:
+        return ClipTransform(self.config, self.tokenizer, train)
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        image, text, scale = self.net(batch["image"], batch["tokens"])
+        return contrastive_loss(image, text, scale, weight=batch["weight"]), {"logit_scale": scale[0]}
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        image, text, scale = self.net(batch["image"], batch["tokens"])
+        return {"loss": contrastive_loss(image, text, scale, weight=batch["weight"])}
+
+    def flops_per_sample(self) -> float:
+        """Matrix products and convolutions, forward once and backward twice as much, counted without computing."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        side, counter = self.config.image.image_size, FlopCounterMode(display=False)
+        with torch.device("meta"), counter, torch.no_grad():
+            net = TwoTowers(self.config.image.build(self.data.channels, self.config.embed_dim), self.config.text.build(self.config.embed_dim), 0.07)
+            net(torch.empty(1, self.data.channels, side, side), torch.zeros(1, self.config.text.context_length, dtype=torch.int64))
+        return 3.0 * counter.get_total_flops()
+
+    @action
+    @torch.no_grad()
+    def embed_image(self, *, image: Tensor) -> Tensor:
+        """Directions (B, D) of images (B, C, H, W) in [0, 1], scaled to the model's size."""
+        side = self.config.image.image_size
+        if image.shape[-2:] != (side, side):
+            image = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        return self.net.embed_image(normalise(image.to(self.device), self.config))
+
+    @action
+    @torch.no_grad()
+    def embed_text(self, *, text: list[str]) -> Tensor:
+        """Directions (B, D) of texts."""
+        return self.net.embed_text(self.tokenizer.encode(text).to(self.device))
+
+    @action
+    @torch.no_grad()
+    def classify(self, *, image: Tensor, labels: list[str], templates: tuple[str, ...] = ()) -> Tensor:
+        """Probabilities (B, L) of labels for images (B, C, H, W) in [0, 1]; a label's direction is the mean over the templates, the recipe's if none."""
+        scale = self.net.logit_scale.exp().clamp(max=100.0)
+        return (scale * self.embed_image(image=image) @ self.label_directions(labels, templates).T).softmax(1)
+
+    @torch.no_grad()
+    def label_directions(self, labels: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
+        """(L,) names -> (L, D): the mean direction over the templates, each `{}` filled with the name."""
+        directions = [self.embed_text(text=[template.format(label) for label in labels]) for template in templates or self.config.templates]
+        return F.normalize(torch.stack(directions).mean(0), dim=-1)
+
+    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
+        """Retrieval over the held-out pairs, all captions being candidates; the same with templates is zero-shot classification."""
+        captions = list(source.captions("validation", 50_000))
+        if not captions:
+            return {}
+        batches = source.batches("validation", 256, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False))
+        images = torch.cat([batch["image"] for batch, _ in zip(batches, range(0, len(captions), 256), strict=False)])[: len(captions)]
+        with torch.no_grad():
+            directions = torch.cat([self.net.embed_image(part.to(self.device)).cpu() for part in images.split(256)])
+        plain, named = self.label_directions(captions, ("{}",)).cpu(), self.label_directions(captions).cpu()
+        save_guesses(folder / "contact_sheet.png", self.pixels(images), captions, directions @ named.T)
+        zero_shot = recall(directions, named, (1, 5))
+        name = source.spec.validation_name
+        return {f"{name}/{key}": value for key, value in recall(directions, plain).items()} | {
+            f"{name}-zeroshot-val-top{k}": zero_shot[f"image_to_text_R@{k}"] for k in (1, 5)
+        }
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.config.mean, self.config.std))
+        return (images * std + mean).clamp(0, 1)
+
+    def export(self, folder: Path) -> None:
+        from genlib.models.representation.clip_export import export
+
+        export(self, folder)
+
+
+def save_guesses(path: Path, images: Tensor, names: Sequence[str], similarity: Tensor, *, shown: int = 24, guesses: int = 5) -> None:
+    """A sheet of held-out images, each with its name and the nearest names. images (N, C, H, W) in [0, 1], similarity (N, N)."""
+    chosen = [round((i + 0.5) * len(names) / shown) for i in range(min(shown, len(names)))]
+    labels = []
+    for i in chosen:
+        best = [names[j] for j in similarity[i].topk(min(guesses, len(names))).indices.tolist()]
+        labels.append([(names[i], "#1a4fa3"), *((guess, "#1d7a36" if guess == names[i] else "#777777") for guess in best)])
+    hits = sum(names[i] in [line[0] for line in lines[1:]] for i, lines in zip(chosen, labels, strict=True))
+    save_contact_sheet(
+        path, [images[i].permute(1, 2, 0).numpy() for i in chosen], labels, columns=8, side=128,
+        title=f"Unseen images with their names (blue) and the {guesses} best guesses of {len(names):,}: {hits} of {len(chosen)} found",
+    )  # fmt: skip
+
+
+def clip_tiny() -> Recipe:
+    """CLIP on icons in a few minutes on two CPU cores: a residual tower and a one-layer text transformer.
+
+    `python jobs/clip_pretrain.py`, or `make clip` for the whole road.
+    """
+    styles = ("fill", "outline", "line", "bold", "light", "thin", "duotone")
+    task = CLIPConfig(
+        image=ResidualNetwork(),
+        text=TextTransformer(context_length=16, vocab_size=2000, width=128, layers=1, heads=4),
+        embed_dim=256,
+        mean=(0.2,),
+        std=(0.35,),
+        augmentation=ImageAugmentation(min_scale=0.75, max_scale=1.1, stretch=0.1, degrees=10, shift=0.1, thickness=0.5, outline=0.1),
+        captions=CaptionAugmentation(drop_words=0.1, last_words=styles, drop_last=0.8),
+    )
+    train = TrainConfig(
+        steps=3800,
+        global_batch=128,
+        precision="bf16",
+        optim=OptimConfig(learning_rate=1e-3, beta2=0.98, eps=1e-6, weight_decay=0.1, schedule="cosine", warmup_steps=190, clip_norm=1.0),
+        ema_halflife_samples=20_000,
+        checkpoint_every_steps=500,
+    )
+    data = DataConfig(train="icons", image_size=64)
+    return Recipe(stages=(Stage(task=task, data=data, train=train),), smoke=_smoke(ResidualNetwork(stem_width=8, widths=(8, 16, 16))))
+
+
+def _smoke(image: VisionTransformer | ResidualNetwork) -> tuple[Stage, ...]:
+    """The smallest form of a recipe."""
+    text = TextTransformer(context_length=16, vocab_size=600, width=32, layers=1, heads=2)
+    task = CLIPConfig(image=image, text=text, embed_dim=16, mean=(0.5,), std=(0.5,))
+    train = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=OptimConfig(learning_rate=2e-3))
+    return (Stage(task=task, data=DataConfig(train="shapes", image_size=32), train=train),)
+
+
+def _published(image: VisionTransformer, text: TextTransformer, embed_dim: int, learning_rate: float) -> Recipe:
+    """Hyperparameters of Radford et al. 2021, tables 18 to 20: batch 32,768, Adam (0.9, 0.98), weight decay 0.2, 2,000 warm-up steps, 32 epochs of 400 M pairs."""
+    optim = OptimConfig(learning_rate=learning_rate, beta2=0.98, eps=1e-6, weight_decay=0.2, schedule="cosine", warmup_steps=2000, clip_norm=1.0)
+    train = TrainConfig(steps=390_625, global_batch=32_768, precision="bf16", optim=optim, checkpoint_every_steps=1000)
+    augmentation = ImageAugmentation(min_scale=1.0, max_scale=1.05)
+    task = CLIPConfig(image=image, text=text, embed_dim=embed_dim, augmentation=augmentation, templates=("a photo of a {}.",))
+    small = VisionTransformer(image_size=32, patch_size=8, width=32, layers=2, heads=2)
+    return Recipe(stages=(Stage(task=task, data=DataConfig(), train=train),), smoke=_smoke(small))
+
+
+def clip_vit_b32() -> Recipe:
+    """CLIP ViT-B/32, 151,277,313 parameters, as published.
+
+    `ray job submit --working-dir . -- python jobs/clip_pretrain.py --recipe clip_vit_b32 --workers 8 --data.train 'shards/{00000..09999}.tar'`
+    """
+    return _published(VisionTransformer(), TextTransformer(), 512, 5e-4)
+
+
+def clip_vit_l14() -> Recipe:
+    """CLIP ViT-L/14, 427,616,513 parameters, as published.
+
+    `ray job submit --working-dir . -- python jobs/clip_pretrain.py --recipe clip_vit_l14 --workers 64 --data.train 'shards/{00000..09999}.tar'`
+    """
+    image = VisionTransformer(patch_size=14, width=1024, layers=24, heads=16)
+    return _published(image, TextTransformer(width=768, heads=12), 768, 4e-4)

@@ -1,0 +1,159 @@
+"""Byte-pair encoding as CLIP has it (Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2021, arXiv:2103.00020): lower case,
+words and their last piece marked, start and end of text, the end being the highest number in use.
+
+Trained on captions, or loaded from the file that a published model came with. The vocabulary is part of the task's state, so
+that it travels with the weights.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+
+START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+
+# CLIP's split into words: contractions, runs of letters, single digits, runs of anything else
+_WORDS = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
+
+
+def _pipeline(model: models.BPE) -> Tokenizer:
+    """CLIP's text processing around a vocabulary."""
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+    split = pre_tokenizers.Split(_WORDS, behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _with_ends(tokenizer: Tokenizer) -> Tokenizer:
+    """Adds start and end of text, numbered last where they are new, around every text."""
+    tokenizer.add_special_tokens([AddedToken(START, special=True), AddedToken(END, special=True)])
+    ends = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
+    return tokenizer
+
+
+def train_bpe(captions: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A vocabulary of at most `vocab_size` pieces from captions: all bytes, inside and at the end of a word, then merges by frequency."""
+    if vocab_size < 514:
+        raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes, inside and at the end of a word, and two marks make 514")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    last = {letter: chr(0xE000 + number) for number, letter in enumerate(alphabet)}  # private letters stand for a word's last one
+    pipeline = _pipeline(models.BPE())
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # Letters with the mark would be numbered at random by the trainer, and so equally frequent pairs be merged in random order.
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 2, initial_alphabet=[*alphabet, *last.values()], show_progress=False)
+    learner.train_from_iterator((" ".join(word[:-1] + last[word[-1]] for word in _split(pipeline, caption)) for caption in captions), trainer)
+    letter_of = {mark: letter + WORD_END for letter, mark in last.items()}
+    merges = [
+        ["".join(letter_of.get(letter, letter) for letter in part) for part in pair] for pair in json.loads(learner.to_str())["model"]["merges"]
+    ]
+    return _with_ends(_pipeline(_bpe(_numbered(alphabet, merges), merges)))
+
+
+def _split(pipeline: Tokenizer, text: str) -> list[str]:
+    """A text's words as letters that stand for bytes."""
+    assert pipeline.normalizer is not None
+    assert pipeline.pre_tokenizer is not None
+    return [word for word, _ in pipeline.pre_tokenizer.pre_tokenize_str(pipeline.normalizer.normalize_str(text))]
+
+
+def _numbered(alphabet: Sequence[str], merges: Sequence[Sequence[str]]) -> dict[str, int]:
+    """CLIP's numbering: bytes, bytes at the end of a word, then merges in their order."""
+    pieces = [*alphabet, *(letter + WORD_END for letter in alphabet), *("".join(pair) for pair in merges)]
+    return {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+
+
+def _bpe(vocabulary: dict[str, int], merges: Sequence[Sequence[str]]) -> models.BPE:
+    return models.BPE(vocab=vocabulary, merges=[(a, b) for a, b in merges], end_of_word_suffix=WORD_END, continuing_subword_prefix="", fuse_unk=False)
+
+
+def load_bpe(path: Path) -> Tokenizer:
+    """A published vocabulary: a `tokenizer.json`, a folder with one or with `vocab.json` and `merges.txt`, or OpenAI's list of merges (.txt or .txt.gz)."""
+    if path.is_dir():
+        path = path / ("tokenizer.json" if (path / "tokenizer.json").exists() else "merges.txt")
+    if not path.exists():
+        raise ValueError(f"there is no tokenizer at {path}; give a tokenizer.json, a folder with vocab.json and merges.txt, or a list of merges")
+    if path.suffix == ".json":
+        return Tokenizer.from_file(str(path))
+    lines = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode().split("\n")
+    merges = [line.split() for line in lines[1:] if len(line.split()) == 2]
+    if (path.parent / "vocab.json").exists():
+        return _with_ends(_pipeline(_bpe(json.loads((path.parent / "vocab.json").read_text()), merges)))
+    merges = merges[: 49_152 - 256 - 2]  # the published list is longer than what the models use
+    byte_order = list(_bytes_in_clip_order())
+    return _with_ends(_pipeline(_bpe(_numbered(byte_order, merges), merges)))
+
+
+def _bytes_in_clip_order() -> Iterable[str]:
+    """Letters that stand for the 256 bytes in the order in which GPT-2 and CLIP number them: printable ones first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    yield from map(chr, printable)
+    yield from (chr(256 + i) for i in range(256 - len(printable)))
+
+
+class TextTokenizer(nn.Module):
+    """Texts to numbers (B, N): start, pieces, end, then zeros up to the longest text of the batch, a multiple of 4.
+
+    Padding is never seen: the text tower is causal and reads at the end mark. The vocabulary lives in the state dict.
+    """
+
+    def __init__(self, context_length: int, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        self.context_length = context_length
+        self.use(tokenizer)
+
+    def use(self, tokenizer: Tokenizer | None) -> None:
+        """Takes a vocabulary."""
+        self.tokenizer = tokenizer
+        self.words: dict[str, list[int]] = {}
+        if tokenizer:
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary with the marks."""
+        return self.tokenizer.get_vocab_size() if self.tokenizer else 0
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """(B,) texts -> (B, N) int64, N at most the context length; of a longer text the end is cut, never the end mark."""
+        assert self.tokenizer is not None, "the tokenizer was neither trained nor loaded"
+        start, end = self.tokenizer.token_to_id(START), self.tokenizer.token_to_id(END)
+        rows = [[start, *self._pieces(text)[: self.context_length - 2], end] for text in texts]
+        longest = max(map(len, rows))
+        tokens = torch.zeros(len(rows), min(-(-longest // 4) * 4, self.context_length), dtype=torch.int64)
+        for row, ids in zip(tokens, rows, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        return tokens
+
+    def _pieces(self, text: str) -> list[int]:
+        """No piece spans a space, so that words can be remembered: cutting them anew took 200 microseconds a caption, remembered 2."""
+        assert self.tokenizer is not None
+        if len(self.words) > 200_000:
+            self.words.clear()
+        pieces = []
+        for word in text.split():
+            if word not in self.words:
+                self.words[word] = self.tokenizer.encode(word, add_special_tokens=False).ids
+            pieces += self.words[word]
+        return pieces
+
+    def get_extra_state(self) -> Tensor:
+        """The vocabulary as bytes (n,) uint8."""
+        text = self.tokenizer.to_str() if self.tokenizer else ""
+        return torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The inverse of `get_extra_state`."""
+        text = bytes(state.cpu().numpy()).decode()
+        self.use(Tokenizer.from_str(text) if text != "\0" else None)

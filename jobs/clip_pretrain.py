@@ -1,0 +1,28 @@
+"""Pretrains CLIP (Radford et al. 2021, arXiv:2103.00020): `python jobs/clip_pretrain.py --workers 2 --train.strategy zero2`.
+
+`--recipe clip_vit_b32` and the like choose a larger one; every option of jobs/train.py works here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs import train
+from jobs.command_line import exit_code
+
+DEFAULTS = ("--workers", "2", "--train.strategy", "zero2")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """jobs/train.py with a CLIP recipe and defaults for two workers; what the user says comes later and wins."""
+    rest, recipe = list(arguments), "clip_tiny"
+    if "--recipe" in rest[:-1]:
+        at = rest.index("--recipe")
+        recipe = rest[at + 1]
+        del rest[at : at + 2]
+    return train.main([recipe, *DEFAULTS, *rest])
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

@@ -1,0 +1,196 @@
+"""From words on the command line to a recipe's stages: typed overrides, `--help` on every field, one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from genlib import registry
+from genlib.config import nearest
+from genlib.recipe import Stage
+
+USAGE = """usage: python jobs/train.py RECIPE [options] [--task.FIELD VALUE] [--train.FIELD VALUE] [--data.FIELD VALUE]
+
+  python jobs/train.py --list            all recipes
+  python jobs/train.py RECIPE --help     every field of that recipe, its type and default"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """Where and how a run runs; none of it changes what is learnt."""
+
+    workers: str = "1"
+    """Worker processes: a number, or MIN:MAX to use what the cluster has and to go on with fewer."""
+    cpus_per_worker: float = 1.0
+    """CPUs a worker reserves; on a machine without GPUs also its threads."""
+    gpus_per_worker: float | None = None
+    """GPUs a worker reserves; by default one where the cluster has any, else none."""
+    run: str = ""
+    """Name of the run: it lives in runs/NAME. Empty is the recipe's name."""
+    run_dir: str = ""
+    """Folder of the run, instead of runs/NAME; every worker must see it under this path."""
+    retries: int = 3
+    """Times a run whose workers were lost goes on from its newest checkpoint before it gives up; -1 is always."""
+    smoke: bool = False
+    """The recipe's smallest size, which trains in seconds."""
+    dry_run: bool = False
+    """Print what would run, and stop."""
+
+    def __post_init__(self) -> None:
+        low, high = self.worker_range
+        if not 1 <= low <= high:
+            raise ValueError(f"workers is {self.workers!r}; use a number from 1, or MIN:MAX like 1:4")
+        if self.cpus_per_worker <= 0:
+            raise ValueError(f"cpus_per_worker is {self.cpus_per_worker:g}; it must be above 0, for example 0.5")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be at least 0")
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        if not re.fullmatch(r"\d+(:\d+)?", self.workers):
+            raise ValueError(f"workers is {self.workers!r}; use a number from 1, or MIN:MAX like 1:4")
+        numbers = [int(part) for part in self.workers.split(":")]
+        return numbers[0], numbers[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the user asked for."""
+
+    recipe: str
+    stages: tuple[Stage, ...]
+    options: RunOptions
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Reads `RECIPE [options]`. ValueError says in one sentence what is wrong; SystemExit(0) after --help or --list."""
+    if list(arguments) == ["--list"]:
+        print(listing())
+        raise SystemExit(0)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        raise SystemExit(0)
+    name, *rest = arguments
+    if name.startswith("-"):
+        raise ValueError(f"the recipe comes first, before {name}: `python jobs/train.py RECIPE ...`; `--list` shows all")
+    recipe = registry.load(name)
+    stages = recipe.smoke if "--smoke" in rest else recipe.stages
+    form = form_of(stages)
+    values = read(form, rest, f"python jobs/train.py {name}", registry.describe(name))
+    return Command(name, tuple(filled(stages, values)), values.options)
+
+
+def listing() -> str:
+    """All recipes with the first line of what they say of themselves."""
+    width = max(map(len, registry.RECIPES))
+    return "\n".join(f"{name:<{width}}  {registry.describe(name).partition(chr(10))[0]}" for name in sorted(registry.RECIPES))
+
+
+def form_of(stages: Sequence[Stage]) -> type:
+    """A dataclass with the run's options and the fields of every stage: `task`, `train`, `data`, under the stage's name where there are several."""
+    import tyro
+
+    options = ("options", Annotated[RunOptions, tyro.conf.arg(name="")], dataclasses.field(default=RunOptions()))
+    if len(stages) == 1:
+        return dataclasses.make_dataclass("Run", [options, *parts_of(stages[0])], frozen=True, kw_only=True)
+    parts = []
+    for stage in stages:
+        form = dataclasses.make_dataclass(stage.name, parts_of(stage), frozen=True, kw_only=True)
+        parts.append((stage.name, form, dataclasses.field(default=form())))
+    return dataclasses.make_dataclass("Run", [options, *parts], frozen=True, kw_only=True)
+
+
+def parts_of(stage: Stage) -> list[tuple[str, type, Any]]:
+    """Name, type and default of the configurations a user may change."""
+    return [(name, type(value), dataclasses.field(default=value)) for name in ("task", "train", "data") for value in [getattr(stage, name)]]
+
+
+def filled(stages: Sequence[Stage], values: Any) -> Iterator[Stage]:
+    """The stages with the values of the form."""
+    for stage in stages:
+        given = values if len(stages) == 1 else getattr(values, stage.name)
+        yield dataclasses.replace(stage, task=given.task, train=given.train, data=given.data)
+
+
+def read(form: type, arguments: Sequence[str], program: str, description: str) -> Any:
+    """The form filled in from the arguments, by tyro; ValueError with our sentence in place of tyro's box."""
+    import tyro
+    from tyro import _errors  # tyro is pinned: its hook for errors is not yet public
+
+    known = flags(form())
+    with _errors.on_parse_error(refuse(known)):
+        return tyro.cli(form, args=[spelled(argument) for argument in arguments], prog=program, description=description, use_underscores=True)
+
+
+def spelled(argument: str) -> str:
+    """`--dry-run` as `--dry_run`; values stay as they are."""
+    flag, equals, value = argument.partition("=")
+    return flag.replace("-", "_").replace("__", "--", 1) + equals + value if flag.startswith("--") else argument
+
+
+def flags(form: Any, prefix: str = "") -> list[str]:
+    """Every `--a.b` that a form filled with its defaults takes."""
+    found = []
+    for field in dataclasses.fields(form):
+        value = getattr(form, field.name)
+        if isinstance(value, Mapping):
+            found += [flag for name, inner in value.items() for flag in flags(inner, f"{prefix}{field.name}.{name}.")]
+        elif dataclasses.is_dataclass(value):
+            found += flags(value, prefix if field.name == "options" else f"{prefix}{field.name}.")
+        else:
+            found.append(f"--{prefix}{field.name}")
+    return found
+
+
+def refuse(known: list[str]) -> Callable[[Any], None]:
+    """What to raise for each of tyro's reasons to reject the arguments."""
+
+    def hook(event: Any) -> None:
+        kind = type(event).__name__
+        if kind == "UnrecognizedArgs":
+            word = event.tokens[0]
+            raise ValueError(f"there is no option {word}.{nearest(word, known)} `--help` shows all")
+        argument = getattr(event, "argument", None)
+        name = argument.lowered.name_or_flags[-1] if argument is not None else ""
+        if kind == "InvalidChoice":
+            raise ValueError(f"{name} is {event.value!r}; it must be one of {', '.join(event.choices)}")
+        if kind == "BadValue":
+            raise ValueError(f"{name} needs a value")
+        raise ValueError(in_words(name, plain(getattr(event, "message", kind))))
+
+    return hook
+
+
+def in_words(name: str, message: str) -> str:
+    """A failed conversion in the user's words; a sentence of our own configurations as it is."""
+    for pattern, wanted in ((r"invalid literal for int\(\).*: (.+)", "a whole number"), (r"could not convert string to float: (.+)", "a number")):
+        if found := re.search(pattern, message):
+            return f"{name} is {found[1]}; it must be {wanted}"
+    return f"{name}: {message}" if name and name not in message else message
+
+
+def plain(message: Any) -> str:
+    """tyro's message as one line of text."""
+    text = message if isinstance(message, str) else message.as_str_no_ansi() if hasattr(message, "as_str_no_ansi") else str(message)
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+
+
+class RunStopped(Exception):
+    """A run ended before its end; the message is for the user."""
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """Runs it; what the user did wrong becomes its sentence on stderr and exit code 2, a run that stopped the same and 1."""
+    try:
+        return work()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except RunStopped as error:
+        print(error, file=sys.stderr)
+        return 1

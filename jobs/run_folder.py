@@ -1,0 +1,142 @@
+"""The folder of a run: where it is, who works in it, what it is of, whether it is finished.
+
+    runs/clip/
+      run.json            recipe and every stage's configuration, written before training
+      checkpoints/  metrics.jsonl  tensorboard/        the engine's; under runs/NAME/STAGE/ where a recipe has several stages
+      metrics.json        final scores, written last: with it the run is finished
+      export/  *.png      what `Task.export` and `Task.assess` made
+      log/                what workers wrote to stderr;  error.log: the traceback of what stopped the run
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from genlib.config import to_json
+from genlib.engine.resume import FREE, differences
+from genlib.recipe import Stage
+
+RAY_PACKAGE = "_ray_pkg_"
+"""Start of the folder name under which Ray unpacks a job's working directory."""
+
+
+def runs_root() -> Path:
+    """Where runs live: $GENLIB_RUNS; else ./runs; but in a job, whose working directory is a copy that goes away, ~/genlib-runs."""
+    if root := os.environ.get("GENLIB_RUNS"):
+        return Path(root).absolute()
+    if any(part.startswith(RAY_PACKAGE) for part in Path.cwd().parts):
+        return Path.home() / "genlib-runs"
+    return Path.cwd() / "runs"
+
+
+def run_folder(name: str, run_dir: str) -> Path:
+    """The folder `run_dir`, or that of the run called `name`. ValueError where the name is no plain name."""
+    if run_dir:
+        return Path(run_dir).absolute()
+    if name in (".", "..") or "/" in name:
+        raise ValueError(f"run {name!r} is no name; use letters, digits and dashes, or give a folder with --run-dir")
+    return runs_root() / name
+
+
+def stage_folder(run: Path, stages: Sequence[Stage], stage: Stage) -> Path:
+    """Where a stage trains: the run's own folder where it is the only stage."""
+    return run if len(stages) == 1 else run / stage.name
+
+
+@contextmanager
+def only_one(run: Path, name: str = "lock", wait_seconds: float = 0.0) -> Iterator[None]:
+    """Holds the run for this process; the kernel lets go of it however the process ends.
+
+    ValueError naming the holder where another process still has it after `wait_seconds`.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_seconds
+    with open(run / f".{name}", "a+") as file:
+        while not _try_lock(file):
+            if time.monotonic() >= deadline:
+                file.seek(0)
+                raise ValueError(f"run {run.name} is running ({file.read().strip() or 'by another process'}); wait for it, or give --run another name")
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _try_lock(file: Any) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # held; some systems say EACCES
+        return False
+    return True
+
+
+def begin(run: Path, recipe: str, stages: Sequence[Stage]) -> dict[str, float] | None:
+    """Notes what the run is of; its final metrics where it is finished already.
+
+    ValueError naming the first setting in which the run that is there differs from this one.
+    """
+    now = {"recipe": recipe, "stages": {stage.name: described(stage) for stage in stages}}
+    before = read_json(run / "run.json")
+    trained = any(run.glob("checkpoints/step_*")) or any(run.glob("*/checkpoints/step_*"))
+    if trained and before is not None:
+        refuse_difference(run, before, now)
+        reopen(run, stages, before, now)
+        if (metrics := read_json(run / "metrics.json")) is not None:
+            return metrics
+    elif trained:
+        raise ValueError(f"{run} holds checkpoints but no run.json; give --run another name or delete it")
+    write_json(run / "run.json", now)
+    return None
+
+
+def reopen(run: Path, stages: Sequence[Stage], before: dict, now: dict) -> None:
+    """Takes back the final scores where a run is to train longer."""
+    for stage in stages:
+        if before["stages"][stage.name]["train"].get("steps") != now["stages"][stage.name]["train"]["steps"]:
+            (stage_folder(run, stages, stage) / "metrics.json").unlink(missing_ok=True)
+            (run / "metrics.json").unlink(missing_ok=True)
+
+
+def described(stage: Stage) -> dict[str, Any]:
+    """A stage's configuration as plain values."""
+    return {name: to_json(getattr(stage, name)) for name in ("task", "train", "data")}
+
+
+def refuse_difference(run: Path, before: dict, now: dict) -> None:
+    """ValueError naming the first setting that a run may not change."""
+    advice = f"restore it, give --run another name, or delete {run}"
+    if before["recipe"] != now["recipe"]:
+        raise ValueError(f"run {run.name} is of recipe {before['recipe']}, not {now['recipe']}; give --run another name, or delete {run}")
+    if before["stages"].keys() != now["stages"].keys():
+        raise ValueError(f"run {run.name} has the stages {', '.join(before['stages'])}, not {', '.join(now['stages'])}; {advice}")
+    for name, stage in now["stages"].items():
+        for field, old, new in differences(before["stages"][name], stage):
+            if field not in FREE:
+                shown = field if len(now["stages"]) == 1 else f"{name}.{field}"
+                raise ValueError(f"run {run.name} was started with {shown} = {old!r}, now it is {new!r}; {advice}")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in the file; None where there is none, or a kill left half of it."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes beside the name and renames: the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, path)

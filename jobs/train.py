@@ -1,0 +1,114 @@
+"""Trains any recipe: `python jobs/train.py vae --train.steps 2000 --workers 2`; `--list` shows all, `RECIPE --help` every field.
+
+On the cluster that RAY_ADDRESS names or the job runs in, else on a local Ray that it starts and ends. The same command again
+resumes a run that was cut off, by whatever.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.connect import connected
+from cluster.preflight import node_resources, refuse_impossible
+from genlib.config import to_json
+from jobs import run_folder
+from jobs.command_line import Command, RunOptions, exit_code, parse
+from jobs.evaluate import table
+from jobs.log_file import followed, log_path
+
+RAY_TRAIN_SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # a report waits for this poll
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # our lines are for people, not for Ray's logger
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths stay what the user meant
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    command = parse(arguments)
+    run = run_folder.run_folder(command.options.run or command.recipe, command.options.run_dir)
+    if command.options.dry_run:
+        print(plan(command, run))
+        return 0
+    with run_folder.only_one(run):
+        if finished := run_folder.begin(run, command.recipe, command.stages):
+            print(f"run {run.name} is finished: {finished['steps']:,} steps, {finished['samples_seen']:,} samples; delete {run} or give --run another name")
+            return 0
+        print(f"run {run.name} in {run}", flush=True)
+        return train(command, run)
+
+
+def plan(command: Command, run: Path) -> str:
+    """What would run, for `--dry-run`."""
+    import json
+
+    stages = {stage.name: {name: to_json(getattr(stage, name)) for name in ("task", "train", "data")} for stage in command.stages}
+    return json.dumps({"recipe": command.recipe, "run": str(run), "workers": command.options.workers, "stages": stages}, indent=1)
+
+
+def train(command: Command, run: Path) -> int:
+    """Through Ray Train to the end; what stops it is one sentence here and its traceback in error.log."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_TRAIN_SETTINGS.items()})
+    (run / "error.log").unlink(missing_ok=True)
+    with connected():
+        each = worker_resources(command.options)
+        refuse_impossible(command.options.worker_range[0], each)
+        problem = fit_on_ray(command, run, each)
+    if problem:
+        (run / "error.log").write_text(problem.traceback)
+        raise problem.error(run)
+    print(table(run_folder.read_json(run / "metrics.json") or {}))
+    return 0
+
+
+def worker_resources(options: RunOptions) -> dict[str, float]:
+    """What one worker reserves."""
+    gpus = options.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU") for node in node_resources()) else 0.0
+    return {"CPU": options.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+
+
+def fit_on_ray(command: Command, run: Path, each: dict[str, float]) -> Any:
+    """Runs all workers; None, or the `Problem` that stopped them."""
+    from ray.exceptions import RayError
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    from jobs.problem import problem_of
+    from jobs.worker import Retries, Work, work
+
+    low, high = command.options.worker_range
+    retries = command.options.retries
+    token = secrets.token_hex(8)
+    (run / ".token").write_text(token)
+    snapshot = run / "checkpoint_manager_snapshot.json"  # Ray's own list of checkpoints, which a kill leaves behind; the engine's folder is the truth
+    snapshot.unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"work": Work(command.recipe, command.stages, run, token)},
+        scaling_config=ScalingConfig(num_workers=low if low == high else (low, high), use_gpu="GPU" in each, resources_per_worker=each),
+        run_config=RunConfig(
+            name=run.name, storage_path=str(run.parent), failure_config=FailureConfig(max_failures=retries), callbacks=[Retries(retries, run)],
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+        ),
+    )  # fmt: skip
+    try:
+        with followed(log_path(run)):
+            trainer.fit()
+    except (TrainingFailedError, RayError) as error:
+        return problem_of(error)
+    finally:
+        for leftover in (snapshot, run / ".token", run / ".validate_storage_marker"):
+            leftover.unlink(missing_ok=True)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

@@ -1,0 +1,140 @@
+"""What one Ray Train worker does: see the run's folder, open the data, fit each stage, evaluate it, report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
+
+from genlib import distributed
+from genlib.engine.fit import Listener, fit
+from genlib.engine.report import Row
+from genlib.recipe import Stage
+from jobs.evaluate import evaluate
+from jobs.log_file import LogFile, log_path
+from jobs.run_folder import only_one, read_json, stage_folder, write_json
+
+FINAL = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, TypeError, ValueError)
+"""What would happen again: not retried. A lost worker, a broken connection or a file system's hiccup is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the driver hands to every worker."""
+
+    recipe: str
+    stages: tuple[Stage, ...]
+    run: Path
+    token: str
+    """What the driver wrote into the run's folder, for workers to find there."""
+
+
+def work(config: Mapping[str, Any]) -> None:
+    """Ray Train's training function, called in every worker; a restarted worker starts here again and goes on from the newest checkpoint."""
+    job: Work = config["work"]
+    see_run_folder(job)
+    quieten(job)
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if context.get_world_rank() > 0:
+        return train(job, device)
+    with only_one(job.run, "worker_lock", wait_seconds=60):  # a killed driver's workers may live a moment longer
+        train(job, device)
+
+
+def train(job: Work, device: torch.device) -> None:
+    """Every stage in turn: fit on all ranks, then rank 0 evaluates."""
+    from genlib.data.source import open_source
+
+    finals: dict[str, Path] = {}
+    for stage in job.stages:
+        folder = stage_folder(job.run, job.stages, stage)
+        source = open_source(stage.data)
+        upstream = {role: finals[name] for role, name in stage.needs.items()}
+        finals[stage.name] = fit(
+            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(folder)
+        )
+        if distributed.rank() == 0 and not (folder / "metrics.json").exists():
+            print("evaluating", flush=True)
+            evaluate(finals[stage.name], source, folder, device)
+        distributed.barrier()
+    if distributed.rank() == 0 and len(job.stages) > 1:
+        write_json(job.run / "metrics.json", merged(job))
+
+
+def merged(job: Work) -> dict[str, Any]:
+    """The last stage's metrics, and those of earlier ones under their names."""
+    every = {stage.name: read_json(job.run / stage.name / "metrics.json") or {} for stage in job.stages}
+    *earlier, last = every
+    return {**{f"{name}/{key}": value for name in earlier for key, value in every[name].items()}, **every[last]}
+
+
+class ToRay(Listener):
+    """Tells Ray Train of every checkpoint; nothing is copied, as the engine's folder is the truth."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_checkpoint(self, folder: Path, row: Row) -> None:
+        values = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        ray.train.report(values, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+
+
+class Retries(UserCallback):
+    """In Ray Train's controller: says that a run goes on, and stops it where the same error would come again."""
+
+    def __init__(self, retries: int, run: Path) -> None:
+        self.retries, self.run, self.seen = retries, run, 0
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            cause = getattr(error, "_base_exc", error)
+            if isinstance(cause, FINAL):
+                raise Refusal(type(cause).__name__, str(cause), str(error))
+        self.seen += 1
+        if self.seen <= self.retries or self.retries < 0:
+            ranks = ", ".join(map(str, sorted(worker_exceptions)))
+            print(f"lost worker {ranks}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})", file=LogFile(log_path(self.run)))
+
+
+class Refusal(Exception):
+    """An error of a worker that no retry would cure: its type, its message, its traceback."""
+
+    def __init__(self, kind: str, message: str, traceback: str) -> None:
+        super().__init__(kind, message, traceback)
+        self.kind, self.message, self.traceback = kind, message, traceback
+
+
+def see_run_folder(job: Work) -> None:
+    """ValueError where this worker does not see the folder the driver made."""
+    token = job.run / ".token"
+    if not token.exists() or token.read_text() != job.token:
+        raise ValueError(
+            f"a worker on {socket.gethostname()} does not see the run's folder {job.run}; name one that all nodes mount "
+            "(NFS, a mounted bucket) with --run-dir or GENLIB_RUNS"
+        )
+
+
+def quieten(job: Work) -> None:
+    """From here on what is printed goes to files: rank 0's lines to the run's log, which the driver follows; the rest to a file of this rank."""
+    rank = ray.train.get_context().get_world_rank()
+    (job.run / "log").mkdir(exist_ok=True)
+    file = os.open(job.run / "log" / f"worker_{rank:05d}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.close(file)
+    warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)  # Ray Train logs every report
+    if rank == 0:
+        sys.stdout = sys.stderr = LogFile(log_path(job.run))

@@ -1,0 +1,66 @@
+"""The verbs of prepare_data: what they print, write and refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from jobs.prepare_data import main
+from tests.data.shards import pair, write_set, write_tar
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENLIB_CACHE", str(tmp_path / "cache"))
+
+
+def test_icons_write_shards_counts_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["icons", "--out", str(tmp_path / "i"), "--families", "elusiveicons", "--held-out", "codicon", "--size", "16"])
+    assert capsys.readouterr().out.startswith("304 train and 568 validation samples; empty glyphs: 1")
+    assert {path.name for path in (tmp_path / "i").glob("*.tar")} == {"train-00000.tar", "validation-00000.tar"}
+    assert Image.open(tmp_path / "i" / "contact_sheet.png").width > 500
+
+
+def test_shapes_take_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["shapes", "--out", str(tmp_path), "--train", "12", "--validation", "3", "--size", "16"])
+    assert capsys.readouterr().out.startswith("12 train and 3 validation samples;")
+
+
+def test_verify_prints_one_json_object_and_exits_by_the_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path, 20)
+    main(["verify", str(tmp_path)])
+    assert json.loads(capsys.readouterr().out) == {"shards": 2, "samples": 20, "bad": {}}
+    write_tar(tmp_path / "00001.tar", [*pair(1), ("x.png", b"no"), ("x.txt", b"x"), ("x.cls", b"1")])
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(tmp_path)])
+    assert ended.value.code == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out) == {"shards": 2, "samples": 11, "bad": {"undecodable header": 1}}
+    assert "undecodable header: first is 00001.tar:x" in output.err
+    main(["verify", str(tmp_path), "--max-bad", "0.1"])
+
+
+def test_look_draws_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["look", str(write_set(tmp_path / "set", 20)), "--out", str(tmp_path / "sheet.png"), "--count", "5"])
+    assert "20 samples in 2 shards" in capsys.readouterr().out
+    assert Image.open(tmp_path / "sheet.png").format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["verify", "/nowhere"], "there are no shards"),
+        (["icons", "--out", "never-made", "--families", "codicn"], "Did you mean 'codicon'"),
+        (["icons", "--out", "never-made", "--size", "0"], "--size 0 is out of range"),
+        (["shapes", "--out", "never-made", "--train", "0"], "must be at least 1"),
+    ],
+)
+def test_wrong_values_get_one_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not Path("never-made").exists()
