@@ -70,7 +70,17 @@ def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboa
         "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "dashboard-agent-listen-port": free_port(), "min-worker-port": 0, "max-worker-port": 0,
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    return [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats", *flags]
+    return [
+        sys.executable,
+        "-c",
+        "from ray.scripts.scripts import main; main()",
+        "start",
+        "--head",
+        "--block",
+        "--no-monitor",
+        "--disable-usage-stats",
+        *flags,
+    ]
 
 
 @contextmanager

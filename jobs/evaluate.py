@@ -45,7 +45,10 @@ def facts(manifest: Manifest) -> dict[str, Any]:
 
 def table(metrics: dict[str, Any]) -> str:
     """Final scores for a person: a name and a value a line."""
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value) for name, value in metrics.items()}
+    shown = {
+        name: f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        for name, value in metrics.items()
+    }
     width = max(map(len, shown), default=0)
     return "\n".join(f"  {name:<{width}}  {value:>10}" for name, value in shown.items())
 

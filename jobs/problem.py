@@ -1,39 +1,33 @@
-"""What stopped a run, read out of Ray Train's errors: one sentence and a traceback."""
+"""What stopped a run, read out of Ray Train's errors: one sentence for the user."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs.command_line import RunStopped
 from jobs.worker import Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """The error of one worker, or of Ray."""
-
-    kind: str
-    message: str
-    traceback: str
-
-    def error(self, run: Path) -> Exception:
-        """What the driver raises: the worker's own sentence for a ValueError, else what happened and where the traceback is."""
-        if self.kind == "ValueError":
-            return ValueError(self.message)
-        first = self.message.strip().splitlines()[0] if self.message.strip() else ""
-        return RunStopped(f"the run stopped: {self.kind}: {first} (traceback in {run / 'error.log'}); the same command resumes it")
+def sentence_of(error: Exception, run: Path) -> Exception:
+    """What the driver raises: a worker's ValueError as it is, else what happened, where its traceback is, and what to do."""
+    kind, message = cause_of(error)
+    if kind == "ValueError":
+        return ValueError(message)
+    log = run / "error.log"
+    if not log.exists():  # no worker lived to write it
+        log.write_text(f"{error}\n")
+    first = next((line.strip() for line in message.splitlines() if line.strip()), "")
+    return RunStopped(f"the run stopped: {kind}: {first} (more in {log}); the same command resumes it")
 
 
-def problem_of(error: Any) -> Problem:
-    """Reads ray.train's TrainingFailedError."""
+def cause_of(error: Exception) -> tuple[str, str]:
+    """Type and message of the error behind ray.train's TrainingFailedError."""
     inner = getattr(error, "controller_failure", None)
     if isinstance(inner, Refusal):
-        return Problem(inner.kind, inner.message, inner.traceback)
-    failures = getattr(error, "worker_failures", None)
+        return inner.kind, inner.message
+    failures: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
     if not failures:
-        return Problem(type(inner or error).__name__, str(inner or error), str(error))
-    rank, worst = sorted(failures.items())[0]
-    cause = getattr(worst, "_base_exc", worst)
-    return Problem(type(cause).__name__, f"worker {rank}: {cause}", str(error))
+        return type(inner or error).__name__, str(inner or error)
+    rank, first = sorted(failures.items())[0]
+    cause = getattr(first, "_base_exc", first)
+    return type(cause).__name__, f"worker {rank}: {cause}"

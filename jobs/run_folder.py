@@ -1,11 +1,11 @@
 """The folder of a run: where it is, who works in it, what it is of, whether it is finished.
 
-    runs/clip/
-      run.json            recipe and every stage's configuration, written before training
-      checkpoints/  metrics.jsonl  tensorboard/        the engine's; under runs/NAME/STAGE/ where a recipe has several stages
-      metrics.json        final scores, written last: with it the run is finished
-      export/  *.png      what `Task.export` and `Task.assess` made
-      log/                what workers wrote to stderr;  error.log: the traceback of what stopped the run
+runs/clip/
+  run.json            recipe and every stage's configuration, written before training
+  checkpoints/  metrics.jsonl  tensorboard/        the engine's; under runs/NAME/STAGE/ where a recipe has several stages
+  metrics.json        final scores, written last: with it the run is finished
+  export/  *.png      what `Task.export` and `Task.assess` made
+  log/                what workers wrote to stderr;  error.log: the traceback of what stopped the run
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def only_one(run: Path, name: str = "lock", wait_seconds: float = 0.0) -> Iterat
         while not _try_lock(file):
             if time.monotonic() >= deadline:
                 file.seek(0)
-                raise ValueError(f"run {run.name} is running ({file.read().strip() or 'by another process'}); wait for it, or give --run another name")
+                raise ValueError(
+                    f"run {run.name} is running ({file.read().strip() or 'by another process'}); wait for it, or give --run another name"
+                )
             time.sleep(0.1)
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")

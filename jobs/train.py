@@ -11,7 +11,6 @@ import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cluster.connect import connected
 from cluster.preflight import node_resources, refuse_impossible
@@ -38,7 +37,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     with run_folder.only_one(run):
         if finished := run_folder.begin(run, command.recipe, command.stages):
-            print(f"run {run.name} is finished: {finished['steps']:,} steps, {finished['samples_seen']:,} samples; delete {run} or give --run another name")
+            print(
+                f"run {run.name} is finished: {finished['steps']:,} steps, {finished['samples_seen']:,} samples; delete {run} or give --run another name"
+            )
             return 0
         print(f"run {run.name} in {run}", flush=True)
         return train(command, run)
@@ -53,16 +54,13 @@ def plan(command: Command, run: Path) -> str:
 
 
 def train(command: Command, run: Path) -> int:
-    """Through Ray Train to the end; what stops it is one sentence here and its traceback in error.log."""
+    """Through Ray Train to the end; what stops it is one sentence here and a traceback in error.log."""
     os.environ.update({name: os.environ.get(name, value) for name, value in RAY_TRAIN_SETTINGS.items()})
     (run / "error.log").unlink(missing_ok=True)
     with connected():
         each = worker_resources(command.options)
         refuse_impossible(command.options.worker_range[0], each)
-        problem = fit_on_ray(command, run, each)
-    if problem:
-        (run / "error.log").write_text(problem.traceback)
-        raise problem.error(run)
+        fit_on_ray(command, run, each)
     print(table(run_folder.read_json(run / "metrics.json") or {}))
     return 0
 
@@ -75,13 +73,13 @@ def worker_resources(options: RunOptions) -> dict[str, float]:
     return {"CPU": options.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
 
 
-def fit_on_ray(command: Command, run: Path, each: dict[str, float]) -> Any:
-    """Runs all workers; None, or the `Problem` that stopped them."""
+def fit_on_ray(command: Command, run: Path, each: dict[str, float]) -> None:
+    """Runs all workers to their end."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    from jobs.problem import problem_of
+    from jobs.problem import sentence_of
     from jobs.worker import Retries, Work, work
 
     low, high = command.options.worker_range
@@ -103,11 +101,10 @@ def fit_on_ray(command: Command, run: Path, each: dict[str, float]) -> Any:
         with followed(log_path(run)):
             trainer.fit()
     except (TrainingFailedError, RayError) as error:
-        return problem_of(error)
+        raise sentence_of(error, run) from None
     finally:
         for leftover in (snapshot, run / ".token", run / ".validate_storage_marker"):
             leftover.unlink(missing_ok=True)
-    return None
 
 
 if __name__ == "__main__":

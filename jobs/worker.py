@@ -6,9 +6,12 @@ import logging
 import os
 import socket
 import sys
+import traceback
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +50,15 @@ def work(config: Mapping[str, Any]) -> None:
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    if context.get_world_rank() > 0:
-        return train(job, device)
-    with only_one(job.run, "worker_lock", wait_seconds=60):  # a killed driver's workers may live a moment longer
-        train(job, device)
+    # A killed driver's workers may live a moment longer: rank 0 waits for the last one's.
+    alone = only_one(job.run, "worker_lock", wait_seconds=60) if context.get_world_rank() == 0 else nullcontext()
+    try:
+        with alone:
+            train(job, device)
+    except Exception:
+        with open(job.run / "error.log", "a") as file:
+            file.write(f"{datetime.now():%F %T} worker {context.get_world_rank()} on {socket.gethostname()}\n{traceback.format_exc()}\n")
+        raise
 
 
 def train(job: Work, device: torch.device) -> None:
@@ -62,9 +70,7 @@ def train(job: Work, device: torch.device) -> None:
         folder = stage_folder(job.run, job.stages, stage)
         source = open_source(stage.data)
         upstream = {role: finals[name] for role, name in stage.needs.items()}
-        finals[stage.name] = fit(
-            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(folder)
-        )
+        finals[stage.name] = fit(stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(folder))
         if distributed.rank() == 0 and not (folder / "metrics.json").exists():
             print("evaluating", flush=True)
             evaluate(finals[stage.name], source, folder, device)
@@ -101,19 +107,22 @@ class Retries(UserCallback):
         for error in worker_exceptions.values():
             cause = getattr(error, "_base_exc", error)
             if isinstance(cause, FINAL):
-                raise Refusal(type(cause).__name__, str(cause), str(error))
+                raise Refusal(type(cause).__name__, str(cause))
         self.seen += 1
         if self.seen <= self.retries or self.retries < 0:
             ranks = ", ".join(map(str, sorted(worker_exceptions)))
-            print(f"lost worker {ranks}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})", file=LogFile(log_path(self.run)))
+            print(
+                f"lost worker {ranks}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})",
+                file=LogFile(log_path(self.run)),
+            )
 
 
 class Refusal(Exception):
-    """An error of a worker that no retry would cure: its type, its message, its traceback."""
+    """An error of a worker that no retry would cure: its type and its message."""
 
-    def __init__(self, kind: str, message: str, traceback: str) -> None:
-        super().__init__(kind, message, traceback)
-        self.kind, self.message, self.traceback = kind, message, traceback
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind, self.message = kind, message
 
 
 def see_run_folder(job: Work) -> None:

@@ -32,7 +32,8 @@ def write_icons(folder: Path, size: int = 0, train: tuple[str, ...] = icons.TRAI
     families = {split: names for split, names in (("train", train), ("validation", validation)) if names}
     fonts = {split: [icons.family(name) for name in names] for split, names in families.items()}
     counts = {split: write_shards(folder, split, icons.samples(fonts[split], size, empty)) for split in families}
-    write_facts(folder, name="icons", image_size=size, channels=1, families=families, samples=counts, empty=empty)
+    name = "icons-fa" if validation == icons.VALIDATION else "icons-" + "-".join(Path(name.split(":")[0]).stem for name in validation or train)
+    write_facts(folder, name="icons", validation_name=name, image_size=size, channels=1, families=families, samples=counts, empty=empty)
     return Written(counts, empty)
 
 

@@ -7,9 +7,10 @@ ranks decides who reads a sample, never which samples are read, and `start` is t
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +174,19 @@ def open_source(config: DataConfig) -> ShardSource:
 
 
 def _source(sets: dict[str, tuple[str, ShardSet]], config: DataConfig) -> ShardSource:
-    spec = _spec(sets["train"][1], config.image_size)
+    spec = replace(_spec(sets["train"][1], config.image_size), validation_name=_validation_name(sets))
     budget = (config.cache_mb << 20) // len(sets)
     splits = {}
     for name, (where, shards) in sets.items():
         order = Order(len(shards), block_samples(len(shards), shards.num_bytes)) if name == "train" else None
         splits[name] = _Split(where, shards, Reader(shards, channels=spec.channels, cache_bytes=budget), order)
     return ShardSource(splits, spec, config.image_size)
+
+
+def _validation_name(sets: dict[str, tuple[str, ShardSet]]) -> str:
+    """What the writer called the held-out samples; it becomes part of the names of scores."""
+    name = _facts_beside(sets["validation"][1]).get("validation_name") if "validation" in sets else None
+    return name if isinstance(name, str) and re.fullmatch(r"[\w.-]{1,64}", name) else "validation"
 
 
 def _spec(train: ShardSet, image_size: int) -> DataSpec:

@@ -4,7 +4,7 @@ Pre-activation residual stages (He et al. 2016, arXiv:1603.05027) end in one att
 the map into a vector: the pooling of CLIP's residual towers (Radford et al. 2021, arXiv:2103.00020, section 2.4).
 
 Norms see one sample at a time (GroupNorm with one group, Wu & He 2018, arXiv:1803.08494): the output for an image depends neither
-on its batch nor on the number of ranks. Residual branches start at zero (Goyal et al. 2017, arXiv:1706.02677).
+on its batch nor on the number of ranks. Residual branches start near zero (after Goyal et al. 2017, arXiv:1706.02677).
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,8 @@ class ResidualBlock(nn.Module):
         self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.project = nn.Conv2d(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else nn.Identity()
         nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
-        nn.init.zeros_(self.conv2.weight)
+        # near zero: a fresh block is almost its shortcut. Not zero: every weight has a gradient from the first step
+        nn.init.normal_(self.conv2.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""

@@ -39,6 +39,7 @@ def test_icons_are_framed_alike_and_never_cut(tmp_path: Path) -> None:
     assert written.empty == ["codicon:blank", "fontawesome5-regular:font-awesome-logo-full"]
     source = open_source(DataConfig(train=str(tmp_path)))
     assert (source.spec.channels, source.spec.image_size, source.spec.has_captions) == (1, 32, True)
+    assert source.spec.validation_name == "icons-codicon-fontawesome5-regular"
     for split in ("train", "validation"):
         values = everything(source, split)
         images = np.stack(values["image"])[:, :, :, 0].astype(float)

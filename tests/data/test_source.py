@@ -50,6 +50,7 @@ def test_spec_says_what_the_shards_hold(source: ShardSource) -> None:
     assert (spec.channels, spec.image_size, spec.num_samples, spec.has_captions) == (3, 8, NUM_SAMPLES, True)
     assert spec.class_names == tuple(str(label) for label in range(NUM_SAMPLES))
     assert source.splits == ("train", "validation")
+    assert spec.validation_name == "validation"
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from genlib.config import nearest
 from genlib.data.writer import png
 
-VERSION = 1
+VERSION = 2
 DEFAULT_SIZE = 32
 TRAIN = ("materialdesignicons6", "phosphor", "remixicon")
 VALIDATION = ("fontawesome6-solid",)

@@ -1,0 +1,196 @@
+"""CLIP in the formats that the field loads: a transformers folder and an open_clip folder, safetensors and JSON only.
+
+`CLIPModel.from_pretrained(folder / "transformers")`, `open_clip.create_model("local-dir:...")` with `folder / "open_clip"`.
+A residual tower is written as open_clip's ModifiedResNet; transformers has no such tower, so that format is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from genlib.models.representation.clip import CLIP, VisionTransformer
+from genlib.nn.tokenizer import END, START
+
+State = dict[str, Tensor]
+
+
+def export(task: CLIP, folder: Path) -> None:
+    """Writes both folders; images become three channels where the task has one, by thirds of its first weights."""
+    if isinstance(task.config.image, VisionTransformer):
+        write_transformers(task, folder / "transformers")
+    write_open_clip(task, folder / "open_clip")
+
+
+def write_transformers(task: CLIP, folder: Path) -> None:
+    """config.json, model.safetensors, tokenizer and preprocessor of a transformers CLIPModel."""
+    from transformers import CLIPConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vision, text = task.net.image.model, task.net.text.model
+    settings = CLIPConfig(
+        text_config={**text.config.to_dict(), **_marks(task), "vocab_size": task.config.text.vocab_size},
+        vision_config={**vision.config.to_dict(), "num_channels": 3},
+        projection_dim=task.config.embed_dim,
+    )
+    settings.architectures = ["CLIPModel"]
+    settings.save_pretrained(folder)
+    state = {**_rgb_vision(vision.state_dict()), **text.state_dict(), "logit_scale": task.net.logit_scale.clamp(max=torch.tensor(100.0).log())[0]}
+    _save(state, folder / "model.safetensors")
+    write_tokenizer(task, folder)
+    _write_json(folder / "preprocessor_config.json", _preprocessor(task))
+    (folder / "README.md").write_text(model_card(task, "transformers"))
+
+
+def write_open_clip(task: CLIP, folder: Path) -> None:
+    """open_clip_config.json, open_clip_model.safetensors and tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, text = task.config, task.config.text
+    if isinstance(config.image, VisionTransformer):
+        image = config.image
+        state = open_clip_vision(_rgb_vision(task.net.image.model.state_dict()), image.layers)
+        vision_cfg: dict[str, Any] = {
+            "image_size": image.image_size, "layers": image.layers, "width": image.width, "patch_size": image.patch_size,
+            "head_width": image.width // image.heads,
+        }  # fmt: skip
+    else:
+        state, vision_cfg = task.net.image.modified_resnet()
+    model = {
+        "embed_dim": config.embed_dim,
+        "quick_gelu": True,
+        "vision_cfg": vision_cfg,
+        "text_cfg": {
+            "context_length": text.context_length, "vocab_size": text.vocab_size, "width": text.width, "heads": text.heads, "layers": text.layers,
+            "hf_tokenizer_name": ".",  # of this folder
+        },
+    }  # fmt: skip
+    mean, std = _three(config.mean), _three(config.std)
+    preprocess = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
+    _write_json(folder / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": preprocess})
+    state = {f"visual.{name}": value for name, value in state.items()} | open_clip_text(task.net.text.model.state_dict(), text.layers)
+    _save({**state, "logit_scale": task.net.logit_scale.clamp(max=torch.tensor(100.0).log())[0]}, folder / "open_clip_model.safetensors")
+    write_tokenizer(task, folder)
+    (folder / "README.md").write_text(model_card(task, "open_clip"))
+
+
+def open_clip_text(state: Mapping[str, Tensor], layers: int) -> State:
+    """transformers' text tower under open_clip's names."""
+    return {
+        "token_embedding.weight": state["text_model.embeddings.token_embedding.weight"],
+        "positional_embedding": state["text_model.embeddings.position_embedding.weight"],
+        "ln_final.weight": state["text_model.final_layer_norm.weight"],
+        "ln_final.bias": state["text_model.final_layer_norm.bias"],
+        "text_projection": state["text_projection.weight"].T,
+        **_blocks(state, "text_model.encoder", layers),
+    }
+
+
+def open_clip_vision(state: Mapping[str, Tensor], layers: int) -> State:
+    """transformers' image tower under open_clip's names."""
+    return {
+        "class_embedding": state["vision_model.embeddings.class_embedding"],
+        "conv1.weight": state["vision_model.embeddings.patch_embedding.weight"],
+        "positional_embedding": state["vision_model.embeddings.position_embedding.weight"],
+        "ln_pre.weight": state["vision_model.pre_layrnorm.weight"],
+        "ln_pre.bias": state["vision_model.pre_layrnorm.bias"],
+        "ln_post.weight": state["vision_model.post_layernorm.weight"],
+        "ln_post.bias": state["vision_model.post_layernorm.bias"],
+        "proj": state["visual_projection.weight"].T,
+        **_blocks(state, "vision_model.encoder", layers),
+    }
+
+
+def _blocks(state: Mapping[str, Tensor], encoder: str, layers: int) -> State:
+    """Transformer blocks; open_clip keeps query, key and value in one matrix."""
+    found: State = {}
+    for i in range(layers):
+        ours, theirs = f"{encoder}.layers.{i}", f"transformer.resblocks.{i}"
+        for kind in ("weight", "bias"):
+            found[f"{theirs}.attn.in_proj_{kind}"] = torch.cat([state[f"{ours}.self_attn.{part}_proj.{kind}"] for part in "qkv"])
+            names = {"self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+            found |= {f"{theirs}.{new}.{kind}": state[f"{ours}.{old}.{kind}"] for old, new in names.items()}
+    return found
+
+
+def _rgb_vision(state: Mapping[str, Tensor]) -> State:
+    """The image tower's weights for three channels; of a grey one each gets a third."""
+    name = "vision_model.embeddings.patch_embedding.weight"
+    weight = state[name]
+    return {**state, name: weight if weight.shape[1] == 3 else weight.repeat(1, 3, 1, 1) / 3}
+
+
+def _marks(task: CLIP) -> dict[str, int]:
+    tokenizer = task.tokenizer.tokenizer
+    assert tokenizer is not None
+    return {"bos_token_id": tokenizer.token_to_id(START), "eos_token_id": tokenizer.token_to_id(END), "pad_token_id": tokenizer.token_to_id(END)}
+
+
+def write_tokenizer(task: CLIP, folder: Path) -> None:
+    """tokenizer.json and what transformers' AutoTokenizer needs beside it; texts end at the context length with the end mark."""
+    tokenizer = task.tokenizer.tokenizer
+    assert tokenizer is not None
+    tokenizer.save(str(folder / "tokenizer.json"))
+    marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": task.config.text.context_length, **marks})
+    _write_json(folder / "special_tokens_map.json", marks)
+
+
+def _preprocessor(task: CLIP) -> dict[str, Any]:
+    side = task.config.image.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": side}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": side, "width": side}, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+        "image_mean": _three(task.config.mean), "image_std": _three(task.config.std),
+    }  # fmt: skip
+
+
+def _three(values: tuple[float, ...]) -> list[float]:
+    return list(values) if len(values) == 3 else [values[0]] * 3
+
+
+def _save(state: State, path: Path) -> None:
+    save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, path, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def model_card(task: CLIP, library: str) -> str:
+    """README.md with the front matter that model hubs read."""
+    loading = {
+        "open_clip": 'model = open_clip.create_model("local-dir:PATH_OF_THIS_FOLDER")\ntokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")',
+        "transformers": 'model = CLIPModel.from_pretrained("PATH_OF_THIS_FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")',
+    }
+    parameters = sum(p.numel() for p in task.net.parameters())
+    return f"""---
+license: apache-2.0
+library_name: {library}
+pipeline_tag: zero-shot-image-classification
+tags:
+- clip
+- zero-shot-image-classification
+metrics:
+- recall
+---
+
+# CLIP, {parameters:,} parameters
+
+Contrastive language-image pretraining (Radford et al. 2021, arXiv:2103.00020): images of {task.config.image.image_size} pixels a side and texts of up to
+{task.config.text.context_length} tokens, into {task.config.embed_dim} dimensions.
+
+```python
+{loading[library]}
+```
+
+## Training
+
+{task.data.num_samples:,} image-text pairs; data digest `{task.data.digest[:16]}`. Scores, steps, versions and configuration are in `metrics.json` and the
+checkpoint's `manifest.json` beside the export.
+"""
