@@ -67,7 +67,8 @@ def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboa
     """`ray start` in the foreground; ports that are not named are free ones of Ray's choice."""
     options = {
         "node-ip-address": HOST, "port": 0, "temp-dir": folder, "object-store-memory": OBJECT_STORE_BYTES, "num-cpus": cpus, "num-gpus": gpus,
-        "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "dashboard-agent-listen-port": free_port(), "min-worker-port": 0, "max-worker-port": 0,
+        "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "dashboard-agent-listen-port": free_port(),
+        "min-worker-port": 0, "max-worker-port": 0,
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
     return [

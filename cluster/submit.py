@@ -50,7 +50,7 @@ def connect(address: str, timeout_seconds: float = 60.0) -> Any:
     """A client of the job API, which comes up a moment after the head; ConnectionError after `timeout_seconds`."""
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file it leaves out
+    logging.disable(logging.WARNING)  # Ray tells of every file it leaves out
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:

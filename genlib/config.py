@@ -187,7 +187,7 @@ class DataConfig(Config):
     validation: str = ""
     """The same for held-out samples; empty takes the built-in set's own, else none."""
     image_size: int = limited(0, at_least=0)
-    """Pixels a side at which a built-in set is drawn; 0 is the set's own."""
+    """Pixels a side: a built-in set is drawn at this size, other images are cut to their middle square and scaled; 0 is as they are."""
     readers: int = limited(0, at_least=0)
     """Reader processes a worker; 0 reads in a thread of the worker."""
     cache_mb: int = limited(256, at_least=0)

@@ -1,78 +1,96 @@
-"""Residual convolutional image tower with attention pooling.
+"""Norm-free residual image tower that open_clip loads as its own ModifiedResNet.
 
-Pre-activation residual stages (He et al. 2016, arXiv:1603.05027) end in one attention query, the mean of the map, that gathers
-the map into a vector: the pooling of CLIP's residual towers (Radford et al. 2021, arXiv:2103.00020, section 2.4).
+The shape is CLIP's residual tower (Radford et al. 2021, arXiv:2103.00020, section 2.4): every halving is a mean over 2x2, and one
+attention query, the mean of the map, gathers the map into a vector. Instead of batch statistics, scaled weight standardisation
+(Brock, De & Smith 2021, arXiv:2101.08692) keeps activations in range. It is a reparameterisation of the weights alone: the output
+for an image depends neither on its batch nor on the number of ranks, and it folds into plain convolutions.
 
-Norms see one sample at a time (GroupNorm with one group, Wu & He 2018, arXiv:1803.08494): the output for an image depends neither
-on its batch nor on the number of ranks. Residual branches start near zero (after Goyal et al. 2017, arXiv:1706.02677).
+Blocks keep one 3x3 and one 1x1 convolution of CLIP's bottleneck and do not widen fourfold. Activations are never negative, so the
+missing convolutions are identities that pass through ReLU, and the missing channels are zeros: `open_clip_weights` fills them in.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+RELU_GAIN = math.sqrt(2)  # keeps the second moment of what enters through ReLU (He et al. 2015, arXiv:1502.01852)
+STRIDE = 32
+EXPANSION = 4  # of ModifiedResNet's blocks
+BATCH_NORM_EPS = 1e-5
 
-def sample_norm(channels: int) -> nn.GroupNorm:
-    """Normalise all of one sample's values together, then scale and shift each channel."""
-    return nn.GroupNorm(1, channels)
+
+class StandardisedConv(nn.Module):
+    """Convolution whose kernels have zero mean and unit norm, times `scale` and a learnt gain. (B, in, H, W) -> (B, out, H', W')."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, scale: float = 1.0, gain: float = 1.0) -> None:
+        super().__init__()
+        fan_in = in_channels * kernel_size**2
+        if fan_in < 2:
+            raise ValueError("a 1x1 convolution of one channel has nothing to standardise; give it more in_channels or a larger kernel_size")
+        self.stride, self.padding, self.scale = stride, kernel_size // 2, scale
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size) / math.sqrt(fan_in))
+        self.gain = nn.Parameter(torch.full((out_channels,), gain))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def folded_weight(self) -> Tensor:
+        """The kernels of the plain convolution this one equals, fp32 (out, in, k, k)."""
+        weight = self.weight.float()
+        weight = weight - weight.mean((1, 2, 3), keepdim=True)
+        norm = torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-6)
+        return weight * (norm * (self.scale * self.gain.float())[:, None, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        return F.conv2d(x, self.folded_weight().to(x.dtype), self.bias.to(x.dtype), self.stride, self.padding)
 
 
 class ResidualBlock(nn.Module):
-    """Norm, ReLU, 3x3 convolution, twice, beside a shortcut. (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
+    """3x3 convolution, ReLU, mean over the stride, 1x1 convolution, beside a shortcut; then ReLU. (B, in, H, W) -> (B, out, H', W')."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.norm1 = sample_norm(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm2 = sample_norm(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        # a mean before the 1x1 convolution lets the shortcut see every pixel, where a strided one would drop three of four
-        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
-        self.project = nn.Conv2d(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else nn.Identity()
-        nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
-        # near zero: a fresh block is almost its shortcut. Not zero: every weight has a gradient from the first step
-        nn.init.normal_(self.conv2.weight, std=0.01)
+        self.stride = stride
+        # a halving block does its 3x3 at the old width: there it works on four times the places
+        inner = in_channels if stride > 1 else out_channels
+        self.spatial = StandardisedConv(in_channels, inner, 3, scale=RELU_GAIN)
+        self.mix = StandardisedConv(inner, out_channels, 1, gain=0.5)
+        widens = stride > 1 or in_channels != out_channels
+        self.shortcut = StandardisedConv(in_channels, out_channels, 1) if widens else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
-        branch = self.conv1(F.relu(self.norm1(x)))
-        branch = self.conv2(F.relu(self.norm2(branch)))
-        return self.project(self.pool(x)) + branch
+        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        branch = F.relu(self.spatial(x))
+        if self.stride > 1:
+            branch, x = F.avg_pool2d(branch, self.stride), F.avg_pool2d(x, self.stride)
+        return F.relu(self.mix(branch) + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class AttentionPool(nn.Module):
-    """One query, the mean of the map, attends over the mean and every place. (B, channels, H, W) -> (B, embed_dim).
-
-    A learned position for every place of a `grid` x `grid` map; maps of another size get them interpolated.
-    """
+    """One query, the mean of the map, attends over the mean and every place. (B, channels, grid, grid) -> (B, embed_dim)."""
 
     def __init__(self, channels: int, embed_dim: int, heads: int, grid: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.LayerNorm(channels)
-        self.position = nn.Parameter(0.02 * torch.randn(1, channels, grid, grid))
+        self.position = nn.Parameter(torch.randn(grid**2 + 1, channels) / math.sqrt(channels))
         self.query = nn.Linear(channels, channels)
-        self.key_value = nn.Linear(channels, 2 * channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
         self.project = nn.Linear(channels, embed_dim)
+        for linear in (self.query, self.key, self.value, self.project):
+            nn.init.normal_(linear.weight, std=1 / math.sqrt(channels))
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, embed_dim)."""
-        tokens = self.norm(x.flatten(2).transpose(1, 2))  # (B, H * W, channels)
-        mean = tokens.mean(1, keepdim=True)
-        tokens = torch.cat([mean, tokens + self._position(x)], 1)
-        query = self._split_heads(self.query(mean))
-        key, value = map(self._split_heads, self.key_value(tokens).chunk(2, -1))
+        """(B, channels, grid, grid) -> (B, embed_dim)."""
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + self.position.to(x.dtype)
+        query, key, value = map(self._split_heads, (self.query(tokens[:, :1]), self.key(tokens), self.value(tokens)))
         pooled = F.scaled_dot_product_attention(query, key, value)  # (B, heads, 1, channels / heads)
         return self.project(pooled.flatten(1))
-
-    def _position(self, x: Tensor) -> Tensor:
-        """The places' positions for the map x (B, channels, H, W) -> (1, H * W, channels)."""
-        position = self.position
-        if position.shape[-2:] != x.shape[-2:]:
-            position = F.interpolate(position, x.shape[-2:], mode="bilinear", align_corners=False)
-        return position.flatten(2).transpose(1, 2).to(x.dtype)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, N, channels) -> (B, heads, N, channels / heads)."""
@@ -80,10 +98,11 @@ class AttentionPool(nn.Module):
 
 
 class ResidualTower(nn.Module):
-    """Stem, residual stages, attention pooling. (B, in_channels, H, W) -> (B, embed_dim).
+    """Stem, four residual stages, attention pooling. (B, in_channels, image_size, image_size) -> (B, embed_dim).
 
-    The stem halves the image and so does every stage after the first, hence `stride` = 2 ** len(widths), which must divide H and W.
-    `image_size` is the size positions are learned for.
+    `width` is the first stage's number of channels, doubled by each of the others; `layers` counts the blocks of each stage. The
+    stem quarters the image and each stage after the first halves it, so the last map is image_size / 32 on a side. Zero is best
+    the background: it is what surrounds the image.
     """
 
     def __init__(
@@ -91,40 +110,99 @@ class ResidualTower(nn.Module):
         *,
         embed_dim: int,
         in_channels: int = 3,
-        image_size: int = 32,
-        stem_width: int = 24,
-        widths: Sequence[int] = (48, 96, 192),
-        depths: Sequence[int] = (1, 1, 1),
+        image_size: int = 64,
+        width: int = 32,
+        layers: Sequence[int] = (1, 1, 1, 1),
         heads: int = 4,
     ) -> None:
         super().__init__()
-        self.stride = 2 ** len(widths)
-        if len(widths) != len(depths) or not widths:
-            raise ValueError(f"widths {tuple(widths)} and depths {tuple(depths)} need one entry for each stage")
-        if image_size < self.stride or image_size % self.stride:
-            raise ValueError(f"image_size {image_size} is not a multiple of the tower's stride {self.stride}; use one or fewer stages")
-        if widths[-1] % heads:
-            raise ValueError(f"the last of widths, {widths[-1]}, is not divisible by heads {heads}")
-        self.stem = nn.Conv2d(in_channels, stem_width, 3, stride=2, padding=1)
-        self.stages = nn.Sequential(*_blocks(stem_width, widths, depths))
-        self.pool = AttentionPool(widths[-1], embed_dim, heads, image_size // self.stride)
+        if image_size < STRIDE or image_size % STRIDE:
+            raise ValueError(f"image_size {image_size} is not a multiple of the tower's stride {STRIDE}; use {max(1, image_size // STRIDE) * STRIDE}")
+        if len(layers) != 4 or min(layers) < 1:
+            raise ValueError(f"layers {tuple(layers)} must be four counts of at least one block")
+        if width % 2 or 8 * width % heads:
+            raise ValueError(f"width {width} must be even and 8 * width divisible by heads {heads}; use a multiple of {heads}")
+        self.in_channels, self.image_size, self.width, self.layers, self.heads = in_channels, image_size, width, tuple(layers), heads
+        self.stem = StandardisedConv(in_channels, width // 2, 3, stride=2, scale=RELU_GAIN)
+        in_widths = (width // 2, width, 2 * width, 4 * width)
+        self.stages = nn.ModuleList(_stage(in_widths[k], width * 2**k, blocks, stride=2 if k else 1) for k, blocks in enumerate(layers))
+        self.pool = AttentionPool(8 * width, embed_dim, heads, image_size // STRIDE)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, embed_dim), not normalised to unit length."""
-        if images.shape[-1] % self.stride or images.shape[-2] % self.stride:
-            raise ValueError(f"images of {tuple(images.shape[-2:])} pixels: both sides must be multiples of the tower's stride {self.stride}")
+        """(B, in_channels, image_size, image_size), normalised -> (B, embed_dim), not of unit length."""
+        if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
+            raise ValueError(f"images {tuple(images.shape)} are not (B, {self.in_channels}, {self.image_size}, {self.image_size}); resize them first")
         # the order of the activations decides the kernels: channels last is the faster one, for bf16 above all.
         # The weights stay in the default order, the only one safetensors writes.
-        x = self.stem(images).contiguous(memory_format=torch.channels_last)
-        return self.pool(self.stages(x))
+        x = F.avg_pool2d(F.relu(self.stem(images.contiguous(memory_format=torch.channels_last))), 2)
+        for stage in self.stages:
+            x = stage(x)
+        return self.pool(x)
 
 
-def _blocks(in_channels: int, widths: Sequence[int], depths: Sequence[int]) -> list[ResidualBlock]:
-    """The blocks of all stages in order; the first block of every stage but the first halves the map."""
-    blocks: list[ResidualBlock] = []
-    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-        for block in range(depth):
-            stride = 2 if stage > 0 and block == 0 else 1
-            blocks.append(ResidualBlock(in_channels, width, stride))
-            in_channels = width
-    return blocks
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    """The first block changes width and size, the others keep both."""
+    return nn.Sequential(ResidualBlock(in_channels, out_channels, stride), *(ResidualBlock(out_channels, out_channels) for _ in range(blocks - 1)))
+
+
+@torch.no_grad()
+def open_clip_weights(tower: ResidualTower) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tower as open_clip's ModifiedResNet: its state dict (fp32, names without "visual.") and open_clip's `vision_cfg`.
+
+    A grey tower (one channel) becomes one of three channels that averages them. Under ZeRO-3 gather the weights first.
+    """
+    if tower.in_channels not in (1, 3):
+        raise ValueError(f"open_clip's towers take RGB images, this one has in_channels {tower.in_channels}; train it with 1 or 3 to export it")
+    width, state = tower.width, {}
+    grey = 3 // tower.in_channels
+    stem = tower.stem.folded_weight().repeat(1, grey, 1, 1) / grey
+    _put_conv(state, "conv1", "bn1", stem, tower.stem.bias, (width // 2, 3))
+    identity = F.pad(torch.eye(width // 2, device=stem.device)[:, :, None, None], (1, 1, 1, 1))
+    _put_conv(state, "conv2", "bn2", identity, None, (width // 2, width // 2))
+    _put_conv(state, "conv3", "bn3", identity, None, (width, width // 2))
+    in_channels = width
+    for k, stage in enumerate(tower.stages):
+        for j, block in enumerate(stage):
+            _put_block(state, f"layer{k + 1}.{j}.", block, in_channels, width * 2**k)
+            in_channels = EXPANSION * width * 2**k
+    _put_attention(state, tower.pool)
+    return state, {"layers": list(tower.layers), "width": width, "image_size": tower.image_size, "head_width": STRIDE * width // tower.heads}
+
+
+def _put_conv(state: dict[str, Tensor], conv: str, norm: str, weight: Tensor, bias: Tensor | None, shape: tuple[int, int]) -> None:
+    """A convolution padded with zeros to `shape` (out, in), and the batch norm that only adds its bias."""
+    out_channels, in_channels = shape
+    state[f"{conv}.weight"] = F.pad(weight.float(), (0, 0, 0, 0, 0, in_channels - weight.shape[1], 0, out_channels - weight.shape[0]))
+    one = weight.new_ones(out_channels, dtype=torch.float32)
+    state[f"{norm}.weight"], state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = one, 0 * one, one - BATCH_NORM_EPS
+    state[f"{norm}.bias"] = 0 * one if bias is None else F.pad(bias.float(), (0, out_channels - len(bias)))
+    state[f"{norm}.num_batches_tracked"] = torch.tensor(0, device=weight.device)
+
+
+def _put_block(state: dict[str, Tensor], prefix: str, block: ResidualBlock, in_channels: int, planes: int) -> None:
+    """A block as a bottleneck whose first convolution picks the channels in use; `in_channels` counts the padded ones."""
+    spatial, mix, shortcut = block.spatial, block.mix, block.shortcut
+    pick = torch.eye(spatial.weight.shape[1], device=spatial.weight.device)[:, :, None, None]
+    _put_conv(state, prefix + "conv1", prefix + "bn1", pick, None, (planes, in_channels))
+    _put_conv(state, prefix + "conv2", prefix + "bn2", spatial.folded_weight(), spatial.bias, (planes, planes))
+    _put_conv(state, prefix + "conv3", prefix + "bn3", mix.folded_weight(), mix.bias, (EXPANSION * planes, planes))
+    if shortcut is not None:
+        _put_conv(state, prefix + "downsample.0", prefix + "downsample.1", shortcut.folded_weight(), shortcut.bias, (EXPANSION * planes, in_channels))
+
+
+def _put_attention(state: dict[str, Tensor], pool: AttentionPool) -> None:
+    """Attention with every head padded by zeros to EXPANSION times its size."""
+    channels, heads = pool.position.shape[1], pool.heads
+    extra = (EXPANSION - 1) * channels
+
+    def pad_heads(x: Tensor) -> Tensor:  # (channels, ...) -> (EXPANSION * channels, ...)
+        split = x.float().unflatten(0, (heads, -1))
+        return torch.cat([split, split.new_zeros(heads, extra // heads, *x.shape[1:])], 1).flatten(0, 1)
+
+    state["attnpool.positional_embedding"] = F.pad(pool.position.float(), (0, extra))
+    # scores are divided by the root of a head's size, which grew
+    for name, linear, factor in (("q", pool.query, math.sqrt(EXPANSION)), ("k", pool.key, 1.0), ("v", pool.value, 1.0)):
+        state[f"attnpool.{name}_proj.weight"] = F.pad(factor * pad_heads(linear.weight), (0, extra))
+        state[f"attnpool.{name}_proj.bias"] = factor * pad_heads(linear.bias)
+    state["attnpool.c_proj.weight"] = pad_heads(pool.project.weight.T).T.contiguous()
+    state["attnpool.c_proj.bias"] = pool.project.bias.float().clone()

@@ -15,7 +15,14 @@ from jobs import run_folder
 from jobs.run_folder import begin, only_one, runs_root, stage_folder, write_json
 from tests.jobs.toy import stage
 
-HOLDER = "import sys; from pathlib import Path; from jobs.run_folder import only_one\nwith only_one(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+HOLDER = """
+import sys
+from pathlib import Path
+from jobs.run_folder import only_one
+with only_one(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture

@@ -1,0 +1,103 @@
+"""A local head: reachable from this machine alone, with its token alone, and gone with whoever started it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.local import PREFIX, Head, first_in, local_head, sweep
+from tests.jobs.runs import ROOT, alive, descendants, kill, wait_until
+
+pytestmark = pytest.mark.ray
+STARTER = "import sys\nfrom cluster.local import local_head\nwith local_head(cpus=1) as head: print(head.pid, head.folder, flush=True); sys.stdin.read()"
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with local_head(cpus=1) as head:
+        yield head
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Addresses on which these processes accept connections, from the kernel's tables."""
+    sockets = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                sockets.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+            except OSError:
+                continue
+    found = set()
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in sockets:
+                raw = bytes.fromhex(fields[1].partition(":")[0])
+                words = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
+                found.add(socket.inet_ntop(family, words))
+    return found
+
+
+def test_it_listens_on_loopback_alone(head: Head) -> None:
+    found = listening({head.pid, *descendants(head.pid)})
+    assert found
+    assert found <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_the_job_api_needs_the_token(head: Head) -> None:
+    from cluster.submit import connect
+
+    connect(head.job_address)  # with the token of this process
+    for headers in ({}, {"Authorization": "Bearer " + "0" * 64}):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(head.job_address + "/api/jobs/", headers=headers), timeout=10)
+        assert refused.value.code in (401, 403)
+
+
+def test_the_token_is_the_users_alone_and_in_no_command_line(head: Head) -> None:
+    path = head.folder / "token"
+    assert path.stat().st_mode & 0o077 == 0
+    assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(path)
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    token = path.read_text()
+    for pid in {head.pid, *descendants(head.pid)}:
+        assert token.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert token not in (head.folder / "start.log").read_text()
+
+
+def test_a_killed_starter_takes_everything_with_it_and_its_folder_is_swept() -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pid, folder = starter.stdout.readline().split()
+    below = descendants(starter.pid)
+    assert int(pid) in below
+    kill(starter.pid)
+    starter.communicate()
+    wait_until(lambda: not any(map(alive, below)), timeout_seconds=20)
+    assert Path(folder).exists()
+    sweep()
+    assert not Path(folder).exists()
+    assert folder.rpartition("/")[2].startswith(PREFIX)
+
+
+def test_it_ends_with_its_block_and_leaves_the_environment_as_it_was() -> None:
+    before = dict(os.environ)
+    with local_head(cpus=1, dashboard=False) as head:
+        below = {head.pid, *descendants(head.pid)}
+    assert not any(map(alive, below))
+    assert not head.folder.exists()
+    assert dict(os.environ) == before
+
+
+def test_a_folder_goes_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_PATH", "/a")
+    assert first_in("SOME_PATH", Path("/b")) == "/b:/a"
+    monkeypatch.delenv("SOME_PATH")
+    assert first_in("SOME_PATH", Path("/b")) == "/b"

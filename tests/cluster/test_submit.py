@@ -1,0 +1,51 @@
+"""The road of `make clip`: a head of its own, the job API, the log on the terminal, the exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.runs import ROOT, SCRIPT, alive, descendants, finish, steps, wait_until
+
+pytestmark = pytest.mark.ray
+
+
+def submit(*words: str, runs: Path) -> subprocess.Popen:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cluster.submit", "--", "python", SCRIPT, *words], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**environment, "GENLIB_RUNS": str(runs)},
+    )  # fmt: skip
+
+
+def test_a_job_trains_in_the_folder_of_the_user_and_nothing_is_left(tmp_path: Path) -> None:
+    process = submit("toy", "--workers", "2", runs=tmp_path)
+    wait_until(lambda: process.poll() is not None or steps(tmp_path / "toy"))
+    below = descendants(process.pid)
+    code, out, err = finish(process)
+    assert (code, err) == (0, ""), out
+    assert out.startswith(f"run toy in {tmp_path / 'toy'}\nstep ")
+    assert "digits/mse" in out
+    assert (tmp_path / "toy" / "metrics.json").exists()
+    assert not any(map(alive, below))
+
+
+def test_the_exit_code_and_the_sentence_of_the_job_are_the_users(tmp_path: Path) -> None:
+    code, out, err = finish(submit("toi", runs=tmp_path))
+    assert code == 2
+    assert (out + err).strip() == "there is no recipe 'toi'. Did you mean 'toy'? `python jobs/train.py --list` shows all"
+
+
+def test_ctrl_c_ends_the_job_and_the_head(tmp_path: Path) -> None:
+    process = submit("toy", "--task.seconds_per_step", "1", runs=tmp_path)
+    wait_until(lambda: process.poll() is not None or steps(tmp_path / "toy"))
+    below = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process, timeout_seconds=60)
+    assert (code, err) == (130, "stopped; the same command resumes it\n")
+    wait_until(lambda: not any(map(alive, below)), timeout_seconds=20)
