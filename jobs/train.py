@@ -37,9 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     with run_folder.only_one(run):
         if finished := run_folder.begin(run, command.recipe, command.stages):
-            print(
-                f"run {run.name} is finished: {finished['steps']:,} steps, {finished['samples_seen']:,} samples; delete {run} or give --run another name"
-            )
+            done = f"{finished['steps']:,} steps, {finished['samples_seen']:,} samples"
+            print(f"run {run.name} is finished: {done}; delete {run} or give --run another name")
             return 0
         print(f"run {run.name} in {run}", flush=True)
         return train(command, run)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RELU_GAIN = math.sqrt(2)  # keeps the second moment of what enters through ReLU (He et al. 2015, arXiv:1502.01852)
+RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))  # restores the variance that ReLU leaves of a normal variable (arXiv:2101.08692, section 4)
 STRIDE = 32
 EXPANSION = 4  # of ModifiedResNet's blocks
 BATCH_NORM_EPS = 1e-5
@@ -57,9 +57,9 @@ class ResidualBlock(nn.Module):
         # a halving block does its 3x3 at the old width: there it works on four times the places
         inner = in_channels if stride > 1 else out_channels
         self.spatial = StandardisedConv(in_channels, inner, 3, scale=RELU_GAIN)
-        self.mix = StandardisedConv(inner, out_channels, 1, gain=0.5)
+        self.mix = StandardisedConv(inner, out_channels, 1, scale=RELU_GAIN, gain=0.5)
         widens = stride > 1 or in_channels != out_channels
-        self.shortcut = StandardisedConv(in_channels, out_channels, 1) if widens else None
+        self.shortcut = StandardisedConv(in_channels, out_channels, 1, scale=RELU_GAIN) if widens else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride)."""

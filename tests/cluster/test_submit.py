@@ -32,7 +32,7 @@ def test_a_job_trains_in_the_folder_of_the_user_and_nothing_is_left(tmp_path: Pa
     assert out.startswith(f"run toy in {tmp_path / 'toy'}\nstep ")
     assert "digits/mse" in out
     assert (tmp_path / "toy" / "metrics.json").exists()
-    assert not any(map(alive, below))
+    wait_until(lambda: not any(map(alive, below)), timeout_seconds=10)
 
 
 def test_the_exit_code_and_the_sentence_of_the_job_are_the_users(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What a trained task offers over HTTP."""

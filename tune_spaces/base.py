@@ -1,0 +1,21 @@
+"""The search space that any configuration has: its `tunable` fields, by dotted name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from genlib.config import Config, Search
+
+
+def space(config: Config, prefix: str = "") -> dict[str, Search]:
+    """Search ranges of a configuration and of those inside it, named as on the command line; `space(stage.task, "task.")`."""
+    found: dict[str, Search] = {}
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        if search := field.metadata.get("search"):
+            found[name] = search
+        elif isinstance(value, Config):
+            found |= space(value, f"{name}.")
+        elif isinstance(value, dict):
+            found |= {key: one for part, inner in value.items() if isinstance(inner, Config) for key, one in space(inner, f"{name}.{part}.").items()}
+    return found
