@@ -94,6 +94,7 @@ def environment(folder: Path) -> Iterator[None]:
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of its own, on every system: only then does Ray stay on 127.0.0.1
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # there is no other node to move to
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this node away
         "PATH": first_in("PATH", Path(sys.executable).parent),  # a job's `python` is this one
         "PYTHONPATH": first_in("PYTHONPATH", Path(__file__).parents[1]),  # workers import this code
     }  # fmt: skip

@@ -93,7 +93,7 @@ def from_json(kind: type[C], values: Mapping[str, Any]) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "value_error":  # one of our own sentences
-            raise ValueError(str(first["ctx"]["error"])) from None
+            raise ValueError(str(first.get("ctx", {}).get("error"))) from None
         where = ".".join([kind.__name__, *(str(part) for part in first["loc"])])
         raise ValueError(f"{where}: {first['msg']}") from None
 

@@ -36,6 +36,7 @@ def average_batch_statistics(task: nn.Module) -> None:
     if distributed.world_size() == 1:
         return
     for module in task.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.running_mean is not None:
-            module.running_mean.copy_(distributed.mean_over_ranks(module.running_mean))
-            module.running_var.copy_(distributed.mean_over_ranks(module.running_var))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            for statistic in (module.running_mean, module.running_var):
+                if statistic is not None:
+                    statistic.copy_(distributed.mean_over_ranks(statistic))

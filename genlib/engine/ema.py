@@ -28,7 +28,9 @@ class Ema:
         """After a step of `batch_samples` samples, the run having seen `samples_seen` with them."""
         halflife = min(self.halflife, samples_seen * self.rampup) if self.rampup else self.halflife
         decay = 0.5 ** (batch_samples / max(halflife, 1e-8))
-        torch._foreach_lerp_(self.shards, [shard.tensor.float() for shard in self.strategy.weight_shards()], 1 - decay)
+        torch._foreach_lerp_(  # type: ignore[attr-defined]
+            self.shards, [shard.tensor.float() for shard in self.strategy.weight_shards()], 1 - decay
+        )
 
     def whole(self, state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
         """The averaged state dict on rank 0 ({} elsewhere): `state` with every trained weight replaced. All ranks call it."""

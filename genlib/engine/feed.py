@@ -54,7 +54,9 @@ class Feed:
             return batch, None
         with torch.cuda.stream(self._stream):
             moved = {name: value.pin_memory().to(self._device, non_blocking=True) for name, value in batch.items()}
-            return moved, self._stream.record_event()
+            event = torch.cuda.Event()
+            event.record(self._stream)
+            return moved, event
 
     def __iter__(self) -> Iterator[Batch]:
         return self

@@ -19,7 +19,7 @@ from genlib.engine.ema import Ema
 from genlib.engine.evaluate import evaluate
 from genlib.engine.feed import Feed
 from genlib.engine.optim import learning_rate
-from genlib.engine.report import Report, Row
+from genlib.engine.report import Report, Row, refuse_missing_trackers
 from genlib.engine.resume import refuse_other_run
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.strategy import Update, optim_of
@@ -82,19 +82,25 @@ class Training:
         if found and found[1].step >= self.steps:
             return found[0]
         first = self.start(*found) if found else self.begin()
-        feed = Feed(self.batches(first), self.micro_batch, self.device) if self.steps else None
-        flops = self.task.flops_per_sample()
+        if not self.steps:  # a task without training is its upstream and its actions
+            return self.save(0, None)
+        refuse_missing_trackers(self.config.trackers)
+        feed = Feed(self.batches(first), self.micro_batch, self.device)
         self.report = Report(
-            self.folder, steps=self.steps, first_step=first, batch=self.config.global_batch, seconds_between=self.config.log_every_seconds,
-            trackers=self.config.trackers, config=to_json(self.config), flops_per_sample=flops,
-        )  # fmt: skip
+            self.folder,
+            steps=self.steps,
+            first_step=first,
+            batch=self.config.global_batch,
+            seconds_between=self.config.log_every_seconds,
+            trackers=self.config.trackers,
+            config=to_json(self.config),
+            flops_per_sample=self.task.flops_per_sample() if self.device.type == "cuda" else None,
+        )
         try:
-            final = self.loop(feed, first)
+            return self.loop(feed, first)
         finally:
-            if feed:
-                feed.close()
+            feed.close()
             self.report.close()
-        return final
 
     @property
     def micro_batch(self) -> int:
@@ -140,27 +146,27 @@ class Training:
             start=first * self.config.global_batch, transform=self.task.transform(train=True),
         )  # fmt: skip
 
-    def loop(self, feed: Feed | None, first: int) -> Path:
-        final, row = None, None
+    def loop(self, feed: Feed, first: int) -> Path:
+        row = None
         for index in range(first, self.steps):
             begin, waited = time.perf_counter(), feed.wait_seconds
             micro_batches = list(islice(feed, self.config.accumulation))
             values = self.step(Step(index, self.steps, self.config.seed), micro_batches)
             done = index + 1
-            if self.config.evaluate_every_steps and (done % self.config.evaluate_every_steps == 0 or done == self.steps):
+            if due(done, self.config.evaluate_every_steps, self.steps):
                 values |= evaluate(self.task, self.strategy, self.source, self.config)
             spent = time.perf_counter() - begin
             self.seconds += spent
-            due = done == self.steps or (self.config.checkpoint_every_steps and done % self.config.checkpoint_every_steps == 0)
             new = self.report.add(done, {**values, "batch_time": spent, "data_time": feed.wait_seconds - waited})
-            if due:
+            checkpoint_due = done == self.steps or due(done, self.config.checkpoint_every_steps, self.steps)
+            if checkpoint_due:
                 new = self.report.flush() or new
             if new:
                 row = new
                 self.listener.on_log(row)
-            if due:
-                final = self.save(done, row) or final
-        return final or self.save(self.steps, row, must=True)
+            if checkpoint_due and done < self.steps:
+                self.try_save(done, row)
+        return self.save(self.steps, row)
 
     def step(self, step: Step, micro_batches: list[Batch]) -> dict:
         """All due phases, then what moves without gradient."""
@@ -201,20 +207,22 @@ class Training:
         if distributed.rank() == 0:
             print(f"{sentence}: skipped, {self.skipped} in all", flush=True)
 
-    def save(self, done: int, row: Row | None, must: bool = False) -> Path | None:
-        """Writes a checkpoint; a full disk costs the checkpoint and not the run, until it has failed three times or at the end."""
-        manifest = self.manifest(done)
-        weights = self.strategy.whole_state()
-        ema = self.ema.whole(weights, self.shapes) if self.ema else None
+    def try_save(self, done: int, row: Row | None) -> None:
+        """A full disk costs a checkpoint and not the run, until three have failed."""
         try:
-            folder = checkpoint.save(self.checkpoints, manifest, weights, ema, lambda path: save_optimizers(self.strategy, path))
+            self.save(done, row)
         except OSError as error:
             self.failed_saves += 1
-            if must or done == self.steps or self.failed_saves >= 3:
+            if self.failed_saves >= 3:
                 raise
             if distributed.rank() == 0:
                 print(f"training goes on without it: {error}", flush=True)
-            return None
+
+    def save(self, done: int, row: Row | None) -> Path:
+        """Writes a checkpoint, deletes old ones, and tells the listener. OSError on all ranks where one could not write."""
+        manifest, weights = self.manifest(done), self.strategy.whole_state()
+        ema = self.ema.whole(weights, self.shapes) if self.ema else None
+        folder = checkpoint.save(self.checkpoints, manifest, weights, ema, lambda path: save_optimizers(self.strategy, path))
         if distributed.rank() == 0:
             checkpoint.prune(self.checkpoints, self.config.keep_checkpoints)
         self.listener.on_checkpoint(folder, {"step": done, "samples_seen": manifest.samples_seen, **(row or {})})
@@ -232,6 +240,11 @@ class Training:
             step=done, steps=self.steps, samples_seen=seen, updates=dict(self.strategy.updates), skipped=self.skipped, seconds=self.seconds,
             strategy=type(self.strategy).__name__, world=distributed.world_size(), versions=checkpoint.versions(), git_commit=checkpoint.git_commit(),
         )  # fmt: skip
+
+
+def due(done: int, every: int, steps: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens after this one; 0 is never."""
+    return bool(every) and (done % every == 0 or done == steps)
 
 
 def refuse_different_starts(task: Task) -> None:

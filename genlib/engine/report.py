@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+def refuse_missing_trackers(names: tuple[str, ...]) -> None:
+    """ValueError naming the first tracker whose package is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise ValueError(f"train.trackers has {name}, but that package is not installed; `pip install {name}`, or leave it out")
 
 
 class Trackers:

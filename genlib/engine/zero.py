@@ -33,7 +33,7 @@ def import_deepspeed(device: torch.device):
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     # Else it probes compilers at its import and builds an all-reduce for inference: a minute, and a lock that outlives a kill.
-    deepspeed.ops.__compatible_ops__ = {}
+    setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010
     return deepspeed
 
 
@@ -44,7 +44,7 @@ class Zero:
         self.stage, self.device = stage, device
         self.deepspeed = import_deepspeed(device)
         if not dist.is_initialized():  # DeepSpeed wants a process group even for one
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         self.updates: dict[str, int] = {}
 

@@ -1,21 +1,26 @@
 """Symmetric InfoNCE (van den Oord et al. 2018, arXiv:1807.03748; Radford et al. 2021, arXiv:2103.00020) over the negatives of all ranks.
 
 Memory is linear in the global batch: logits exist one tile at a time, with an online softmax over tiles (Milakov & Gimelshein
-2018, arXiv:1805.02867), and are computed again in the backward pass. Every logit is computed by one rank only: a rank owns the
-rows of its images against all texts; what it knows of a column travels as a maximum and a sum.
+2018, arXiv:1805.02867); the first `KEPT_BYTES` of them stay for the backward pass, which computes the others again. Every logit
+is computed by one rank only: a rank owns the rows of its images against all texts; what it knows of a column travels as a
+maximum and a sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from genlib.distributed import all_gather, rank, reduce_scatter_sum, world_size
 
+KEPT_BYTES = 192 * 2**20
+"""Logits that a forward pass keeps: all of 1,536 images against 32,768 texts."""
 
-def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, weight: Tensor | None = None, tile: int = 1024) -> Tensor:
+
+def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, weight: Tensor | None = None, tile: int = 512) -> Tensor:
     """Loss of each pair: the mean of -log softmax of its logit among all texts and among all images.
 
     image, text (B, D) normalised, row i of one belonging to row i of the other; logit_scale (1,), already exponentiated; weight (B,)
@@ -38,7 +43,7 @@ class _LogSumExp:
     def add(self, at: slice, logits: Tensor) -> None:
         """Takes in `logits` (n', m), m numbers for each of the entries `at`."""
         maximum = torch.maximum(self.maximum[at], logits.amax(1))
-        self.total[at] = self.total[at] * torch.exp(self.maximum[at] - maximum) + torch.exp(logits - maximum[:, None]).sum(1)
+        self.total[at] = self.total[at] * torch.exp(self.maximum[at] - maximum) + (logits - maximum[:, None]).exp_().sum(1)
         self.maximum[at] = maximum
 
     def over_ranks(self) -> None:
@@ -57,15 +62,18 @@ class _Contrastive(torch.autograd.Function):
         texts, columns, first = all_gather(text), all_gather(counts), rank() * len(text)
         scaled, own = image * scale, torch.empty_like(image[:, 0])
         row, column = _LogSumExp(image, len(image)), _LogSumExp(image, len(texts))
+        kept, most = [], KEPT_BYTES // (tile**2 * image.element_size()) if any(ctx.needs_input_grad) else 0
         for rows, cols, logits in _tiles(scaled, texts, counts, columns, tile):
             row.add(rows, logits)
             column.add(cols, logits.T)
             own[_own(rows, cols, first)] = logits.diagonal(rows.start + first - cols.start)
+            if len(kept) < most:
+                kept.append(logits)
         column.over_ranks()
         mine = slice(first, first + len(text))
         distance = (row.maximum - own + row.total.log() + column.maximum[mine] - own + column.total[mine].log()) / 2
         ctx.save_for_backward(image, text, texts, scale, counts, columns, row.maximum, row.total.log(), column.maximum, column.total.log())
-        ctx.tile = tile
+        ctx.tile, ctx.kept = tile, kept
         return torch.where(counts, distance, 0.0)
 
     @staticmethod
@@ -75,15 +83,15 @@ class _Contrastive(torch.autograd.Function):
         column_grad, first = all_gather(row_grad), rank() * len(text)
         scaled = image * scale
         image_grad, texts_grad = torch.zeros_like(image), torch.zeros_like(texts)
-        for rows, cols, logits in _tiles(scaled, texts, counts, columns, ctx.tile):
+        for rows, cols, logits in _tiles(scaled, texts, counts, columns, ctx.tile, ctx.kept):
             # the gradient of each logit: by half the softmax over its row and the one over its column, less 1 for a pair's own
-            pull = torch.exp(logits - row_max[rows, None] - row_log[rows, None]) * (row_grad[rows, None] / 2)
-            pull += torch.exp(logits - column_max[cols] - column_log[cols]) * (column_grad[cols] / 2)
+            pull = (logits - row_max[rows, None]).sub_(row_log[rows, None]).exp_().mul_(row_grad[rows, None] / 2)
+            pull += (logits - column_max[cols]).sub_(column_log[cols]).exp_().mul_(column_grad[cols] / 2)
             pull.diagonal(rows.start + first - cols.start).sub_(row_grad[_own(rows, cols, first)])
-            image_grad[rows] += pull @ texts[cols]
-            texts_grad[cols] += pull.T @ image[rows]
+            image_grad[rows].addmm_(pull, texts[cols])
+            texts_grad[cols].addmm_(pull.T, image[rows])
         scale_grad = (image_grad * image).sum().reshape(scale.shape)
-        return image_grad * scale, reduce_scatter_sum(texts_grad) * scale, scale_grad, None, None
+        return image_grad.mul_(scale), reduce_scatter_sum(texts_grad).mul_(scale), scale_grad, None, None
 
 
 def _low(like: Tensor) -> float:
@@ -97,13 +105,15 @@ def _own(rows: slice, cols: slice, first: int) -> slice:
     return slice(low, max(low, high))
 
 
-def _tiles(scaled: Tensor, texts: Tensor, rows: Tensor, columns: Tensor, tile: int) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Logits by tile of at most tile x tile; pairs in which one side does not count are very low."""
+def _tiles(
+    scaled: Tensor, texts: Tensor, rows: Tensor, columns: Tensor, tile: int, kept: Sequence[Tensor] = ()
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Logits by tile of at most tile x tile, the first ones being `kept`; pairs in which one side does not count are very low."""
     everything = bool(rows.all()) and bool(columns.all())
-    for r in range(0, len(scaled), tile):
-        for c in range(0, len(texts), tile):
-            at, to = slice(r, min(r + tile, len(scaled))), slice(c, min(c + tile, len(texts)))
-            logits = scaled[at] @ texts[to].T
-            if not everything:
-                logits = logits.masked_fill(~(rows[at, None] & columns[to]), _low(logits))
-            yield at, to, logits
+    corners = itertools.product(range(0, len(scaled), tile), range(0, len(texts), tile))
+    for (r, c), known in itertools.zip_longest(corners, kept):
+        at, to = slice(r, min(r + tile, len(scaled))), slice(c, min(c + tile, len(texts)))
+        logits = scaled[at] @ texts[to].T if known is None else known
+        if known is None and not everything:
+            logits.masked_fill_(~(rows[at, None] & columns[to]), _low(logits))
+        yield at, to, logits

@@ -28,11 +28,8 @@ class StandardisedConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, scale: float = 1.0, gain: float = 1.0) -> None:
         super().__init__()
-        fan_in = in_channels * kernel_size**2
-        if fan_in < 2:
-            raise ValueError("a 1x1 convolution of one channel has nothing to standardise; give it more in_channels or a larger kernel_size")
         self.stride, self.padding, self.scale = stride, kernel_size // 2, scale
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size) / math.sqrt(fan_in))
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size) / math.sqrt(in_channels * kernel_size**2))
         self.gain = nn.Parameter(torch.full((out_channels,), gain))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
@@ -49,7 +46,10 @@ class StandardisedConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """3x3 convolution, ReLU, mean over the stride, 1x1 convolution, beside a shortcut; then ReLU. (B, in, H, W) -> (B, out, H', W')."""
+    """3x3 convolution, ReLU, mean over the stride, 1x1 convolution, beside a shortcut; then ReLU. (B, in, H, W) -> (B, out, H', W').
+
+    A block that halves the map must widen it.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -58,8 +58,7 @@ class ResidualBlock(nn.Module):
         inner = in_channels if stride > 1 else out_channels
         self.spatial = StandardisedConv(in_channels, inner, 3, scale=RELU_GAIN)
         self.mix = StandardisedConv(inner, out_channels, 1, scale=RELU_GAIN, gain=0.5)
-        widens = stride > 1 or in_channels != out_channels
-        self.shortcut = StandardisedConv(in_channels, out_channels, 1, scale=RELU_GAIN) if widens else None
+        self.shortcut = StandardisedConv(in_channels, out_channels, 1, scale=RELU_GAIN) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
@@ -76,13 +75,14 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.heads = heads
         self.position = nn.Parameter(torch.randn(grid**2 + 1, channels) / math.sqrt(channels))
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels)
-        self.value = nn.Linear(channels, channels)
+        # positions reach query and key, and the projection has a bias of its own: biases of these three would add nothing
+        self.query = nn.Linear(channels, channels, bias=False)
+        self.key = nn.Linear(channels, channels, bias=False)
+        self.value = nn.Linear(channels, channels, bias=False)
         self.project = nn.Linear(channels, embed_dim)
         for linear in (self.query, self.key, self.value, self.project):
             nn.init.normal_(linear.weight, std=1 / math.sqrt(channels))
-            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, grid, grid) -> (B, embed_dim)."""
@@ -106,26 +106,18 @@ class ResidualTower(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        embed_dim: int,
-        in_channels: int = 3,
-        image_size: int = 64,
-        width: int = 32,
-        layers: Sequence[int] = (1, 1, 1, 1),
-        heads: int = 4,
+        self, *, embed_dim: int, in_channels: int = 3, image_size: int = 64, width: int = 32, layers: Sequence[int] = (1, 1, 1, 1), heads: int = 4
     ) -> None:
         super().__init__()
         if image_size < STRIDE or image_size % STRIDE:
             raise ValueError(f"image_size {image_size} is not a multiple of the tower's stride {STRIDE}; use {max(1, image_size // STRIDE) * STRIDE}")
         if len(layers) != 4 or min(layers) < 1:
             raise ValueError(f"layers {tuple(layers)} must be four counts of at least one block")
-        if width % 2 or 8 * width % heads:
-            raise ValueError(f"width {width} must be even and 8 * width divisible by heads {heads}; use a multiple of {heads}")
+        if width < 4 or width % 4 or 8 * width % heads:
+            raise ValueError(f"width {width} must be a multiple of 4, and 8 * width one of heads {heads}; use {4 * heads}")
         self.in_channels, self.image_size, self.width, self.layers, self.heads = in_channels, image_size, width, tuple(layers), heads
         self.stem = StandardisedConv(in_channels, width // 2, 3, stride=2, scale=RELU_GAIN)
-        in_widths = (width // 2, width, 2 * width, 4 * width)
-        self.stages = nn.ModuleList(_stage(in_widths[k], width * 2**k, blocks, stride=2 if k else 1) for k, blocks in enumerate(layers))
+        self.blocks = nn.Sequential(*_blocks(width, layers))
         self.pool = AttentionPool(8 * width, embed_dim, heads, image_size // STRIDE)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -134,15 +126,18 @@ class ResidualTower(nn.Module):
             raise ValueError(f"images {tuple(images.shape)} are not (B, {self.in_channels}, {self.image_size}, {self.image_size}); resize them first")
         # the order of the activations decides the kernels: channels last is the faster one, for bf16 above all.
         # The weights stay in the default order, the only one safetensors writes.
-        x = F.avg_pool2d(F.relu(self.stem(images.contiguous(memory_format=torch.channels_last))), 2)
-        for stage in self.stages:
-            x = stage(x)
-        return self.pool(x)
+        x = F.relu(self.stem(images.contiguous(memory_format=torch.channels_last)))
+        return self.pool(self.blocks(F.avg_pool2d(x, 2)))
 
 
-def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
-    """The first block changes width and size, the others keep both."""
-    return nn.Sequential(ResidualBlock(in_channels, out_channels, stride), *(ResidualBlock(out_channels, out_channels) for _ in range(blocks - 1)))
+def _blocks(width: int, layers: Sequence[int]) -> list[ResidualBlock]:
+    """The blocks of all stages in order; a stage's first block doubles the width and, but for the first stage, halves the map."""
+    blocks: list[ResidualBlock] = []
+    for stage, count in enumerate(layers):
+        channels = width * 2**stage
+        blocks.append(ResidualBlock(channels // 2, channels, stride=2 if stage else 1))
+        blocks.extend(ResidualBlock(channels, channels) for _ in range(count - 1))
+    return blocks
 
 
 @torch.no_grad()
@@ -153,18 +148,19 @@ def open_clip_weights(tower: ResidualTower) -> tuple[dict[str, Tensor], dict[str
     """
     if tower.in_channels not in (1, 3):
         raise ValueError(f"open_clip's towers take RGB images, this one has in_channels {tower.in_channels}; train it with 1 or 3 to export it")
-    width, state = tower.width, {}
-    grey = 3 // tower.in_channels
+    state: dict[str, Tensor] = {}
+    width, grey = tower.width, 3 // tower.in_channels
+    places = [(stage, index) for stage, count in enumerate(tower.layers) for index in range(count)]
     stem = tower.stem.folded_weight().repeat(1, grey, 1, 1) / grey
     _put_conv(state, "conv1", "bn1", stem, tower.stem.bias, (width // 2, 3))
     identity = F.pad(torch.eye(width // 2, device=stem.device)[:, :, None, None], (1, 1, 1, 1))
     _put_conv(state, "conv2", "bn2", identity, None, (width // 2, width // 2))
     _put_conv(state, "conv3", "bn3", identity, None, (width, width // 2))
     in_channels = width
-    for k, stage in enumerate(tower.stages):
-        for j, block in enumerate(stage):
-            _put_block(state, f"layer{k + 1}.{j}.", block, in_channels, width * 2**k)
-            in_channels = EXPANSION * width * 2**k
+    for (stage, index), block in zip(places, tower.blocks, strict=True):
+        planes = width * 2**stage
+        _put_block(state, f"layer{stage + 1}.{index}.", block, in_channels, planes)
+        in_channels = EXPANSION * planes
     _put_attention(state, tower.pool)
     return state, {"layers": list(tower.layers), "width": width, "image_size": tower.image_size, "head_width": STRIDE * width // tower.heads}
 
@@ -179,8 +175,9 @@ def _put_conv(state: dict[str, Tensor], conv: str, norm: str, weight: Tensor, bi
     state[f"{norm}.num_batches_tracked"] = torch.tensor(0, device=weight.device)
 
 
-def _put_block(state: dict[str, Tensor], prefix: str, block: ResidualBlock, in_channels: int, planes: int) -> None:
+def _put_block(state: dict[str, Tensor], prefix: str, block: nn.Module, in_channels: int, planes: int) -> None:
     """A block as a bottleneck whose first convolution picks the channels in use; `in_channels` counts the padded ones."""
+    assert isinstance(block, ResidualBlock)
     spatial, mix, shortcut = block.spatial, block.mix, block.shortcut
     pick = torch.eye(spatial.weight.shape[1], device=spatial.weight.device)[:, :, None, None]
     _put_conv(state, prefix + "conv1", prefix + "bn1", pick, None, (planes, in_channels))
@@ -203,6 +200,6 @@ def _put_attention(state: dict[str, Tensor], pool: AttentionPool) -> None:
     # scores are divided by the root of a head's size, which grew
     for name, linear, factor in (("q", pool.query, math.sqrt(EXPANSION)), ("k", pool.key, 1.0), ("v", pool.value, 1.0)):
         state[f"attnpool.{name}_proj.weight"] = F.pad(factor * pad_heads(linear.weight), (0, extra))
-        state[f"attnpool.{name}_proj.bias"] = factor * pad_heads(linear.bias)
+        state[f"attnpool.{name}_proj.bias"] = linear.weight.new_zeros(EXPANSION * channels, dtype=torch.float32)
     state["attnpool.c_proj.weight"] = pad_heads(pool.project.weight.T).T.contiguous()
     state["attnpool.c_proj.bias"] = pool.project.bias.float().clone()

@@ -17,7 +17,9 @@ from cluster.local import PREFIX, Head, first_in, local_head, sweep
 from tests.jobs.runs import ROOT, alive, descendants, kill, wait_until
 
 pytestmark = pytest.mark.ray
-STARTER = "import sys\nfrom cluster.local import local_head\nwith local_head(cpus=1) as head: print(head.pid, head.folder, flush=True); sys.stdin.read()"
+STARTER = (
+    "import sys\nfrom cluster.local import local_head\nwith local_head(cpus=1) as head: print(head.pid, head.folder, flush=True); sys.stdin.read()"
+)
 
 
 @pytest.fixture(scope="module")

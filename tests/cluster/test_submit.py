@@ -35,12 +35,14 @@ def test_a_job_trains_in_the_folder_of_the_user_and_nothing_is_left(tmp_path: Pa
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=10)
 
 
+@pytest.mark.slow
 def test_the_exit_code_and_the_sentence_of_the_job_are_the_users(tmp_path: Path) -> None:
     code, out, err = finish(submit("toi", runs=tmp_path))
     assert code == 2
     assert (out + err).strip() == "there is no recipe 'toi'. Did you mean 'toy'? `python jobs/train.py --list` shows all"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_job_and_the_head(tmp_path: Path) -> None:
     process = submit("toy", "--task.seconds_per_step", "1", runs=tmp_path)
     wait_until(lambda: process.poll() is not None or steps(tmp_path / "toy"))

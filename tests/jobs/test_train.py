@@ -45,6 +45,7 @@ def test_a_run_is_quiet_ends_with_its_scores_and_is_then_finished(head: Head, tm
     assert out.startswith("run r is finished: 60 steps, 1,920 samples; delete ")
 
 
+@pytest.mark.slow
 def test_stages_train_in_turn_on_any_number_of_workers(head: Head, tmp_path: Path) -> None:
     code, out, err = launch("chain", "--workers", "1:8", "--cpus-per-worker", "1", runs=tmp_path, RAY_ADDRESS=head.address)
     assert (code, err) == (0, ""), out
@@ -61,6 +62,7 @@ def test_a_workers_sentence_reaches_the_user_without_retries(head: Head, tmp_pat
     assert "Traceback" in (tmp_path / "toy" / "error.log").read_text()
 
 
+@pytest.mark.slow
 def test_an_error_that_may_pass_is_retried_and_then_told(head: Head, tmp_path: Path) -> None:
     code, out, err = launch("toy", "--task.fault", "runtime", "--retries", "1", runs=tmp_path, RAY_ADDRESS=head.address)
     assert code == 1
@@ -70,6 +72,7 @@ def test_an_error_that_may_pass_is_retried_and_then_told(head: Head, tmp_path: P
     assert log.read_text().count("Traceback") == 2
 
 
+@pytest.mark.slow
 def test_more_workers_than_the_cluster_can_hold_and_data_that_is_not_there(head: Head, tmp_path: Path) -> None:
     code, _, err = launch("toy", "--workers", "3", runs=tmp_path, RAY_ADDRESS=head.address)
     assert code == 2
@@ -80,6 +83,7 @@ def test_more_workers_than_the_cluster_can_hold_and_data_that_is_not_there(head:
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_running_run_is_refused_until_its_driver_is_gone(head: Head, tmp_path: Path) -> None:
     command = ("toy", "--task.seconds_per_step", "0.2")
     first = start(*command, runs=tmp_path, RAY_ADDRESS=head.address)

@@ -113,7 +113,13 @@ def _blocks(state: Mapping[str, Tensor], encoder: str, layers: int) -> State:
         ours, theirs = f"{encoder}.layers.{i}", f"transformer.resblocks.{i}"
         for kind in ("weight", "bias"):
             found[f"{theirs}.attn.in_proj_{kind}"] = torch.cat([state[f"{ours}.self_attn.{part}_proj.{kind}"] for part in "qkv"])
-            names = {"self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+            names = {
+                "self_attn.out_proj": "attn.out_proj",
+                "layer_norm1": "ln_1",
+                "layer_norm2": "ln_2",
+                "mlp.fc1": "mlp.c_fc",
+                "mlp.fc2": "mlp.c_proj",
+            }
             found |= {f"{theirs}.{new}.{kind}": state[f"{ours}.{old}.{kind}"] for old, new in names.items()}
     return found
 
@@ -137,7 +143,9 @@ def write_tokenizer(task: CLIP, folder: Path) -> None:
     assert tokenizer is not None
     tokenizer.save(str(folder / "tokenizer.json"))
     marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": task.config.text.context_length, **marks})
+    _write_json(
+        folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": task.config.text.context_length, **marks}
+    )
     _write_json(folder / "special_tokens_map.json", marks)
 
 
