@@ -29,16 +29,13 @@ check: $(READY)  ## format, lint, types, import contract, fast tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
 
-bench: $(VENV)/.ready-bench  ## every benchmark, then a table of ratios to the peers
+bench: $(READY)  ## every benchmark, then a table of ratios to the peers
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-# torch comes first and pinned, so that no other package's range replaces it.
+# torch comes first and pinned, so that no other package's range replaces it; open_clip comes without what it asks for, as it asks for torchvision.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
-
-$(VENV)/.ready-bench: $(READY)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch==3.3.0
 	touch $@

@@ -41,7 +41,7 @@ def node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def autoscaling_limit() -> dict[str, float] | None:
+def autoscaling_limit() -> Resources | None:
     """The most the autoscaler may reach by its own report; None where there is none. Ray has no public call for it yet."""
     from ray._private.state import state
 

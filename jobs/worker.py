@@ -18,6 +18,7 @@ from typing import Any
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
+from ray.train.torch import get_device
 
 from genlib import distributed
 from genlib.engine.fit import Listener, fit
@@ -47,7 +48,7 @@ def work(config: Mapping[str, Any]) -> None:
     job: Work = config["work"]
     see_run_folder(job)
     quieten(job)
-    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    context, device = ray.train.get_context(), get_device()
     if device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     # A killed driver's workers may live a moment longer: rank 0 waits for the last one's.

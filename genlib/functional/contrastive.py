@@ -72,21 +72,21 @@ class _Contrastive(torch.autograd.Function):
         column.over_ranks()
         mine = slice(first, first + len(text))
         distance = (row.maximum - own + row.total.log() + column.maximum[mine] - own + column.total[mine].log()) / 2
-        ctx.save_for_backward(image, text, texts, scale, counts, columns, row.maximum, row.total.log(), column.maximum, column.total.log())
+        ctx.save_for_backward(image, text, texts, scale, counts, columns, row.maximum, row.total, column.maximum, column.total)
         ctx.tile, ctx.kept = tile, kept
         return torch.where(counts, distance, 0.0)
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        image, text, texts, scale, counts, columns, row_max, row_log, column_max, column_log = ctx.saved_tensors
+        image, text, texts, scale, counts, columns, row_max, row_total, column_max, column_total = ctx.saved_tensors
         row_grad = torch.where(counts, grads[0], 0.0)
-        column_grad, first = all_gather(row_grad), rank() * len(text)
-        scaled = image * scale
+        first, scaled = rank() * len(text), image * scale
+        row_pull, column_pull = row_grad / (2 * row_total), all_gather(row_grad) / (2 * column_total)
         image_grad, texts_grad = torch.zeros_like(image), torch.zeros_like(texts)
         for rows, cols, logits in _tiles(scaled, texts, counts, columns, ctx.tile, ctx.kept):
             # the gradient of each logit: by half the softmax over its row and the one over its column, less 1 for a pair's own
-            pull = (logits - row_max[rows, None]).sub_(row_log[rows, None]).exp_().mul_(row_grad[rows, None] / 2)
-            pull += (logits - column_max[cols]).sub_(column_log[cols]).exp_().mul_(column_grad[cols] / 2)
+            pull = (logits - row_max[rows, None]).exp_().mul_(row_pull[rows, None])
+            pull.addcmul_((logits - column_max[cols]).exp_(), column_pull[cols])
             pull.diagonal(rows.start + first - cols.start).sub_(row_grad[_own(rows, cols, first)])
             image_grad[rows].addmm_(pull, texts[cols])
             texts_grad[cols].addmm_(pull.T, image[rows])

@@ -1,6 +1,6 @@
 """`make bench`: runs every benchmark of this folder, one after the other, and prints a table of their rows.
 
-A benchmark is a script that prints JSON lines with `row`, `ratio` (ours to the reference, median over rounds), `spread` and `must`.
+A benchmark is a script that prints JSON lines as `tests.benchmarks.measure.report` does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(words: list[str]) -> int:
         rows += [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         failed += [script.stem] if done.returncode else []
     for row in rows:
-        print(f"{row.get('row', ''):<60} {row.get('ratio', float('nan')):>8.3f}   spread {row.get('spread', '')!s:<20} must {row.get('must', '')}")
+        print(f"{row['name']:<75} {row['ratio']:>7.3f}  {row['spread']!s:<16} must be <= {row['must']:g}")
     print(*(f"failed: {name}" for name in failed), sep="\n", end="", file=sys.stderr)
     return int(bool(failed))
 

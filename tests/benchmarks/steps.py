@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ WIDTH, DEPTH, BATCH, STEPS, WARM = 1024, 4, 128, 160, 80
 def network() -> nn.Sequential:
     """3.3 million weights, 64 -> 64."""
     sizes = [64, *[WIDTH] * DEPTH, 64]
-    layers = [layer for a, b in zip(sizes[:-1], sizes[1:], strict=True) for layer in (nn.Linear(a, b), nn.GELU())]
+    layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.GELU())]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,11 +23,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def moment() -> Iterator[int]:
+def moment() -> int:
     """The step at which to kill; its seed is printed where a test fails."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    yield random.Random(seed).randint(3, 50)
+    return random.Random(seed).randint(3, 50)
 
 
 def begun(process, run: Path, step: int) -> None:

@@ -1,0 +1,68 @@
+"""Augmentation is keyed by position, moves what it says, and leaves all alone by default."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from genlib.data.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions, dilate, hide, outline, thicken
+
+POSITION = torch.arange(100, 164)
+IMAGES = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+ALL = ImageAugmentation(min_scale=0.7, max_scale=1.2, stretch=0.1, degrees=15, shift=0.1, thickness=0.5, outline=0.3, hide=0.3, invert=0.3)
+
+
+def test_default_is_no_change() -> None:
+    torch.testing.assert_close(augment(IMAGES, POSITION, ImageAugmentation(), size=16, seed=0), IMAGES)
+    halved = augment(IMAGES, POSITION, ImageAugmentation(), size=8, seed=0)
+    torch.testing.assert_close(halved, F.avg_pool2d(IMAGES, 2))
+    as_bytes = (IMAGES * 255).round().to(torch.uint8)
+    torch.testing.assert_close(augment(as_bytes, POSITION, ImageAugmentation(), size=16, seed=0), as_bytes / 255)
+
+
+def test_a_sample_is_changed_by_its_position_alone() -> None:
+    whole = augment(IMAGES, POSITION, ALL, size=16, seed=3)
+    rows = torch.tensor([5, 60, 17])
+    assert torch.equal(augment(IMAGES[rows], POSITION[rows], ALL, size=16, seed=3), whole[rows])
+    assert not torch.equal(augment(IMAGES, POSITION, ALL, size=16, seed=4), whole)
+    assert whole.shape == IMAGES.shape
+    assert whole.min() >= 0
+    assert whole.max() <= 1
+
+
+def test_strokes() -> None:
+    torch.testing.assert_close(dilate(IMAGES), F.max_pool2d(IMAGES, 3, 1, 1))
+    amount = torch.cat([torch.ones(32), -torch.ones(32)])
+    found = thicken(IMAGES, amount)
+    torch.testing.assert_close(found[:32], F.max_pool2d(IMAGES[:32], 3, 1, 1))
+    torch.testing.assert_close(found[32:], -F.max_pool2d(-IMAGES[32:], 3, 1, 1))
+    filled = torch.zeros(1, 1, 16, 16)
+    filled[..., 4:12, 4:12] = 1
+    edges = outline(filled, torch.tensor([True]))
+    assert edges.sum() == 8 * 8 - 6 * 6
+
+
+def test_hidden_square() -> None:
+    found = hide(torch.ones(2, 1, 10, 10), torch.tensor([True, False]), torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.5]), 0.4)
+    assert (found[0] == 0).sum() == 16
+    assert found[1].all()
+
+
+@pytest.mark.parametrize(("field", "value"), [("min_scale", 0.5), ("degrees", 20.0), ("shift", 0.3), ("thickness", 0.9), ("outline", 1.0), ("hide", 1.0), ("invert", 1.0)])
+def test_each_field_does_something(field: str, value: float) -> None:
+    assert not torch.allclose(augment(IMAGES, POSITION, ImageAugmentation(**{field: value}), size=16, seed=0), IMAGES, atol=1e-3)
+
+
+def test_captions_lose_words_by_position() -> None:
+    captions = ["light bulb outline", "arrow up", "home"] * 20
+    position = torch.arange(60)
+    config = CaptionAugmentation(drop_words=0.3, last_words=("outline", "light"), drop_last=0.5)
+    found = augment_captions(captions, position, config, seed=0)
+    assert augment_captions(captions[::-1], position.flip(0), config, seed=0) == found[::-1]
+    assert all(set(new.split()) <= set(old.split()) and new for new, old in zip(found, captions, strict=True))
+    assert {len(text.split()) for text in found[::3]} == {1, 2, 3}
+    assert augment_captions(captions, position, CaptionAugmentation(), seed=0) == captions
+
+
+def test_last_words_go_only_where_they_stand_last() -> None:
+    config = CaptionAugmentation(last_words=("light", "outline"), drop_last=1.0)
+    assert augment_captions(["light bulb", "bulb light", "light", "home outline"], torch.arange(4), config, seed=0) == ["light bulb", "bulb", "light", "home"]
