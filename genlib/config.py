@@ -173,9 +173,8 @@ class TrainConfig(Config):
 
     def validate(self) -> None:
         if self.global_batch % self.accumulation:
-            raise ValueError(
-                f"global_batch {self.global_batch} is not divisible by accumulation {self.accumulation}; use {self.global_batch // self.accumulation * self.accumulation or self.accumulation}"
-            )
+            fitting = max(1, self.global_batch // self.accumulation) * self.accumulation
+            raise ValueError(f"global_batch {self.global_batch} is not divisible by accumulation {self.accumulation}; use {fitting}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -67,10 +67,10 @@ def test_missing_truncated_and_extra_files_are_named(copy: Path) -> None:
         checkpoint.verify(copy)
     (copy / "pytorch_model.bin").unlink()
     os.truncate(copy / "weights.safetensors", 100)
-    with pytest.raises(ValueError, match="weights.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors is damaged"):
         checkpoint.verify(copy)
     (copy / "weights.safetensors").unlink()
-    with pytest.raises(ValueError, match="weights.safetensors is missing"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors is missing"):
         checkpoint.verify(copy)
 
 

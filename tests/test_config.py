@@ -38,12 +38,12 @@ def test_search_range_stands_beside_the_default() -> None:
 
     search = Beta.__dataclass_fields__["beta"].metadata["search"]
     assert (search.low, search.high, search.log) == (0.1, 20.0, True)
-    with pytest.raises(ValueError, match="Beta.beta is -1.0; it must be at least 0"):
+    with pytest.raises(ValueError, match=r"Beta\.beta is -1\.0; it must be at least 0"):
         Beta(beta=-1.0)
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="there is no recipe 'clip_tny'. Did you mean 'clip_tiny'"):
+    with pytest.raises(ValueError, match=r"there is no recipe 'clip_tny'\. Did you mean 'clip_tiny'"):
         registry.load("clip_tny")
     assert nearest("zzzzzz", ["clip_tiny"]) == ""
 

@@ -73,7 +73,10 @@ def affine(draw: Sequence[Tensor], config: ImageAugmentation) -> Tensor:
 
 
 def resample(images: Tensor, size: int, matrix: Tensor) -> Tensor:
-    """(B, C, H, W) -> float32 (B, C, size, size), bilinear: place (x, y) in [-1, 1] takes the image at matrix (B, 2, 3) @ (x, y, 1), outside it is zero."""
+    """(B, C, H, W) -> float32 (B, C, size, size), bilinear: place (x, y) in [-1, 1] takes the image at matrix (B, 2, 3) @ (x, y, 1).
+
+    Outside the image is zero.
+    """
     if images.dtype == torch.uint8:
         images = images.float().mul_(1 / 255)
     place = (torch.arange(size, device=images.device) + 0.5) * (2 / size) - 1

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genlib.engine.strategy import Strategy, gather_shard, share
 from genlib import distributed
+from genlib.engine.strategy import Strategy, gather_shard
 
 
 class Ema:

@@ -231,15 +231,25 @@ class Training:
     def manifest(self, done: int) -> Manifest:
         seen = done * self.config.global_batch
         spec = self.source.spec
-        state = {
-            "digest": spec.digest, "order_version": spec.order_version, "seed": self.config.seed, "position": seen,
-            "epoch": seen // max(1, spec.num_samples), "global_batch": self.config.global_batch, "micro_batch": self.micro_batch,
-        }  # fmt: skip
+        order = {"digest": spec.digest, "order_version": spec.order_version, "seed": self.config.seed, "global_batch": self.config.global_batch}
         return Manifest(
-            recipe=self.recipe, stage=self.stage.name, blueprint=self.blueprint, train=to_json(self.config), data=to_json(self.stage.data), data_state=state,
-            step=done, steps=self.steps, samples_seen=seen, updates=dict(self.strategy.updates), skipped=self.skipped, seconds=self.seconds,
-            strategy=type(self.strategy).__name__, world=distributed.world_size(), versions=checkpoint.versions(), git_commit=checkpoint.git_commit(),
-        )  # fmt: skip
+            recipe=self.recipe,
+            stage=self.stage.name,
+            blueprint=self.blueprint,
+            train=to_json(self.config),
+            data=to_json(self.stage.data),
+            data_state={**order, "micro_batch": self.micro_batch, "position": seen, "epoch": seen // max(1, spec.num_samples)},
+            step=done,
+            steps=self.steps,
+            samples_seen=seen,
+            updates=dict(self.strategy.updates),
+            skipped=self.skipped,
+            seconds=self.seconds,
+            strategy=type(self.strategy).__name__,
+            world=distributed.world_size(),
+            versions=checkpoint.versions(),
+            git_commit=checkpoint.git_commit(),
+        )
 
 
 def due(done: int, every: int, steps: int) -> bool:

@@ -11,9 +11,10 @@ from genlib.recipe import Stage
 from genlib.types import DataSpec
 
 FREE = {
-    "train.steps", "train.strategy", "train.checkpoint_every_steps", "train.keep_checkpoints", "train.evaluate_every_steps", "train.log_every_seconds",
-    "train.trackers", "train.max_skipped_in_a_row", "train.compile", "data.train", "data.validation", "data.readers", "data.cache_mb",
-}  # fmt: skip
+    *(f"train.{name}" for name in ("steps", "strategy", "compile", "checkpoint_every_steps", "keep_checkpoints", "evaluate_every_steps")),
+    *(f"train.{name}" for name in ("log_every_seconds", "trackers", "max_skipped_in_a_row")),
+    *(f"data.{name}" for name in ("train", "validation", "readers", "cache_mb")),
+}
 """Settings that a resumed run may change; where the data is may change, what it is may not (its digest tells)."""
 
 

@@ -47,7 +47,9 @@ def test_hidden_square() -> None:
     assert found[1].all()
 
 
-@pytest.mark.parametrize(("field", "value"), [("min_scale", 0.5), ("degrees", 20.0), ("shift", 0.3), ("thickness", 0.9), ("outline", 1.0), ("hide", 1.0), ("invert", 1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("min_scale", 0.5), ("degrees", 20.0), ("shift", 0.3), ("thickness", 0.9), ("outline", 1.0), ("hide", 1.0), ("invert", 1.0)]
+)
 def test_each_field_does_something(field: str, value: float) -> None:
     assert not torch.allclose(augment(IMAGES, POSITION, ImageAugmentation(**{field: value}), size=16, seed=0), IMAGES, atol=1e-3)
 
@@ -65,4 +67,9 @@ def test_captions_lose_words_by_position() -> None:
 
 def test_last_words_go_only_where_they_stand_last() -> None:
     config = CaptionAugmentation(last_words=("light", "outline"), drop_last=1.0)
-    assert augment_captions(["light bulb", "bulb light", "light", "home outline"], torch.arange(4), config, seed=0) == ["light bulb", "bulb", "light", "home"]
+    assert augment_captions(["light bulb", "bulb light", "light", "home outline"], torch.arange(4), config, seed=0) == [
+        "light bulb",
+        "bulb",
+        "light",
+        "home",
+    ]

@@ -115,9 +115,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @every_stage
 @pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
 def test_two_processes_equal_one(runs: Path, recipe: str, stage: Stage, strategy: str) -> None:
-    one, two = (
-        checkpoint.load_weights(runs / f"{recipe}-{stage.name}-{how}" / "checkpoints" / checkpoint.step_name(stage.train.steps)) for how in ("plain", strategy)
-    )
+    final = Path("checkpoints", checkpoint.step_name(stage.train.steps))
+    one, two = (checkpoint.load_weights(runs / f"{recipe}-{stage.name}-{how}" / final) for how in ("plain", strategy))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-5)
 

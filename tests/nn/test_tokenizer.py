@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.open_clip_stub import open_clip
 from genlib.nn.tokenizer import END, START, TextTokenizer, load_bpe, train_bpe
+from tests.open_clip_stub import open_clip
 
 CAPTIONS = ["heart outline", "arrow left circle", "account heart", "home account", "left arrow", "cloud rain", "rain cloud heart"] * 3
 

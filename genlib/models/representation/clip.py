@@ -6,7 +6,6 @@ among all captions of the global batch, and each caption's image. A trained pair
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
+from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions
 from genlib.data.transforms import stack_images
 from genlib.functional.contrastive import contrastive_loss
 from genlib.metrics.retrieval import recall
-from genlib.nn.residual_tower import ResidualTower
+from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
 from genlib.nn.tokenizer import TextTokenizer, load_bpe, train_bpe
 from genlib.pictures import save_contact_sheet
 from genlib.recipe import Recipe, Stage
@@ -29,152 +28,6 @@ from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Samples, Step
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's own pretraining images
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VisionTransformer(Config):
-    """The image tower of transformers' CLIP (Dosovitskiy et al. 2021, arXiv:2010.11929)."""
-
-    image_size: int = limited(224, at_least=1)
-    """Pixels a side."""
-    patch_size: int = limited(32, at_least=1)
-    """Pixels a side of one token."""
-    width: int = limited(768, at_least=1)
-    """Channels of a token."""
-    layers: int = limited(12, at_least=1)
-    """Transformer blocks."""
-    heads: int = limited(12, at_least=1)
-    """Attention heads."""
-
-    def validate(self) -> None:
-        if self.image_size % self.patch_size:
-            whole = max(1, self.image_size // self.patch_size) * self.patch_size
-            raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}; use {whole}")
-
-    def build(self, channels: int, embed_dim: int) -> nn.Module:
-        """(B, channels, image_size, image_size) -> (B, embed_dim)."""
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-        return ImageTransformer(
-            CLIPVisionModelWithProjection(
-                CLIPVisionConfig(
-                    image_size=self.image_size, patch_size=self.patch_size, hidden_size=self.width, intermediate_size=4 * self.width,
-                    num_hidden_layers=self.layers, num_attention_heads=self.heads, num_channels=channels, projection_dim=embed_dim,
-                )
-            )
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResidualNetwork(Config):
-    """A residual convolutional image tower with attention pooling: `genlib.nn.residual_tower`."""
-
-    image_size: int = limited(32, at_least=1)
-    """Pixels a side."""
-    stem_width: int = limited(24, at_least=1)
-    """Channels of the first convolution."""
-    widths: tuple[int, ...] = (48, 96, 192)
-    """Channels of each stage; each stage after the first halves the map."""
-    depths: tuple[int, ...] = (1, 1, 1)
-    """Residual blocks of each stage."""
-    heads: int = limited(4, at_least=1)
-    """Attention heads of the pooling."""
-
-    def build(self, channels: int, embed_dim: int) -> nn.Module:
-        """(B, channels, image_size, image_size) -> (B, embed_dim)."""
-        return ResidualTower(
-            in_channels=channels, image_size=self.image_size, stem_width=self.stem_width, widths=self.widths, depths=self.depths,
-            heads=self.heads, embed_dim=embed_dim,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextTransformer(Config):
-    """The text tower of transformers' CLIP: causal, read at the end mark."""
-
-    context_length: int = limited(77, at_least=3)
-    """Longest text in tokens, both marks included."""
-    vocab_size: int = limited(49_408, at_least=514)
-    """Tokens, both marks included."""
-    width: int = limited(512, at_least=1)
-    """Channels of a token."""
-    layers: int = limited(12, at_least=1)
-    """Transformer blocks."""
-    heads: int = limited(8, at_least=1)
-    """Attention heads."""
-    dropout: float = limited(0.0, at_least=0, below=1)
-    """Dropout of attention weights."""
-
-    def build(self, embed_dim: int) -> nn.Module:
-        """(B, N) int64 -> (B, embed_dim)."""
-        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-        return TextTower(
-            CLIPTextModelWithProjection(
-                CLIPTextConfig(
-                    vocab_size=self.vocab_size, max_position_embeddings=self.context_length, hidden_size=self.width, intermediate_size=4 * self.width,
-                    num_hidden_layers=self.layers, num_attention_heads=self.heads, projection_dim=embed_dim, attention_dropout=self.dropout,
-                    eos_token_id=2,  # read where the number is highest: the end mark, whatever its number
-                )
-            )
-        )  # fmt: skip
-
-
-class ImageTransformer(nn.Module):
-    """transformers' image tower with a tensor out. (B, C, H, W) -> (B, embed_dim)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images).image_embeds
-
-
-class TextTower(nn.Module):
-    """transformers' text tower with a tensor out. (B, N) int64 -> (B, embed_dim)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.model(tokens).text_embeds
-
-
-class _Bounded(torch.autograd.Function):
-    """min(x, limit); above the limit gradients pass that lead back, so that a value held there can leave."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, limit: float) -> Tensor:
-        ctx.save_for_backward(x >= limit)
-        return x.clamp(max=limit)
-
-    @staticmethod
-    def backward(ctx, *grads: Tensor):
-        (held,) = ctx.saved_tensors
-        return torch.where(held, grads[0].clamp(min=0), grads[0]), None
-
-
-class TwoTowers(nn.Module):
-    """Image tower, text tower and the temperature between them."""
-
-    def __init__(self, image: nn.Module, text: nn.Module, temperature: float) -> None:
-        super().__init__()
-        self.image, self.text = image, text
-        self.logit_scale = nn.Parameter(torch.tensor([math.log(1 / temperature)]))  # one entry: DeepSpeed breaks on none
-
-    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, H, W) normalised pixels and (B, N) tokens -> directions (B, D), (B, D) and the scale of logits (1,), at most 100."""
-        return self.embed_image(images), self.embed_text(tokens), _Bounded.apply(self.logit_scale, math.log(100.0)).exp()  # type: ignore[union-attr]
-
-    def embed_image(self, images: Tensor) -> Tensor:
-        """Directions (B, D) float32."""
-        return F.normalize(self.image(images).float(), dim=-1)
-
-    def embed_text(self, tokens: Tensor) -> Tensor:
-        """Directions (B, D) float32."""
-        return F.normalize(self.text(tokens).float(), dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,7 +62,7 @@ class CLIPConfig(TaskConfig):
             raise ValueError("CLIP learns from captions, but the samples have none (.txt members); give shards of image-text pairs with --data.train")
         if len(self.mean) not in (1, data.channels) or len(self.std) not in (1, data.channels):
             raise ValueError(
-                f"task.mean and task.std have {len(self.mean)} and {len(self.std)} values, the images {data.channels} channels; give one or {data.channels}"
+                f"task.mean and task.std have {len(self.mean)} and {len(self.std)} values, the images {data.channels} channels; give one or one a channel"
             )
         return CLIP(self, data)
 
@@ -306,7 +159,7 @@ class CLIP(Task):
     @action
     @torch.no_grad()
     def classify(self, *, image: Tensor, labels: list[str], templates: tuple[str, ...] = ()) -> Tensor:
-        """Probabilities (B, L) of labels for images (B, C, H, W) in [0, 1]; a label's direction is the mean over the templates, the recipe's if none."""
+        """Probabilities (B, L) of labels for images (B, C, H, W) in [0, 1]; a label's direction is the mean over templates, if none the recipe's."""
         scale = self.net.logit_scale.exp().clamp(max=100.0)
         return (scale * self.embed_image(image=image) @ self.label_directions(labels, templates).T).softmax(1)
 
@@ -382,7 +235,7 @@ def clip_tiny() -> Recipe:
         checkpoint_every_steps=500,
     )
     data = DataConfig(train="icons", image_size=64)
-    return Recipe(stages=(Stage(task=task, data=data, train=train),), smoke=_smoke(ResidualNetwork(stem_width=8, widths=(8, 16, 16))))
+    return Recipe(stages=(Stage(task=task, data=data, train=train),), smoke=_smoke(ResidualNetwork(image_size=32, width=8, heads=2)))
 
 
 def _smoke(image: VisionTransformer | ResidualNetwork) -> tuple[Stage, ...]:
@@ -394,7 +247,7 @@ def _smoke(image: VisionTransformer | ResidualNetwork) -> tuple[Stage, ...]:
 
 
 def _published(image: VisionTransformer, text: TextTransformer, embed_dim: int, learning_rate: float) -> Recipe:
-    """Hyperparameters of Radford et al. 2021, tables 18 to 20: batch 32,768, Adam (0.9, 0.98), weight decay 0.2, 2,000 warm-up steps, 32 epochs of 400 M pairs."""
+    """Hyperparameters of Radford et al. 2021, tables 18 to 20; steps are 32 epochs of 400 M pairs."""
     optim = OptimConfig(learning_rate=learning_rate, beta2=0.98, eps=1e-6, weight_decay=0.2, schedule="cosine", warmup_steps=2000, clip_norm=1.0)
     train = TrainConfig(steps=390_625, global_batch=32_768, precision="bf16", optim=optim, checkpoint_every_steps=1000)
     augmentation = ImageAugmentation(min_scale=1.0, max_scale=1.05)

@@ -7,15 +7,18 @@ A residual tower is written as open_clip's ModifiedResNet; transformers has no s
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from genlib.models.representation.clip import CLIP, VisionTransformer
+from genlib.models.representation.clip import CLIP
+from genlib.models.representation.clip_towers import ImageTransformer, TextTower, VisionTransformer
+from genlib.nn.residual_tower import ResidualTower, open_clip_weights
 from genlib.nn.tokenizer import END, START
 
 State = dict[str, Tensor]
@@ -33,7 +36,7 @@ def write_transformers(task: CLIP, folder: Path) -> None:
     from transformers import CLIPConfig
 
     folder.mkdir(parents=True, exist_ok=True)
-    vision, text = task.net.image.model, task.net.text.model
+    vision, text = hugging_face(task.net.image), hugging_face(task.net.text)
     settings = CLIPConfig(
         text_config={**text.config.to_dict(), **_marks(task), "vocab_size": task.config.text.vocab_size},
         vision_config={**vision.config.to_dict(), "num_channels": 3},
@@ -41,7 +44,7 @@ def write_transformers(task: CLIP, folder: Path) -> None:
     )
     settings.architectures = ["CLIPModel"]
     settings.save_pretrained(folder)
-    state = {**_rgb_vision(vision.state_dict()), **text.state_dict(), "logit_scale": task.net.logit_scale.clamp(max=torch.tensor(100.0).log())[0]}
+    state = {**_rgb_vision(vision.state_dict()), **text.state_dict(), "logit_scale": bounded_scale(task)}
     _save(state, folder / "model.safetensors")
     write_tokenizer(task, folder)
     _write_json(folder / "preprocessor_config.json", _preprocessor(task))
@@ -54,13 +57,14 @@ def write_open_clip(task: CLIP, folder: Path) -> None:
     config, text = task.config, task.config.text
     if isinstance(config.image, VisionTransformer):
         image = config.image
-        state = open_clip_vision(_rgb_vision(task.net.image.model.state_dict()), image.layers)
+        state = open_clip_vision(_rgb_vision(hugging_face(task.net.image).state_dict()), image.layers)
         vision_cfg: dict[str, Any] = {
             "image_size": image.image_size, "layers": image.layers, "width": image.width, "patch_size": image.patch_size,
             "head_width": image.width // image.heads,
         }  # fmt: skip
     else:
-        state, vision_cfg = task.net.image.modified_resnet()
+        assert isinstance(task.net.image, ResidualTower)
+        state, vision_cfg = open_clip_weights(task.net.image)
     model = {
         "embed_dim": config.embed_dim,
         "quick_gelu": True,
@@ -73,10 +77,21 @@ def write_open_clip(task: CLIP, folder: Path) -> None:
     mean, std = _three(config.mean), _three(config.std)
     preprocess = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
     _write_json(folder / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": preprocess})
-    state = {f"visual.{name}": value for name, value in state.items()} | open_clip_text(task.net.text.model.state_dict(), text.layers)
-    _save({**state, "logit_scale": task.net.logit_scale.clamp(max=torch.tensor(100.0).log())[0]}, folder / "open_clip_model.safetensors")
+    state = {f"visual.{name}": value for name, value in state.items()} | open_clip_text(hugging_face(task.net.text).state_dict(), text.layers)
+    _save({**state, "logit_scale": bounded_scale(task)}, folder / "open_clip_model.safetensors")
     write_tokenizer(task, folder)
     (folder / "README.md").write_text(model_card(task, "open_clip"))
+
+
+def hugging_face(tower: nn.Module) -> Any:
+    """The transformers model inside one of our towers."""
+    assert isinstance(tower, ImageTransformer | TextTower)
+    return tower.model
+
+
+def bounded_scale(task: CLIP) -> Tensor:
+    """Logarithm of the scale of logits, a scalar."""
+    return task.net.logit_scale.clamp(max=math.log(100.0))[0]
 
 
 def open_clip_text(state: Mapping[str, Tensor], layers: int) -> State:
@@ -134,7 +149,8 @@ def _rgb_vision(state: Mapping[str, Tensor]) -> State:
 def _marks(task: CLIP) -> dict[str, int]:
     tokenizer = task.tokenizer.tokenizer
     assert tokenizer is not None
-    return {"bos_token_id": tokenizer.token_to_id(START), "eos_token_id": tokenizer.token_to_id(END), "pad_token_id": tokenizer.token_to_id(END)}
+    start, end = (tokenizer.token_to_id(mark) or 0 for mark in (START, END))
+    return {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
 
 
 def write_tokenizer(task: CLIP, folder: Path) -> None:
@@ -173,8 +189,8 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 def model_card(task: CLIP, library: str) -> str:
     """README.md with the front matter that model hubs read."""
     loading = {
-        "open_clip": 'model = open_clip.create_model("local-dir:PATH_OF_THIS_FOLDER")\ntokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")',
-        "transformers": 'model = CLIPModel.from_pretrained("PATH_OF_THIS_FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")',
+        "open_clip": 'model = open_clip.create_model("local-dir:FOLDER")\ntokenizer = open_clip.get_tokenizer("local-dir:FOLDER")',
+        "transformers": 'model = CLIPModel.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")',
     }
     parameters = sum(p.numel() for p in task.net.parameters())
     return f"""---
@@ -190,8 +206,8 @@ metrics:
 
 # CLIP, {parameters:,} parameters
 
-Contrastive language-image pretraining (Radford et al. 2021, arXiv:2103.00020): images of {task.config.image.image_size} pixels a side and texts of up to
-{task.config.text.context_length} tokens, into {task.config.embed_dim} dimensions.
+Contrastive language-image pretraining (Radford et al. 2021, arXiv:2103.00020): images of {task.config.image.image_size} pixels a side
+and texts of up to {task.config.text.context_length} tokens, into {task.config.embed_dim} dimensions.
 
 ```python
 {loading[library]}
@@ -199,6 +215,6 @@ Contrastive language-image pretraining (Radford et al. 2021, arXiv:2103.00020): 
 
 ## Training
 
-{task.data.num_samples:,} image-text pairs; data digest `{task.data.digest[:16]}`. Scores, steps, versions and configuration are in `metrics.json` and the
-checkpoint's `manifest.json` beside the export.
+{task.data.num_samples:,} image-text pairs; data digest `{task.data.digest[:16]}`. Scores, steps, versions and configuration are in
+`metrics.json` and the checkpoint's `manifest.json` beside the export.
 """

@@ -8,14 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genlib.models.representation.clip import CLIP, CLIPConfig, ResidualNetwork, TextTransformer, VisionTransformer
+from genlib.models.representation.clip import CLIP, CLIPConfig
+from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, VisionTransformer
 from genlib.nn.tokenizer import train_bpe
 from genlib.types import DataSpec
 from tests.open_clip_stub import open_clip
 
 TEXTS = ["heart outline", "arrow left circle", "home", "a much longer caption than the context can hold, to be cut at its end mark"]
 VIT = VisionTransformer(image_size=32, patch_size=8, width=64, layers=2, heads=4)
-RESIDUAL = ResidualNetwork()
+RESIDUAL = ResidualNetwork(width=8, layers=(1, 2, 1, 1))
 
 
 def made(image: VisionTransformer | ResidualNetwork, channels: int) -> CLIP:
