@@ -62,7 +62,7 @@ class CLIPConfig(TaskConfig):
             raise ValueError("CLIP learns from captions, but the samples have none (.txt members); give shards of image-text pairs with --data.train")
         if len(self.mean) not in (1, data.channels) or len(self.std) not in (1, data.channels):
             raise ValueError(
-                f"task.mean and task.std have {len(self.mean)} and {len(self.std)} values, the images {data.channels} channels; give one or one a channel"
+                f"task.mean and task.std have {len(self.mean)} and {len(self.std)} values, images {data.channels} channels; give one or {data.channels}"
             )
         return CLIP(self, data)
 

@@ -93,6 +93,7 @@ class TextTransformer(Config):
                 CLIPTextConfig(
                     vocab_size=self.vocab_size, max_position_embeddings=self.context_length, hidden_size=self.width, intermediate_size=4 * self.width,
                     num_hidden_layers=self.layers, num_attention_heads=self.heads, projection_dim=embed_dim, attention_dropout=self.dropout,
+                    bos_token_id=None,
                     eos_token_id=2,  # read where the number is highest: the end mark, whatever its number
                 )
             )
