@@ -175,7 +175,7 @@ class Training:
             if step.index % phase.every:
                 continue
             # Dropout and the like are a function of (seed, step, phase, rank): nothing to save, nothing to restore.
-            torch.manual_seed(((self.config.seed * 1_000_003 + step.index) * 97 + number) * 65_537 + distributed.rank())
+            seed_generators(((self.config.seed * 1_000_003 + step.index) * 97 + number) * 65_537 + distributed.rank(), self.device)
             update = self.strategy.run_phase(phase, micro_batches, step)
             prefix = "train/" if len(self.task.phases) == 1 else f"train/{phase.name}/"
             values |= {prefix + name: value for name, value in update.metrics.items()} | {f"{prefix}grad_norm": update.grad_norm}
@@ -250,6 +250,13 @@ class Training:
             versions=checkpoint.versions(),
             git_commit=checkpoint.git_commit(),
         )
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seeds the CPU's generator and the device's; torch.manual_seed would note a traceback for each absent device, 2 ms a step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def due(done: int, every: int, steps: int) -> bool:

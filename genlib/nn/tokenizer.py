@@ -52,10 +52,8 @@ def train_bpe(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     # Letters with the mark would be numbered at random by the trainer, and so equally frequent pairs be merged in random order.
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - 2, initial_alphabet=[*alphabet, *last.values()], show_progress=False)
     learner.train_from_iterator((" ".join(word[:-1] + last[word[-1]] for word in _split(pipeline, caption)) for caption in captions), trainer)
-    letter_of = {mark: letter + WORD_END for letter, mark in last.items()}
-    merges = [
-        ["".join(letter_of.get(letter, letter) for letter in part) for part in pair] for pair in json.loads(learner.to_str())["model"]["merges"]
-    ]
+    marked = {ord(mark): letter + WORD_END for letter, mark in last.items()}
+    merges = [[part.translate(marked) for part in pair] for pair in json.loads(learner.to_str())["model"]["merges"]]
     return _with_ends(_pipeline(_bpe(_numbered(alphabet, merges), merges)))
 
 
@@ -77,7 +75,7 @@ def _bpe(vocabulary: dict[str, int], merges: Sequence[Sequence[str]]) -> models.
 
 
 def load_bpe(path: Path) -> Tokenizer:
-    """A published vocabulary: a `tokenizer.json`, a folder with one or with `vocab.json` and `merges.txt`, or OpenAI's list of merges (.txt or .txt.gz)."""
+    """A published vocabulary: a `tokenizer.json`, a folder with one or with `vocab.json` and `merges.txt`, or OpenAI's merges (.txt, .txt.gz)."""
     if path.is_dir():
         path = path / ("tokenizer.json" if (path / "tokenizer.json").exists() else "merges.txt")
     if not path.exists():
