@@ -192,10 +192,10 @@ def clip_tiny() -> Recipe:
         captions=CaptionAugmentation(drop_words=0.25, last_words=styles, drop_last=0.8),
     )
     train = TrainConfig(
-        steps=3800,
+        steps=3400,
         global_batch=128,
         precision="bf16",
-        optim=OptimConfig(learning_rate=1e-3, beta2=0.98, eps=1e-6, weight_decay=0.1, schedule="cosine", warmup_steps=190, clip_norm=1.0),
+        optim=OptimConfig(learning_rate=1e-3, beta2=0.98, eps=1e-6, weight_decay=0.1, schedule="cosine", warmup_steps=170, clip_norm=1.0),
         ema_halflife_samples=20_000,
         checkpoint_every_steps=500,
     )
