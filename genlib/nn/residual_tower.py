@@ -124,9 +124,9 @@ class ResidualTower(nn.Module):
         """(B, in_channels, image_size, image_size), normalised -> (B, embed_dim), not of unit length."""
         if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
             raise ValueError(f"images {tuple(images.shape)} are not (B, {self.in_channels}, {self.image_size}, {self.image_size}); resize them first")
-        # the order of the activations decides the kernels: channels last is the faster one, for bf16 above all.
-        # The weights stay in the default order, the only one safetensors writes.
-        x = F.relu(self.stem(images.contiguous(memory_format=torch.channels_last)))
+        # the order of the activations decides the kernels: channels last is the faster one, for bf16 above all. It is set after the
+        # stem, for images of one channel have both orders. The weights stay in the default order, the only one safetensors writes.
+        x = F.relu(self.stem(images)).contiguous(memory_format=torch.channels_last)
         return self.pool(self.blocks(F.avg_pool2d(x, 2)))
 
 
