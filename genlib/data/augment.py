@@ -123,6 +123,8 @@ class CaptionAugmentation(Config):
 
     drop_words: float = limited(0.0, at_least=0, below=1)
     """Probability of each word to be left out; one always stays."""
+    shuffle: float = limited(0.0, at_least=0, at_most=1)
+    """Probability of putting the words in another order."""
     last_words: tuple[str, ...] = ()
     """Words that say how a picture is drawn rather than what it shows, where they stand last."""
     drop_last: float = limited(0.0, at_least=0, at_most=1)
@@ -131,9 +133,9 @@ class CaptionAugmentation(Config):
 
 def augment_captions(captions: Sequence[str], position: Tensor, config: CaptionAugmentation, *, seed: int) -> list[str]:
     """Captions (B,) with words left out, by position (B,)."""
-    if not config.drop_words and not config.drop_last:
+    if not config.drop_words and not config.drop_last and not config.shuffle:
         return list(captions)
-    draws = random.uniform(position, (16,), seed=seed, stream="caption").tolist()
+    draws = random.uniform(position, (32,), seed=seed, stream="caption").tolist()
     return [_shortened(caption, draw, config) for caption, draw in zip(captions, draws, strict=True)]
 
 
@@ -141,5 +143,7 @@ def _shortened(caption: str, draw: Sequence[float], config: CaptionAugmentation)
     words = caption.split()
     if len(words) > 1 and words[-1] in config.last_words and draw[0] < config.drop_last:
         words = words[:-1]
-    kept = [word for i, word in enumerate(words) if draw[1 + i % 15] >= config.drop_words]
-    return " ".join(kept or words[:1])
+    kept = [word for i, word in enumerate(words) if draw[2 + i % 15] >= config.drop_words] or words[:1]
+    if draw[1] < config.shuffle:
+        kept = [word for _, word in sorted((draw[17 + i % 15], word) for i, word in enumerate(kept))]
+    return " ".join(kept)

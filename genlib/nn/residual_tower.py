@@ -124,10 +124,17 @@ class ResidualTower(nn.Module):
         """(B, in_channels, image_size, image_size), normalised -> (B, embed_dim), not of unit length."""
         if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
             raise ValueError(f"images {tuple(images.shape)} are not (B, {self.in_channels}, {self.image_size}, {self.image_size}); resize them first")
-        # the order of the activations decides the kernels: channels last is the faster one, for bf16 above all. It is set after the
-        # stem, for images of one channel have both orders. The weights stay in the default order, the only one safetensors writes.
-        x = F.relu(self.stem(images)).contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.stem(_channels_last(images)))
         return self.pool(self.blocks(F.avg_pool2d(x, 2)))
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """The order of the images decides the kernels of the whole tower, and this is the faster one, for bf16 above all.
+
+    Images of one channel have both orders at once: the strides say which is meant. The weights stay in the default order, the
+    only one safetensors writes.
+    """
+    return images[:, 0, :, :, None].movedim(-1, 1) if images.shape[1] == 1 else images.contiguous(memory_format=torch.channels_last)
 
 
 def _blocks(width: int, layers: Sequence[int]) -> list[ResidualBlock]:

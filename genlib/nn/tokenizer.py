@@ -127,11 +127,8 @@ class TextTokenizer(nn.Module):
         assert self.tokenizer is not None, "the tokenizer was neither trained nor loaded"
         start, end = self.tokenizer.token_to_id(START), self.tokenizer.token_to_id(END)
         rows = [[start, *self._pieces(text)[: self.context_length - 2], end] for text in texts]
-        longest = max(map(len, rows))
-        tokens = torch.zeros(len(rows), min(-(-longest // 4) * 4, self.context_length), dtype=torch.int64)
-        for row, ids in zip(tokens, rows, strict=True):
-            row[: len(ids)] = torch.tensor(ids)
-        return tokens
+        width = min(-(-max(map(len, rows)) // 4) * 4, self.context_length)
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
     def _pieces(self, text: str) -> list[int]:
         """No piece spans a space, so that words can be remembered: cutting them anew took 200 microseconds a caption, remembered 2."""

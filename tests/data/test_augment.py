@@ -65,6 +65,13 @@ def test_captions_lose_words_by_position() -> None:
     assert augment_captions(captions, position, CaptionAugmentation(), seed=0) == captions
 
 
+def test_words_are_shuffled() -> None:
+    found = augment_captions(["a b c d e"] * 40, torch.arange(40), CaptionAugmentation(shuffle=0.5), seed=0)
+    assert all(sorted(text.split()) == list("abcde") for text in found)
+    assert 10 < sum(text == "a b c d e" for text in found) < 30
+    assert len(set(found)) > 10
+
+
 def test_last_words_go_only_where_they_stand_last() -> None:
     config = CaptionAugmentation(last_words=("light", "outline"), drop_last=1.0)
     assert augment_captions(["light bulb", "bulb light", "light", "home outline"], torch.arange(4), config, seed=0) == [

@@ -180,6 +180,7 @@ def _three(values: tuple[float, ...]) -> list[float]:
 
 def _save(state: State, path: Path) -> None:
     save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
