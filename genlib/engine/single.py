@@ -82,7 +82,7 @@ class SingleDevice:
 
     def weight_shards(self) -> list[Shard]:
         rank, world = distributed.rank(), distributed.world_size()
-        return [whole_share(name, p, rank, world) for name, p in self.players.by_state_name()]
+        return [whole_share(name, p, rank, world) for name, p in self.players.by_state_name]
 
     def optimizer_shards(self) -> Iterator[Shard]:
         for player, optimizer in self.optimizers.items():

@@ -66,6 +66,9 @@ class Players:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.weights = {player: {name: p for name, p in task.player(player).named_parameters() if p.requires_grad} for player in task.players()}
+        wanted = {id(p) for weights in self.weights.values() for p in weights.values()}
+        self.by_state_name = [(name, p) for name, p in task.named_parameters() if id(p) in wanted]
+        """All trained weights with their names in the task's state dict."""
         self.current: str | None = None
 
     def turn_to(self, player: str) -> None:
@@ -76,11 +79,6 @@ class Players:
             for parameter in weights.values():
                 parameter.requires_grad_(name == player)
         self.current = player
-
-    def by_state_name(self) -> list[tuple[str, nn.Parameter]]:
-        """All trained weights with their names in the task's state dict."""
-        wanted = {id(p) for weights in self.weights.values() for p in weights.values()}
-        return [(name, p) for name, p in self.task.named_parameters() if id(p) in wanted]
 
 
 class Strategy(Protocol):

@@ -126,8 +126,8 @@ class Zero:
     def weight_shards(self) -> list[Shard]:
         rank, world = distributed.rank(), distributed.world_size()
         if self.stage < 3:
-            return [whole_share(name, p, rank, world) for name, p in self.players.by_state_name()]
-        return [self._partition(name, p) for name, p in self.players.by_state_name()]
+            return [whole_share(name, p, rank, world) for name, p in self.players.by_state_name]
+        return [self._partition(name, p) for name, p in self.players.by_state_name]
 
     @staticmethod
     def _partition(name: str, parameter) -> Shard:

@@ -50,7 +50,7 @@ class _LogSumExp:
     def over_ranks(self) -> None:
         """Takes in what the other ranks have."""
         if world_size() > 1:
-            maxima, totals = all_gather(self.maximum[None]), all_gather(self.total[None])
+            maxima, totals = all_gather(torch.stack([self.maximum, self.total])[None]).unbind(1)
             self.maximum = maxima.amax(0)
             self.total = (totals * torch.exp(maxima - self.maximum)).sum(0)
 
