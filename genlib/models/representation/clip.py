@@ -188,14 +188,14 @@ def clip_tiny() -> Recipe:
         embed_dim=256,
         mean=(0.0,),
         std=(0.4,),
-        augmentation=ImageAugmentation(min_scale=0.75, max_scale=1.1, stretch=0.1, degrees=10, shift=0.1, thickness=0.5, outline=0.1),
-        captions=CaptionAugmentation(drop_words=0.25, last_words=styles, drop_last=0.8),
+        augmentation=ImageAugmentation(min_scale=0.75, max_scale=1.1, stretch=0.1, degrees=10, shift=0.1, thickness=0.5, outline=0.25, hide=0.3),
+        captions=CaptionAugmentation(drop_words=0.3, last_words=styles, drop_last=0.8),
     )
     train = TrainConfig(
-        steps=3400,
+        steps=4400,
         global_batch=128,
         precision="bf16",
-        optim=OptimConfig(learning_rate=1e-3, beta2=0.98, eps=1e-6, weight_decay=0.1, schedule="cosine", warmup_steps=170, clip_norm=1.0),
+        optim=OptimConfig(learning_rate=1e-3, beta2=0.98, eps=1e-6, weight_decay=1.0, schedule="cosine", warmup_steps=220, clip_norm=1.0),
         ema_halflife_samples=20_000,
         checkpoint_every_steps=500,
     )
