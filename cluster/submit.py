@@ -20,7 +20,6 @@ from cluster.local import local_head
 
 EXCLUDES = ["/.git", "/.venv", "/data", "/runs", "/build", "*.egg-info", "__pycache__"]
 """Never uploaded with the code; Ray leaves out what .gitignore names as well."""
-RAY_LOGGERS = ("ray._private.runtime_env.packaging", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 RAY_CHATTER = re.compile(r"^(\S+ )?\S+\s+INFO job_manager\.py|^Running entrypoint for job ")
 
 
@@ -51,8 +50,6 @@ def connect(address: str, timeout_seconds: float = 60.0) -> Any:
     """A client of the job API, which comes up a moment after the head; ConnectionError after `timeout_seconds`."""
     from ray.job_submission import JobSubmissionClient
 
-    for name in RAY_LOGGERS:  # they tell of every file that is left out
-        logging.getLogger(name).setLevel(logging.ERROR)
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
@@ -109,4 +106,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # Ray tells of every file it leaves out
     sys.exit(main(sys.argv[1:]))
