@@ -68,7 +68,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.validation is not None:
         data = dataclasses.replace(data, validation=options.validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(table(evaluate(found[0], open_source(data), options.folder, device)))
+    source = open_source(data)
+    # other held-out samples have a folder of their own: the run's scores and pictures stay
+    folder = options.folder if options.validation is None else options.folder / f"on-{source.spec.validation_name}"
+    print(table(evaluate(found[0], source, folder, device)))
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from genlib.data.builtin import prepared
 from tests.jobs.runs import ROOT, SCRIPT, alive, descendants, finish, steps, wait_until
 
 pytestmark = pytest.mark.ray
@@ -24,13 +25,13 @@ def submit(*words: str, runs: Path) -> subprocess.Popen:
 
 
 def test_a_job_trains_in_the_folder_of_the_user_and_nothing_is_left(tmp_path: Path) -> None:
+    prepared("digits")  # where the set is not there yet, the run says that it makes it
     process = submit("toy", "--workers", "2", runs=tmp_path)
     wait_until(lambda: process.poll() is not None or steps(tmp_path / "toy"))
     below = descendants(process.pid)
     code, out, err = finish(process)
     assert (code, err) == (0, ""), out
-    assert out.startswith(f"run toy in {tmp_path / 'toy'}\n")
-    assert "\nstep " in out
+    assert out.startswith(f"run toy in {tmp_path / 'toy'}\nstep ")
     assert "digits/mse" in out
     assert (tmp_path / "toy" / "metrics.json").exists()
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=10)
