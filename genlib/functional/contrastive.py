@@ -20,6 +20,7 @@ KEPT_BYTES = 192 * 2**20
 """Logits that a forward pass keeps: all of 1,536 images against 32,768 texts."""
 
 
+@torch.compiler.disable  # it talks to other ranks and chooses tiles by the data: nothing a compiler could fuse
 def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, weight: Tensor | None = None, tile: int = 512) -> Tensor:
     """Loss of each pair: the mean of -log softmax of its logit among all texts and among all images.
 

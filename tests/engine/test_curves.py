@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from genlib import distributed
+from genlib import distributed, registry
 from genlib.config import OptimConfig, TrainConfig
+from genlib.data.source import open_source
 from genlib.engine.fit import fit
 from genlib.recipe import Stage
 from tests.processes import run_ranks
 from tests.tiny import ArraySource, TinyConfig
 
 STEPS, KINDS, STRATEGIES = 50, ("CLIP", "VAE"), ("ddp", "zero1", "zero2", "zero3")
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["train/loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def train(root: Path, strategy: str) -> None:
@@ -44,10 +51,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_curves_are_the_same(runs: Path, kind: str, strategy: str, world: int) -> None:
-    alone, together = (
-        [json.loads(line)["train/loss"] for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
-        for name in (f"{kind}-single-1", f"{kind}-{strategy}-{world}")
-    )
+    alone, together = losses(runs / f"{kind}-single-1"), losses(runs / f"{kind}-{strategy}-{world}")
     assert len(alone) == STEPS
     assert alone[-1] < 0.95 * alone[0]
     assert together == pytest.approx(alone, abs=1e-4)
+
+
+def train_clip(root: Path, strategies: tuple[str, ...]) -> None:
+    stage = registry.load("clip_tiny").stages[0]
+    for strategy in strategies:
+        config = replace(stage.train, steps=STEPS, global_batch=64, precision="fp32", strategy=strategy, checkpoint_every_steps=0, trackers=())
+        folder = root / f"clip_tiny-{strategy}-{distributed.world_size()}"
+        fit(replace(stage, train=config), recipe="clip_tiny", source=open_source(stage.data), folder=folder, device=torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_loss_curves_of_the_headline_recipe_are_the_same(tmp_path: Path) -> None:
+    train_clip(tmp_path, ("single",))
+    for world in (2, 3):
+        run_ranks(world, train_clip, tmp_path, STRATEGIES)
+    alone = losses(tmp_path / "clip_tiny-single-1")
+    assert alone[-1] < 0.95 * alone[0]
+    for strategy, world in itertools.product(STRATEGIES, (2, 3)):
+        assert losses(tmp_path / f"clip_tiny-{strategy}-{world}") == pytest.approx(alone, abs=1e-4), (strategy, world)
