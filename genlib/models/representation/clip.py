@@ -193,12 +193,12 @@ def clip_tiny() -> Recipe:
         captions=CaptionAugmentation(drop_words=0.3, last_words=styles, drop_last=0.8),
     )
     train = TrainConfig(
-        steps=2400,
-        global_batch=256,
+        steps=1200,
+        global_batch=512,
         precision="bf16",
-        optim=OptimConfig(learning_rate=1.5e-3, beta2=0.98, eps=1e-6, weight_decay=1.0, schedule="cosine", warmup_steps=120, clip_norm=1.0),
+        optim=OptimConfig(learning_rate=2e-3, beta2=0.98, eps=1e-6, weight_decay=1.0, schedule="cosine", warmup_steps=60, clip_norm=1.0),
         ema_halflife_samples=20_000,
-        checkpoint_every_steps=400,
+        checkpoint_every_steps=200,
     )
     data = DataConfig(train="icons", image_size=64)
     return Recipe(stages=(Stage(task=task, data=data, train=train),), smoke=_smoke(ResidualNetwork(image_size=32, width=8, heads=2)))
