@@ -193,7 +193,7 @@ def clip_tiny() -> Recipe:
         captions=CaptionAugmentation(drop_words=0.3, last_words=styles, drop_last=0.8),
     )
     train = TrainConfig(
-        steps=1200,
+        steps=1100,
         global_batch=512,
         precision="bf16",
         optim=OptimConfig(learning_rate=2e-3, beta2=0.98, eps=1e-6, weight_decay=1.0, schedule="cosine", warmup_steps=60, clip_norm=1.0),

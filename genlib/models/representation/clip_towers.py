@@ -130,6 +130,8 @@ class TextTower(nn.Module):
         model.set_attn_implementation(attention())
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.device.type == "cpu":  # causal: nothing after the last end mark reaches any text's; a GPU would wait for the number
+            tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
         return self.model(tokens).text_embeds
 
 
