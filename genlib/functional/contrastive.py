@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ KEPT_BYTES = 192 * 2**20
 """Logits that a forward pass keeps: all of 1,536 images against 32,768 texts."""
 
 
-@torch.compiler.disable  # it talks to other ranks and chooses tiles by the data: nothing a compiler could fuse
 def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, weight: Tensor | None = None, tile: int = 512) -> Tensor:
     """Loss of each pair: the mean of -log softmax of its logit among all texts and among all images.
 
@@ -31,7 +31,7 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, weight
     counts = torch.ones(len(image), dtype=torch.bool, device=image.device) if weight is None else weight > 0
     with torch.autocast(image.device.type, enabled=False):
         kind = torch.promote_types(image.dtype, torch.float32)
-        return _Contrastive.apply(image.to(kind), text.to(kind), logit_scale.to(kind), counts, tile)  # type: ignore[return-value]
+        return _contrastive(image.to(kind), text.to(kind), logit_scale.to(kind), counts, tile)
 
 
 class _LogSumExp:
@@ -94,6 +94,9 @@ class _Contrastive(torch.autograd.Function):
             texts_grad[cols].addmm_(pull.T, image[rows])
         scale_grad = (image_grad * image).sum().reshape(scale.shape)
         return image_grad.mul_(scale), reduce_scatter_sum(texts_grad).mul_(scale), scale_grad, None, None
+
+
+_contrastive: Any = torch.compiler.disable(_Contrastive.apply)  # talks to ranks, chooses tiles by the data: nothing to fuse
 
 
 def _low(like: Tensor) -> float:
