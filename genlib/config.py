@@ -182,15 +182,31 @@ class DataConfig(Config):
     """Which samples, and how they are read."""
 
     train: str = ""
-    """Shards: a folder, a pattern like 'dir/{00000..00099}.tar', several joined by '::', or a built-in set (icons, shapes, digits)."""
+    """Shards: a folder, a pattern like 'dir/{00000..00099}.tar' or 's3://bucket/dir', several joined by '::', or a built-in set like icons."""
     validation: str = ""
     """The same for held-out samples; empty takes the built-in set's own, else none."""
     image_size: int = limited(0, at_least=0)
     """Pixels a side: a built-in set is drawn at this size, other images are cut to their middle square and scaled; 0 is as they are."""
+    other: str = ""
+    """A second set for tasks that see two without pairs, such as unpaired translation; written like `train`."""
+    weights: tuple[float, ...] = ()
+    """Share of each place joined by '::' in `train`, of any run of samples; a small one then repeats sooner. Empty takes all as one set."""
+    filters: tuple[str, ...] = ()
+    """What a sample must be, like 'width>=256' 'aesthetic>5': width, height, pixels, aspect, caption_bytes, label, numbers of its JSON."""
     readers: int = limited(0, at_least=0)
     """Reader processes a worker; 0 reads in a thread of the worker."""
+    reader_timeout_seconds: float = limited(60.0, above=0)
+    """Time for one sample after which a reader process counts as hung and is replaced."""
     cache_mb: int = limited(256, at_least=0)
-    """Memory a worker may use to keep decoded samples."""
+    """Memory a worker may use to keep decoded samples; reader processes share it."""
+    disk_cache_gb: float = limited(20.0, at_least=0)
+    """Disk a node may use to keep what it read from URLs, under GENLIB_CACHE; the least recently used goes. 0 keeps nothing."""
+    max_failed: float = limited(0.01, at_least=0, at_most=1)
+    """Largest share of the samples read by a worker that may fail to decode; more stop the run, once they are more than 20."""
+
+    def validate(self) -> None:
+        if any(not 0 < weight < float("inf") for weight in self.weights):
+            raise ValueError(f"data.weights {self.weights}: every weight must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

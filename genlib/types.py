@@ -67,10 +67,16 @@ class Samples:
     fields: Mapping[str, list[Any]]
     failed: np.ndarray
     seed: int = 0
+    partners: dict[str, Samples] = field(default_factory=dict)
+    """Beside each row the samples that the transform asked for, by role; see `Transform`."""
 
 
 class Transform(Protocol):
-    """Turns decoded samples into a batch of tensors, augmented; runs in reader workers, so it is picklable and keyed by position."""
+    """Turns decoded samples into a batch of tensors, augmented; runs in reader workers, so it is picklable and keyed by position.
+
+    Two attributes more are optional: `fields`, names of those that it reads (else it gets all), and `partners`, roles of samples
+    that it wants beside each row: "positive" and "negative" by label, "other" from a second set (`genlib.data.partners`).
+    """
 
     image_size: int
     """Pixels a side the transform needs; decoders may shrink an image to no less. 0: as stored."""

@@ -1,9 +1,13 @@
 """Makes, checks and shows data sets of WebDataset shards.
 
+python jobs/prepare_data.py folder photos --out data/photos --size 512 --validation-share 0.01
+python jobs/prepare_data.py table pairs.csv --out data/pairs --image-column path --caption-column text
+python jobs/prepare_data.py huggingface owner/name --out data/name --caption-column text
 python jobs/prepare_data.py icons --out data/icons
-python jobs/prepare_data.py icons --out data/other --families codicon elusiveicons
 python jobs/prepare_data.py verify data/icons
 python jobs/prepare_data.py look data/icons
+
+A conversion that was cut off goes on with the same command.
 """
 
 from __future__ import annotations
@@ -11,20 +15,86 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
 import tyro
 
-from genlib.data import index
-from genlib.data.builtin import Written, write_digits, write_icons, write_shapes
-from genlib.data.reader import Reader
+from cluster.parallel import parallel_map
+from genlib.data.builtin import Written, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
+from genlib.data.importers.folder import Labels, open_folder
+from genlib.data.importers.huggingface import Where, open_huggingface
+from genlib.data.importers.table import open_table
 from genlib.data.shards import ShardSet, all_shards
+from genlib.data.sources import emoji as emoji_font
+from genlib.data.sources import fashion_mnist as fashion_files
 from genlib.data.sources import icons as icon_fonts
 from genlib.data.sources import shapes as shape_source
-from genlib.pictures import save_contact_sheet
+from jobs.prepare.check import verify as checked
+from jobs.prepare.convert import Output, convert
+from jobs.prepare.show import draw_sheet
+from jobs.prepare.show import table as facts
 
 app = tyro.extras.SubcommandApp()
+To = Annotated[Output, tyro.conf.arg(name="")]
+
+
+@app.command
+def folder(where: tyro.conf.Positional[Path], output: To, labels: Labels = "auto") -> None:
+    """Images of a folder: with captions NAME.txt beside them, or in class folders, or neither; train/ and val/ at its top are splits.
+
+    Args:
+        where: The folder; all folders in it are searched.
+        output: What to write.
+        labels: Whether the folder an image lies in is its label; auto: if no image lies outside of one and none has a caption.
+    """
+    print(convert("folder", open_folder(where, labels), output))
+
+
+@app.command
+def table(where: tyro.conf.Positional[Path], output: To, image_column: str, caption_column: str = "", label_column: str = "") -> None:
+    """Images whose paths a table lists: .csv, .tsv, .jsonl or .parquet. Paths are relative to the table.
+
+    Args:
+        where: The table.
+        output: What to write.
+        image_column: Name of the column with the paths.
+        caption_column: Name of the column with the captions.
+        label_column: Name of the column with the labels: numbers from 0, or names of classes.
+    """
+    print(convert("table", open_table(where, image_column, caption_column, label_column), output))
+
+
+@app.command
+def huggingface(
+    where: tyro.conf.Positional[str],
+    output: To,
+    split: str = "train",
+    validation_split: str = "",
+    image_column: str = "",
+    caption_column: str = "",
+    label_column: str = "",
+    config: str = "",
+    revision: str = "",
+    streaming: bool = False,
+) -> None:
+    """A Hugging Face data set: a folder of `save_to_disk`, Parquet files, or a name on the hub.
+
+    Args:
+        where: The folder, the file, or the name.
+        output: What to write.
+        split: Its split for training; one called validation or test becomes validation-*.tar.
+        validation_split: Its split for validation, if both are wanted.
+        image_column: Column with the images; by default the only one of that kind.
+        caption_column: Column with the captions; of a list the first is taken.
+        label_column: Column with the labels; by default the only one of classes.
+        config: Configuration of a data set on the hub that has several.
+        revision: Its commit, tag or branch.
+        streaming: Read its files as they come instead of fetching all of them first; each file is one part.
+    """
+    place = Where(path=where, config=config, revision=revision, streaming=streaming)
+    print(convert("huggingface", open_huggingface(place, split, validation_split, image_column, caption_column, label_column), output))
 
 
 @app.command
@@ -40,6 +110,32 @@ def icons(out: Path, size: int = icon_fonts.DEFAULT_SIZE, families: tuple[str, .
     _check_size(size)
     default = () if families else icon_fonts.VALIDATION
     _show(write_icons(out, size, families or icon_fonts.TRAIN, held_out or default), out)
+
+
+@app.command
+def emoji(out: Path, size: int = emoji_font.DEFAULT_SIZE, font: str = "") -> None:
+    """Emoji in colour with their Unicode names as captions, from a font with bitmaps.
+
+    Args:
+        out: Folder for the shards, train-*.tar and validation-*.tar, and for contact_sheet.png.
+        size: Pixels a side.
+        font: NotoColorEmoji.ttf; by default what GENLIB_EMOJI_FONT names, else the system's.
+    """
+    _check_size(size)
+    _show(write_emoji(out, size, font), out)
+
+
+@app.command(name="fashion_mnist")
+def fashion_mnist(out: Path, size: int = fashion_files.DEFAULT_SIZE, files: str = "") -> None:
+    """Fashion-MNIST: 70,000 grey pictures of clothes in ten classes, from its IDX files.
+
+    Args:
+        out: Folder for the shards, train-*.tar and validation-*.tar, and for contact_sheet.png.
+        size: Pixels a side; other sizes than 28 are interpolated.
+        files: Folder of the four files; by default what GENLIB_FASHION_MNIST names, else Debian's.
+    """
+    _check_size(size)
+    _show(write_fashion_mnist(out, size, files), out)
 
 
 @app.command
@@ -78,23 +174,19 @@ def digits(out: Path, size: int = 8) -> None:
 
 
 @app.command
-def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0) -> None:
+def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, decode: bool = False) -> None:
     """Reads every header and caption anew and prints counts as JSON; exits with 1 where too many samples are bad.
 
     Args:
         shards: Folders, tars or patterns.
         max_bad: Largest share of bad samples that is fine, 0 to 1.
+        decode: Decode all pixels too, which takes far longer.
     """
-    paths = list(dict.fromkeys(path for where in shards for path in all_shards(where)))
-    for path in paths:
-        index.build(path)
-    found = ShardSet(paths)
-    bad = dict(sorted(found.bad.items()))
-    print(json.dumps({"shards": len(paths), "samples": len(found), "bad": bad}))
-    for reason, name in sorted(found.first_bad.items()):
+    found = checked(_places(shards), decode)
+    print(json.dumps({"shards": found.shards, "samples": found.samples, "bad": dict(sorted(found.bad.items()))}))
+    for reason, name in sorted(found.first.items()):
         print(f"{reason}: first is {name}", file=sys.stderr)
-    share = sum(bad.values()) / max(1, sum(bad.values()) + len(found))
-    if share > max_bad:
+    if found.share > max_bad:
         sys.exit(1)
 
 
@@ -107,23 +199,14 @@ def look(shards: tyro.conf.Positional[tuple[str, ...]], out: Path = Path("contac
         out: The picture.
         count: Samples to show.
     """
-    found = ShardSet([path for where in shards for path in all_shards(where)])
+    found = ShardSet(_places(shards), each=partial(parallel_map, label="indexing"))
     draw_sheet(found, out, count)
-    sizes = " or ".join(f"{width} x {height}" for height, width in found.sizes) + (" or others" if len(found.sizes) > 1 else "")
-    print(f"{len(found):,} samples in {len(found.paths):,} shards, {found.num_bytes / 1e6:,.1f} MB")
-    print(f"fields: {', '.join(found.fields)}; pixels: {sizes}")
-    print(f"picture: {out}")
+    print(facts(found))
+    print(f"{'picture':<16} {out}")
 
 
-def draw_sheet(shards: ShardSet, out: Path, count: int) -> None:
-    """Writes the contact sheet of `count` samples of a set, each with its caption, else its label, else its key."""
-    if not len(shards) or "image" not in shards.fields:
-        raise ValueError(f"{shards.paths[0].parent}: there is no usable sample with an image to show; dropped: {shards.why_bad()}")
-    chosen = np.unique(np.linspace(0, len(shards) - 1, count).astype(np.int64))
-    fields = [field for field in ("image", "text", "label") if field in shards.fields]
-    keys, values, _ = Reader(shards, channels=3).read(chosen, fields)
-    labels = [str(label) for label in values.get("text", values.get("label", keys))]
-    save_contact_sheet(out, values["image"], labels, columns=16, title=f"{len(shards):,} samples, {len(chosen)} of them", side=80, label_lines=3)
+def _places(shards: Sequence[str]) -> list:
+    return list(dict.fromkeys(place for where in shards for place in all_shards(where)))
 
 
 def _check_size(size: int) -> None:
@@ -138,12 +221,15 @@ def _show(written: Written, out: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one verb. A value that is wrong ends it with one sentence and exit code 2."""
+    """Runs one verb. A value that is wrong, or a disk that is full, ends it with one sentence and exit code 2 or 1."""
     try:
         app.cli(prog="prepare_data.py", description=__doc__, args=arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,11 @@ def stage_folder(run: Path, stages: Sequence[Stage], stage: Stage) -> Path:
     return run if len(stages) == 1 else run / stage.name
 
 
+def set_folder(run: Path, stages: Sequence[Stage], stage: Stage) -> Path:
+    """Where the driver keeps for the workers what a stage's samples are (`genlib.data.sets.keep`)."""
+    return stage_folder(run, stages, stage) / "data"
+
+
 @contextmanager
 def only_one(run: Path, name: str = "lock", wait_seconds: float = 0.0) -> Iterator[None]:
     """Holds the run for this process; the kernel lets go of it however the process ends.

@@ -10,6 +10,8 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from cluster.connect import connected
@@ -59,6 +61,7 @@ def train(command: Command, run: Path) -> int:
     with connected():
         each = worker_resources(command.options)
         refuse_impossible(command.options.worker_range[0], each)
+        look_at_data(command, run)
         fit_on_ray(command, run, each)
     print(table(run_folder.read_json(run / "metrics.json") or {}))
     return 0
@@ -70,6 +73,16 @@ def worker_resources(options: RunOptions) -> dict[str, float]:
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU") for node in node_resources()) else 0.0
     return {"CPU": options.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+
+
+def look_at_data(command: Command, run: Path) -> None:
+    """Indexes what is not yet, over the whole cluster and before any GPU waits for it, and keeps what the workers need to know of it."""
+    from cluster.parallel import parallel_map
+    from genlib.data.sets import keep
+
+    for stage in command.stages:
+        with suppress(ValueError, OSError):  # data that this node does not see: its workers may, or say why not
+            keep(stage.data, run_folder.set_folder(run, command.stages, stage), partial(parallel_map, label="indexing", local_below=64))
 
 
 def fit_on_ray(command: Command, run: Path, each: dict[str, float]) -> None:

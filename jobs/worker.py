@@ -26,7 +26,7 @@ from genlib.engine.report import Row
 from genlib.recipe import Stage
 from jobs.evaluate import evaluate
 from jobs.log_file import LogFile, log_path
-from jobs.run_folder import only_one, read_json, stage_folder, write_json
+from jobs.run_folder import only_one, read_json, set_folder, stage_folder, write_json
 
 FINAL = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, TypeError, ValueError)
 """What would happen again: not retried. A lost worker, a broken connection or a file system's hiccup is."""
@@ -69,7 +69,7 @@ def train(job: Work, device: torch.device) -> None:
     finals: dict[str, Path] = {}
     for stage in job.stages:
         folder = stage_folder(job.run, job.stages, stage)
-        source = open_source(stage.data)
+        source = open_source(stage.data, set_folder(job.run, job.stages, stage))
         upstream = {role: finals[name] for role, name in stage.needs.items()}
         finals[stage.name] = fit(stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(folder))
         if distributed.rank() == 0 and not (folder / "metrics.json").exists():

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from genlib import random
 from genlib.config import Config, limited
+from genlib.data.transforms import stack_images, to_float
+from genlib.types import Batch, Samples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,3 +149,23 @@ def _shortened(caption: str, draw: Sequence[float], config: CaptionAugmentation)
     if draw[1] < config.shuffle:
         kept = [word for _, word in sorted((draw[17 + i % 15], word) for i, word in enumerate(kept))]
     return " ".join(kept)
+
+
+class Views:
+    """Transform for contrastive learning: `count` independent augmentations of each image, image (B, count, C, size, size), and labels.
+
+    Images are cut to squares of `stored` pixels before, by default a quarter more than `size`.
+    """
+
+    fields = ("image", "label")
+
+    def __init__(self, config: ImageAugmentation, size: int, count: int = 2, stored: int = 0):
+        self.config, self.size, self.count = config, size, count
+        self.image_size = stored or size * 5 // 4
+
+    def __call__(self, samples: Samples) -> Batch:
+        images = to_float(stack_images(samples.fields["image"], self.image_size))
+        keys = torch.from_numpy(samples.position) * self.count
+        views = [augment(images, keys + view, self.config, size=self.size, seed=samples.seed) for view in range(self.count)]
+        labels = {"label": torch.tensor(samples.fields["label"])} if "label" in samples.fields else {}
+        return {"image": torch.stack(views, 1), **labels}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genlib.data.files import cache_folder, locked
-from genlib.data.sources import digits, icons, shapes
+from genlib.data.sources import digits, emoji, fashion_mnist, icons, shapes
 from genlib.data.writer import write_facts, write_shards
 
 
@@ -54,10 +54,28 @@ def write_shapes(folder: Path, size: int = 0, train: int = shapes.NUM_TRAIN, val
     return Written(counts)
 
 
+def write_fashion_mnist(folder: Path, size: int = 0, where: str | Path = "") -> Written:
+    """Writes Fashion-MNIST from its IDX files in the folder `where`; see `fashion_mnist.find`."""
+    size, files = size or fashion_mnist.DEFAULT_SIZE, fashion_mnist.find(where)
+    counts = {split: write_shards(folder, split, fashion_mnist.samples(split, size, files)) for split in ("train", "validation")}
+    write_facts(folder, name="fashion_mnist", image_size=size, channels=1, class_names=fashion_mnist.CLASS_NAMES, samples=counts)
+    return Written(counts)
+
+
+def write_emoji(folder: Path, size: int = 0, font: str | Path = "") -> Written:
+    """Writes the emoji of a font file; see `emoji.find`."""
+    size, path = size or emoji.DEFAULT_SIZE, emoji.find(font)
+    counts = {split: write_shards(folder, split, emoji.samples(split, size, path)) for split in ("train", "validation")}
+    write_facts(folder, name="emoji", image_size=size, channels=3, samples=counts)
+    return Written(counts)
+
+
 BUILTIN: dict[str, tuple[Callable[[Path, int], Written], int, Callable[[], str]]] = {
     "icons": (write_icons, icons.DEFAULT_SIZE, icons.fingerprint),
     "shapes": (write_shapes, shapes.DEFAULT_SIZE, lambda: f"v{shapes.VERSION}"),
     "digits": (write_digits, digits.DEFAULT_SIZE, lambda: f"v{digits.VERSION}"),
+    "fashion_mnist": (write_fashion_mnist, fashion_mnist.DEFAULT_SIZE, fashion_mnist.fingerprint),
+    "emoji": (write_emoji, emoji.DEFAULT_SIZE, emoji.fingerprint),
 }
 """By name: what writes the set, its own size in pixels, and what it is made from."""
 

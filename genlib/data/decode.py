@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,15 +17,25 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-KINDS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label", "json": "json"}
-"""What each extension holds; a member `key.mask.png` is an image in the field `mask`."""
-LIMIT_BYTES = {"image": 64 << 20, "text": 1 << 20, "label": 64, "json": 4 << 20}
+KINDS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label", "json": "json", "npy": "array"}
+"""What each extension holds; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`."""
+LIMIT_BYTES = {"image": 64 << 20, "text": 1 << 20, "label": 64, "json": 4 << 20, "array": 64 << 20}
 LIMIT_PIXELS = 1 << 26
+LIMIT_LABELS = 1 << 22
+"""Classes there may be: each has a name in memory, whether a sample has it or not."""
 _MAX_CHUNKS = 256  # of a PNG before its pixels
+_MAX_SCANS = 100  # of a JPEG: each passes over all pixels and may take 100 bytes; writers use 10, thumbnails and profiles look like some
+
+
+REASONS = (
+    "undecodable", "undecodable header", "several frames", "over the pixel limit", "over the byte limit",
+    "non-UTF-8", "empty caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
+)  # fmt: skip
+"""Why a sample may fail; the last two are for reader processes to say."""
 
 
 class BadSample(ValueError):
-    """A member that cannot be used; the message is the reason it is counted under."""
+    """A member that cannot be used; the message is one of `REASONS`, under which it is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,8 @@ class ImageHeader:
 
 
 def _jpeg_header(data: bytes) -> ImageHeader:
+    if data.count(b"\xff\xda") > _MAX_SCANS + (len(data) >> 15):  # by chance there is one in 64 KB of other content
+        raise BadSample("undecodable header")
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     return ImageHeader("jpeg", int(height), int(width), {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(colorspace, 3))
 
@@ -147,7 +160,7 @@ def decode_text(data: bytes) -> str:
 def decode_label(data: bytes) -> int:
     """A class number, 0 or more."""
     text = data.strip()
-    if not text.isdigit() or len(text) > 9:
+    if not text.isdigit() or len(text) > 9 or int(text) >= LIMIT_LABELS:
         raise BadSample("bad label")
     return int(text)
 
@@ -163,5 +176,37 @@ def decode_json(data: bytes) -> dict[str, Any]:
     return value
 
 
-CHECKS: dict[str, Callable[[bytes], Any]] = {"image": image_header, "text": decode_text, "label": decode_label, "json": decode_json}
+class StoredArray(np.ndarray):
+    """What a .npy member holds, told from an image by its type."""
+
+
+def array_header(data: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape, type and start of the numbers in a .npy file (numpy's format 1 or 2), in C order and without objects. BadSample for others."""
+    try:
+        file = io.BytesIO(data)
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, kind = read(file, max_header_size=4096)
+    except Exception:  # what numpy raises on a hostile header is not a closed list
+        raise BadSample("bad array") from None
+    good = not fortran and kind.kind in "biuf" and kind.itemsize <= 8 and kind.isnative
+    good = good and 1 <= len(shape) <= 6 and all(type(side) is int and 0 <= side < 2**31 for side in shape)
+    if not good or math.prod(shape) * kind.itemsize != len(data) - file.tell():
+        raise BadSample("bad array")
+    return shape, kind, file.tell()
+
+
+def decode_array(data: bytes) -> StoredArray:
+    """Numbers of a .npy file, read-only."""
+    shape, kind, start = array_header(data)
+    return np.frombuffer(data, kind, offset=start).reshape(shape).view(StoredArray)
+
+
+CHECKS: dict[str, Callable[[bytes], Any]] = {
+    "image": image_header,
+    "text": decode_text,
+    "label": decode_label,
+    "json": decode_json,
+    "array": array_header,
+}
 """What the index asks of a member before its sample gets a number."""

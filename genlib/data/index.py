@@ -1,15 +1,15 @@
 """The index of a shard: where each sample's members lie, which samples are usable, and a digest that is the data's identity.
 
 One sidecar a shard, `NAME.tar.idx`, in safetensors form (plain arrays, no pickle), beside the shard or in the cache folder where
-that place is read-only. It is made again when the shard's size or modification time changed. A sample that is no good gets no
-number and is counted by its reason, so the number of samples and their order are fixed before training.
+that place is read-only (see `genlib.data.places`). It is made again when the shard's size or tag changed. A sample that is no
+good gets no number and is counted by its reason, so the number of samples and their order are fixed before training.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -20,31 +20,36 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from genlib.data import tar
+from genlib.data import places, tar
 from genlib.data.decode import CHECKS, KINDS, LIMIT_BYTES, BadSample, ImageHeader
-from genlib.data.files import cache_folder, write_atomically
+from genlib.data.places import Place
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 SUSPECT = 1 << 31
 """Bit of a row beside damage: if it is incomplete, the damage is the reason and is counted already."""
 _MAX_FIELDS = 16
 _FIELD = re.compile(r"[a-z0-9_]{1,32}")
+_MAX_NUMBERS = 32
+_NUMBER = re.compile(r"[A-Za-z0-9_.]{1,64}")
+_ARRAYS = ("spans", "masks", "pixels", "numbers", "key_ends", "key_bytes")
 
 
 @dataclass(slots=True)
 class Shard:
     """Index of one shard of n rows and F fields: a row is a sample whose members are sound, though one may be missing."""
 
-    path: Path
+    place: Place
     meta: dict[str, Any]
-    """version, size, mtime_ns, digest, fields (name, kind), masks (pairs of present fields' bits and number of rows), bad, first,
-    highest_label, sizes (the first two), channels."""
+    """version, size, tag, digest, fields (name, kind), masks (pairs of present fields' bits and number of rows), bad, first,
+    numbers (names), highest_label, sizes (the first two), channels."""
     spans: np.ndarray
     """(n, F, 2) int64: offset and size in bytes of each member; -1 where the sample has none."""
     masks: np.ndarray
     """(n,) uint32: bit f is set where field f is present; see `SUSPECT`."""
     pixels: np.ndarray
     """(n, 2) int32: height and width of the field `image`."""
+    numbers: np.ndarray
+    """(n, K) float64: numbers of the JSON member by name, and the label; nan where a sample has none."""
     key_ends: np.ndarray
     key_bytes: np.ndarray
 
@@ -56,7 +61,7 @@ class Shard:
     @property
     def num_bytes(self) -> int:
         """Memory that the arrays take."""
-        return sum(values.nbytes for values in (self.spans, self.masks, self.pixels, self.key_ends, self.key_bytes))
+        return sum(getattr(self, name).nbytes for name in _ARRAYS)
 
     def key(self, row: int) -> str:
         """A sample's name inside its shard."""
@@ -68,7 +73,7 @@ def field_of(extension: str) -> tuple[str, str] | None:
     """(field, kind) of a member by its extension, `png` or `mask.png`; None where the allow-list has no decoder for it."""
     prefix, _, last = extension.lower().rpartition(".")
     kind = KINDS.get(last)
-    if kind is None or (prefix and not _FIELD.fullmatch(prefix)):
+    if kind is None or (prefix and not _FIELD.fullmatch(prefix)) or (prefix in KINDS.values() and prefix != kind):
         return None
     return (prefix or kind), kind
 
@@ -84,7 +89,8 @@ class _Builder:
         self.repeated: set[bytes] = set()
         self.bad: Counter[str] = Counter()
         self.first: dict[str, str] = {}
-        self.channels: Counter[int] = Counter()
+        self.numbers: dict[str, dict[bytes, float]] = {}  # name -> key -> value
+        self.highest_label = -1
 
     def count(self, reason: str, key: bytes) -> None:
         self.bad[reason] += 1
@@ -94,6 +100,8 @@ class _Builder:
         field = field_of(extension.decode("utf-8", "replace"))
         if field is None or (field not in self.columns and len(self.columns) >= _MAX_FIELDS):
             return None
+        if any(name == field[0] and kind != field[1] for name, kind in self.columns):
+            return None  # a field is of one kind in a shard, the first
         return self.columns.setdefault(field, len(self.columns))
 
     def group(self, members: tar.Members) -> list[bytes]:
@@ -117,12 +125,11 @@ class _Builder:
                 self.count("duplicate", key)
         return keys
 
-    def check(self, members: tar.Members) -> tuple[dict[bytes, ImageHeader], int]:
-        """Drops rows with a member that is cut off, too large or undecodable; what the images say of themselves, and the highest label."""
+    def check(self, members: tar.Members) -> dict[bytes, ImageHeader]:
+        """Drops rows with a member that is cut off, too large or undecodable; what the images say of themselves."""
         kinds = [kind for _, kind in self.columns]
-        image, label = self.columns.get(("image", "image"), -1), self.columns.get(("label", "label"), -1)
+        image, label, facts = (self.columns.get((name, name), -1) for name in ("image", "label", "json"))
         headers: dict[bytes, ImageHeader] = {}
-        highest = -1
         end = len(self.data)
         for key, row in list(self.rows.items()):
             try:
@@ -137,11 +144,23 @@ class _Builder:
                     if column == image:
                         headers[key] = value
                     elif column == label:
-                        highest = max(highest, value)
+                        self.numbers.setdefault("label", {})[key] = value
+                        self.highest_label = max(self.highest_label, value)
+                    elif column == facts:
+                        self._note(key, value)
             except BadSample as reason:
                 del self.rows[key]
                 self.count(str(reason), key)
-        return headers, highest
+        return headers
+
+    def _note(self, key: bytes, facts: dict[str, Any]) -> None:
+        """Keeps the numbers of a JSON member, for filters; a label there gives way to a member of its own."""
+        for name, value in facts.items():
+            if type(value) not in (int, float, bool) or not abs(value) < 1e300:
+                continue
+            if name not in self.numbers and (len(self.numbers) >= _MAX_NUMBERS or not _NUMBER.fullmatch(name)):
+                continue
+            self.numbers.setdefault(name, {}).setdefault(key, float(value))
 
     def arrays(self, members: tar.Members, keys: list[bytes], headers: dict[bytes, ImageHeader]) -> dict[str, np.ndarray]:
         """The sidecar's tensors."""
@@ -153,11 +172,13 @@ class _Builder:
         masks = ((spans[:, :, 0] >= 0) << np.arange(len(self.columns))).sum(axis=1).astype(np.uint32)
         suspects = {keys[at] for place, _ in members.damage for at in (place - 1, place) if 0 <= at < len(keys)}
         masks |= np.array([SUSPECT if key in suspects else 0 for key in self.rows], np.uint32)
+        numbers = [[values.get(key, math.nan) for values in self.numbers.values()] for key in self.rows]
         pixels = [(header.height, header.width) if (header := headers.get(key)) else (0, 0) for key in self.rows]
         return {
             "spans": spans,
             "masks": masks,
             "pixels": np.array(pixels, np.int32).reshape(-1, 2),
+            "numbers": np.array(numbers, np.float64).reshape(len(self.rows), len(self.numbers)),
             "key_ends": np.cumsum([len(key) for key in self.rows], dtype=np.int64),
             "key_bytes": np.frombuffer(b"".join(self.rows), np.uint8),
         }
@@ -169,7 +190,7 @@ def _build(data, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.nda
     for place, reason in members.damage:
         builder.count(reason, members.names[place - 1] if place else b"the start")
     keys = builder.group(members)
-    headers, highest = builder.check(members)
+    headers = builder.check(members)
     arrays = builder.arrays(members, keys, headers)
     values, counts = np.unique(arrays["masks"], return_counts=True)
     facts = {
@@ -178,44 +199,33 @@ def _build(data, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.nda
         "masks": [list(pair) for pair in zip(values.tolist(), counts.tolist(), strict=True)],
         "bad": dict(builder.bad),
         "first": builder.first,
-        "highest_label": highest,
+        "numbers": list(builder.numbers),
+        "highest_label": builder.highest_label,
         "sizes": np.unique(arrays["pixels"], axis=0)[:2].tolist(),
         "channels": dict(Counter(str(headers[key].channels) for key in builder.rows if key in headers)),
     }
     return {**meta, **facts}, arrays
 
 
-def _stamp(path: Path) -> dict[str, Any]:
+def _stamp(place: Place) -> dict[str, Any]:
     """What tells whether a sidecar is still true of its shard."""
-    status = path.stat()
-    return {"version": INDEX_VERSION, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    stamp = places.stat(place)
+    return {"version": INDEX_VERSION, "size": stamp.size, "tag": stamp.tag}
 
 
-def sidecars(path: Path) -> tuple[Path, Path]:
-    """Where the sidecar of a shard may lie: beside it, or in the cache folder."""
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
-    return path.with_name(path.name + ".idx"), cache_folder() / "index" / f"{name}.idx"
-
-
-def build(path: Path) -> dict[str, Any]:
+def build(place: Place) -> dict[str, Any]:
     """Indexes a shard, writes the sidecar and returns its facts (`Shard.meta`)."""
-    stamp = _stamp(path)
-    with path.open("rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if stamp["size"] else b""
+    stamp = _stamp(place)
+    with places.content(place) as data:
         meta, arrays = _build(data, stamp)
-    content = save(arrays, {"genlib": json.dumps(meta)})
-    beside, cached = sidecars(path)
-    try:
-        write_atomically(beside, content)
-    except OSError:
-        write_atomically(cached, content)
+    places.write_sidecar(place, save(arrays, {"genlib": json.dumps(meta)}))
     return meta
 
 
-def _facts(path: Path) -> tuple[Path, dict[str, Any]] | None:
+def _facts(place: Place) -> tuple[Path, dict[str, Any]] | None:
     """The sidecar that is true of the shard now, if there is one."""
-    stamp = _stamp(path)
-    for sidecar in sidecars(path):
+    stamp = _stamp(place)
+    for sidecar in places.sidecars(place):
         try:
             with safe_open(sidecar, "np") as file:
                 meta = json.loads(file.metadata()["genlib"])
@@ -226,19 +236,27 @@ def _facts(path: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def facts(path: Path) -> dict[str, Any]:
-    """Facts of a shard (`Shard.meta`), from its sidecar or by indexing it now."""
-    found = _facts(path)
-    return found[1] if found else build(path)
-
-
-def load(path: Path) -> Shard:
-    """The whole index of a shard."""
-    found = _facts(path)
+def _found(place: Place) -> tuple[Path, dict[str, Any]]:
+    """The shard's sidecar, made now if it is not there; once, however many processes of a node ask."""
+    found = _facts(place)
     if found is None:
-        build(path)
-        found = _facts(path)
-    assert found is not None
-    with safe_open(found[0], "np") as file:
-        arrays = {name: file.get_tensor(name) for name in ("spans", "masks", "pixels", "key_ends", "key_bytes")}
-    return Shard(path=path, meta=found[1], **arrays)
+        with places.indexing(place):
+            found = _facts(place)
+            if found is None:
+                build(place)
+                found = _facts(place)
+    if found is None:
+        raise ValueError(f"shard {place} changed while it was indexed; start again")
+    return found
+
+
+def facts(place: Place) -> dict[str, Any]:
+    """Facts of a shard (`Shard.meta`), from its sidecar or by indexing it now."""
+    return _found(place)[1]
+
+
+def load(place: Place) -> Shard:
+    """The whole index of a shard."""
+    sidecar, meta = _found(place)
+    with safe_open(sidecar, "np") as file:
+        return Shard(place=place, meta=meta, **{name: file.get_tensor(name) for name in _ARRAYS})

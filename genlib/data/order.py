@@ -11,6 +11,7 @@ The mapping is frozen: a change of any constant is a new `ORDER_VERSION`, and ch
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,3 +106,64 @@ def block_samples(num_samples: int, total_bytes: int) -> int:
     if total_bytes <= SMALL_SET_BYTES:
         return 1
     return max(1, min(BLOCK_BYTES * num_samples // total_bytes, num_samples // WINDOW))
+
+
+MIXTURE_PARTS = 1_000_000
+"""Weights of a mixture are kept as integers that add up to this."""
+
+
+class Mixture:
+    """Several orders dealt into one, each with its share of any run of positions, to within one sample.
+
+    A position goes to the first part where round(position * share) rises there, else on to the parts behind it with the positions
+    that are left (a Bresenham line a part). So a seek needs no replay, and a small part starts its next epoch within one of a large.
+    """
+
+    def __init__(self, orders: Sequence[Order], weights: Sequence[float]):
+        assert len(orders) == len(weights)
+        self.orders, self.starts = list(orders), np.cumsum([0, *(order.num_samples for order in orders)])
+        self.parts = _whole_parts(weights)
+
+    @property
+    def block(self) -> int:
+        """Samples of the largest block."""
+        return max(order.block for order in self.orders)
+
+    def deal(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Global positions (B,) -> which part each goes to (B,), and its position there (B,)."""
+        place = np.array(position, np.int64)
+        part, left = np.full(place.shape, len(self.parts) - 1), MIXTURE_PARTS
+        waiting = np.arange(len(place))
+        for number, share in enumerate(self.parts[:-1]):
+            here, before = place[waiting], _rounded(place[waiting], share, left)
+            taken = _rounded(here + 1, share, left) > before
+            part[waiting[taken]] = number
+            place[waiting] = np.where(taken, before, here - before)
+            waiting, left = waiting[~taken], left - share
+        return part, place
+
+    def __call__(self, position: np.ndarray, seed: int) -> np.ndarray:
+        """Sample numbers at global positions (B,), counted through all parts."""
+        part, place = self.deal(position)
+        samples = np.empty_like(place)
+        for number in np.unique(part).tolist():
+            mine = part == number
+            samples[mine] = self.orders[number](place[mine], seed + (number << 40)) + self.starts[number]
+        return samples
+
+
+def _rounded(position: np.ndarray, share: int, of: int) -> np.ndarray:
+    """round(position * share / of), halves up, without overflow."""
+    whole, rest = position // of, position % of
+    return whole * share + (2 * rest * share + of) // (2 * of)
+
+
+def _whole_parts(weights: Sequence[float]) -> list[int]:
+    """Weights as integers that add up to `MIXTURE_PARTS`, each at least 1: the largest remainders are rounded up."""
+    exact = [weight * MIXTURE_PARTS / sum(weights) for weight in weights]
+    parts = [max(1, math.floor(value)) for value in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda number: parts[number] - exact[number])
+    for number in by_remainder[: max(0, MIXTURE_PARTS - sum(parts))]:
+        parts[number] += 1
+    parts[parts.index(max(parts))] -= sum(parts) - MIXTURE_PARTS
+    return parts

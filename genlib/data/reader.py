@@ -1,38 +1,48 @@
-"""From sample numbers to decoded samples: local shards by mmap, and a bounded memory of what was decoded."""
+"""From sample numbers to decoded samples: local shards by mmap, remote ones by pieces, and a bounded memory of what was decoded."""
 
 from __future__ import annotations
 
-import logging
 import mmap
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genlib.data.decode import BadSample, decode_image, decode_json, decode_label, decode_text
+from genlib.data.decode import REASONS, BadSample, StoredArray, decode_array, decode_image, decode_json, decode_label, decode_text
+from genlib.data.pieces import Pieces
 from genlib.data.shards import Recent, ShardSet
 
-log = logging.getLogger(__name__)
 _OPEN_SHARDS = 256  # each holds a file descriptor; the usual limit is 1,024
 _OBJECT_BYTES = 400  # what Python needs for one small value, a caption or a few facts
-_DECODE = {"text": decode_text, "label": decode_label, "json": decode_json}
-_STAND_IN = {"text": "", "label": 0, "json": {}}
+_DECODE = {"text": decode_text, "label": decode_label, "json": decode_json, "array": decode_array}
+_STAND_IN = {"text": "", "label": 0, "json": {}, "array": np.zeros(0, np.float32).view(StoredArray)}
 
 
 class Reader:
-    """Decodes samples of a set into values by field; made anew in every process that reads."""
+    """Decodes samples of a set into values by field; made anew in every process that reads.
 
-    def __init__(self, shards: ShardSet, *, channels: int = 3, cache_bytes: int = 0):
-        self.shards, self.channels = shards, channels
-        self.failures: Counter[str] = Counter()
-        """Samples that could not be decoded, by reason, each time they were met."""
+    `at` is told the number of each sample before it is decoded. `pieces` fetches what lies at URLs.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        *,
+        channels: int = 3,
+        cache_bytes: int = 0,
+        pieces: Pieces | None = None,
+        at: Callable[[int], None] | None = None,
+    ):
+        self.shards, self.channels, self.pieces, self._at = shards, channels, pieces, at
         self._maps = Recent(self._map, _OPEN_SHARDS)
         self._cache: dict[tuple[int, int, tuple[str, ...]], tuple[Any, ...]] = {}
         self._cache_left = cache_bytes
 
-    def _map(self, shard: int) -> mmap.mmap:
+    def _map(self, shard: int) -> mmap.mmap | None:
         path, expected = self.shards.paths[shard], self.shards.index(shard).meta["size"]
+        if not isinstance(path, Path):
+            return None
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if len(data) != expected:  # a read behind the end of a mapped file would end the process
@@ -41,21 +51,28 @@ class Reader:
 
     def members(self, shard: int, place: int, fields: Sequence[str]) -> tuple[str, list[bytes | None]]:
         """Name `shard:key` of one sample and the bytes of its members; None where it has none."""
-        index, row = self.shards.row(shard, place)
-        data, spans, columns = self._maps[shard], index.spans[row].tolist(), index.fields
+        index, rows = self.shards.rows(shard)
+        row = int(rows[place])
+        name, data = f"{index.place.stem}:{index.key(row)}", self._maps[shard]
+        if data is None:
+            if self.pieces is None:
+                self.pieces = Pieces(self.shards)
+            return name, self.pieces.members(shard, place, fields)
+        spans, columns = index.spans[row].tolist(), index.fields
         found: list[bytes | None] = []
         for field in fields:
             offset, size = spans[columns[field]] if field in columns else (-1, 0)
             found.append(data[offset : offset + size] if offset >= 0 else None)
-        return f"{index.path.stem}:{index.key(row)}", found
+        return name, found
 
     def key(self, sample: int) -> str:
         """Name `shard:key` of a sample."""
         shards, places = self.shards.locate(np.array([sample]))
-        return self.members(int(shards[0]), int(places[0]), ())[0]
+        index, rows = self.shards.rows(int(shards[0]))
+        return f"{index.place.stem}:{index.key(int(rows[int(places[0])]))}"
 
-    def _decode(self, shard: int, place: int, fields: tuple[str, ...], at_least: int) -> tuple[Any, ...] | None:
-        """(name, value of each field); None for a sample that fails."""
+    def _decode(self, shard: int, place: int, fields: tuple[str, ...], at_least: int) -> tuple[Any, ...] | str:
+        """(name, value of each field), or why the sample fails."""
         name, members = self.members(shard, place, fields)
         values: list[Any] = [name]
         try:
@@ -67,14 +84,8 @@ class Reader:
                 else:
                     values.append(_STAND_IN[kind] if data is None else _DECODE[kind](data))
         except BadSample as reason:
-            self._failed(name, str(reason))
-            return None
+            return str(reason)
         return tuple(values)
-
-    def _failed(self, name: str, reason: str) -> None:
-        if not self.failures[reason]:
-            log.warning("sample %s cannot be read (%s): it counts for nothing; further ones are only counted", name, reason)
-        self.failures[reason] += 1
 
     def _keep(self, sample: int, at_least: int, fields: tuple[str, ...], row: tuple[Any, ...]) -> None:
         """Keeps a decoded sample while there is room. What is kept stays: in an order that visits each once, any exchange only costs."""
@@ -83,34 +94,45 @@ class Reader:
             self._cache_left -= size
             self._cache[sample, at_least, fields] = row
 
-    def _row(self, sample: int, shard: int, place: int, fields: tuple[str, ...], at_least: int) -> tuple[Any, ...] | None:
+    def _row(self, sample: int, shard: int, place: int, fields: tuple[str, ...], at_least: int) -> tuple[Any, ...] | str:
         row = self._cache.get((sample, at_least, fields))
         if row is None:
+            if self._at is not None:
+                self._at(sample)
             row = self._decode(shard, place, fields, at_least)
-            if row is not None:
+            if isinstance(row, tuple):
                 self._keep(sample, at_least, fields, row)
         return row
 
-    def read(self, samples: np.ndarray, fields: Sequence[str], at_least: int = 0) -> tuple[list[str], dict[str, list[Any]], np.ndarray]:
-        """Names, values by field and failed (B,) bool of samples (B,); `at_least` is the side to which an image may shrink, 0 as stored.
+    def read(
+        self, samples: np.ndarray, fields: Sequence[str], at_least: int = 0, bad: Mapping[int, str] | None = None
+    ) -> tuple[list[str], dict[str, list[Any]], np.ndarray]:
+        """Names, values by field and failed (B,) uint8 of samples (B,): 0 for a good one, else 1 + the place of its reason in `REASONS`.
 
-        Rows that fail hold stand-ins: a black image like the first good one, an empty text, label 0.
+        `at_least` is the side to which an image may shrink, 0 as stored. Samples in `bad` fail for the reason there, unread. Rows
+        that fail hold stand-ins: a black image like the first good one, an empty text, label 0.
         """
-        fields = tuple(fields)
+        fields, bad = tuple(fields), bad or {}
         shards, places = self.shards.locate(samples)
         where = zip(samples.tolist(), shards.tolist(), places.tolist(), strict=True)
-        rows = [self._row(sample, shard, place, fields, at_least) for sample, shard, place in where]
-        failed = np.array([row is None for row in rows])
+        rows = [bad.get(sample) or self._row(sample, shard, place, fields, at_least) for sample, shard, place in where]
+        failed = np.array([1 + REASONS.index(row) if isinstance(row, str) else 0 for row in rows], np.uint8)
         if failed.any():
-            good = next((row for row in rows if row is not None), None)
-            rows = [row or self._stand_in(int(sample), fields, good, at_least) for row, sample in zip(rows, samples, strict=True)]
-        columns = [list(column) for column in zip(*rows, strict=True)]  # type: ignore[arg-type]
+            good = next((row for row in rows if not isinstance(row, str)), None)
+            rows = [
+                self._stand_in(int(sample), fields, good, at_least) if isinstance(row, str) else row
+                for row, sample in zip(rows, samples, strict=True)
+            ]  # fmt: skip
+        columns = [list(column) for column in zip(*rows, strict=True)]
         return columns[0], dict(zip(fields, columns[1:], strict=True)), failed
 
     def _stand_in(self, sample: int, fields: tuple[str, ...], good: tuple[Any, ...] | None, at_least: int) -> tuple[Any, ...]:
         side = at_least or 1
-        blank = [np.zeros((side, side, self.channels if field == "image" else 1), np.uint8) for field in fields]
-        if good is not None:
-            blank = [np.zeros_like(value) if isinstance(value, np.ndarray) else None for value in good[1:]]
         kinds = [self.shards.kinds[field] for field in fields]
-        return self.key(sample), *[image if kind == "image" else _STAND_IN[kind] for kind, image in zip(kinds, blank, strict=True)]
+        blank = [
+            np.zeros((side, side, self.channels if field == "image" else 1), np.uint8) if kind == "image" else _STAND_IN[kind]
+            for field, kind in zip(fields, kinds, strict=True)
+        ]
+        if good is not None:
+            blank = [np.zeros_like(value) if isinstance(value, np.ndarray) else own for value, own in zip(good[1:], blank, strict=True)]
+        return self.key(sample), *blank

@@ -8,54 +8,61 @@ import json
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from braceexpand import braceexpand
 
-from genlib.data import index
+from genlib.data import filters, index, remote
+from genlib.data.places import Place, Places
+from genlib.data.remote import RemoteFile
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "validation")
 INDEX_MEMORY_BYTES = 128 << 20
 """What a process keeps of the shards' indices; beyond it the least used are read again when needed."""
 
+K = TypeVar("K")
 V = TypeVar("V")
+P = TypeVar("P", Path, RemoteFile)
 
 
-class Recent(Generic[V]):
-    """Values by number, made when asked for; the least recently used go when the sum of their weights passes `limit`."""
+class Recent(Generic[K, V]):
+    """Values by key, made when asked for; the least recently used go when the sum of their weights passes `limit`."""
 
-    def __init__(self, make: Callable[[int], V], limit: int, weigh: Callable[[V], int] = lambda value: 1):
+    def __init__(self, make: Callable[[K], V], limit: int, weigh: Callable[[V], int] = lambda value: 1):
         self._make, self._limit, self._weigh = make, limit, weigh
-        self._values: OrderedDict[int, V] = OrderedDict()
+        self._values: OrderedDict[K, V] = OrderedDict()
         self._weight = 0
         self._lock = threading.RLock()  # batches are read in a thread, names for messages in another
 
-    def __getitem__(self, number: int) -> V:
+    def __getitem__(self, key: K) -> V:
         with self._lock:
-            if number in self._values:
-                self._values.move_to_end(number)
-                return self._values[number]
-            value = self._values[number] = self._make(number)
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            value = self._values[key] = self._make(key)
             self._weight += self._weigh(value)
             while self._weight > self._limit and len(self._values) > 1:
                 self._weight -= self._weigh(self._values.popitem(last=False)[1])
             return value
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._values
+
     def __len__(self) -> int:
         return len(self._values)
 
 
-def _of_folder(folder: Path, split: str, only_split: bool) -> list[Path]:
-    """Its `SPLIT-*.tar`; where it has none, all that no other split claims."""
-    tars = sorted(folder.glob("*.tar"))
-    own = [path for path in tars if path.name.startswith(f"{split}-")]
+def _of_folder(shards: list[P], split: str, only_split: bool) -> list[P]:
+    """A folder's `SPLIT-*.tar`; where it has none, all that no other split claims."""
+    own = [place for place in shards if place.name.startswith(f"{split}-")]
     if own or only_split:
         return own
-    return [path for path in tars if not path.name.startswith(tuple(f"{other}-" for other in SPLITS))] or (tars if split != "train" else [])
+    return [place for place in shards if not place.name.startswith(tuple(f"{other}-" for other in SPLITS))] or (shards if split != "train" else [])
 
 
 def _of_pattern(pattern: str) -> list[Path]:
@@ -70,26 +77,37 @@ def _of_pattern(pattern: str) -> list[Path]:
     return paths
 
 
-def find_shards(where: str, split: str = "train", *, only_split: bool = False) -> list[Path]:
-    """Shards at a folder, a tar, a pattern with braces or `*`, or several of these joined by `::`.
+def _remote(where: str, split: str, only_split: bool) -> list[RemoteFile]:
+    """Shards at a URL: a folder of a store that can be listed, or a pattern."""
+    if where.endswith(".tar") or "*" in where or "{" in where:
+        return [] if only_split else remote.expand(where)
+    found = [file for file in remote.expand(where.rstrip("/") + "/") if file.name.endswith(".tar")]
+    return _of_folder(sorted(found, key=lambda file: file.url), split, only_split)
+
+
+def find_shards(where: str, split: str = "train", *, only_split: bool = False) -> list[Place]:
+    """Shards at one place: a folder, a tar, or a pattern with braces or `*`, local or at a URL.
 
     A folder gives its `SPLIT-*.tar` where it has such, else all tars that no other split claims; `only_split` wants the first alone.
     """
-    paths: list[Path] = []
-    for part in filter(None, where.split("::")):
-        if "://" in part:
-            raise ValueError(f"shards {part!r}: only local paths are read so far; copy or mount them, and give the folder")
-        path = Path(part).expanduser()
-        if path.is_dir():
-            paths += _of_folder(path, split, only_split)
-        elif not only_split:
-            paths += sorted(Path(name) for name in glob.glob(str(path))) if "*" in part and "{" not in part else _of_pattern(str(path))
-    return paths
+    if remote.is_remote(where):
+        return list(_remote(where, split, only_split))
+    path = Path(where).expanduser()
+    if path.is_dir():
+        return list(_of_folder(sorted(path.glob("*.tar")), split, only_split))
+    if only_split:
+        return []
+    return [Path(name) for name in sorted(glob.glob(str(path)))] if "*" in where and "{" not in where else list(_of_pattern(str(path)))
 
 
-def all_shards(where: str) -> list[Path]:
-    """Shards at a place, of every split. ValueError where there are none."""
-    paths = [path for split in SPLITS for path in find_shards(where, split, only_split=split != "train")]
+def parts(where: str) -> list[str]:
+    """Places joined by `::`."""
+    return [part for part in where.split("::") if part]
+
+
+def all_shards(where: str) -> list[Place]:
+    """Shards at places joined by `::`, of every split. ValueError where there are none."""
+    paths = [path for part in parts(where) for split in SPLITS for path in find_shards(part, split, only_split=split != "train")]
     if not paths:
         raise ValueError(f"{where!r}: there are no shards (.tar files); check the path, or make some with jobs/prepare_data.py")
     return list(dict.fromkeys(paths))
@@ -98,90 +116,133 @@ def all_shards(where: str) -> list[Path]:
 class ShardSet:
     """The usable samples of some shards, numbered 0 ... len - 1 in stored order.
 
-    A field that at least half of the samples have is a field of the set, and a sample without it is bad ("missing member").
+    A field that at least half of the samples have is a field of the set, and a sample without it is bad ("missing member"). What
+    does not pass the filters gets no number either. In memory are the shards' names and where their samples start; it can be
+    pickled, and kept in a file.
     """
 
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = list(paths)
-        metas = [index.facts(path) for path in self.paths]
+    def __init__(self, paths: Sequence[Place], filters: Sequence[str] = (), each: Callable[[Callable, Any], Iterable] = map):
+        """`each` maps a function over many shards, in their order: it is where indexing goes parallel."""
+        self.paths, self.filters, self.parts = Places(paths), tuple(filters), [len(paths)]
+        metas = list(each(index.facts, self.paths))
         self.fields, self.kinds = self._common_fields(metas)
-        counts = [self._usable(meta) for meta in metas]
+        counts = self._counts(metas, each)
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         self.num_bytes = sum(meta["size"] for meta in metas)
         self.bad, self.first_bad = self._bad(metas)
-        self.channels = Counter({int(c): 0 for meta in metas for c in meta["channels"]})
-        for meta in metas:
-            self.channels.update({int(c): n for c, n in meta["channels"].items()})
+        self.filtered = sum(map(self._usable, metas)) - len(self)
+        self.channels = sum((Counter({int(c): n for c, n in meta["channels"].items()}) for meta in metas), Counter())
         self.sizes = sorted({tuple(size) for meta in metas for size in meta["sizes"] if size != [0, 0]})[:2]
         self.highest_label = max((meta["highest_label"] for meta in metas), default=-1)
-        identity = [self.fields, [meta["digest"] for meta in metas]]
+        self.digests = np.array([int(meta["digest"][:16], 16) for meta in metas], np.uint64)
+        identity = [self.fields, [meta["digest"] for meta in metas], *([list(self.filters)] if self.filters else [])]
         self.digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._filters = [filters.parse(text) for text in self.filters]
         self._loaded = Recent(self._load, INDEX_MEMORY_BYTES, lambda loaded: loaded[0].num_bytes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._prepare()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     @staticmethod
     def _common_fields(metas: list[dict[str, Any]]) -> tuple[list[str], dict[str, str]]:
-        have: Counter[str] = Counter()
+        have: Counter[tuple[str, str]] = Counter()
         for meta in metas:
             for mask, rows in meta["masks"]:
-                have.update({name: rows for column, (name, _) in enumerate(meta["fields"]) if mask >> column & 1})
+                have.update({(name, kind): rows for column, (name, kind) in enumerate(meta["fields"]) if mask >> column & 1})
         total = sum(rows for meta in metas for _, rows in meta["masks"])
-        kinds = {name: kind for meta in metas for name, kind in meta["fields"]}
-        return sorted(name for name, rows in have.items() if 2 * rows >= total), kinds
+        kinds = {name: kind for (name, kind), _ in reversed(have.most_common())}  # of two kinds the usual one
+        return sorted({name for (name, kind), rows in have.items() if 2 * rows >= total and kinds[name] == kind}), kinds
 
     def _wanted(self, meta: dict[str, Any]) -> int:
-        """Bits that a usable row of the shard has; a bit beyond all columns where it lacks a field altogether."""
-        columns = {name: column for column, (name, _) in enumerate(meta["fields"])}
-        return sum(1 << column for column in {columns.get(name, 30) for name in self.fields})
+        return _wanted(meta, {name: self.kinds[name] for name in self.fields})
 
     def _usable(self, meta: dict[str, Any]) -> int:
         wanted = self._wanted(meta)
         return sum(rows for mask, rows in meta["masks"] if mask & wanted == wanted)
 
+    def _counts(self, metas: list[dict[str, Any]], each: Callable[[Callable, Any], Iterable]) -> list[int]:
+        """Usable samples a shard; filters are asked of every shard's whole index."""
+        if not self.filters:
+            return [self._usable(meta) for meta in metas]
+        chosen = [filters.parse(text) for text in self.filters]
+        filters.refuse_unknown(chosen, sorted({name for meta in metas for name in meta["numbers"]}))
+        return list(each(partial(_count, kinds={name: self.kinds[name] for name in self.fields}, chosen=chosen), self.paths))
+
     def _bad(self, metas: list[dict[str, Any]]) -> tuple[Counter[str], dict[str, str]]:
         """How many samples were dropped for each reason, and the first of each kind as `shard:key`."""
         bad: Counter[str] = Counter()
         first: dict[str, str] = {}
-        for path, meta in zip(self.paths, metas, strict=True):
+        for place, meta in zip(self.paths, metas, strict=True):
             bad.update(meta["bad"])
             for reason, key in meta["first"].items():
-                first.setdefault(reason, f"{path.name}:{key}")
+                first.setdefault(reason, f"{place.name}:{key}")
             wanted = self._wanted(meta)
             incomplete = [rows for mask, rows in meta["masks"] if mask < index.SUSPECT and mask & wanted != wanted]
             missing = sum(incomplete)
             if missing:
                 bad["missing member"] += missing
-                first.setdefault("missing member", f"{path.name}:{self._first_missing(path, meta)}")
+                if "missing member" not in first:
+                    first["missing member"] = f"{place.name}:{self._first_missing(place, meta)}"
         return bad, first
 
-    def _first_missing(self, path: Path, meta: dict[str, Any]) -> str:
-        shard, wanted = index.load(path), self._wanted(meta)
+    def _first_missing(self, place: Place, meta: dict[str, Any]) -> str:
+        shard, wanted = index.load(place), self._wanted(meta)
         return shard.key(int(np.flatnonzero((shard.masks & np.uint32(wanted | index.SUSPECT)) != wanted)[0]))
 
     def why_bad(self) -> str:
         """Reasons and counts in words."""
-        return ", ".join(f"{reason} {count}" for reason, count in sorted(self.bad.items())) or "nothing, they are empty"
+        reasons = {**self.bad, **({f"not {' and '.join(self.filters)}": self.filtered} if self.filtered else {})}
+        return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "nothing, they are empty"
 
     def _load(self, number: int) -> tuple[index.Shard, np.ndarray]:
         shard = index.load(self.paths[number])
-        wanted = np.uint32(self._wanted(shard.meta))
-        rows = np.flatnonzero((shard.masks & wanted) == wanted)
-        if len(rows) != self.starts[number + 1] - self.starts[number]:
-            raise ValueError(f"shard {shard.path} changed while it was in use; start again")
+        rows = _rows(shard, self._wanted(shard.meta), self._filters)
+        if int(shard.meta["digest"][:16], 16) != self.digests[number] or len(rows) != self.starts[number + 1] - self.starts[number]:
+            raise ValueError(f"shard {shard.place} changed while it was in use; start again")
         return shard, rows
 
     def index(self, shard: int) -> index.Shard:
         """The index of a shard."""
         return self._loaded[shard][0]
 
+    def numbers(self, shard: int, name: str) -> np.ndarray:
+        """One number of each usable sample of a shard, see `Filter`; nan where it has none. (n,) float64."""
+        index, rows = self.rows(shard)
+        return filters.numbers(index, name)[rows]
+
     def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sample numbers (B,) -> shard numbers (B,) and places (B,) among the shard's usable rows."""
         shards = np.searchsorted(self.starts, samples, side="right") - 1
         return shards, samples - self.starts[shards]
 
-    def row(self, shard: int, place: int) -> tuple[index.Shard, int]:
-        """The index of a shard and the row in it of its usable sample number `place`."""
-        loaded, rows = self._loaded[shard]
-        return loaded, int(rows[place])
+    def rows(self, shard: int) -> tuple[index.Shard, np.ndarray]:
+        """The index of a shard and the rows in it of its usable samples, in stored order."""
+        return self._loaded[shard]
+
+
+def _rows(shard: index.Shard, wanted: int, chosen: Sequence[filters.Filter]) -> np.ndarray:
+    """Rows of a shard that are whole and pass the filters."""
+    whole = (shard.masks & np.uint32(wanted)) == np.uint32(wanted)
+    return np.flatnonzero(whole & filters.keeps(chosen, shard) if chosen else whole)
+
+
+def _wanted(meta: dict[str, Any], kinds: Mapping[str, str]) -> int:
+    """Bits that a row has with all fields of these kinds; a bit beyond all columns where the shard lacks a field altogether."""
+    columns = {(name, kind): column for column, (name, kind) in enumerate(meta["fields"])}
+    return sum(1 << column for column in {columns.get(field, 30) for field in kinds.items()})
+
+
+def _count(place: Place, kinds: Mapping[str, str], chosen: Sequence[filters.Filter]) -> int:
+    """Usable samples of one shard."""
+    shard = index.load(place)
+    return len(_rows(shard, _wanted(shard.meta, kinds), chosen))

@@ -6,7 +6,9 @@ ranks decides who reads a sample, never which samples are read, and `start` is t
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,48 +17,73 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from genlib.config import DataConfig, nearest
-from genlib.data.builtin import BUILTIN, prepared
-from genlib.data.order import ORDER_VERSION, Order, block_samples
+from genlib.config import DataConfig
+from genlib.data import sets as data_sets
+from genlib.data.decode import REASONS
+from genlib.data.decoding import Decoding, Rows, pieces_of
+from genlib.data.order import ORDER_VERSION, Mixture, Order, block_samples
+from genlib.data.partners import Partners
+from genlib.data.pool import ReaderPool
 from genlib.data.reader import Reader
-from genlib.data.shards import SPLITS, ShardSet, find_shards
+from genlib.data.sets import Each, each_here
+from genlib.data.shards import SPLITS, ShardSet, parts
 from genlib.data.transforms import PlainTransform
-from genlib.types import Batch, DataSpec, Samples, Transform
+from genlib.types import Batch, DataSpec, Transform
+
+log = logging.getLogger(__name__)
+_FEW = 20
+"""Failed samples that never stop a run, whatever their share."""
 
 
 @dataclass(slots=True)
-class _Split:
+class Split:
     """One split: its samples, their order, and what reads them."""
 
     where: str
     shards: ShardSet
     reader: Reader
-    order: Order | None
+    order: Order | Mixture | None
     """None is stored order, once."""
 
     def samples(self, positions: np.ndarray, seed: int) -> np.ndarray:
         """Sample numbers at global positions (B,)."""
         return positions if self.order is None else self.order(positions, seed)
 
+    def rows(self, size: int, mine: slice, start: int, seed: int) -> Iterator[Rows]:
+        """Some rows of each global micro-batch. Where the order has blocks, a batch is dealt out by place in storage, so that a rank reads few."""
+        total = len(self.shards) if self.order is None else None
+        by_place = self.order is not None and self.order.block > 1
+        while total is None or start < total:
+            end = start + size if total is None else min(start + size, total)
+            wanted = np.arange(start, end, dtype=np.int64) if by_place else np.arange(start + mine.start, start + mine.stop, dtype=np.int64)
+            if by_place:
+                wanted = wanted[np.argsort(self.samples(wanted, seed), kind="stable")]
+                places = np.arange(mine.start, mine.stop)
+                positions, inside = wanted[np.minimum(places, len(wanted) - 1)], places < len(wanted)
+            else:
+                positions, inside = np.minimum(wanted, end - 1), wanted < end
+            yield Rows(positions, self.samples(positions, seed), inside)
+            start += size
+
+
+def _samples_of(rows: Rows) -> np.ndarray:
+    """All samples of the set that the rows need."""
+    return np.concatenate([rows.samples, *(samples for role, samples in rows.partners.items() if role != "other")])
+
 
 class ShardSource:
-    """`genlib.types.DataSource` over local WebDataset shards; see `open_source`."""
+    """`genlib.types.DataSource` over WebDataset shards; see `open_source`."""
 
-    def __init__(self, splits: dict[str, _Split], spec: DataSpec, image_size: int = 0):
-        self.spec = spec
-        self._splits, self._image_size = splits, image_size
+    def __init__(self, splits: dict[str, Split], other: ShardSet | None, spec: DataSpec, config: DataConfig):
+        self.spec, self.failures = spec, Counter()
+        """`failures`: samples that could not be decoded after they were indexed, by reason, each time they were met."""
+        self._splits, self._other, self._config, self._read = splits, other, config, 0
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits there are: "train", and "validation" where samples are held out."""
         return tuple(self._splits)
-
-    @property
-    def failures(self) -> Counter[str]:
-        """Samples that could not be decoded after they were indexed, by reason, each time they were met."""
-        return sum((split.reader.failures for split in self._splits.values()), Counter())
 
     def num_samples(self, split: str) -> int:
         """Usable samples in a split."""
@@ -76,36 +103,65 @@ class ShardSource:
     ) -> Iterator[Batch]:
         """See `DataSource.batches`. Rows past a global batch's end repeat its last sample, with weight 0.
 
-        A sample that cannot be decoded stays at its position as a stand-in of weight 0. A transform may name the `fields` it
-        reads; without that attribute it gets all.
+        A sample that cannot be decoded stays at its position as a stand-in of weight 0; ValueError where they are too many. A
+        transform may name the `fields` it reads; without that attribute it gets all.
         """
         assert size > 0 <= start
         assert 0 <= rank < world
         if self._lacks(split):
             return iter(())
-        chosen, rows = self._split(split), -(-size // world)
-        slices = self._slices(chosen, size, slice(rank * rows, (rank + 1) * rows), start)
-        transform = PlainTransform(self._image_size) if transform is None else transform
-        return (self._batch(chosen, positions, inside, seed, transform) for positions, inside in slices)
+        chosen, each = self._split(split), -(-size // world)
+        transform = PlainTransform(self._config.image_size) if transform is None else transform
+        rows = chosen.rows(size, slice(rank * each, (rank + 1) * each), start, seed)
+        if roles := getattr(transform, "partners", ()):
+            partners = Partners(chosen.shards, self._other)
+            rows = (replace(some, partners={role: partners.samples(role, some.positions, some.samples, seed) for role in roles}) for some in rows)
+        return self._batches(split, rows, transform, seed)
 
-    @staticmethod
-    def _slices(split: _Split, size: int, rows: slice, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions of some rows of each global micro-batch, and which of them lie inside it."""
-        total = len(split.shards) if split.order is None else None
-        while total is None or start < total:
-            end = start + size if total is None else min(start + size, total)
-            mine = np.arange(start + rows.start, start + rows.stop, dtype=np.int64)
-            yield np.minimum(mine, end - 1), mine < end
-            start += size
+    def _batches(self, split: str, rows: Iterator[Rows], transform: Transform, seed: int) -> Iterator[Batch]:
+        chosen, processes = self._split(split), self._config.readers
+        decoding = self._decoding(chosen, transform, seed)
+        if pieces := chosen.reader.pieces:
+            rows = pieces.ahead(rows, _samples_of, for_others=processes > 0)
+        if not processes:
+            readers = (chosen.reader, decoding.readers()[1])
+            yield from (self._counted(split, decoding.batch(readers, some), seed) for some in rows)
+            return
+        pool = ReaderPool(decoding, processes, timeout_seconds=self._config.reader_timeout_seconds)
+        try:
+            yield from (self._counted(split, batch, seed) for batch in pool.run(rows))
+        finally:
+            pool.close()
 
-    def _batch(self, split: _Split, positions: np.ndarray, inside: np.ndarray, seed: int, transform: Transform) -> Batch:
-        fields = getattr(transform, "fields", None) or split.shards.fields
-        present = [field for field in fields if field in split.shards.fields]
-        keys, values, failed = split.reader.read(split.samples(positions, seed), present, transform.image_size)
-        batch = transform(Samples(position=positions, keys=keys, fields=values, failed=failed, seed=seed))
-        batch["position"] = torch.from_numpy(positions)
-        batch["weight"] = torch.from_numpy((inside & ~failed).astype(np.float32))
+    def _decoding(self, split: Split, transform: Transform, seed: int) -> Decoding:
+        fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*split.shards.fields, *(self._other.fields if self._other else ())]))
+        cache = (self._config.cache_mb << 20) // len(self._splits) // max(1, self._config.readers)
+        disk = int(self._config.disk_cache_gb * 2**30)
+        return Decoding(split.shards, self._other, fields, transform, seed, self.spec.channels, cache, disk)
+
+    def _counted(self, split: str, batch: Batch, seed: int) -> Batch:
+        """The batch without `failed`, which is counted and named; ValueError where too many samples fail."""
+        failed = batch.pop("failed").numpy()
+        self._read += len(failed)
+        if failed.any():
+            name = ""
+            for row in np.flatnonzero(failed).tolist():
+                reason = REASONS[int(failed[row]) - 1]
+                name = self.keys(split, [int(batch["position"][row])], seed)[0]
+                if not self.failures[reason]:
+                    log.warning("sample %s cannot be read (%s): it counts for nothing; further ones are only counted", name, reason)
+                self.failures[reason] += 1
+            self._refuse_many(name)
         return batch
+
+    def _refuse_many(self, last: str) -> None:
+        count = self.failures.total()
+        if count > max(_FEW, self._config.max_failed * self._read):
+            reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(self.failures.items()))
+            raise ValueError(
+                f"{count} of the {self._read} samples read could not be decoded ({reasons}), the last {last}; data.max_failed allows "
+                f"{self._config.max_failed:g} of them: look at the shards with `prepare_data.py verify --decode`, or raise the limit"
+            )
 
     def captions(self, split: str, limit: int) -> Iterator[str]:
         """Captions of the first `limit` samples in stored order; nothing where the split has none. Samples that fail are left out."""
@@ -126,7 +182,7 @@ class ShardSource:
         """Whether it is a split that a source may lack, and this one does: reading it gives nothing."""
         return split in SPLITS and split not in self._splits
 
-    def _split(self, name: str) -> _Split:
+    def _split(self, name: str) -> Split:
         if name not in self._splits:
             raise ValueError(f"there are no samples of a split {name!r}; name shards with --data.train and --data.validation")
         return self._splits[name]
@@ -134,7 +190,10 @@ class ShardSource:
 
 def _facts_beside(shards: ShardSet) -> dict[str, Any]:
     """What the writer said of the set in `dataset.json`; empty where there is no such file."""
-    path = shards.paths[0].parent / "dataset.json"
+    first = shards.paths[0]
+    if not isinstance(first, Path):
+        return {}
+    path = first.parent / "dataset.json"
     try:
         facts = json.loads(path.read_bytes()) if path.is_file() else {}
     except ValueError:
@@ -142,45 +201,38 @@ def _facts_beside(shards: ShardSet) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _paths(config: DataConfig) -> dict[str, tuple[str, list[Path]]]:
-    """For each split what the user named and the shards there."""
-    train, held_out = (prepared(where, config.image_size) or where for where in (config.train, config.validation))
-    named = {"train": (config.train, find_shards(train, "train"))}
-    if held_out:
-        named["validation"] = (config.validation, find_shards(held_out, "validation"))
-    elif implied := find_shards(train, "validation", only_split=True):
-        named["validation"] = (config.train, implied)
-    return named
+def open_source(config: DataConfig, kept: Path | None = None, each: Each = each_here) -> ShardSource:
+    """Opens the shards that the config names, indexing those that were not. ValueError where there are none, or none usable.
 
-
-def open_source(config: DataConfig) -> ShardSource:
-    """Opens the shards that the config names, indexing those that were not. ValueError where there are none, or none usable."""
-    if not config.train:
-        raise ValueError("data.train is empty; give a folder of shards, a pattern like 'dir/{00000..00099}.tar', or one of icons, shapes, digits")
-    if config.readers:
-        raise ValueError(f"data.readers is {config.readers}, but reader processes are not there yet; 0 reads in a thread of the worker")
-    sets: dict[str, tuple[str, ShardSet]] = {}
-    for split, (where, paths) in _paths(config).items():
-        if not paths:
-            hint = nearest(where, list(BUILTIN))
-            raise ValueError(
-                f"data.{split}={where!r}: there are no shards (.tar files).{hint} Check the path, or make some with jobs/prepare_data.py"
-            )
-        shards = ShardSet(paths)
-        if not len(shards):
-            raise ValueError(f"data.{split}={where!r}: {len(paths)} shards hold no usable sample; dropped: {shards.why_bad()}")
-        sets[split] = (where, shards)
-    return _source(sets, config)
+    `kept` is the folder of `genlib.data.sets.keep`; `each` maps a function over shards that are not indexed.
+    """
+    return _source(data_sets.open_sets(config, kept, each), config)
 
 
 def _source(sets: dict[str, tuple[str, ShardSet]], config: DataConfig) -> ShardSource:
-    spec = replace(_spec(sets["train"][1], config.image_size), validation_name=_validation_name(sets))
-    budget = (config.cache_mb << 20) // len(sets)
-    splits = {}
+    spec = replace(_spec(sets["train"][1], config), validation_name=_validation_name(sets))
+    budget, disk = (config.cache_mb << 20) // len(sets), int(config.disk_cache_gb * 2**30)
+    splits, other = {}, sets.pop("other", ("", None))[1]
     for name, (where, shards) in sets.items():
-        order = Order(len(shards), block_samples(len(shards), shards.num_bytes)) if name == "train" else None
-        splits[name] = _Split(where, shards, Reader(shards, channels=spec.channels, cache_bytes=budget), order)
-    return ShardSource(splits, spec, config.image_size)
+        reader = Reader(shards, channels=spec.channels, cache_bytes=budget, pieces=pieces_of(shards, disk))
+        splits[name] = Split(where, shards, reader, _order(shards, where, config) if name == "train" else None)
+    return ShardSource(splits, other, spec, config)
+
+
+def _order(shards: ShardSet, where: str, config: DataConfig) -> Order | Mixture:
+    """One order of all samples, or with weights one of each place's, mixed."""
+    if not config.weights:
+        return Order(len(shards), block_samples(len(shards), shards.num_bytes))
+    if len(config.weights) != len(shards.parts):
+        raise ValueError(f"data.weights has {len(config.weights)} numbers, but data.train={where!r} names {len(shards.parts)} places; give one each")
+    orders, first = [], 0
+    for place, count in zip(parts(where), shards.parts, strict=True):
+        samples = int(shards.starts[first + count] - shards.starts[first])
+        if not samples:
+            raise ValueError(f"data.train={place!r}: no usable sample; dropped from all places: {shards.why_bad()}")
+        orders.append(Order(samples, block_samples(samples, shards.num_bytes * samples // len(shards))))
+        first += count
+    return Mixture(orders, config.weights)
 
 
 def _validation_name(sets: dict[str, tuple[str, ShardSet]]) -> str:
@@ -189,16 +241,23 @@ def _validation_name(sets: dict[str, tuple[str, ShardSet]]) -> str:
     return name if isinstance(name, str) and re.fullmatch(r"[\w.-]{1,64}", name) else "validation"
 
 
-def _spec(train: ShardSet, image_size: int) -> DataSpec:
+def _spec(train: ShardSet, config: DataConfig) -> DataSpec:
     facts = _facts_beside(train)
     one_size = train.sizes[0][0] if len(train.sizes) == 1 and train.sizes[0][0] == train.sizes[0][1] else 0
     names = tuple(facts.get("class_names", ())) or tuple(str(label) for label in range(train.highest_label + 1))
     return DataSpec(
         channels=1 if train.channels and set(train.channels) == {1} else 3,
-        image_size=image_size or one_size,
+        image_size=config.image_size or one_size,
         class_names=names,
         has_captions="text" in train.fields,
         num_samples=len(train),
-        digest=train.digest,
+        digest=_digest(train, config),
         order_version=ORDER_VERSION,
     )
+
+
+def _digest(train: ShardSet, config: DataConfig) -> str:
+    """Identity of the samples, and of how several places are mixed."""
+    if not config.weights:
+        return train.digest
+    return hashlib.sha256(json.dumps([train.digest, train.parts, config.weights]).encode()).hexdigest()

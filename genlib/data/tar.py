@@ -15,13 +15,15 @@ import numpy as np
 BLOCK = 512
 _EXTENSION_BYTES = 1 << 16  # largest PAX header or long name that is read
 _RECORD = 20 * BLOCK  # writers fill the end up to a multiple of this
-_CHUNK = 4096  # headers checked at once
+_CHUNK = 4096  # headers checked at once, where the chain is sound
+_FEW = 16  # right after a place where it is not
 _REGULAR, _WITHOUT_DATA = b"\x0007", b"123456"  # the second: links, devices, folders, pipes, whatever their size field says
 _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"xgLK"
 _NAME, _PREFIX, _MAGIC, _TYPE = slice(0, 100), slice(345, 500), slice(257, 263), 156
 
 _USUAL_SIZE = re.compile(rb"[0-7]{11}[\0 ]").match
 _MATTERS = re.compile(rb"path=|size=|GNU\.sparse").search
+_RECORDS = re.compile(rb"\d{1,6} [^\0=\n]+=").match
 
 BROKEN, TRUNCATED, TRAILING = "broken header", "truncated", "data after the end"
 
@@ -48,10 +50,10 @@ def _number(raw: bytes) -> int:
         return -1
 
 
-def _walk(data, start: int, end: int) -> tuple[list[int], list[int]]:
-    """Follows at most `_CHUNK` headers as if all were sound: their places and sizes. A zero block or a bad size ends the walk."""
+def _walk(data, start: int, end: int, most: int) -> tuple[list[int], list[int]]:
+    """Follows at most `most` headers as if all were sound: their places and sizes. A zero block or a bad size ends the walk."""
     places, sizes, place = [], [], start
-    while place + BLOCK <= end and len(places) < _CHUNK:
+    while place + BLOCK <= end and len(places) < most:
         head = data[place + 124 : place + 157]
         if head[32] in _WITHOUT_DATA:
             size = 0
@@ -121,7 +123,8 @@ class _Scan:
         self.data, self.end, self.found = data, end, Members()
         self.name: bytes | None = None
         self.size: int | None = None
-        self.sparse = False
+        self.unusable = False  # sparse, or what named it cannot be read
+        self.reach = _CHUNK
 
     def run(self) -> Members:
         place = 0
@@ -138,7 +141,10 @@ class _Scan:
     def _damaged(self, reason: str) -> None:
         if not self.found.damage or self.found.damage[-1][0] != len(self.found.names):  # one note for one gap
             self.found.damage.append((len(self.found.names), reason))
-        self.name, self.size, self.sparse = None, None, False
+        self._next_member()
+
+    def _next_member(self, unusable: bool = False) -> None:
+        self.name, self.size, self.unusable = None, None, unusable
 
     def _ends(self, place: int) -> bool:
         """Whether the end of the archive is at `place`; anything but zeros behind it is noted."""
@@ -158,14 +164,25 @@ class _Scan:
         self._damaged(BROKEN)
         for at in range(place + BLOCK, self.end - BLOCK + 1, BLOCK):
             if self.data[at + 257 : at + 262] == b"ustar" and _sound(np.frombuffer(self.data[at : at + BLOCK], np.uint8)[None])[0]:
+                self._next_member(unusable=self._named_in(max(place, at - _EXTENSION_BYTES - BLOCK), at))
                 return at
             if self.end - at <= _RECORD and not self.data[at : self.end].strip(b"\0"):
                 return at
         return self.end
 
+    def _named_in(self, gap: int, place: int) -> bool:
+        """Whether damage from `gap` on took a header that named the member at `place`, whose own header has a part of the name at most."""
+        own = self.data[place : place + 100]
+        for at in range(gap + BLOCK, place, BLOCK):
+            block = self.data[at : at + BLOCK]
+            if (b"\0" not in own and block.startswith(own)) or (_RECORDS(block) and _MATTERS(block)):
+                return True
+        return False
+
     def _chunk(self, place: int) -> int:
-        """Takes the members of one walk; returns where the next one starts."""
-        places, sizes = _walk(self.data, place, self.end)
+        """Takes the members of one walk; returns where the next one starts. After one that was cut short the next are short."""
+        places, sizes = _walk(self.data, place, self.end, self.reach)
+        self.reach = min(_CHUNK, 2 * self.reach)
         headers = self._gather(places)
         good = _sound(headers) & (np.array(sizes) >= 0)
         sound = len(places) if good.all() else int(good.argmin())
@@ -179,10 +196,12 @@ class _Scan:
             if kind in _REGULAR:
                 self._member(kind, name, at, true_size)
                 if true_size != size:
+                    self.reach = _FEW
                     return at + BLOCK + (true_size + BLOCK - 1) // BLOCK * BLOCK
             else:
                 self._extension(kind, at, size)
         if sound < len(places):
+            self.reach = _FEW
             return places[sound] if not self.data[places[sound] : places[sound] + BLOCK].strip(b"\0") else self._resync(places[sound])
         return places[-1] + BLOCK + (sizes[-1] + BLOCK - 1) // BLOCK * BLOCK
 
@@ -191,18 +210,18 @@ class _Scan:
         return blocks[np.array(places) // BLOCK]
 
     def _member(self, kind: int, name: bytes, at: int, size: int) -> None:
-        if kind in _REGULAR and not self.sparse:
+        if kind in _REGULAR and not self.unusable:
             self.found.names.append(name if self.name is None else self.name)
             self.found.offsets.append(at + BLOCK)
             self.found.sizes.append(size)
-        self.name, self.size, self.sparse = None, None, False
+        self._next_member()
 
     def _extension(self, kind: int, at: int, size: int) -> None:
         """Reads what a PAX or GNU header says of the next member; links, devices and folders are passed over."""
         if kind in (_PAX_GLOBAL, _GNU_LINK):
             return
         if kind not in (_PAX, _GNU_NAME):
-            self.name, self.size, self.sparse = None, None, False
+            self._next_member()
             return
         record = self.data[at + BLOCK : at + BLOCK + size] if size <= _EXTENSION_BYTES else b""
         if kind == _GNU_NAME and record:
@@ -214,10 +233,11 @@ class _Scan:
         size_text = (values or {}).get(b"size", b"0")
         if values is None or not size_text.isdigit() or len(size_text) > 19:
             self._damaged(BROKEN)
+            self._next_member(unusable=True)
             return
         self.name = values.get(b"path", self.name)
         self.size = int(size_text) if b"size" in values else None
-        self.sparse = any(key.startswith(b"GNU.sparse") for key in values)
+        self.unusable = any(key.startswith(b"GNU.sparse") for key in values)
 
 
 def scan(data) -> Members:

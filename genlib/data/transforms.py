@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from genlib.data.decode import StoredArray
 from genlib.types import Batch, Samples
 
 
@@ -43,26 +44,49 @@ def to_float(images: np.ndarray) -> Tensor:
     return out.mul_(1 / 255)
 
 
+def pad_sequences(values: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Sequences (T_i, ...) -> (B, max T, ...) filled up with zeros, and the lengths (B,) int64."""
+    rest = {value.shape[1:] for value in values if len(value)}
+    if len(rest) > 1 or any(value.ndim < 1 for value in values):
+        raise ValueError(f"sequences of one batch have elements of different shapes, {sorted(rest)[:2]}; give all .npy members one")
+    lengths = torch.tensor([len(value) for value in values])
+    padded = torch.zeros(len(values), int(lengths.max()), *(rest.pop() if rest else ()), dtype=torch.from_numpy(np.empty(0, values[0].dtype)).dtype)
+    for row, value in enumerate(values):
+        padded[row, : len(value)] = torch.from_numpy(np.array(value))
+    return padded, lengths
+
+
 class PlainTransform:
     """Images to float32 (B, C, H, W) in [0, 1] under `image`, masks and other images the same, labels to int64 (B,); no augmentation.
 
-    Labels come from `.cls` members, else from a number `label` in the `.json` ones.
+    Labels come from `.cls` members, else from a number `label` in the `.json` ones. A `.npy` member `name` becomes (B, T, ...) with
+    zeros behind the shorter ones, and `name_length` (B,). Fields of partners begin with their role: `positive_image`.
     """
 
     fields: ClassVar[tuple[str, ...] | None] = None
 
-    def __init__(self, image_size: int = 0):
+    def __init__(self, image_size: int = 0, partners: Sequence[str] = ()):
         self.image_size = image_size
         """Pixels a side; 0 keeps what is stored."""
+        self.partners = tuple(partners)
+        """Roles of the samples that it wants beside each row; see `genlib.data.partners`."""
 
     def __call__(self, samples: Samples) -> Batch:
+        batch = self._fields(samples)
+        for role, partner in samples.partners.items():
+            batch.update({f"{role}_{name}": value for name, value in self._fields(partner).items()})
+        return batch
+
+    def _fields(self, samples: Samples) -> Batch:
         batch: Batch = {}
         for name, values in samples.fields.items():
-            if isinstance(values[0], np.ndarray):
+            if isinstance(values[0], StoredArray):
+                batch[name], batch[f"{name}_length"] = pad_sequences(values)
+            elif isinstance(values[0], np.ndarray):
                 batch[name] = to_float(stack_images(values, self.image_size))
             elif isinstance(values[0], int):
                 batch[name] = torch.tensor(values, dtype=torch.int64)
         labels = [facts.get("label") for facts in samples.fields.get("json", ())]
-        if labels and "label" not in batch and all(isinstance(label, int) for label in labels):
+        if labels and "label" not in batch and all(type(label) is int and abs(label) < 2**63 for label in labels):
             batch["label"] = torch.tensor(labels, dtype=torch.int64)
         return batch

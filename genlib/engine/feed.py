@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 
@@ -37,6 +37,9 @@ class Feed:
             self._put(None)
         except BaseException as error:
             self._put(error)
+        finally:
+            if isinstance(self._batches, Generator):
+                self._batches.close()  # its reader processes end now, not when it is collected
 
     def _put(self, item) -> None:
         while not self._stop.is_set():

@@ -1,10 +1,12 @@
 """Augmentation is keyed by position, moves what it says, and leaves all alone by default."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from genlib.data.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions, dilate, hide, outline, thicken
+from genlib.data.augment import CaptionAugmentation, ImageAugmentation, Views, augment, augment_captions, dilate, hide, outline, thicken
+from genlib.types import Samples
 
 POSITION = torch.arange(100, 164)
 IMAGES = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -80,3 +82,17 @@ def test_last_words_go_only_where_they_stand_last() -> None:
         "light",
         "home",
     ]
+
+
+def test_views_differ_from_each_other_and_belong_to_their_sample() -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (20, 24, 3), np.uint8) for _ in range(3)]
+    make = Views(ImageAugmentation(min_scale=0.5, degrees=30), size=16)
+    samples = Samples(
+        position=np.array([7, 8, 7]), keys=["a", "b", "a"], fields={"image": [*images[:2], images[0]], "label": [1, 2, 1]}, failed=np.zeros(3)
+    )
+    batch = make(samples)
+    assert batch["image"].shape == (3, 2, 3, 16, 16)
+    assert batch["label"].tolist() == [1, 2, 1]
+    assert torch.equal(batch["image"][0], batch["image"][2])  # a function of the sample and its position, not of the row
+    assert (batch["image"][0, 0] - batch["image"][0, 1]).abs().mean() > 0.01

@@ -54,6 +54,13 @@ def test_look_draws_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["icons", "--out", "never-made", "--families", "codicn"], "Did you mean 'codicon'"),
         (["icons", "--out", "never-made", "--size", "0"], "--size 0 is out of range"),
         (["shapes", "--out", "never-made", "--train", "0"], "must be at least 1"),
+        (["emoji", "--out", "never-made", "--font", "/nowhere.ttf"], "there is no emoji font at /nowhere.ttf"),
+        (["fashion_mnist", "--out", "never-made", "--files", "/nowhere"], "there is no train-images-idx3-ubyte.gz in /nowhere"),
+        (["folder", "/nowhere", "--out", "never-made"], "there is no folder /nowhere"),
+        (["table", "/nowhere.csv", "--out", "never-made", "--image-column", "path"], "there is no table /nowhere.csv"),
+        (["table", "/nowhere.csv", "--out", "never-made", "--image-column", "path", "--size", "2"], "--size 2 is out of range"),
+        (["folder", "tests", "--out", "never-made"], "holds no images"),
+        (["folder", "tests", "--out", "never-made", "--validation-share", "1"], "--validation-share 1 is out of range"),
     ],
 )
 def test_wrong_values_get_one_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,181 @@
+"""A Hugging Face data set: saved to disk, Parquet files, or a name on the hub; whole or streaming. The only place that imports `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from genlib.config import nearest
+from genlib.data.convert import Input, Raw
+
+VALIDATION = ("validation", "valid", "val", "test", "dev")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """A data set and how to open it; picklable, so that every process opens its own."""
+
+    path: str
+    config: str = ""
+    revision: str = ""
+    streaming: bool = False
+
+    def open(self, split: str) -> Any:
+        """A Dataset, or an IterableDataset where it streams. ValueError says in one sentence why it cannot be opened."""
+        try:
+            import datasets
+            from datasets.exceptions import DatasetsError
+        except ImportError:
+            raise ValueError("Hugging Face data sets need the package `datasets`; pip install 'genlib[hf]'") from None
+        folder = Path(self.path).expanduser()
+        try:
+            if (folder / "state.json").is_file():
+                return datasets.load_from_disk(str(folder))
+            if (folder / "dataset_dict.json").is_file():
+                return self._chosen(datasets.load_from_disk(str(folder)), split)
+            if files := parquet_files(folder, split):
+                return datasets.load_dataset("parquet", data_files={split: files}, split=split, streaming=self.streaming)
+            if folder.exists():
+                raise ValueError(f"{folder} is no folder that `save_to_disk` wrote, and holds no .parquet files of the split {split!r}")
+            return datasets.load_dataset(self.path, self.config or None, split=split, revision=self.revision or None, streaming=self.streaming)
+        except (OSError, DatasetsError, ConnectionError) as error:
+            raise ValueError(f"{self.path} cannot be opened: {' '.join(str(error).split())}") from None
+
+    def _chosen(self, splits: Any, split: str) -> Any:
+        if split not in splits:
+            raise ValueError(f"{self.path} has no split {split!r}; it has: {', '.join(splits)}")
+        return splits[split]
+
+
+def parquet_files(path: Path, split: str) -> list[str]:
+    """The file itself, or a folder's files whose names begin with the split, else all; in order."""
+    if path.is_file():
+        return [str(path)] if path.suffix == ".parquet" else []
+    found = sorted(path.rglob("*.parquet")) if path.is_dir() else []
+    return [str(file) for file in found if file.name.startswith(split)] or [str(file) for file in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of columns; empty where there is none."""
+
+    image: str
+    caption: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a data set from `start` to `stop`, or of a streaming one its shard `start` of `stop`."""
+
+    split: str
+    start: int
+    stop: int
+
+
+def open_huggingface(where: Where, split: str = "train", validation_split: str = "", image: str = "", caption: str = "", label: str = "") -> Input:
+    """The rows of one split or two, in order. Columns for image and label that are not named are the only ones of their kind."""
+    splits = [name for name in (split, validation_split) if name]
+    found = {name: _opened(where, name) for name in splits}
+    features = _features(found[split])
+    columns = _columns(where.path, features, image, caption, label)
+    names = getattr(features.get(columns.label), "names", None)
+    read = partial(read_piece, where, columns, validation_split)
+    total = None if where.streaming else sum(len(data) for data in found.values())
+    state = {name: _state(data, where.streaming) for name, data in found.items()}
+    how = {"config": where.config, "revision": where.revision, "streaming": where.streaming}
+    identity = {**how, "splits": splits, "columns": _names(columns), "state": state}
+    return Input(
+        read=read,
+        cut=lambda size: [piece for name, data in found.items() for piece in _pieces(name, data, where.streaming, size)],
+        few=lambda count: _few(read, found, split, where.streaming, count),
+        identity=identity,
+        total=total,
+        facts={"name": Path(where.path).name, **({"class_names": list(names)} if names else {})},
+    )
+
+
+@lru_cache(maxsize=4)
+def _opened(where: Where, split: str) -> Any:
+    return where.open(split)
+
+
+def _state(data: Any, streaming: bool) -> Any:
+    """What tells one state of a data set from another, as far as it says."""
+    return [data.num_shards] if streaming else [len(data), data._fingerprint]
+
+
+def _features(data: Any) -> Mapping[str, Any]:
+    return (data.features or data._resolve_features().features) if hasattr(data, "_resolve_features") else data.features
+
+
+def _names(columns: Columns) -> list[str]:
+    return [name for name in (columns.image, columns.caption, columns.label) if name]
+
+
+def _columns(path: str, features: Mapping[str, Any], image: str, caption: str, label: str) -> Columns:
+    """The columns, those not named found by their kind; ValueError where one is not there."""
+
+    def only(kind: str) -> str:
+        names = [name for name, feature in features.items() if type(feature).__name__ == kind]
+        return names[0] if len(names) == 1 else ""
+
+    columns = Columns(image or only("Image"), caption, label or only("ClassLabel"))
+    if not columns.image:
+        raise ValueError(f"{path}: which column holds the images? Give --image-column; there are: {', '.join(features)}")
+    for name in _names(columns):
+        if name not in features:
+            raise ValueError(f"{path} has no column {name!r}.{nearest(name, list(features))} It has: {', '.join(features)}")
+    return columns
+
+
+def _pieces(split: str, data: Any, streaming: bool, size: int) -> Iterator[Piece]:
+    if streaming:
+        yield from (Piece(split, number, data.num_shards) for number in range(data.num_shards))
+    else:
+        yield from (Piece(split, start, min(start + size, len(data))) for start in range(0, len(data), size))
+
+
+def _few(read: Any, found: Mapping[str, Any], split: str, streaming: bool, count: int) -> Iterator[Raw]:
+    return iter(()) if streaming else read(Piece(split, 0, min(count, len(found[split]))))
+
+
+def read_piece(where: Where, columns: Columns, validation_split: str, piece: Piece) -> Iterator[Raw]:
+    """The samples of a piece."""
+    import datasets
+
+    data = _opened(where, piece.split).select_columns(_names(columns))
+    if isinstance(_features(data)[columns.image], datasets.Image):
+        data = data.cast_column(columns.image, datasets.Image(decode=False))
+    held_out = "validation" if piece.split == validation_split or (not validation_split and piece.split in VALIDATION) else ""
+    chosen = "train" if validation_split and not held_out else held_out
+    if where.streaming:
+        rows = enumerate(data.shard(piece.stop, piece.start))
+        name = f"{piece.split}:{piece.start}:"
+    else:
+        rows = zip(range(piece.start, piece.stop), data.select(range(piece.start, piece.stop)), strict=True)
+        name = f"{piece.split}:"
+    for number, row in rows:
+        yield _raw(f"{name}{number}", row, columns, chosen)
+
+
+def _raw(name: str, row: Mapping[str, Any], columns: Columns, split: str) -> Raw:
+    caption, label = row.get(columns.caption), row.get(columns.label)
+    if isinstance(caption, list):
+        caption = next(iter(caption), None)
+    problem = ""
+    if columns.caption and not isinstance(caption, str):
+        problem = "missing caption"
+    elif columns.label and (label is None or label == -1):
+        problem = "missing label"
+    return Raw(name, _image(row[columns.image]), caption, label, split, problem)
+
+
+def _image(value: Any) -> bytes | Path | None:
+    """Bytes, or a path, or the two as `datasets` stores them."""
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    return Path(value) if isinstance(value, str) else value if isinstance(value, bytes) else None

@@ -1,0 +1,171 @@
+"""A table of image paths, captions and labels: CSV, TSV, JSON lines or Parquet. Paths are relative to the table."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from genlib.config import nearest
+from genlib.data.convert import Input, Raw
+
+_CELL_BYTES = 4 << 20
+_LABELS = 100_000
+_LOOKED_AT = 100  # rows of JSON lines in which a column must turn up
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line: what its cells hold, or why it cannot be read."""
+
+    number: int
+    image: str = ""
+    caption: str | None = None
+    label: str = ""
+    problem: str = ""
+
+
+def open_table(path: Path, image: str, caption: str = "", label: str = "") -> Input:
+    """The rows of a table, in order, with the names of its columns. ValueError where the table or a column is not there.
+
+    Labels that are all whole numbers stay what they are; others are class names, numbered in sorted order.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no table {path}")
+    rows = partial(_rows, _reader(path), image, caption, label)
+    count, names = _scan(rows(), label)
+    if not count:
+        raise ValueError(f"{path} has no rows")
+    numbers = {name: str(number) for number, name in enumerate(names)}
+    read = partial(read_rows, path.absolute().parent, bool(caption), bool(label), numbers)
+
+    def cut(size: int) -> Iterator[list[Row]]:
+        source = rows()
+        while part := list(islice(source, size)):
+            yield part
+
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Input(
+        read=read,
+        cut=cut,
+        few=lambda number: read(list(islice(rows(), number))),
+        identity={"rows": count, "digest": digest, "image_column": image, "caption_column": caption, "label_column": label},
+        total=count,
+        facts={"name": path.stem, **({"class_names": names} if names else {})},
+    )
+
+
+def read_rows(folder: Path, captioned: bool, labelled: bool, numbers: Mapping[str, str], rows: Sequence[Row]) -> Iterator[Raw]:
+    """The samples of some rows."""
+    for row in rows:
+        label = numbers.get(row.label, row.label) if labelled else None
+        problem = row.problem or _problem(row, captioned, labelled)
+        yield Raw(row.image or f"row {row.number}", folder / row.image, row.caption if captioned else None, label, problem=problem)
+
+
+def _problem(row: Row, captioned: bool, labelled: bool) -> str:
+    if not row.image:
+        return "no image path"
+    if "://" in row.image:
+        return "a URL and no file"
+    if captioned and row.caption is None:
+        return "missing caption"
+    return "missing label" if labelled and not row.label else ""
+
+
+def _reader(path: Path) -> Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]]:
+    """What reads the table: for columns, each row's cells by column, or in their place why there are none."""
+    ending = path.suffix.lower()
+    if ending in (".csv", ".tsv"):
+        return partial(_csv, path, "\t" if ending == ".tsv" else ",")
+    if ending in (".jsonl", ".ndjson"):
+        return partial(_json_lines, path)
+    if ending in (".parquet", ".pq"):
+        return partial(_parquet, path)
+    raise ValueError(f"{path}: a table is .csv, .tsv, .jsonl or .parquet")
+
+
+def _rows(reader: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]], image: str, caption: str, label: str) -> Iterator[Row]:
+    columns = [column for column in (image, caption, label) if column]
+    for number, cells in enumerate(reader(columns), 1):
+        if isinstance(cells, str):
+            yield Row(number, problem=cells)
+        else:
+            text = cells.get(caption)
+            yield Row(number, _text(cells.get(image)), None if text is None else _text(text), _text(cells.get(label)))
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _scan(rows: Iterable[Row], label: str) -> tuple[int, list[str]]:
+    """How many rows there are, and the names of their classes: none where labels are numbers, or there are no labels."""
+    count, names = 0, set()
+    for row in rows:
+        count += 1
+        if label and row.label:
+            names.add(row.label)
+            if len(names) > _LABELS:
+                raise ValueError(f"column {label!r} holds more than {_LABELS:,} different values, so it is no label; leave --label-column out")
+    return count, [] if all(re.fullmatch(r"\d{1,9}", name) for name in names) else sorted(names)
+
+
+def _refuse_missing(path: Path, columns: Sequence[str], there: Sequence[str]) -> None:
+    for column in columns:
+        if column not in there:
+            raise ValueError(f"{path} has no column {column!r}.{nearest(column, list(there))} It has: {', '.join(there)}")
+
+
+def _csv(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+    csv.field_size_limit(_CELL_BYTES)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter)
+        try:
+            _refuse_missing(path, columns, list(reader.fieldnames or ()))
+            yield from reader
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}; repair it, or give the table as .jsonl") from None
+
+
+def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+    with path.open("rb") as file:
+        seen: dict[str, None] = {}
+        for line in islice(file, _LOOKED_AT):
+            cells = _json_object(line)
+            seen.update(dict.fromkeys(cells) if isinstance(cells, dict) else {})
+        _refuse_missing(path, columns, list(seen))
+        file.seek(0)
+        yield from (_json_object(line) for line in file if line.strip())
+
+
+def _json_object(line: bytes) -> Mapping[str, Any] | str:
+    try:
+        cells = json.loads(line) if len(line) <= _CELL_BYTES else None
+    except (ValueError, RecursionError):
+        return "bad JSON"
+    return cells if isinstance(cells, dict) else "bad JSON"
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from None
+    schema = file.schema_arrow
+    _refuse_missing(path, columns, schema.names)
+    if pyarrow.types.is_nested(schema.field(columns[0]).type) or pyarrow.types.is_binary(schema.field(columns[0]).type):
+        raise ValueError(f"{path}: the column {columns[0]!r} holds images and not paths; use the verb huggingface")
+    for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
+        yield from batch.to_pylist()

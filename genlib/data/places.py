@@ -1,0 +1,131 @@
+"""Where shards lie: a local path or a file at a URL, with its stamp, its bytes and its sidecar."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from genlib.data import remote
+from genlib.data.files import cache_folder, locked, write_atomically
+from genlib.data.remote import RemoteFile, Stamp
+
+Place = Path | RemoteFile
+
+
+class Places:
+    """A list of places that takes the bytes of their names alone, without what they all begin with."""
+
+    def __init__(self, places: Iterable[Place]):
+        names = [str(place) for place in places]
+        self._start = _common_start(min(names), max(names)) if names else ""
+        rest = [name[len(self._start) :].encode() for name in names]
+        self._ends, self._names = np.cumsum([len(name) for name in rest], dtype=np.int64), b"".join(rest)
+
+    @property
+    def any_remote(self) -> bool:
+        """Whether one of them is at a URL."""
+        return "://" in self._start or b"://" in self._names
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The list as plain arrays."""
+        start, names = (np.frombuffer(text, np.uint8) for text in (self._start.encode(), self._names))
+        return {"name_start": start, "name_ends": self._ends, "names": names}
+
+    @classmethod
+    def of(cls, name_start: np.ndarray, name_ends: np.ndarray, names: np.ndarray) -> Places:
+        """The inverse of `arrays`."""
+        made = cls(())
+        made._start, made._ends, made._names = name_start.tobytes().decode(), name_ends, names.tobytes()
+        return made
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[Place]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> Place:
+        number = range(len(self))[number]
+        begin = int(self._ends[number - 1]) if number else 0
+        where = self._start + self._names[begin : int(self._ends[number])].decode()
+        return RemoteFile(where) if remote.is_remote(where) else Path(where)
+
+
+def _common_start(one: str, other: str) -> str:
+    return one[: next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))]
+
+
+def stat(place: Place) -> Stamp:
+    """Size and tag of a shard; another tag is another content. FileNotFoundError where there is none."""
+    if isinstance(place, RemoteFile):
+        return remote.stat(place)
+    status = place.stat()
+    return Stamp(status.st_size, str(status.st_mtime_ns))
+
+
+@contextmanager
+def content(place: Place) -> Iterator[bytes | mmap.mmap]:
+    """All bytes of a shard; of a remote one in a nameless file that goes away."""
+    if isinstance(place, Path):
+        with place.open("rb") as file:
+            yield _mapped(file)
+        return
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=cache_folder()) as file:
+        for chunk in remote.stream(place):
+            file.write(chunk)
+        file.flush()
+        yield _mapped(file)
+
+
+def _mapped(file) -> bytes | mmap.mmap:
+    size = file.seek(0, 2)
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+
+
+def _cached(place: Place) -> Path:
+    where = str(place.resolve()) if isinstance(place, Path) else place.url
+    return cache_folder() / "index" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.idx"
+
+
+def sidecars(place: Place) -> Iterator[Path]:
+    """Where the sidecar of a shard may lie: beside it, in the cache folder; one beside a remote shard is fetched into the latter."""
+    if isinstance(place, Path):
+        yield place.with_name(f"{place.name}.idx")
+        yield _cached(place)
+        return
+    yield _cached(place)
+    if fetched := _fetched(place):
+        yield fetched
+
+
+def _fetched(place: RemoteFile) -> Path | None:
+    try:
+        content = b"".join(remote.stream(place.sibling(f"{place.name}.idx")))
+    except OSError:
+        return None
+    write_atomically(_cached(place), content)
+    return _cached(place)
+
+
+def write_sidecar(place: Place, content: bytes) -> None:
+    """Beside the shard, or in the cache folder where that place is read-only; of a remote shard in both."""
+    if isinstance(place, RemoteFile):
+        write_atomically(_cached(place), content)
+        remote.put(place.sibling(f"{place.name}.idx"), content)
+        return
+    try:
+        write_atomically(place.with_name(f"{place.name}.idx"), content)
+    except OSError:
+        write_atomically(_cached(place), content)
+
+
+def indexing(place: Place) -> AbstractContextManager[None]:
+    """Held by the one process of a node that indexes the shard."""
+    return locked(_cached(place).with_suffix(".lock"))

@@ -1,0 +1,1 @@
+"""What the verbs of prepare_data.py do."""

@@ -1,0 +1,97 @@
+"""What a set of shards holds: a contact sheet, and a table of counts, sizes, captions and labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from genlib.data.reader import Reader
+from genlib.data.shards import ShardSet
+from genlib.pictures import save_contact_sheet
+
+_MEASURED = 10_000  # samples, spread evenly, whose captions and sizes are looked at
+_AT_ONCE = 256
+_MOST_LABELS = 8  # that are named
+
+
+def draw_sheet(shards: ShardSet, out: Path, count: int) -> None:
+    """Writes the contact sheet of `count` samples of a set, each with its caption, else its label, else its key."""
+    if not len(shards) or "image" not in shards.fields:
+        raise ValueError(f"{shards.paths[0]}: there is no usable sample with an image to show; dropped: {shards.why_bad()}")
+    chosen = spread(len(shards), count)
+    fields = [field for field in ("image", "text", "label") if field in shards.fields]
+    keys, values, _ = Reader(shards, channels=3).read(chosen, fields)
+    labels = [str(label) for label in values.get("text", values.get("label", keys))]
+    save_contact_sheet(out, values["image"], labels, columns=16, title=f"{len(shards):,} samples, {len(chosen)} of them", side=80, label_lines=3)
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """At most `count` numbers below `total`, spread evenly."""
+    return np.unique(np.linspace(0, total - 1, count).astype(np.int64))
+
+
+def table(shards: ShardSet) -> str:
+    """Lines of facts; sizes and captions of at most 10,000 samples spread evenly, which the first line then says."""
+    chosen = spread(len(shards), _MEASURED) if len(shards) else np.zeros(0, np.int64)
+    part = "" if len(chosen) == len(shards) else f"; of {len(chosen):,} of them, spread evenly:"
+    lines = [f"{len(shards):,} samples in {len(shards.paths):,} shards, {shards.num_bytes / 1e6:,.1f} MB{part}"]
+    lines += [f"{name:<16} {value}" for name, value in _rows(shards, chosen)]
+    return "\n".join(lines)
+
+
+def _rows(shards: ShardSet, chosen: np.ndarray) -> Iterator[tuple[str, str]]:
+    yield "fields", ", ".join(shards.fields) or "none"
+    if shards.bad:
+        yield "left out", ", ".join(f"{reason} {count:,}" for reason, count in sorted(shards.bad.items()))
+    if not len(chosen):
+        return
+    if "image" in shards.fields:
+        pixels, sizes = _stored(shards, chosen)
+        yield "width", _span(pixels[:, 1], "pixels")
+        yield "height", _span(pixels[:, 0], "pixels")
+        yield "image", _span(sizes, "bytes")
+        yield "channels", ", ".join(f"{channels}: {count:,}" for channels, count in sorted(shards.channels.items()))
+    if "text" in shards.fields:
+        captions = _read(shards, chosen, "text")
+        yield "caption", _span([len(caption) for caption in captions], "characters")
+        yield "words", _span([len(caption.split()) for caption in captions], "in a caption")
+        yield "captions", f"{len(set(captions)):,} different ones"
+    if "label" in shards.fields:
+        yield "labels", _labels(Counter(_read(shards, chosen, "label")))
+
+
+def _stored(shards: ShardSet, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Height and width (B, 2) and bytes (B,) of the images, from the index alone."""
+    numbers, places = shards.locate(chosen)
+    pixels, sizes = [], []
+    for number in np.unique(numbers):
+        index, rows = shards.rows(int(number))
+        mine = rows[places[numbers == number]]
+        pixels.append(index.pixels[mine])
+        sizes.append(index.spans[mine, index.fields["image"], 1])
+    return np.concatenate(pixels), np.concatenate(sizes)
+
+
+def _read(shards: ShardSet, chosen: np.ndarray, field: str) -> list:
+    """A field's values, without those that fail."""
+    reader, found = Reader(shards), []
+    for start in range(0, len(chosen), _AT_ONCE):
+        _, values, failed = reader.read(chosen[start : start + _AT_ONCE], (field,))
+        found += [value for value, bad in zip(values[field], failed, strict=True) if not bad]
+    return found
+
+
+def _span(values: Sequence[int] | np.ndarray, unit: str) -> str:
+    if not len(values):
+        return "none"
+    return f"{min(values):,} / {int(np.median(values)):,} / {max(values):,} {unit} (least, median, most)"
+
+
+def _labels(counts: Counter[int]) -> str:
+    ordered = sorted(counts.items())
+    named = ", ".join(f"{label}: {count:,}" for label, count in ordered[:_MOST_LABELS])
+    more = ", ..." if len(ordered) > _MOST_LABELS else ""
+    return f"{len(ordered):,} different ones, {_span(list(counts.values()), 'samples each')}; {named}{more}"
