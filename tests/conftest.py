@@ -1,6 +1,7 @@
 """Settings every test shares."""
 
 import os
+import signal
 import warnings
 
 import pytest
@@ -11,6 +12,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu" if not torch.cuda.is_available() e
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", category=FutureWarning)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background: what tests start would not hear Ctrl-C either
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
