@@ -10,8 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -24,7 +23,8 @@ LIMIT_PIXELS = 1 << 26
 LIMIT_LABELS = 1 << 22
 """Classes there may be: each has a name in memory, whether a sample has it or not."""
 _MAX_CHUNKS = 256  # of a PNG before its pixels
-_MAX_SCANS = 100  # of a JPEG: each passes over all pixels and may take 100 bytes; writers use 10, thumbnails and profiles look like some
+_MAX_SCANS = 100  # of a JPEG: each passes over all pixels and may take 100 bytes; writers use 10
+_SMALL = 8192  # bytes that hold no more scans than that
 
 
 REASONS = (
@@ -38,8 +38,7 @@ class BadSample(ValueError):
     """A member that cannot be used; the message is one of `REASONS`, under which it is counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageHeader:
+class ImageHeader(NamedTuple):
     """What an image says of itself: format, pixels, channels (1 grey, 3 colour, 4 with alpha or CMYK)."""
 
     format: str
@@ -49,7 +48,7 @@ class ImageHeader:
 
 
 def _jpeg_header(data: bytes) -> ImageHeader:
-    if data.count(b"\xff\xda") > _MAX_SCANS + (len(data) >> 15):  # by chance there is one in 64 KB of other content
+    if len(data) > _SMALL and data.count(b"\xff\xda") > _MAX_SCANS + (len(data) >> 15):  # by chance there is one in 64 KB of other content
         raise BadSample("undecodable header")
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     return ImageHeader("jpeg", int(height), int(width), {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(colorspace, 3))
@@ -168,7 +167,7 @@ def decode_label(data: bytes) -> int:
 def decode_json(data: bytes) -> dict[str, Any]:
     """A JSON object."""
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode("utf-8").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         raise BadSample("bad JSON") from None
     if not isinstance(value, dict):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from genlib.data.patience import BeyondError, UnfitError, patiently
@@ -47,17 +48,18 @@ class _Download:
     url: str
     wanted: Range
     stamp: Stamp | None
-    data: bytearray
+    chunks: list[bytes]
+    num_bytes: int = 0
 
     def go_on(self, client: Client, path: str) -> Stamp:
         """One try for the bytes that lack."""
         import obstore
 
         if self.stamp and not self.stamp.tag:  # nothing would tell whether the rest belongs to the beginning
-            self.data.clear()
+            self._forget()
         start, end = self.wanted
         with client.slots:
-            answer = obstore.get(client.store, path, options={"range": (start + len(self.data), end)})
+            answer = obstore.get(client.store, path, options={"range": (start + self.num_bytes, end)})
             met = Stamp.of(answer.meta)
             if self.stamp not in (None, met):
                 raise ChangedError(self.url)
@@ -67,31 +69,36 @@ class _Download:
 
     def _take(self, answer: Any, length: int) -> None:
         for chunk in answer.stream(_CHUNK_BYTES):
-            self.data.extend(chunk)
-            if len(self.data) > length:
-                self.data.clear()
+            self.chunks.append(chunk)
+            self.num_bytes += len(chunk)
+            if self.num_bytes > length:
+                self._forget()
                 raise UnfitError("more bytes came than were promised")
-        if len(self.data) < length:
+        if self.num_bytes < length:
             raise UnfitError("fewer bytes came than were promised")
 
+    def _forget(self) -> None:
+        self.chunks.clear()
+        self.num_bytes = 0
 
-def fetch(url: str, wanted: Range, stamp: Stamp | None, settings: Settings) -> tuple[Stamp, bytearray]:
-    """The object's stamp and those of the wanted bytes that it has.
+
+def fetch(url: str, wanted: Range, stamp: Stamp | None, settings: Settings) -> tuple[Stamp, list[bytes]]:
+    """The object's stamp and those of the wanted bytes that it has, in chunks.
 
     ChangedError where it is not the stamp's any more, `BeyondError` where it ends before the range, OSError after the last try.
     """
     client, path = client_of(url, settings)
-    download = _Download(url, wanted, stamp, bytearray())
+    download = _Download(url, wanted, stamp, [])
     try:
-        return patiently(url, settings, lambda: download.go_on(client, path)), download.data
+        return patiently(url, settings, lambda: download.go_on(client, path)), download.chunks
     except BeyondError:
         if stamp and stamp.size > wanted[0]:
             raise ChangedError(url) from None
         raise
 
 
-def fetch_all(url: str, parts: Sequence[Range], stamp: Stamp | None, settings: Settings) -> list[bytearray]:
-    """Several ranges at once, of one and the same content. Raises what `fetch` raises."""
+def fetch_all(url: str, parts: Sequence[Range], stamp: Stamp | None, settings: Settings) -> Iterator[tuple[int, bytes]]:
+    """(where it begins, chunk) for all bytes of several ranges of one content, asked for at once. Raises what `fetch` raises."""
     if len(parts) < 2:
         answers = [fetch(url, part, stamp, settings) for part in parts]
     else:
@@ -99,7 +106,10 @@ def fetch_all(url: str, parts: Sequence[Range], stamp: Stamp | None, settings: S
         answers = list(client.threads.map(lambda part: fetch(url, part, stamp, settings), parts))
     if len({met for met, _ in answers}) > 1:
         raise ChangedError(url)
-    return [data for _, data in answers]
+    for (start, end), (met, chunks) in zip(parts, answers, strict=True):
+        if met.size < end:
+            raise BeyondError(f"{shown(url)} ends at {met.size}")
+        yield from zip(accumulate(map(len, chunks), initial=start), chunks, strict=False)
 
 
 def plan(ranges: Iterable[Range], settings: Settings) -> list[Range]:
@@ -114,13 +124,12 @@ def plan(ranges: Iterable[Range], settings: Settings) -> list[Range]:
     return [(at, min(at + step, end)) for start, end in runs for at in range(start, end, step)]
 
 
-def cut(wanted: Range, parts: Sequence[Range], contents: Sequence[bytearray]) -> bytes:
-    """Bytes of a range out of the planned parts; it may go over several of them."""
-    start, end = wanted
-    at = bisect_right(parts, start, key=lambda part: part[0]) - 1
+def cut(wanted: Range, starts: Sequence[int], chunks: Sequence[bytes]) -> bytes:
+    """Bytes of a range out of sorted chunks, which may lie in several of them."""
+    at, end = wanted
+    number = bisect_right(starts, at) - 1
     pieces = []
-    while start < end:
-        begin, stop = parts[at]
-        pieces.append(memoryview(contents[at])[start - begin : end - begin])
-        start, at = stop, at + 1
+    while at < end:
+        pieces.append(memoryview(chunks[number])[at - starts[number] : end - starts[number]])
+        at, number = at + len(pieces[-1]), number + 1
     return b"".join(pieces)

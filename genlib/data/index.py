@@ -24,7 +24,7 @@ from genlib.data import places, tar
 from genlib.data.decode import CHECKS, KINDS, LIMIT_BYTES, BadSample, ImageHeader
 from genlib.data.places import Place
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 SUSPECT = 1 << 31
 """Bit of a row beside damage: if it is incomplete, the damage is the reason and is counted already."""
 _MAX_FIELDS = 16
@@ -201,8 +201,8 @@ def _build(data, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.nda
         "first": builder.first,
         "numbers": list(builder.numbers),
         "highest_label": builder.highest_label,
-        "sizes": np.unique(arrays["pixels"], axis=0)[:2].tolist(),
-        "channels": dict(Counter(str(headers[key].channels) for key in builder.rows if key in headers)),
+        "sizes": sorted(Counter(map(tuple, arrays["pixels"].tolist())))[:2],
+        "channels": {str(channels): count for channels, count in Counter(headers[key].channels for key in builder.rows if key in headers).items()},
     }
     return {**meta, **facts}, arrays
 

@@ -88,12 +88,11 @@ def read(file: RemoteFile, ranges: Sequence[Range], stamp: Stamp | None = None, 
     _check(file, ranges, stamp)
     parts = plan(ranges, settings)
     try:
-        contents = fetch_all(file.url, parts, stamp, settings)
+        found = list(fetch_all(file.url, parts, stamp, settings))
     except BeyondError:
-        contents = [bytearray() for _ in parts]
-    if any(len(content) < end - start for (start, end), content in zip(parts, contents, strict=True)):
-        raise ValueError(f"{shown(file.url)} has fewer than the {parts[-1][1]} bytes that are asked for; make its index again")
-    return [cut(wanted, parts, contents) for wanted in ranges]
+        raise ValueError(f"{shown(file.url)} has fewer than the {parts[-1][1]} bytes that are asked for; make its index again") from None
+    starts, chunks = [start for start, _ in found], [chunk for _, chunk in found]
+    return [cut(wanted, starts, chunks) for wanted in ranges]
 
 
 def _check(file: RemoteFile, ranges: Iterable[Range], stamp: Stamp | None) -> None:
@@ -106,7 +105,7 @@ def _check(file: RemoteFile, ranges: Iterable[Range], stamp: Stamp | None) -> No
 def stream(file: RemoteFile, chunk_bytes: int = 8 << 20, *, settings: Settings = PATIENT) -> Iterator[bytes]:
     """All bytes in order, some chunks ahead. ChangedError where the object changes meanwhile, OSError after the last try."""
     try:
-        stamp, data = fetch(file.url, (0, chunk_bytes), None, settings)
+        stamp, chunks = fetch(file.url, (0, chunk_bytes), None, settings)
     except BeyondError:  # an empty file has no first byte
         return
     client, _ = client_of(file.url, settings)
@@ -116,10 +115,10 @@ def stream(file: RemoteFile, chunk_bytes: int = 8 << 20, *, settings: Settings =
         while True:
             for start in islice(ahead, _AHEAD - len(waiting)):
                 waiting.append(client.threads.submit(fetch, file.url, (start, start + chunk_bytes), stamp, settings))
-            yield bytes(data)
+            yield b"".join(chunks)
             if not waiting:
                 return
-            data = waiting.popleft().result()[1]
+            chunks = waiting.popleft().result()[1]
     finally:
         for future in waiting:
             future.cancel()
@@ -186,6 +185,6 @@ def _on_hub(folder: str) -> list[str]:
         tree = HfApi(hf_endpoint()).list_repo_tree(place.repository, place.path.rstrip("/") or None, revision=place.revision, repo_type=place.kind)
         return [entry.path.rpartition("/")[2] for entry in tree if isinstance(entry, RepoFile)]
     except Exception as error:  # of several libraries
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        status: int = getattr(getattr(error, "response", None), "status_code", 0)
     kind = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}.get(status, OSError)
     raise kind(f"{folder}: the Hub does not list it ({f'it says {status}' if status else 'no answer came'})")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -50,20 +51,21 @@ def _number(raw: bytes) -> int:
         return -1
 
 
+@lru_cache(1 << 16)
+def _size(raw: bytes) -> int:
+    """A size field; the same ones come again and again."""
+    return int(raw[:11], 8) if _USUAL_SIZE(raw) else _number(raw)
+
+
 def _walk(data, start: int, end: int, most: int) -> tuple[list[int], list[int]]:
     """Follows at most `most` headers as if all were sound: their places and sizes. A zero block or a bad size ends the walk."""
     places, sizes, place = [], [], start
     while place + BLOCK <= end and len(places) < most:
-        head = data[place + 124 : place + 157]
-        if head[32] in _WITHOUT_DATA:
-            size = 0
-        elif _USUAL_SIZE(head):
-            size = int(head[:11], 8)
-        else:
-            size = _number(head[:12])
+        head = data[place : place + 157]
+        size = 0 if head[_TYPE] in _WITHOUT_DATA else _size(head[124:136])
         places.append(place)
         sizes.append(size)
-        if size < 0 or not data[place]:
+        if size < 0 or not head[0]:
             break
         place += BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK
     return places, sizes
@@ -214,7 +216,7 @@ class _Scan:
             self.found.names.append(name if self.name is None else self.name)
             self.found.offsets.append(at + BLOCK)
             self.found.sizes.append(size)
-        self._next_member()
+        self.name, self.size, self.unusable = None, None, False
 
     def _extension(self, kind: int, at: int, size: int) -> None:
         """Reads what a PAX or GNU header says of the next member; links, devices and folders are passed over."""
