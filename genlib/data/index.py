@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors.numpy import save
 
 from genlib.data import places, tar
 from genlib.data.decode import CHECKS, KINDS, LIMIT_BYTES, BadSample, ImageHeader
+from genlib.data.files import cache_folder
 from genlib.data.places import Place
 
 INDEX_VERSION = 3
@@ -213,23 +215,22 @@ def _stamp(place: Place) -> dict[str, Any]:
     return {"version": INDEX_VERSION, "size": stamp.size, "tag": stamp.tag}
 
 
-def build(place: Place) -> dict[str, Any]:
+def build(place: Place, stamp: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Indexes a shard, writes the sidecar and returns its facts (`Shard.meta`)."""
-    stamp = _stamp(place)
+    stamp = stamp or _stamp(place)
     with places.content(place) as data:
-        meta, arrays = _build(data, stamp)
+        meta, arrays = _build(data, dict(stamp))
     places.write_sidecar(place, save(arrays, {"genlib": json.dumps(meta)}))
     return meta
 
 
-def _facts(place: Place) -> tuple[Path, dict[str, Any]] | None:
-    """The sidecar that is true of the shard now, if there is one."""
-    stamp = _stamp(place)
-    for sidecar in places.sidecars(place):
+def _facts(sidecars: Iterable[Path], wanted: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """The first sidecar that says what is wanted, if there is one."""
+    for sidecar in sidecars:
         try:
             with safe_open(sidecar, "np") as file:
                 meta = json.loads(file.metadata()["genlib"])
-            if all(meta.get(name) == value for name, value in stamp.items()):
+            if all(meta.get(name) == value for name, value in wanted.items()):
                 return sidecar, meta
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
             continue
@@ -237,16 +238,19 @@ def _facts(place: Place) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _found(place: Place) -> tuple[Path, dict[str, Any]]:
-    """The shard's sidecar, made now if it is not there; once, however many processes of a node ask."""
-    found = _facts(place)
+    """The sidecar that is true of the shard now, made where it is not there; once, however many processes of a node ask."""
+    stamp = _stamp(place)
+    found = _facts(places.sidecars(place), stamp)
     if found is None:
         with places.indexing(place):
-            found = _facts(place)
+            found = _facts(places.sidecars(place, fetch=False), stamp)
             if found is None:
-                build(place)
-                found = _facts(place)
+                build(place, stamp)
+                found = _facts(places.sidecars(place, fetch=False), stamp)
     if found is None:
-        raise ValueError(f"shard {place} changed while it was indexed; start again")
+        raise ValueError(
+            f"the index of shard {place} cannot be kept, neither beside it nor in {cache_folder()}; set GENLIB_CACHE to a writable folder"
+        )
     return found
 
 
@@ -255,8 +259,9 @@ def facts(place: Place) -> dict[str, Any]:
     return _found(place)[1]
 
 
-def load(place: Place) -> Shard:
-    """The whole index of a shard."""
-    sidecar, meta = _found(place)
+def load(place: Place, digest: str = "") -> Shard:
+    """The whole index of a shard. A remote one whose digest begins so is taken without asking whether the shard changed: who reads it will see."""
+    known = _facts(places.sidecars(place), {"version": INDEX_VERSION}) if digest and not isinstance(place, Path) else None
+    sidecar, meta = known if known and known[1]["digest"].startswith(digest) else _found(place)
     with safe_open(sidecar, "np") as file:
         return Shard(place=place, meta=meta, **{name: file.get_tensor(name) for name in _ARRAYS})

@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ class Places:
     """A list of places that takes the bytes of their names alone, without what they all begin with."""
 
     def __init__(self, places: Iterable[Place]):
-        names = [str(place) for place in places]
+        names = [place.url if isinstance(place, RemoteFile) else str(place) for place in places]
         self._start = _common_start(min(names), max(names)) if names else ""
         rest = [name[len(self._start) :].encode() for name in names]
         self._ends, self._names = np.cumsum([len(name) for name in rest], dtype=np.int64), b"".join(rest)
@@ -94,14 +94,14 @@ def _cached(place: Place) -> Path:
     return cache_folder() / "index" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.idx"
 
 
-def sidecars(place: Place) -> Iterator[Path]:
+def sidecars(place: Place, *, fetch: bool = True) -> Iterator[Path]:
     """Where the sidecar of a shard may lie: beside it, in the cache folder; one beside a remote shard is fetched into the latter."""
     if isinstance(place, Path):
         yield place.with_name(f"{place.name}.idx")
         yield _cached(place)
         return
     yield _cached(place)
-    if fetched := _fetched(place):
+    if fetch and (fetched := _fetched(place)):
         yield fetched
 
 
@@ -118,7 +118,8 @@ def write_sidecar(place: Place, content: bytes) -> None:
     """Beside the shard, or in the cache folder where that place is read-only; of a remote shard in both."""
     if isinstance(place, RemoteFile):
         write_atomically(_cached(place), content)
-        remote.put(place.sibling(f"{place.name}.idx"), content)
+        with suppress(OSError):  # a store that fails costs other nodes their time
+            remote.put(place.sibling(f"{place.name}.idx"), content)
         return
     try:
         write_atomically(place.with_name(f"{place.name}.idx"), content)

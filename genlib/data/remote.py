@@ -57,7 +57,8 @@ class RemoteFile:
         return self.url[:slash], self.url[slash:end], self.url[end:]
 
     def __str__(self) -> str:
-        return self.url
+        """For messages: without passwords and signatures."""
+        return shown(self.url)
 
 
 def is_remote(where: object) -> bool:

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -37,18 +38,35 @@ class Recent(Generic[K, V]):
         self._make, self._limit, self._weigh = make, limit, weigh
         self._values: OrderedDict[K, V] = OrderedDict()
         self._weight = 0
-        self._lock = threading.RLock()  # batches are read in a thread, names for messages in another
+        self._making: dict[K, Future[V]] = {}
+        self._lock = threading.Lock()  # which is not held while a value is made
 
     def __getitem__(self, key: K) -> V:
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key]
-            value = self._values[key] = self._make(key)
-            self._weight += self._weigh(value)
-            while self._weight > self._limit and len(self._values) > 1:
-                self._weight -= self._weigh(self._values.popitem(last=False)[1])
-            return value
+            mine = key not in self._making
+            making = self._making.setdefault(key, Future())
+        if not mine:
+            return making.result()
+        try:
+            making.set_result(self._make(key))
+        except BaseException as error:
+            making.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._making[key]
+                if not making.exception():
+                    self._keep(key, making.result())
+        return making.result()
+
+    def _keep(self, key: K, value: V) -> None:
+        self._values[key] = value
+        self._weight += self._weigh(value)
+        while self._weight > self._limit and len(self._values) > 1:
+            self._weight -= self._weigh(self._values.popitem(last=False)[1])
 
     def __contains__(self, key: K) -> bool:
         return key in self._values
@@ -205,9 +223,10 @@ class ShardSet:
         return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "nothing, they are empty"
 
     def _load(self, number: int) -> tuple[index.Shard, np.ndarray]:
-        shard = index.load(self.paths[number])
+        digest = f"{self.digests[number]:016x}"
+        shard = index.load(self.paths[number], digest)
         rows = _rows(shard, self._wanted(shard.meta), self._filters)
-        if int(shard.meta["digest"][:16], 16) != self.digests[number] or len(rows) != self.starts[number + 1] - self.starts[number]:
+        if not shard.meta["digest"].startswith(digest) or len(rows) != self.starts[number + 1] - self.starts[number]:
             raise ValueError(f"shard {shard.place} changed while it was in use; start again")
         return shard, rows
 

@@ -106,6 +106,12 @@ def locate(url: str) -> tuple[str, str]:
     return store, path
 
 
+_owner: int | None = None
+"""The process whose clients these are."""
+_lock = threading.Lock()
+_clients: dict[tuple[str, Settings], Client] = {}
+
+
 def client_of(url: str, settings: Settings) -> tuple[Client, str]:
     """The client of a URL's store, and the path in it. OSError in a process that was forked from one with clients."""
     global _owner
@@ -122,16 +128,13 @@ def client_of(url: str, settings: Settings) -> tuple[Client, str]:
     return client, path
 
 
-_owner: int | None = None
-_lock = threading.Lock()
-_clients: dict[tuple[str, Settings], Client] = {}
-
-
 def _made(store: str, settings: Settings) -> Client:
     scheme, _, where = store.partition("://")
     make, needs = _MAKERS[scheme]
     try:
         made = make(store if scheme.startswith("http") else where, settings)
+    except ImportError:
+        raise
     except Exception:  # it may quote what the environment holds
         raise ValueError(f"{shown(store)}: no client could be made of the address and the environment; is {needs} right?") from None
     return Client(made, threading.BoundedSemaphore(settings.concurrency), ThreadPoolExecutor(settings.concurrency, "store"))

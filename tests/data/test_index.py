@@ -1,6 +1,7 @@
 """Good samples get numbers; every bad one is counted once, by its reason; sidecars follow their shards."""
 
 import io
+import json
 import os
 import pickle
 import zlib
@@ -181,3 +182,22 @@ def test_recent_values_are_bounded() -> None:
         assert recent[number] == number
     assert len(recent) == 3
     assert made == [0, 1, 2, 3, 1]
+
+
+def test_what_img2dataset_writes_is_read_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Gaps in the numbers of shards and samples, statistics and tables beside them, rows whose download failed, several places."""
+    for shard, numbers in {"00000": range(8), "00003": range(20, 25)}.items():
+        entries = []
+        for number in numbers:
+            key = f"{shard}{number:05d}"
+            facts = {"caption": f"a {number}", "key": key, "status": "success", "error_message": None, "width": 8, "height": 8, "exif": "{}"}
+            text, more = f"a {number}".encode(), json.dumps({**facts, "similarity": number / 10, "sha256": "0"}).encode()
+            entries += [(f"{key}.jpg", picture(number, kind="jpeg")), (f"{key}.txt", text), (f"{key}.json", more)]
+        write_tar(tmp_path / f"{shard}.tar", entries)
+        (tmp_path / f"{shard}_stats.json").write_text('{"count": 8, "successes": 5}')
+        (tmp_path / f"{shard}.parquet").write_bytes(b"PAR1")
+    assert len(ShardSet(find_shards(str(tmp_path)))) == 13
+    listed = ShardSet(find_shards(f"{tmp_path}/{{00000..00004}}.tar"), ["similarity>=2.2"])
+    assert len(listed) == 3
+    assert "3 of the 5 shards" in caplog.text
+    assert not listed.bad
