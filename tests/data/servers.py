@@ -78,7 +78,7 @@ class FileServer:
             return self.faults.popleft() if self.faults else _Handler.answer
 
     def done(self) -> None:
-        """Counts an answer."""
+        """Counts an answer that is about to go out."""
         with self._lock:
             self._now -= 1
 
@@ -100,12 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         deed = self.files.note(self)
-        try:
-            self.files.over.wait(self.files.hold_seconds)
-            with suppress(ConnectionError):
-                deed(self)
-        finally:
-            self.files.done()
+        self.files.over.wait(self.files.hold_seconds)
+        self.files.done()  # before the answer: who has it may ask again at once
+        with suppress(ConnectionError):
+            deed(self)
 
     do_GET = do_HEAD = do_PUT = do_POST = _serve
 
