@@ -113,10 +113,10 @@ MIXTURE_PARTS = 1_000_000
 
 
 class Mixture:
-    """Several orders dealt into one, each with its share of any run of positions, to within one sample.
+    """Several orders dealt into one, each with its share of any run of positions, to within log2 of their number, rounded up.
 
-    A position goes to the first part where round(position * share) rises there, else on to the parts behind it with the positions
-    that are left (a Bresenham line a part). So a seek needs no replay, and a small part starts its next epoch within one of a large.
+    Positions are dealt to two halves of the parts, each half's to its two halves, and so on: to the first where
+    round(position * its share) rises, a Bresenham line. So a seek needs no replay, and a small part repeats within an epoch of another.
     """
 
     def __init__(self, orders: Sequence[Order], weights: Sequence[float]):
@@ -131,16 +131,22 @@ class Mixture:
 
     def deal(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Global positions (B,) -> which part each goes to (B,), and its position there (B,)."""
-        place = np.array(position, np.int64)
-        part, left = np.full(place.shape, len(self.parts) - 1), MIXTURE_PARTS
-        waiting = np.arange(len(place))
-        for number, share in enumerate(self.parts[:-1]):
-            here, before = place[waiting], _rounded(place[waiting], share, left)
-            taken = _rounded(here + 1, share, left) > before
-            part[waiting[taken]] = number
-            place[waiting] = np.where(taken, before, here - before)
-            waiting, left = waiting[~taken], left - share
+        part, place = np.zeros(len(position), np.int64), np.array(position, np.int64)
+        self._deal(part, place, np.arange(len(place)), 0, len(self.parts))
         return part, place
+
+    def _deal(self, part: np.ndarray, place: np.ndarray, rows: np.ndarray, low: int, high: int) -> None:
+        """Deals the rows among the parts low ... high - 1, in place."""
+        part[rows] = low
+        if high - low == 1 or not len(rows):
+            return
+        middle = (low + high) // 2
+        share, of, here = sum(self.parts[low:middle]), sum(self.parts[low:high]), place[rows]
+        before = _rounded(here, share, of)
+        taken = _rounded(here + 1, share, of) > before
+        place[rows] = np.where(taken, before, here - before)
+        self._deal(part, place, rows[taken], low, middle)
+        self._deal(part, place, rows[~taken], middle, high)
 
     def __call__(self, position: np.ndarray, seed: int) -> np.ndarray:
         """Sample numbers at global positions (B,), counted through all parts."""

@@ -1,5 +1,7 @@
 """The order is a bijection of every epoch, frozen, mixed, and local where blocks are large."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,7 +83,7 @@ def test_a_mixture_gives_every_part_its_share_of_any_run_of_positions(weights: l
     mixture = Mixture([Order(7)] * len(weights), weights)
     part, _ = mixture.deal(np.arange(start, start + length))
     for number, share in enumerate(mixture.parts):
-        assert abs((part == number).sum() - length * share / MIXTURE_PARTS) <= 2
+        assert abs((part == number).sum() - length * share / MIXTURE_PARTS) <= math.ceil(math.log2(len(weights)))
         assert abs(share / MIXTURE_PARTS - weights[number] / sum(weights)) < 3e-6
 
 
