@@ -68,7 +68,13 @@ class Shard:
     def key(self, row: int) -> str:
         """A sample's name inside its shard."""
         start = int(self.key_ends[row - 1]) if row else 0
-        return self.key_bytes[start : int(self.key_ends[row])].tobytes().decode("utf-8", "replace")
+        return shown(self.key_bytes[start : int(self.key_ends[row])].tobytes())
+
+
+def shown(key: bytes) -> str:
+    """A sample's name as it may be printed: what a terminal would obey is written out."""
+    text = key.decode("utf-8", "replace")
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def field_of(extension: str) -> tuple[str, str] | None:
@@ -96,7 +102,7 @@ class _Builder:
 
     def count(self, reason: str, key: bytes) -> None:
         self.bad[reason] += 1
-        self.first.setdefault(reason, key.decode("utf-8", "replace"))
+        self.first.setdefault(reason, shown(key))
 
     def _column(self, extension: bytes) -> int | None:
         field = field_of(extension.decode("utf-8", "replace"))

@@ -196,9 +196,13 @@ def _facts_beside(shards: ShardSet) -> dict[str, Any]:
     path = first.parent / "dataset.json"
     try:
         facts = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError:
-        raise ValueError(f"{path} is not JSON; delete it, or write the set again") from None
-    return facts if isinstance(facts, dict) else {}
+        names = facts.get("class_names", [])
+        good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    except (ValueError, AttributeError):
+        facts, good = {}, False
+    if not good:
+        raise ValueError(f"{path} is no JSON object, or its class_names are no list of texts; delete it, or write the set again")
+    return facts
 
 
 def open_source(config: DataConfig, kept: Path | None = None, each: Each = each_here) -> ShardSource:

@@ -252,3 +252,16 @@ def test_a_large_set_is_dealt_out_by_place_and_every_sample_once(tmp_path: Path,
             assert all(len(set(mine.tolist())) == len(mine) for mine in kept)
             ends = [(mine.min().item(), mine.max().item()) for mine in kept]
             assert all(high < low for (_, high), (low, _) in itertools.pairwise(ends))  # each rank has a stretch of storage
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"class_names": 3}', '{"class_names": [3]}', "7"])
+def test_wrong_facts_beside_the_shards_get_a_sentence(tmp_path: Path, content: str) -> None:
+    write_set(tmp_path, 5)
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ValueError, match=r"dataset\.json is no JSON object"):
+        open_source(DataConfig(train=str(tmp_path)))
+
+
+def test_a_name_with_escape_codes_is_written_out(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [("\x1b[2Ja.png", picture())])
+    assert open_source(DataConfig(train=str(tmp_path))).keys("train", [0]) == ["0:\\x1b[2Ja"]
