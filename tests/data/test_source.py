@@ -3,6 +3,8 @@
 import itertools
 import json
 import logging
+import os
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -265,3 +267,17 @@ def test_wrong_facts_beside_the_shards_get_a_sentence(tmp_path: Path, content: s
 def test_a_name_with_escape_codes_is_written_out(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", [("\x1b[2Ja.png", picture())])
     assert open_source(DataConfig(train=str(tmp_path))).keys("train", [0]) == ["0:\\x1b[2Ja"]
+
+
+class Harm:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+def test_reader_processes_open_nothing_but_what_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    harm = [(f"00000.{name}", pickle.dumps(Harm())) for name in ("pkl", "pyd", "pth", "image.pickle")]
+    write_tar(tmp_path / "0.tar", [*pair(0), *harm, *pair(1), ("00002.npy", pickle.dumps(Harm()))])
+    batch = next(open_source(DataConfig(train=str(tmp_path), readers=1)).batches("train", 2))
+    assert sorted(batch["label"].tolist()) == [0, 1]
+    assert not (tmp_path / "harmed").exists()
