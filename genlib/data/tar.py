@@ -23,7 +23,8 @@ _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"xgLK"
 _NAME, _PREFIX, _MAGIC, _TYPE = slice(0, 100), slice(345, 500), slice(257, 263), 156
 
 _USUAL_SIZE = re.compile(rb"[0-7]{11}[\0 ]").match
-_MATTERS = re.compile(rb"path=|size=|GNU\.sparse").search
+_WORDS = (b"path=", b"size=", b"GNU.sparse")  # of a PAX record that tells of the member
+_MATTERS = re.compile(b"|".join(map(re.escape, _WORDS))).search
 _RECORDS = re.compile(rb"\d{1,6} [^\0=\n]+=").match
 
 BROKEN, TRUNCATED, TRAILING = "broken header", "truncated", "data after the end"
@@ -188,8 +189,36 @@ class _Scan:
         headers = self._gather(places)
         good = _sound(headers) & (np.array(sizes) >= 0)
         sound = len(places) if good.all() else int(good.argmin())
-        kinds = headers[:, _TYPE].tolist()
-        for at, size, kind, name in zip(places[:sound], sizes, kinds, _names(headers), strict=False):
+        found = places[:sound], sizes[:sound], headers[:sound, _TYPE].tolist(), headers[:sound]
+        if not self._at_once(*found) and (resume := self._one_by_one(*found)) is not None:
+            return resume
+        if sound < len(places):
+            self.reach = _FEW
+            return places[sound] if not self.data[places[sound] : places[sound] + BLOCK].strip(b"\0") else self._resync(places[sound])
+        return places[-1] + BLOCK + (sizes[-1] + BLOCK - 1) // BLOCK * BLOCK
+
+    def _at_once(self, places: list[int], sizes: list[int], kinds: list[int], headers: np.ndarray) -> bool:
+        """Takes members where nothing but their own headers tells of them; whether that is so."""
+        if self.name is not None or self.size is not None or self.unusable or not set(kinds) <= {*_REGULAR, _PAX}:
+            return False
+        if not places or places[-1] + BLOCK + sizes[-1] > self.end:  # all others end before another header
+            return not places
+        regular, start, size = np.array(kinds) != _PAX, np.array(places), np.array(sizes)
+        if not regular.all():
+            records, lengths = start[~regular] + BLOCK, size[~regular]
+            if not ((lengths > 0) & (lengths <= BLOCK) & (records + BLOCK <= self.end)).all():
+                return False
+            said = self._gather(records).tobytes()
+            if any(word in said for word in _WORDS):
+                return False
+        self.found.names += _names(headers[regular])
+        self.found.offsets += (start[regular] + BLOCK).tolist()
+        self.found.sizes += size[regular].tolist()
+        return True
+
+    def _one_by_one(self, places: list[int], sizes: list[int], kinds: list[int], headers: np.ndarray) -> int | None:
+        """Takes members and what extension headers say of them. Returns where to go on, if that is not behind the last."""
+        for at, size, kind, name in zip(places, sizes, kinds, _names(headers), strict=True):
             true_size = size if self.size is None else self.size
             if at + BLOCK + true_size > self.end:
                 self._member(kind, name, at, true_size)
@@ -202,14 +231,11 @@ class _Scan:
                     return at + BLOCK + (true_size + BLOCK - 1) // BLOCK * BLOCK
             else:
                 self._extension(kind, at, size)
-        if sound < len(places):
-            self.reach = _FEW
-            return places[sound] if not self.data[places[sound] : places[sound] + BLOCK].strip(b"\0") else self._resync(places[sound])
-        return places[-1] + BLOCK + (sizes[-1] + BLOCK - 1) // BLOCK * BLOCK
+        return None
 
-    def _gather(self, places: list[int]) -> np.ndarray:
+    def _gather(self, places: list[int] | np.ndarray) -> np.ndarray:
         blocks = np.frombuffer(self.data, np.uint8, self.end // BLOCK * BLOCK).reshape(-1, BLOCK)
-        return blocks[np.array(places) // BLOCK]
+        return blocks[np.asarray(places) // BLOCK]
 
     def _member(self, kind: int, name: bytes, at: int, size: int) -> None:
         if kind in _REGULAR and not self.unusable:
