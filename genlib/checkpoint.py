@@ -265,6 +265,30 @@ def prune(folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def find(folder: Path) -> Path | None:
+    """The checkpoint that a user means by a checkpoint's own folder or by that of a run or stage; None where it is neither."""
+    if (folder / "manifest.json").is_file():
+        return folder
+    found = newest(folder / "checkpoints")
+    return found[0] if found else None
+
+
+def load_into(task: Task, checkpoint: Path) -> None:
+    """Fills the task with a verified checkpoint's weights, the moving average where there is one. ValueError names the first that does not fit."""
+    verify(checkpoint)
+    here, there = task.state_dict(), load_weights(checkpoint, ema=True)
+    for name in sorted({*here, *there}):
+        if name not in here or name not in there:
+            odd = f"{name} is {'not in it' if name in here else 'in it alone'}"
+            raise ValueError(f"{checkpoint} is of another task: {odd}; name a run of the same kind")
+        if here[name].shape != there[name].shape and not name.endswith("_extra_state"):
+            raise ValueError(
+                f"{checkpoint} is of another size: {name} is {tuple(there[name].shape)} there and {tuple(here[name].shape)} here; "
+                "give the task the options it was trained with"
+            )
+    task.load_state_dict(there)
+
+
 def load_weights(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """The full state dict, on the CPU; `ema` takes the moving average where there is one."""
     path = checkpoint / "ema.safetensors"

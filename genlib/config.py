@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -136,8 +137,10 @@ class OptimConfig(Config):
 class TrainConfig(Config):
     """How a stage is trained, whatever it learns."""
 
-    steps: int = limited(1000, at_least=1)
-    """Optimizer steps."""
+    steps: int = limited(1000, at_least=0)
+    """Optimizer steps; 0 takes what `start_from` names as it is."""
+    start_from: str = ""
+    """Run, checkpoint, or folder in the field's own format (safetensors), whose weights training starts from; empty starts from nothing."""
     global_batch: int = limited(128, at_least=1)
     """Samples a step over all workers; the number of workers never changes what is learnt."""
     accumulation: int = limited(1, at_least=1)
@@ -168,6 +171,12 @@ class TrainConfig(Config):
     """Seconds between live lines."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go beside metrics.jsonl; W&B and MLflow read their own environment variables."""
+    encode: Literal["auto", "fly", "cache", "ahead"] = "auto"
+    """When frozen networks encode samples: on the fly in each step, or once, kept on disk in the first epoch (cache) or before training on other
+    workers (ahead); auto measures. The weights are the same."""
+    encoded_dir: str = ""
+    """Where encoded samples are kept, by what they are of, so that other runs find them; one that all nodes see serves them all. Empty is
+    GENLIB_CACHE/encoded."""
     max_skipped_in_a_row: int = limited(10, at_least=1)
     """Steps in a row with a loss or gradient that is not finite after which the run stops."""
 
@@ -175,6 +184,17 @@ class TrainConfig(Config):
         if self.global_batch % self.accumulation:
             fitting = max(1, self.global_batch // self.accumulation) * self.accumulation
             raise ValueError(f"global_batch {self.global_batch} is not divisible by accumulation {self.accumulation}; use {fitting}")
+
+
+_COMPARISON = re.compile(r"\s*([A-Za-z0-9_.]{1,64})\s*(>=|<=|==|!=|>|<)\s*(-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")
+
+
+def comparison(text: str) -> tuple[str, str, float]:
+    """Name, sign and number of one of `DataConfig.filters`. ValueError where the text is no comparison with a number."""
+    found = _COMPARISON.fullmatch(text)
+    if found is None:
+        raise ValueError(f"data.filters {text!r} is no comparison with a number; write for example 'width>=256' or 'aesthetic>5'")
+    return found[1], found[2], float(found[3])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,7 +212,7 @@ class DataConfig(Config):
     weights: tuple[float, ...] = ()
     """Share of each place joined by '::' in `train`, of any run of samples; a small one then repeats sooner. Empty takes all as one set."""
     filters: tuple[str, ...] = ()
-    """What a sample must be, like 'width>=256' 'aesthetic>5': width, height, pixels, aspect, caption_bytes, label, numbers of its JSON."""
+    """What a training sample must be, like 'width>=256' 'aesthetic>5': width, height, pixels, aspect, caption_bytes, label, numbers of its JSON."""
     readers: int = limited(0, at_least=0)
     """Reader processes a worker; 0 reads in a thread of the worker."""
     reader_timeout_seconds: float = limited(60.0, above=0)
@@ -207,6 +227,13 @@ class DataConfig(Config):
     def validate(self) -> None:
         if any(not 0 < weight < float("inf") for weight in self.weights):
             raise ValueError(f"data.weights {self.weights}: every weight must be above 0")
+        places = sum(map(bool, self.train.split("::")))
+        if self.weights and self.train and len(self.weights) != places:
+            raise ValueError(
+                f"data.weights has {len(self.weights)} numbers, but data.train={self.train!r} names {places} place{'s' * (places > 1)}; give one each"
+            )
+        for text in self.filters:
+            comparison(text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,3 +36,11 @@ class Recipe:
                 if stage.name in known:
                     raise ValueError(f"two stages are named {stage.name!r}; give each its own name")
                 known.add(stage.name)
+
+
+def refuse_unstarted(stages: tuple[Stage, ...]) -> None:
+    """ValueError where a stage neither trains nor is told what to take instead."""
+    for stage in stages:
+        if not stage.train.steps and not stage.train.start_from:
+            flag = f"--{stage.name}.train.start_from" if len(stages) > 1 else "--train.start_from"
+            raise ValueError(f"stage {stage.name} has train.steps 0, so it is taken as it is, but from nowhere; name a run or a folder with {flag}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,19 @@ class Task(nn.Module):
     phases: tuple[Phase, ...] = (Phase(),)
     zero3_refusal: str = ""
     """Why ZeRO-3 cannot train this task, in a sentence; empty where it can."""
+    frozen: bool = False
+    """Whether this is the trained task of an earlier stage inside another one: see `freeze`."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Train or eval mode; what is frozen stays in eval mode."""
+        return super().train(mode and not self.frozen)
+
+    def named_modules(self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
+        """As of any module; but what is frozen shows none of its modules and weights to those that hold it, only its state.
+
+        So no strategy shards or synchronises it: it is whole on every rank and may encode outside of a strategy's passes.
+        """
+        return iter(()) if self.frozen and memo is not None else super().named_modules(memo, prefix, remove_duplicate)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """The loss of each sample (B,), or a scalar that is a mean already; and values to log."""
@@ -48,6 +61,19 @@ class Task(nn.Module):
 
     def after_step(self, step: Step) -> None:
         """What moves without gradient after all phases of a step: momentum encoders, queues, codebooks. Equal on all ranks."""
+
+    def encode(self, batch: Batch) -> Batch:
+        """What frozen networks make of the samples, B rows each, without gradient; the engine adds it to the batch before the phases.
+
+        A function of the samples alone, never of position, step or trained weights, so that it may be made once and kept. `loss` and
+        `evaluate` of a task that encodes read nothing else of the batch, but `position` and `weight`.
+        """
+        return {}
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the task has such an `encode`."""
+        return type(self).encode is not Task.encode
 
     def evaluate(self, batch: Batch) -> Metrics:
         """Values on held-out samples, without gradient and in eval mode."""
@@ -62,6 +88,14 @@ class Task(nn.Module):
 
         Called on every rank; what it sets must depend on the source and the torch seed alone and live in the state dict.
         """
+
+    def adopt(self, folder: Path) -> None:
+        """Takes the weights of a local folder in the field's format, safetensors only. ValueError in one sentence where it is of something else."""
+        raise ValueError(f"{folder} is no run or checkpoint of ours, and {type(self).__name__} reads no other format; train it, or name a run")
+
+    def example(self, size: int) -> Batch:
+        """A made-up batch of `size` rows, of the shapes that `loss` gets, encoded: what plans and counts are made with."""
+        raise NotImplementedError(f"{type(self).__name__} gives no example batch")
 
     def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
         """Final scores over the held-out split, and pictures that show them in `folder`; one process, eval mode."""
@@ -116,6 +150,7 @@ def learning_rule(*updates: tuple[nn.Parameter, Tensor]) -> Tensor:
 
 
 def freeze(upstream: Mapping[str, Task]) -> None:
-    """Puts the tasks of earlier stages in eval mode without gradients."""
+    """Puts the tasks of earlier stages in eval mode without gradients, for good."""
     for task in upstream.values():
+        task.frozen = True
         task.eval().requires_grad_(False)

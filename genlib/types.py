@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,8 @@ Batch = dict[str, Tensor]
 
 Always there: `position` (B,) int64, the sample's place in the global order of the run, from which all randomness is keyed;
 `weight` (B,) float32, 1 for a sample that counts and 0 for a placeholder (see `genlib.task.weighted_mean`).
+Batches of shards also have `sample` (B,) int64, the sample's number in its split. One that comes out of an `Encoded` has `encoded`
+(B,) bool, what it holds, and nothing else.
 By custom: `image` (B, C, H, W), `tokens` (B, N) int64, `label` (B,) int64.
 """
 
@@ -84,16 +87,62 @@ class Transform(Protocol):
     def __call__(self, samples: Samples) -> Batch: ...
 
 
+class Encoded(Protocol):
+    """What frozen networks made of the training samples, kept by sample number; for one thread. Made by a source's `encoded`."""
+
+    folder: Path
+
+    def read(self, samples: np.ndarray) -> Batch | None:
+        """What was made of the samples (B,), on the CPU; None where any is absent."""
+        ...
+
+    def write(self, samples: np.ndarray, batch: Batch, keep: np.ndarray) -> None:
+        """Keeps the rows that `keep` (B,) bool marks. A disk that takes no more costs what it would have kept, never the run."""
+        ...
+
+    def has(self, samples: np.ndarray) -> np.ndarray:
+        """Which samples (B,) are there, (B,) bool; a damaged one may count."""
+        ...
+
+    def share(self) -> float:
+        """Share of all samples that is there, about."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Free bytes of its disk."""
+        ...
+
+    def record_bytes(self, batch: Batch) -> int:
+        """Bytes that one row of such a batch takes."""
+        ...
+
+    def remove(self) -> None:
+        """Deletes it all."""
+        ...
+
+
 class DataSource(Protocol):
     """Where batches come from, in an order that is a pure function of (seed, position)."""
 
     spec: DataSpec
 
-    def batches(self, split: str, size: int, *, rank: int, world: int, seed: int, start: int, transform: Transform | None = None) -> Iterator[Batch]:
+    def batches(
+        self,
+        split: str,
+        size: int,
+        *,
+        rank: int,
+        world: int,
+        seed: int,
+        start: int,
+        transform: Transform | None = None,
+        stored: Encoded | None = None,
+    ) -> Iterator[Batch]:
         """Yields this rank's slice of the global micro-batches of `size` samples, from global sample count `start` on.
 
         Split "train" goes on for ever; any other is one pass in stored order. Every rank's slice has ceil(size / world) rows;
-        rows past the end are placeholders of weight 0. World size never enters the order.
+        rows past the end are placeholders of weight 0. World size never enters the order. A batch of which `stored` has every sample
+        comes from there.
         """
         ...
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from cluster.connect import connected
 from cluster.preflight import node_resources, refuse_impossible
 from genlib.config import to_json
+from genlib.recipe import refuse_unstarted
 from jobs import run_folder
 from jobs.command_line import Command, RunOptions, exit_code, parse
 from jobs.evaluate import table
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     if command.options.dry_run:
         print(plan(command, run))
         return 0
+    refuse_unstarted(command.stages)
     with run_folder.only_one(run):
         if finished := run_folder.begin(run, command.recipe, command.stages):
             done = f"{finished['steps']:,} steps, {finished['samples_seen']:,} samples"

@@ -18,7 +18,7 @@ def test_json_round_trip() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"steps": 0}, "TrainConfig.steps is 0; it must be at least 1"),
+        ({"steps": -1}, "TrainConfig.steps is -1; it must be at least 0"),
         ({"optim": {"beta1": 1.0}}, "OptimConfig.beta1 is 1.0; it must be below 1"),
         ({"stepz": 1}, "TrainConfig.stepz: Unexpected keyword argument"),
         ({"steps": "many"}, "TrainConfig.steps: Input should be a valid integer"),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from genlib.data.disk_cache import DiskCache
+from genlib.data.encoded import EncodedStore
 from genlib.data.files import cache_folder
 from genlib.data.pieces import Pieces
 from genlib.data.reader import Reader
@@ -41,24 +42,25 @@ class Decoding:
     channels: int
     cache_bytes: int
     disk_cache_bytes: int
+    stored: EncodedStore | None = None
+    """What was made of samples before; a batch that is all there needs no decoding."""
 
     def start(self, at: Callable[[int], None]) -> Callable[[Rows, Mapping[int, str]], Batch]:
         """For `ReaderPool`: called once in the reader process."""
-        readers = self.readers(at)
+        readers = self._reader(self.shards, at), self._reader(self.other, lambda sample: at(sample + _OTHER)) if self.other else None
         return lambda rows, bad: self.batch(readers, rows, bad)
 
-    def readers(self, at: Callable[[int], None] | None = None) -> tuple[Reader, Reader | None]:
-        """Readers of this process's own, of the set and of the other one."""
-        if self.other is None:
-            return self._reader(self.shards, at), None
-        return self._reader(self.shards, at), self._reader(self.other, at and (lambda sample: at(sample + _OTHER)))
-
-    def _reader(self, shards: ShardSet, at: Callable[[int], None] | None) -> Reader:
+    def _reader(self, shards: ShardSet, at: Callable[[int], None]) -> Reader:
         pieces = pieces_of(shards, self.disk_cache_bytes)
         return Reader(shards, channels=self.channels, cache_bytes=self.cache_bytes, pieces=pieces, at=at)
 
     def batch(self, readers: tuple[Reader, Reader | None], rows: Rows, bad: Mapping[int, str] | None = None) -> Batch:
-        """Tensors of the rows; `failed` (B,) says why one is a stand-in, or a partner of it is, see `Reader.read`."""
+        """Tensors of the rows; `failed` (B,) says why one is a stand-in, or a partner of it is, see `Reader.read`.
+
+        `readers` are of the set and of the other one.
+        """
+        if self.stored is not None and (kept := self._kept(self.stored, readers[0], rows, bad)) is not None:
+            return kept
         samples = self._read(readers[0], rows.samples, rows, bad)
         failed = samples.failed
         for role, numbers in rows.partners.items():
@@ -68,16 +70,36 @@ class Decoding:
             partner = self._read(reader, numbers, rows, known)
             samples.partners[role] = partner
             failed = np.where(failed > 0, failed, partner.failed)
-        batch = self.transform(samples)
-        batch["position"] = torch.from_numpy(rows.positions)
-        batch["weight"] = torch.from_numpy((rows.inside & (failed == 0)).astype(np.float32))
-        batch["failed"] = torch.from_numpy(failed)
-        return batch
+        return {**self.transform(samples), **_facts(rows, failed)}
+
+    def _kept(self, stored: EncodedStore, reader: Reader, rows: Rows, bad: Mapping[int, str] | None) -> Batch | None:
+        """The batch out of the store; None where that lacks a sample which can be decoded. For one that cannot, another stands in."""
+        absent = ~stored.has(rows.samples)
+        if absent.all():
+            return None
+        failed, samples = np.zeros(len(absent), np.uint8), rows.samples
+        if absent.any():
+            failed[absent] = self._read(reader, samples[absent], rows, bad).failed
+            if not failed[absent].all():
+                return None
+            samples = np.where(absent, samples[~absent][0], samples)
+        kept = stored.read(samples)
+        return kept and {**kept, "encoded": torch.ones(len(samples), dtype=torch.bool), **_facts(rows, failed)}
 
     def _read(self, reader: Reader, numbers: np.ndarray, rows: Rows, bad: Mapping[int, str] | None) -> Samples:
         fields = [field for field in self.fields if field in reader.shards.fields]
         keys, values, failed = reader.read(numbers, fields, self.transform.image_size, bad)
         return Samples(position=rows.positions, keys=keys, fields=values, failed=failed, seed=self.seed, partners={})
+
+
+def _facts(rows: Rows, failed: np.ndarray) -> Batch:
+    """What every batch says of its rows."""
+    return {
+        "position": torch.from_numpy(rows.positions),
+        "sample": torch.from_numpy(rows.samples),
+        "weight": torch.from_numpy((rows.inside & (failed == 0)).astype(np.float32)),
+        "failed": torch.from_numpy(failed),
+    }
 
 
 def pieces_of(shards: ShardSet, disk_cache_bytes: int) -> Pieces | None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from genlib.config import nearest
+from genlib.config import comparison, nearest
 from genlib.data.index import Shard
 
 _COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt}
-_FORM = re.compile(r"\s*([A-Za-z0-9_.]{1,64})\s*(>=|<=|==|!=|>|<)\s*(-?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
 KNOWN = ("width", "height", "pixels", "aspect", "caption_bytes")
 """What the index knows of every image and caption; other names are numbers of the JSON members, and `label`."""
 
@@ -34,12 +32,7 @@ class Filter:
 
 def parse(text: str) -> Filter:
     """ValueError where the text is no comparison with a number."""
-    found = _FORM.fullmatch(text)
-    try:
-        assert found
-        return Filter(found[1], found[2], float(found[3]))
-    except (AssertionError, ValueError):
-        raise ValueError(f"data.filters {text!r} is no comparison with a number; write for example 'width>=256' or 'aesthetic>5'") from None
+    return Filter(*comparison(text))
 
 
 def keeps(filters: Iterable[Filter], shard: Shard) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The index of a shard: where each sample's members lie, which samples are usable, and a digest that is the data's identity.
 
 One sidecar a shard, `NAME.tar.idx`, in safetensors form (plain arrays, no pickle), beside the shard or in the cache folder where
-that place is read-only (see `genlib.data.places`). It is made again when the shard's size or tag changed. A sample that is no
-good gets no number and is counted by its reason, so the number of samples and their order are fixed before training.
+that place is read-only (see `genlib.data.places`). It is made again when the shard's size or tag changed, or when it cannot be
+true (see `genlib.data.sidecar`). A sample that is no good gets no number and is counted by its reason, so the number of samples
+and their order are fixed before training.
 """
 
 from __future__ import annotations
@@ -18,22 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from genlib.data import places, tar
+from genlib.data import places, sidecar, tar
 from genlib.data.decode import CHECKS, KINDS, LIMIT_BYTES, BadSample, ImageHeader
-from genlib.data.files import cache_folder
 from genlib.data.places import Place
+from genlib.data.sidecar import ARRAYS, FIELD, FIRST_BYTES, INDEX_VERSION, LIMIT_SIDECAR_BYTES, MAX_FIELDS, MAX_NUMBERS, NUMBER, SUSPECT
 
-INDEX_VERSION = 3
-SUSPECT = 1 << 31
-"""Bit of a row beside damage: if it is incomplete, the damage is the reason and is counted already."""
-_MAX_FIELDS = 16
-_FIELD = re.compile(r"[a-z0-9_]{1,32}")
-_MAX_NUMBERS = 32
-_NUMBER = re.compile(r"[A-Za-z0-9_.]{1,64}")
-_ARRAYS = ("spans", "masks", "pixels", "numbers", "key_ends", "key_bytes")
+Found = tuple[dict[str, Any], dict[str, np.ndarray]]
+"""What a sidecar says of the shard, and its arrays."""
+
+_FIELD, _NUMBER = re.compile(FIELD), re.compile(NUMBER)
 
 
 @dataclass(slots=True)
@@ -63,7 +59,7 @@ class Shard:
     @property
     def num_bytes(self) -> int:
         """Memory that the arrays take."""
-        return sum(getattr(self, name).nbytes for name in _ARRAYS)
+        return sum(getattr(self, name).nbytes for name in ARRAYS)
 
     def key(self, row: int) -> str:
         """A sample's name inside its shard."""
@@ -102,11 +98,11 @@ class _Builder:
 
     def count(self, reason: str, key: bytes) -> None:
         self.bad[reason] += 1
-        self.first.setdefault(reason, shown(key))
+        self.first.setdefault(reason, shown(key[:FIRST_BYTES]))
 
     def _column(self, extension: bytes) -> int | None:
         field = field_of(extension.decode("utf-8", "replace"))
-        if field is None or (field not in self.columns and len(self.columns) >= _MAX_FIELDS):
+        if field is None or (field not in self.columns and len(self.columns) >= MAX_FIELDS):
             return None
         if any(name == field[0] and kind != field[1] for name, kind in self.columns):
             return None  # a field is of one kind in a shard, the first
@@ -166,7 +162,7 @@ class _Builder:
         for name, value in facts.items():
             if type(value) not in (int, float, bool) or not abs(value) < 1e300:
                 continue
-            if name not in self.numbers and (len(self.numbers) >= _MAX_NUMBERS or not _NUMBER.fullmatch(name)):
+            if name not in self.numbers and (len(self.numbers) >= MAX_NUMBERS or not _NUMBER.fullmatch(name)):
                 continue
             self.numbers.setdefault(name, {}).setdefault(key, float(value))
 
@@ -226,48 +222,40 @@ def build(place: Place, stamp: Mapping[str, Any] | None = None) -> dict[str, Any
     stamp = stamp or _stamp(place)
     with places.content(place) as data:
         meta, arrays = _build(data, dict(stamp))
-    places.write_sidecar(place, save(arrays, {"genlib": json.dumps(meta)}))
+    content = save(arrays, {"genlib": json.dumps(meta)})
+    if len(content) > LIMIT_SIDECAR_BYTES:
+        raise ValueError(f"shard {place} has {len(arrays['masks']):,} samples, too many for one index; write it as several shards")
+    places.write_sidecar(place, content)
     return meta
 
 
-def _facts(sidecars: Iterable[Path], wanted: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-    """The first sidecar that says what is wanted, if there is one."""
-    for sidecar in sidecars:
-        try:
-            with safe_open(sidecar, "np") as file:
-                meta = json.loads(file.metadata()["genlib"])
-            if all(meta.get(name) == value for name, value in wanted.items()):
-                return sidecar, meta
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return None
+def _first(sidecars: Iterable[Path], wanted: Mapping[str, Any]) -> Found | None:
+    """The first sidecar that can be true and says what is wanted, if there is one."""
+    return next((found for path in sidecars if (found := sidecar.read(path, wanted))), None)
 
 
-def _found(place: Place) -> tuple[Path, dict[str, Any]]:
+def _found(place: Place) -> Found:
     """The sidecar that is true of the shard now, made where it is not there; once, however many processes of a node ask."""
     stamp = _stamp(place)
-    found = _facts(places.sidecars(place), stamp)
+    found = _first(places.sidecars(place), stamp)
     if found is None:
         with places.indexing(place):
-            found = _facts(places.sidecars(place, fetch=False), stamp)
+            found = _first(places.sidecars(place, fetch=False), stamp)
             if found is None:
                 build(place, stamp)
-                found = _facts(places.sidecars(place, fetch=False), stamp)
+                found = _first(places.sidecars(place, fetch=False), stamp)
     if found is None:
-        raise ValueError(
-            f"the index of shard {place} cannot be kept, neither beside it nor in {cache_folder()}; set GENLIB_CACHE to a writable folder"
-        )
+        raise ValueError(f"shard {place} changed while it was indexed; start again when nothing writes it any more")
     return found
 
 
 def facts(place: Place) -> dict[str, Any]:
     """Facts of a shard (`Shard.meta`), from its sidecar or by indexing it now."""
-    return _found(place)[1]
+    return _found(place)[0]
 
 
 def load(place: Place, digest: str = "") -> Shard:
     """The whole index of a shard. A remote one whose digest begins so is taken without asking whether the shard changed: who reads it will see."""
-    known = _facts(places.sidecars(place), {"version": INDEX_VERSION}) if digest and not isinstance(place, Path) else None
-    sidecar, meta = known if known and known[1]["digest"].startswith(digest) else _found(place)
-    with safe_open(sidecar, "np") as file:
-        return Shard(place=place, meta=meta, **{name: file.get_tensor(name) for name in _ARRAYS})
+    known = _first(places.sidecars(place), {"version": INDEX_VERSION}) if digest and not isinstance(place, Path) else None
+    meta, arrays = known if known and known[0]["digest"].startswith(digest) else _found(place)
+    return Shard(place=place, meta=meta, **arrays)

@@ -5,8 +5,6 @@ Every sample is an anchor once an epoch, and its partner is a function of (seed,
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 
@@ -14,13 +12,12 @@ from genlib import random
 from genlib.data.order import Order, block_samples
 from genlib.data.shards import ShardSet
 
-Role = Literal["positive", "negative", "other"]
+ROLES = ("positive", "negative", "other")
 """positive: another sample of the anchor's label. negative: one of another label. other: one of the set `data.other`."""
-ROLES: tuple[Role, ...] = ("positive", "negative", "other")
 
 
 class Labels:
-    """Samples by label. Takes 12 bytes a sample."""
+    """Samples by label, three int64 a sample."""
 
     def __init__(self, shards: ShardSet):
         labels = np.concatenate([shards.numbers(number, "label") for number in range(len(shards.paths))])
@@ -56,6 +53,7 @@ class Partners:
 
     def samples(self, role: str, positions: np.ndarray, samples: np.ndarray, seed: int) -> np.ndarray:
         """Sample numbers (B,) of the partners, for "other" in the other set. ValueError where the data cannot give them."""
+        assert role in ROLES
         if role == "other":
             if self._order is None:
                 raise ValueError("this task sees a second set beside the first; name it with --data.other")

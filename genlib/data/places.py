@@ -6,16 +6,17 @@ import hashlib
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from genlib.data import remote
 from genlib.data.files import cache_folder, locked, write_atomically
-from genlib.data.remote import RemoteFile, Stamp
+from genlib.data.remote import ChangedError, RemoteFile, Stamp
 
 Place = Path | RemoteFile
+_SIDECAR_BYTES = 256 << 20  # more is no sidecar, whatever a server sends
 
 
 class Places:
@@ -106,27 +107,43 @@ def sidecars(place: Place, *, fetch: bool = True) -> Iterator[Path]:
 
 
 def _fetched(place: RemoteFile) -> Path | None:
+    content = bytearray()
     try:
-        content = b"".join(remote.stream(place.sibling(f"{place.name}.idx")))
-    except OSError:
+        for chunk in remote.stream(place.sibling(f"{place.name}.idx")):
+            content += chunk
+            if len(content) > _SIDECAR_BYTES:
+                return None
+    except (OSError, ChangedError):
         return None
-    write_atomically(_cached(place), content)
+    _write_cached(place, bytes(content))
     return _cached(place)
 
 
 def write_sidecar(place: Place, content: bytes) -> None:
     """Beside the shard, or in the cache folder where that place is read-only; of a remote shard in both."""
     if isinstance(place, RemoteFile):
-        write_atomically(_cached(place), content)
+        _write_cached(place, content)
         with suppress(OSError):  # a store that fails costs other nodes their time
             remote.put(place.sibling(f"{place.name}.idx"), content)
         return
     try:
         write_atomically(place.with_name(f"{place.name}.idx"), content)
     except OSError:
+        _write_cached(place, content)
+
+
+def _write_cached(place: Place, content: bytes) -> None:
+    try:
         write_atomically(_cached(place), content)
+    except OSError as error:
+        way_out = "name a folder with room that can be written in GENLIB_CACHE"
+        raise ValueError(f"the index of shard {place} cannot be kept in {cache_folder()} ({error.strerror}); {way_out}") from None
 
 
-def indexing(place: Place) -> AbstractContextManager[None]:
-    """Held by the one process of a node that indexes the shard."""
-    return locked(_cached(place).with_suffix(".lock"))
+@contextmanager
+def indexing(place: Place) -> Iterator[None]:
+    """Held by the one process of a node that indexes the shard; where the cache folder takes no lock, several may."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            held.enter_context(locked(_cached(place).with_suffix(".lock")))
+        yield

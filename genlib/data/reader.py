@@ -83,6 +83,8 @@ class Reader:
                     values[-1].flags.writeable = False
                 else:
                     values.append(_STAND_IN[kind] if data is None else _DECODE[kind](data))
+                if field == "label" and values[-1] > self.shards.highest_label:  # an index that lied: a model may have no such class
+                    raise BadSample("bad label")
         except BadSample as reason:
             return str(reason)
         return tuple(values)

@@ -83,10 +83,9 @@ def open_sets(config: DataConfig, kept: Path | None = None, each: Each = each_he
                     f"data.{split}={place!r}: there are no shards (.tar files).{hint} Check the path, or make some with jobs/prepare_data.py"
                 )
         paths = [path for group in groups for path in group]
-        shards = ShardSet(paths, config.filters, each)
+        shards = ShardSet(paths, config.filters if split == "train" else (), each, [len(group) for group in groups])
         if not len(shards):
             raise ValueError(f"data.{split}={where!r}: {len(paths)} shards hold no usable sample; dropped: {shards.why_bad()}")
-        shards.parts = [len(group) for group in groups]
         sets[split] = (where, shards)
     return sets
 

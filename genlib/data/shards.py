@@ -90,7 +90,8 @@ def _of_pattern(pattern: str) -> list[Path]:
         raise ValueError(f"shards {pattern!r}: a brace is not closed; write for example 'dir/{{00000..00099}}.tar'") from None
     paths = [path for path in named if path.is_file()]
     if paths and len(paths) < len(named):
-        absent = [path for path in named if path not in set(paths)]
+        there = set(paths)
+        absent = [path for path in named if path not in there]
         log.warning("%d of the %d shards of %s do not exist, the first is %s", len(absent), len(named), pattern, absent[0])
     return paths
 
@@ -139,9 +140,12 @@ class ShardSet:
     pickled, and kept in a file.
     """
 
-    def __init__(self, paths: Sequence[Place], filters: Sequence[str] = (), each: Callable[[Callable, Any], Iterable] = map):
-        """`each` maps a function over many shards, in their order: it is where indexing goes parallel."""
-        self.paths, self.filters, self.parts = Places(paths), tuple(filters), [len(paths)]
+    def __init__(
+        self, paths: Sequence[Place], filters: Sequence[str] = (), each: Callable[[Callable, Any], Iterable] = map, parts: Sequence[int] = ()
+    ):
+        """`each` maps a function over many shards, in their order: it is where indexing goes parallel. `parts` are numbers of shards, one a place."""
+        self.paths, self.filters, self.parts = Places(paths), tuple(filters), list(parts) or [len(paths)]
+        self._prepare()
         metas = list(each(index.facts, self.paths))
         self.fields, self.kinds = self._common_fields(metas)
         counts = self._counts(metas, each)
@@ -155,7 +159,6 @@ class ShardSet:
         self.digests = np.array([int(meta["digest"][:16], 16) for meta in metas], np.uint64)
         identity = [self.fields, [meta["digest"] for meta in metas], *([list(self.filters)] if self.filters else [])]
         self.digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        self._prepare()
 
     def _prepare(self) -> None:
         self._filters = [filters.parse(text) for text in self.filters]
@@ -192,9 +195,8 @@ class ShardSet:
         """Usable samples a shard; filters are asked of every shard's whole index."""
         if not self.filters:
             return [self._usable(meta) for meta in metas]
-        chosen = [filters.parse(text) for text in self.filters]
-        filters.refuse_unknown(chosen, sorted({name for meta in metas for name in meta["numbers"]}))
-        return list(each(partial(_count, kinds={name: self.kinds[name] for name in self.fields}, chosen=chosen), self.paths))
+        filters.refuse_unknown(self._filters, sorted({name for meta in metas for name in meta["numbers"]}))
+        return list(each(partial(_count, kinds={name: self.kinds[name] for name in self.fields}, chosen=self._filters), self.paths))
 
     def _bad(self, metas: list[dict[str, Any]]) -> tuple[Counter[str], dict[str, str]]:
         """How many samples were dropped for each reason, and the first of each kind as `shard:key`."""

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from genlib.config import DataConfig
 from genlib.data import sets as data_sets
 from genlib.data.decode import REASONS
 from genlib.data.decoding import Decoding, Rows, pieces_of
+from genlib.data.encoded import EncodedStore
+from genlib.data.files import cache_folder
 from genlib.data.order import ORDER_VERSION, Mixture, Order, block_samples
 from genlib.data.partners import Partners
 from genlib.data.pool import ReaderPool
@@ -54,31 +57,34 @@ class Split:
         """Some rows of each global micro-batch. Where the order has blocks, a batch is dealt out by place in storage, so that a rank reads few."""
         total = len(self.shards) if self.order is None else None
         by_place = self.order is not None and self.order.block > 1
+        places = np.arange(mine.start, mine.stop, dtype=np.int64)
         while total is None or start < total:
-            end = start + size if total is None else min(start + size, total)
-            wanted = np.arange(start, end, dtype=np.int64) if by_place else np.arange(start + mine.start, start + mine.stop, dtype=np.int64)
+            count = size if total is None else min(size, total - start)
+            kept = np.minimum(places, count - 1)
             if by_place:
-                wanted = wanted[np.argsort(self.samples(wanted, seed), kind="stable")]
-                places = np.arange(mine.start, mine.stop)
-                positions, inside = wanted[np.minimum(places, len(wanted) - 1)], places < len(wanted)
+                positions = np.arange(start, start + count, dtype=np.int64)
+                samples = self.samples(positions, seed)
+                dealt = np.argsort(samples, kind="stable")[kept]
+                yield Rows(positions[dealt], samples[dealt], places < count)
             else:
-                positions, inside = np.minimum(wanted, end - 1), wanted < end
-            yield Rows(positions, self.samples(positions, seed), inside)
+                yield Rows(start + kept, self.samples(start + kept, seed), places < count)
             start += size
 
 
-def _samples_of(rows: Rows) -> np.ndarray:
-    """All samples of the set that the rows need."""
-    return np.concatenate([rows.samples, *(samples for role, samples in rows.partners.items() if role != "other")])
+def _samples_of(stored: EncodedStore | None, rows: Rows) -> np.ndarray:
+    """All samples of the set that must be read for the rows."""
+    samples = np.concatenate([rows.samples, *(samples for role, samples in rows.partners.items() if role != "other")])
+    return samples if stored is None else samples[~stored.has(samples)]
 
 
 class ShardSource:
     """`genlib.types.DataSource` over WebDataset shards; see `open_source`."""
 
-    def __init__(self, splits: dict[str, Split], other: ShardSet | None, spec: DataSpec, config: DataConfig):
+    def __init__(self, splits: dict[str, Split], other: Split | None, spec: DataSpec, config: DataConfig):
         self.spec, self.failures = spec, Counter()
         """`failures`: samples that could not be decoded after they were indexed, by reason, each time they were met."""
         self._splits, self._other, self._config, self._read = splits, other, config, 0
+        self._partners: dict[str, Partners] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -99,13 +105,15 @@ class ShardSource:
             )
 
     def batches(
-        self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None
-    ) -> Iterator[Batch]:
+        self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None,
+        stored: EncodedStore | None = None,
+    ) -> Iterator[Batch]:  # fmt: skip
         """See `DataSource.batches`. Rows past a global batch's end repeat its last sample, with weight 0.
 
         A sample that cannot be decoded stays at its position as a stand-in of weight 0; ValueError where they are too many. A
         transform may name the `fields` it reads; without that attribute it gets all.
         """
+        assert stored is None or split == "train"
         assert size > 0 <= start
         assert 0 <= rank < world
         if self._lacks(split):
@@ -114,32 +122,43 @@ class ShardSource:
         transform = PlainTransform(self._config.image_size) if transform is None else transform
         rows = chosen.rows(size, slice(rank * each, (rank + 1) * each), start, seed)
         if roles := getattr(transform, "partners", ()):
-            partners = Partners(chosen.shards, self._other)
+            partners = self._partners.setdefault(split, Partners(chosen.shards, self._other and self._other.shards))
             rows = (replace(some, partners={role: partners.samples(role, some.positions, some.samples, seed) for role in roles}) for some in rows)
-        return self._batches(split, rows, transform, seed)
+        return self._batches(split, rows, transform, seed, stored)
 
-    def _batches(self, split: str, rows: Iterator[Rows], transform: Transform, seed: int) -> Iterator[Batch]:
+    def encoded(self, identity: str, folder: str = "") -> EncodedStore:
+        """Where what networks of that identity make of the training samples is kept: in `folder`, or GENLIB_CACHE/encoded."""
+        root = Path(folder).absolute() if folder else cache_folder() / "encoded"
+        return EncodedStore(root / identity, self.num_samples("train"))
+
+    def once(self, samples: np.ndarray, size: int, transform: Transform | None = None) -> Iterator[Batch]:
+        """Batches of at most `size` rows of the training samples with these numbers (n,), each once and in this order; positions are numbers."""
+        transform = PlainTransform(self._config.image_size) if transform is None else transform
+        chunks = (samples[at : at + size] for at in range(0, len(samples), size))
+        return self._batches("train", (Rows(chunk, chunk, np.ones(len(chunk), bool)) for chunk in chunks), transform, 0, None)
+
+    def _batches(self, split: str, rows: Iterator[Rows], transform: Transform, seed: int, stored: EncodedStore | None) -> Iterator[Batch]:
         chosen, processes = self._split(split), self._config.readers
-        decoding = self._decoding(chosen, transform, seed)
+        decoding = self._decoding(chosen, transform, seed, stored)
         if pieces := chosen.reader.pieces:
-            rows = pieces.ahead(rows, _samples_of, for_others=processes > 0)
+            rows = pieces.ahead(rows, partial(_samples_of, stored), for_others=processes > 0)
         if not processes:
-            readers = (chosen.reader, decoding.readers()[1])
-            yield from (self._counted(split, decoding.batch(readers, some), seed) for some in rows)
+            readers = (chosen.reader, self._other and self._other.reader)
+            yield from (self._counted(split, decoding.batch(readers, some)) for some in rows)
             return
         pool = ReaderPool(decoding, processes, timeout_seconds=self._config.reader_timeout_seconds)
         try:
-            yield from (self._counted(split, batch, seed) for batch in pool.run(rows))
+            yield from (self._counted(split, batch) for batch in pool.run(rows))
         finally:
             pool.close()
 
-    def _decoding(self, split: Split, transform: Transform, seed: int) -> Decoding:
-        fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*split.shards.fields, *(self._other.fields if self._other else ())]))
-        cache = (self._config.cache_mb << 20) // len(self._splits) // max(1, self._config.readers)
-        disk = int(self._config.disk_cache_gb * 2**30)
-        return Decoding(split.shards, self._other, fields, transform, seed, self.spec.channels, cache, disk)
+    def _decoding(self, split: Split, transform: Transform, seed: int, stored: EncodedStore | None) -> Decoding:
+        other = self._other.shards if self._other else None
+        fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*split.shards.fields, *(other.fields if other else ())]))
+        cache = _cache_bytes(self._config, len(self._splits)) // max(1, self._config.readers)
+        return Decoding(split.shards, other, fields, transform, seed, self.spec.channels, cache, _disk_bytes(self._config), stored)
 
-    def _counted(self, split: str, batch: Batch, seed: int) -> Batch:
+    def _counted(self, split: str, batch: Batch) -> Batch:
         """The batch without `failed`, which is counted and named; ValueError where too many samples fail."""
         failed = batch.pop("failed").numpy()
         self._read += len(failed)
@@ -147,7 +166,7 @@ class ShardSource:
             name = ""
             for row in np.flatnonzero(failed).tolist():
                 reason = REASONS[int(failed[row]) - 1]
-                name = self.keys(split, [int(batch["position"][row])], seed)[0]
+                name = self._split(split).reader.key(int(batch["sample"][row]))
                 if not self.failures[reason]:
                     log.warning("sample %s cannot be read (%s): it counts for nothing; further ones are only counted", name, reason)
                 self.failures[reason] += 1
@@ -215,20 +234,26 @@ def open_source(config: DataConfig, kept: Path | None = None, each: Each = each_
 
 def _source(sets: dict[str, tuple[str, ShardSet]], config: DataConfig) -> ShardSource:
     spec = replace(_spec(sets["train"][1], config), validation_name=_validation_name(sets))
-    budget, disk = (config.cache_mb << 20) // len(sets), int(config.disk_cache_gb * 2**30)
-    splits, other = {}, sets.pop("other", ("", None))[1]
+    cache, splits = _cache_bytes(config, len(sets)), {}
     for name, (where, shards) in sets.items():
-        reader = Reader(shards, channels=spec.channels, cache_bytes=budget, pieces=pieces_of(shards, disk))
+        reader = Reader(shards, channels=spec.channels, cache_bytes=cache, pieces=pieces_of(shards, _disk_bytes(config)))
         splits[name] = Split(where, shards, reader, _order(shards, where, config) if name == "train" else None)
-    return ShardSource(splits, other, spec, config)
+    return ShardSource(splits, splits.pop("other", None), spec, config)
+
+
+def _cache_bytes(config: DataConfig, sets: int) -> int:
+    """Memory for decoded samples of each of so many sets."""
+    return (config.cache_mb << 20) // sets
+
+
+def _disk_bytes(config: DataConfig) -> int:
+    return int(config.disk_cache_gb * 2**30)
 
 
 def _order(shards: ShardSet, where: str, config: DataConfig) -> Order | Mixture:
     """One order of all samples, or with weights one of each place's, mixed."""
     if not config.weights:
         return Order(len(shards), block_samples(len(shards), shards.num_bytes))
-    if len(config.weights) != len(shards.parts):
-        raise ValueError(f"data.weights has {len(config.weights)} numbers, but data.train={where!r} names {len(shards.parts)} places; give one each")
     orders, first = [], 0
     for place, count in zip(parts(where), shards.parts, strict=True):
         samples = int(shards.starts[first + count] - shards.starts[first])

@@ -6,6 +6,7 @@ import torch
 
 from genlib import distributed
 from genlib.config import TrainConfig
+from genlib.engine.encoding import encoded
 from genlib.engine.strategy import Strategy
 from genlib.task import Task
 from genlib.types import DataSource
@@ -23,7 +24,7 @@ def evaluate(task: Task, strategy: Strategy, source: DataSource, config: TrainCo
         ):  # fmt: skip
             batch = {name: value.to(strategy.device) for name, value in batch.items()}
             weight = batch["weight"]
-            for name, value in task.evaluate(batch).items():
+            for name, value in task.evaluate(encoded(task, batch)).items():
                 total = torch.stack([(value.float() * weight).sum(), weight.sum()]).double()
                 totals[name] = totals.get(name, 0) + total
     task.train()

@@ -16,6 +16,7 @@ from genlib.checkpoint import Blueprint, Manifest
 from genlib.config import to_json
 from genlib.engine import strategy as strategies
 from genlib.engine.ema import Ema
+from genlib.engine.encoding import EncodeAhead, choose
 from genlib.engine.evaluate import evaluate
 from genlib.engine.feed import Feed
 from genlib.engine.optim import learning_rate
@@ -47,13 +48,15 @@ def fit(
     device: torch.device,
     upstream: Mapping[str, Path] | None = None,
     listener: Listener | None = None,
+    encode_ahead: EncodeAhead | None = None,
 ) -> Path:
     """Trains the stage to its end in `folder`, from the newest valid checkpoint there, and returns the final checkpoint.
 
-    upstream: final checkpoints of the stages it needs, by role. All ranks of the process group, if there is one, call it together
-    and see the same `folder`. ValueError where the checkpoint there is of another run, or the settings do not fit the workers.
+    upstream: final checkpoints of the stages it needs, by role. encode_ahead: what rank 0 calls where `train.encode` is ahead. All ranks
+    of the process group, if there is one, call it together and see the same `folder`. ValueError where the checkpoint there is of
+    another run, or the settings do not fit the workers.
     """
-    training = Training(stage, recipe, source, folder, device, upstream or {}, listener or Listener())
+    training = Training(stage, recipe, source, folder, device, upstream or {}, listener or Listener(), encode_ahead)
     return training.run()
 
 
@@ -61,9 +64,11 @@ class Training:
     """One run of `fit`."""
 
     def __init__(
-        self, stage: Stage, recipe: str, source: DataSource, folder: Path, device: torch.device, upstream: Mapping[str, Path], listener: Listener
-    ) -> None:
+        self, stage: Stage, recipe: str, source: DataSource, folder: Path, device: torch.device, upstream: Mapping[str, Path], listener: Listener,
+        encode_ahead: EncodeAhead | None,
+    ) -> None:  # fmt: skip
         self.stage, self.recipe, self.source, self.folder, self.device, self.listener = stage, recipe, source, folder, device, listener
+        self.encode_ahead = encode_ahead
         self.config = stage.train
         self.checkpoints = folder / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -115,15 +120,24 @@ class Training:
 
     def begin(self) -> int:
         """A fresh run: what depends on the data, then the strategy."""
-        self.task.prepare(self.source)
+        self.start_from(Path(self.config.start_from)) if self.config.start_from else self.task.prepare(self.source)
         refuse_different_starts(self.task)
-        self.use_strategy()
+        self.use_strategy(0)
         return 0
+
+    def start_from(self, folder: Path) -> None:
+        """Weights of another run, or of a folder in the field's own format."""
+        if found := checkpoint.find(folder):
+            return checkpoint.load_into(self.task, found)
+        if not folder.is_dir():
+            raise ValueError(f"train.start_from is {str(folder)!r}, which is no folder that this worker sees; name a run or a checkpoint")
+        self.task.prepare(self.source)
+        self.task.adopt(folder)
 
     def start(self, folder: Path, manifest: Manifest) -> int:
         """From a checkpoint: weights before the strategy shards them, optimizer state after."""
         self.task.load_state_dict(checkpoint.load_weights(folder))
-        self.use_strategy()
+        self.use_strategy(manifest.step)
         load_optimizers(self.strategy, (folder / "state").glob("rank_*.safetensors"), manifest.updates)
         if self.ema:
             self.ema.load(checkpoint.load_weights(folder, ema=True))
@@ -132,8 +146,12 @@ class Training:
             print(f"resumed from {folder.name}: step {manifest.step} of {manifest.steps}, {manifest.samples_seen:,} samples seen", flush=True)
         return manifest.step
 
-    def use_strategy(self) -> None:
+    def use_strategy(self, first: int) -> None:
+        """From plain weights to those that train, from step `first` on."""
         self.task.train()
+        self.encoding = choose(
+            self.stage, self.task, self.blueprint, self.source, self.device, first=first, folder=self.folder, ahead=self.encode_ahead
+        )
         self.shapes = {name: p.shape for name, p in self.task.named_parameters()}  # ZeRO-3 leaves none
         self.strategy = strategies.choose(self.config.strategy, self.device)
         self.strategy.setup(self.task, self.config)
@@ -141,9 +159,10 @@ class Training:
 
     def batches(self, first: int) -> Iterator[Batch]:
         """This rank's micro-batches from step `first` on."""
+        stored = {"stored": self.encoding.stored} if self.encoding.stored is not None else {}
         return self.source.batches(
             "train", self.micro_batch, rank=distributed.rank(), world=distributed.world_size(), seed=self.config.seed,
-            start=first * self.config.global_batch, transform=self.task.transform(train=True),
+            start=first * self.config.global_batch, transform=self.task.transform(train=True), **stored,
         )  # fmt: skip
 
     def loop(self, feed: Feed, first: int) -> Path:
@@ -151,7 +170,7 @@ class Training:
         for index in range(first, self.steps):
             begin, waited = time.perf_counter(), feed.wait_seconds
             micro_batches = list(islice(feed, self.config.accumulation))
-            values = self.step(Step(index, self.steps, self.config.seed), micro_batches)
+            values = self.step(Step(index, self.steps, self.config.seed), [self.encoding(batch) for batch in micro_batches])
             done = index + 1
             if due(done, self.config.evaluate_every_steps, self.steps):
                 values |= evaluate(self.task, self.strategy, self.source, self.config)

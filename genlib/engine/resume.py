@@ -12,8 +12,8 @@ from genlib.types import DataSpec
 
 FREE = {
     *(f"train.{name}" for name in ("steps", "strategy", "compile", "checkpoint_every_steps", "keep_checkpoints", "evaluate_every_steps")),
-    *(f"train.{name}" for name in ("log_every_seconds", "trackers", "max_skipped_in_a_row")),
-    *(f"data.{name}" for name in ("train", "validation", "readers", "cache_mb")),
+    *(f"train.{name}" for name in ("log_every_seconds", "trackers", "max_skipped_in_a_row", "encode", "encoded_dir")),
+    *(f"data.{name}" for name in ("train", "validation", "readers", "reader_timeout_seconds", "cache_mb", "disk_cache_gb", "max_failed")),
 }
 """Settings that a resumed run may change; where the data is may change, what it is may not (its digest tells)."""
 

@@ -52,6 +52,17 @@ def test_a_filter_decides_before_the_order(tmp_path: Path, filters: tuple[str, .
     assert sorted(numbers(source, len(expected), 1)) == expected
 
 
+def test_filters_leave_held_out_and_other_samples_alone(tmp_path: Path) -> None:
+    train, held = scored(tmp_path / "train", 20), write_set(tmp_path / "held", 7)
+    source = open_source(DataConfig(train=str(train), validation=str(held), other=str(held), filters=("score>=5", "width>8"), image_size=8))
+    assert source.num_samples("train") == sum(n % 3 > 0 and n % 10 >= 5 and n % 4 > 0 for n in range(20))
+    assert torch.cat([batch["label"] for batch in source.batches("validation", 7)]).tolist() == list(range(7))
+    batch = next(source.batches("train", 7, transform=PlainTransform(8, partners=("other",))))
+    assert sorted(batch["other_label"].tolist()) == list(range(7))
+    beside = write_set(scored(tmp_path / "both", 20), 5, prefix="validation-")
+    assert open_source(DataConfig(train=str(beside), filters=("score>=5",), image_size=8)).num_samples("validation") == 5
+
+
 def test_filters_are_part_of_the_identity(tmp_path: Path) -> None:
     scored(tmp_path, 20)
     digests = {open_source(DataConfig(train=str(tmp_path), filters=filters)).spec.digest for filters in [(), ("score>5",), ("score>4",)]}

@@ -173,7 +173,7 @@ class OnlyText:
 
 def test_a_transform_reads_only_the_fields_it_names(source: ShardSource) -> None:
     batch = take(source, 1, 4, transform=OnlyText())[0]
-    assert set(batch) == {"length", "position", "weight"}
+    assert set(batch) == {"length", "position", "sample", "weight"}
 
 
 def test_a_shard_that_changes_under_a_reader_stops_it(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""What a shard's sidecar may say. Anyone may have written it, so it is taken only where it fits the shard, its own words and all limits.
+
+A sidecar that lies within those limits costs samples (their bytes are checked again when they are decoded) and never more: no
+read beyond the shard, no memory beyond what the shard's size allows, no text that a terminal obeys.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
+
+from genlib.data import tar
+from genlib.data.decode import KINDS, LIMIT_BYTES, LIMIT_LABELS, LIMIT_PIXELS, REASONS
+
+INDEX_VERSION = 3
+SUSPECT = 1 << 31
+"""Bit of a row beside damage: if it is incomplete, the damage is the reason and is counted already."""
+MAX_FIELDS = 16
+MAX_NUMBERS = 32
+FIELD = r"[a-z0-9_]{1,32}"
+NUMBER = r"[A-Za-z0-9_.]{1,64}"
+FIRST_BYTES = 1024
+"""Of a bad sample's name, which is for messages."""
+WHY = ("duplicate", tar.BROKEN, tar.TRUNCATED, tar.TRAILING, *REASONS)
+"""Why a sample may have no number."""
+ARRAYS = {"spans": "I64", "masks": "U32", "pixels": "I32", "numbers": "F64", "key_ends": "I64", "key_bytes": "U8"}
+LIMIT_SIDECAR_BYTES = 1 << 30
+_HEADER_BYTES = 8 << 20
+
+
+class UntrueError(ValueError):
+    """A sidecar that is not true of its shard."""
+
+
+def _refuse_unless(true: object) -> None:
+    if not true:
+        raise UntrueError
+
+
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+Name = Annotated[str, Field(pattern=rf"^{FIELD}$")]
+
+
+def _printable(text: str) -> str:
+    _refuse_unless(text.isprintable())
+    return text
+
+
+def _known(reason: str) -> str:
+    _refuse_unless(reason in WHY)
+    return reason
+
+
+Why = Annotated[str, AfterValidator(_known)]
+
+
+class Meta(TypedDict):
+    """What is said of a whole shard."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
+    version: int
+    size: Count
+    tag: str
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    fields: Annotated[list[Annotated[list[Name], Field(min_length=2, max_length=2)]], Field(max_length=MAX_FIELDS)]
+    masks: list[Pair]
+    bad: dict[Why, Annotated[int, Field(ge=1)]]
+    first: dict[Why, Annotated[str, Field(max_length=16 * FIRST_BYTES), AfterValidator(_printable)]]
+    numbers: Annotated[list[Annotated[str, Field(pattern=rf"^{NUMBER}$")]], Field(max_length=MAX_NUMBERS + 1)]
+    highest_label: Annotated[int, Field(ge=-1, lt=LIMIT_LABELS)]
+    sizes: Annotated[list[Pair], Field(max_length=2)]
+    channels: dict[Literal["1", "3", "4"], Count]
+
+
+_META = TypeAdapter(Meta)
+
+
+def read(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """What a sidecar holds; None where there is none, it does not say what is `wanted`, or it cannot be true."""
+    try:
+        _check_file(path)
+        with safe_open(path, "np") as file:
+            meta: dict[str, Any] = {**_META.validate_json(file.metadata()["genlib"])}
+            _refuse_unless(all(meta[name] == value for name, value in wanted.items()))
+            _check_meta(meta)
+            _check_shapes(file, meta)
+            arrays = {name: file.get_tensor(name) for name in ARRAYS}
+        _check_arrays(meta, **arrays)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    return meta, arrays
+
+
+def _check_file(path: Path) -> None:
+    """Whatever is no regular file is not even opened."""
+    status = os.stat(path)
+    _refuse_unless(stat.S_ISREG(status.st_mode) and status.st_size <= LIMIT_SIDECAR_BYTES)
+    with path.open("rb") as file:
+        _refuse_unless(int.from_bytes(file.read(8), "little") <= _HEADER_BYTES)
+
+
+def _check_meta(meta: Mapping[str, Any]) -> None:
+    names, kinds = [name for name, _ in meta["fields"]], set(KINDS.values())
+    _refuse_unless(len(set(names)) == len(names) and len(set(meta["numbers"])) == len(meta["numbers"]))
+    _refuse_unless(all(kind in kinds and (name == kind or name not in kinds) for name, kind in meta["fields"]))
+    _refuse_unless(set(meta["first"]) <= set(meta["bad"]))
+
+
+def _check_shapes(file: Any, meta: Mapping[str, Any]) -> None:
+    """Before any memory is taken: the shapes follow from the number of rows, each of which took a tar header at least."""
+    slices = {name: file.get_slice(name) for name in ARRAYS}
+    shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
+    rows = sum(count for _, count in meta["masks"])
+    _refuse_unless(rows <= meta["size"] // tar.BLOCK and shapes["key_bytes"] <= (meta["size"],))
+    wanted = {"spans": (rows, len(meta["fields"]), 2), "masks": (rows,), "pixels": (rows, 2), "numbers": (rows, len(meta["numbers"]))}
+    _refuse_unless(shapes == {**wanted, "key_ends": (rows,), "key_bytes": (*shapes["key_bytes"][:1],)})
+    _refuse_unless(all(each.get_dtype() == ARRAYS[name] for name, each in slices.items()))
+
+
+def _check_arrays(
+    meta: Mapping[str, Any],
+    *,
+    spans: np.ndarray,
+    masks: np.ndarray,
+    pixels: np.ndarray,
+    numbers: np.ndarray,
+    key_ends: np.ndarray,
+    key_bytes: np.ndarray,
+) -> None:
+    present = _check_spans(meta, *np.ascontiguousarray(spans.transpose(2, 1, 0)))
+    columns = {name: present[column] for column, (name, _) in enumerate(meta["fields"])}
+    _check_masks(meta, masks, present)
+    heights, widths = np.ascontiguousarray(pixels.T).astype(np.int64)
+    _check_pixels(meta, heights, widths, columns.get("image", np.zeros(len(masks), bool)))
+    if "label" in columns:
+        _check_labels(meta, numbers, columns["label"])
+    ends = np.concatenate([[0], key_ends])
+    _refuse_unless((ends[1:] >= ends[:-1]).all() and ends[-1] == len(key_bytes))
+
+
+def _check_spans(meta: Mapping[str, Any], offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which members (F, n) there are. Each lies in the shard behind a header, within its kind's limit, and all together are no larger than it."""
+    limits = np.array([LIMIT_BYTES[kind] for _, kind in meta["fields"]], np.int64)[:, None]
+    absent = (offsets == -1) & (sizes == -1)
+    present = (offsets >= tar.BLOCK) & (sizes >= 0) & (sizes <= limits) & (offsets <= meta["size"] - sizes)
+    _refuse_unless((present | absent).all())
+    members = int(present.sum())
+    _refuse_unless(int(sizes.sum()) + (present.size - members) + tar.BLOCK * members <= meta["size"])
+    return present
+
+
+def _check_masks(meta: Mapping[str, Any], masks: np.ndarray, present: np.ndarray) -> None:
+    bits = np.zeros(len(masks), np.uint32)
+    for column, there in enumerate(present):
+        bits |= there.astype(np.uint32) << np.uint32(column)
+    _refuse_unless(bits.all() and np.array_equal(masks & np.uint32(SUSPECT - 1), bits))
+    values, counts = np.unique(masks, return_counts=True)
+    _refuse_unless(meta["masks"] == [list(pair) for pair in zip(values.tolist(), counts.tolist(), strict=True)])
+
+
+def _check_pixels(meta: Mapping[str, Any], heights: np.ndarray, widths: np.ndarray, pictures: np.ndarray) -> None:
+    areas = heights * widths  # of 32 bits each
+    good = np.where(pictures, (heights > 0) & (areas > 0) & (areas <= LIMIT_PIXELS), (heights == 0) & (widths == 0))
+    _refuse_unless(good.all())
+    left, sizes = heights << 32 | widths, []
+    while len(left) and len(sizes) < 2:
+        smallest = int(left.min())
+        sizes.append([smallest >> 32, smallest & 0xFFFFFFFF])
+        left = left[left > smallest]
+    _refuse_unless(meta["sizes"] == sizes and sum(meta["channels"].values()) == pictures.sum())
+
+
+def _check_labels(meta: Mapping[str, Any], numbers: np.ndarray, labelled: np.ndarray) -> None:
+    if labelled.any():
+        _refuse_unless("label" in meta["numbers"])
+        labels = numbers[labelled, meta["numbers"].index("label")]
+        _refuse_unless(((labels >= 0) & (labels <= meta["highest_label"]) & (labels == np.floor(labels))).all())
