@@ -1,0 +1,121 @@
+"""Networks that tell what a picture shows: published Inception weights, or a classifier or CLIP trained here. A score carries their name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from genlib import checkpoint
+from genlib.metrics.inception import InceptionV3
+from genlib.task import Task
+
+_CODE = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".ts", ".onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureNetwork:
+    """A frozen network and its identity."""
+
+    name: str
+    """As it stands in the names of scores: what it is and the first digits of `sha256`."""
+    sha256: str
+    """Of the file with its weights."""
+    resize: str
+    """How pictures reach its size."""
+    channels: int
+    """Of its pictures; gray ones are repeated where it wants more."""
+    device: torch.device
+    embed: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    """Pictures uint8 (B, channels, H, W) on `device` -> features (B, D), and logits (B, K) where it names classes."""
+    task: Task | None = None
+    """The trained task that it is, for what else that can do."""
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Pictures uint8 (B, C, H, W) -> float32 features (B, D), and logits (B, K) or None. ValueError where the channels do not fit."""
+        if pixels.shape[1] not in (1, self.channels):
+            raise ValueError(f"{self.name} sees pictures of {self.channels} channels, these have {pixels.shape[1]}; take another feature network")
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):  # the same scores on every device
+            features, logits = self.embed(pixels.to(self.device).expand(-1, self.channels, -1, -1))
+        return features.float(), None if logits is None else logits.float()
+
+
+def load(where: Path, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """The network in a safetensors file of FID's Inception weights, or in a run or checkpoint of ours. ValueError says what else it is."""
+    device = torch.device(device)
+    if where.is_file():
+        return _inception(where, device)
+    found = checkpoint.find(where)
+    if found is None:
+        raise ValueError(f"{where} is no feature network: no file, run or checkpoint; train a classifier or a CLIP, or name Inception's weights")
+    task, name, digest = _trained(found, device)
+    if hasattr(task, "features"):
+        embed, side = _by_classifier(task), task.image_size
+    elif hasattr(task, "embed_image"):
+        embed, side = _by_clip(task), task.config.image.image_size
+    else:
+        raise ValueError(f"{where} is a {type(task).__name__}, which names no features of pictures; name a classifier or a CLIP")
+    return FeatureNetwork(name, digest, f"bicubic, antialiased, to {side} pixels", task.data.channels, device, embed, task)
+
+
+def load_clip(where: Path, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """As `load`, of a run that also embeds texts."""
+    network = load(where, device) if where.is_dir() else None
+    if network is None or not hasattr(network.task, "embed_text"):
+        raise ValueError(f"{where} is no CLIP of ours, which a CLIP score needs; name a run of one, such as runs/clip")
+    return network
+
+
+def _trained(found: Path, device: torch.device) -> tuple[Any, str, str]:
+    """The task, its name and the sha256 of its weights."""
+    task, manifest = checkpoint.load_task(found, device=device), checkpoint.read_manifest(found)
+    digest = manifest.files.get("ema.safetensors") or manifest.files["weights.safetensors"]
+    recipe = manifest.recipe if manifest.stage in ("train", manifest.recipe) else f"{manifest.recipe}-{manifest.stage}"
+    return task.requires_grad_(False), f"{recipe}-{digest[:8]}", digest
+
+
+def _scaled(pixels: Tensor, side: int) -> Tensor:
+    """uint8 -> [0, 1] at `side` pixels."""
+    image = pixels.float() / 255
+    if image.shape[-2:] == (side, side):
+        return image
+    return F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def _by_classifier(task: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+    def embed(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        features = task.features(_scaled(pixels, task.image_size))
+        return features, task.net.head(features)
+
+    return embed
+
+
+def _by_clip(task: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+    return lambda pixels: (task.embed_image(image=_scaled(pixels, task.config.image.image_size)), None)
+
+
+def _inception(path: Path, device: torch.device) -> FeatureNetwork:
+    if path.suffix in _CODE:
+        raise ValueError(
+            f"{path} may hold code that runs when it is read, so it is not; convert it where you trust it: "
+            f"safetensors.torch.save_file(torch.load({path.name!r}, weights_only=True), 'inception.safetensors')"
+        )
+    network = InceptionV3()
+    try:
+        network.use(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no safetensors file ({error}); name one with FID's Inception weights, or a run") from None
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold FID's Inception weights: {error}") from None
+    digest, network = checkpoint.sha256(path), network.to(device).eval().requires_grad_(False)
+    return FeatureNetwork(
+        f"inception-{digest[:8]}", digest, "TensorFlow 1's bilinear, to 299 pixels", 3, device, lambda pixels: network(pixels.float())
+    )
