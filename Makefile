@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help clip test test-all check bench
+.PHONY: help clip sdxl test test-all check bench
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -15,6 +15,9 @@ help:  ## this list
 
 clip: $(READY)  ## train CLIP on icons through Ray, a few minutes; result in runs/clip (ARGS="--train.steps 100" for options)
 	GENLIB_RUNS=$(CURDIR)/runs $(BIN)/python -m cluster.submit -- python jobs/clip_pretrain.py --run clip $(ARGS)
+
+sdxl: $(READY)  ## train SDXL-style latent diffusion on icons through Ray, a quarter of an hour; result in runs/sdxl
+	GENLIB_RUNS=$(CURDIR)/runs $(BIN)/python -m cluster.submit -- python jobs/sdxl_pretrain.py --run sdxl $(ARGS)
 
 test: $(READY)  ## all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

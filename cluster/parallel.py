@@ -31,10 +31,11 @@ def parallel_map(
     total: int | None = None,
     local_below: int = LOCAL_BELOW,
     name: Callable[[T], str] = str,
+    gpus: float = 0.0,
 ) -> Iterator[R]:
     """`map(function, items)` with the results in the order of the items, however they are spread.
 
-    Fewer than `local_below` items are done here, one after the other. More become Ray tasks of one CPU on the cluster that this
+    Fewer than `local_below` items are done here, one after the other. More become Ray tasks of one CPU, and so many GPUs, on the cluster that this
     process is connected to, else on the one that `connected` finds or starts; a task whose process or node is lost is done again.
     Items are taken as tasks end, so a long iterator costs no memory; results that wait for a slow item before them do. `function`
     must be picklable and may run twice for an item; paths in items must be the same on every node.
@@ -49,7 +50,7 @@ def parallel_map(
     spread = len(head) == local_below
     with Progress(label, total) as progress:
         run = _over_ray if spread else _here
-        yield from run(_Job(function, label, name, progress), chain(head, rest))
+        yield from run(_Job(function, label, name, progress, gpus), chain(head, rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class _Job(Generic[T, R]):
     label: str
     name: Callable[[T], str]
     progress: Progress
+    gpus: float = 0.0
 
     def error(self, item: str, kind: str, message: str) -> Exception:
         """What to raise for an item that failed."""
@@ -119,7 +121,7 @@ def _over_ray(job: _Job[T, R], items: Iterator[T]) -> Iterator[R]:
         def task(item):
             return _outcome(function, item)
 
-        remote = ray.remote(num_cpus=1)(task)
+        remote = ray.remote(num_cpus=1, num_gpus=job.gpus)(task)
         running: dict[Any, tuple[int, str]] = {}
         done: dict[int, Any] = {}
         numbered, due = enumerate(items), count()

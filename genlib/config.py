@@ -147,6 +147,8 @@ class TrainConfig(Config):
     """Micro-batches a step; each is a `global_batch` / `accumulation` share over all workers."""
     strategy: Literal["auto", "single", "ddp", "zero1", "zero2", "zero3"] = "auto"
     """How gradients become weights: auto is single with one worker, else ddp."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What ZeRO keeps in the host's memory: optimizer state (zero2, zero3), or all of it with the weights (zero3). Slower, for what fits no other way."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the loss under autocast; weights, gradients and optimizer state stay fp32."""
     compile: bool = False
@@ -184,6 +186,9 @@ class TrainConfig(Config):
         if self.global_batch % self.accumulation:
             fitting = max(1, self.global_batch // self.accumulation) * self.accumulation
             raise ValueError(f"global_batch {self.global_batch} is not divisible by accumulation {self.accumulation}; use {fitting}")
+        allowed = {"none": (self.strategy,), "optimizer": ("zero2", "zero3"), "all": ("zero3",)}[self.offload]
+        if self.strategy not in allowed:
+            raise ValueError(f"train.offload {self.offload} needs train.strategy {' or '.join(allowed)}, not {self.strategy}; change one of them")
 
 
 _COMPARISON = re.compile(r"\s*([A-Za-z0-9_.]{1,64})\s*(>=|<=|==|!=|>|<)\s*(-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")
@@ -213,6 +218,10 @@ class DataConfig(Config):
     """Share of each place joined by '::' in `train`, of any run of samples; a small one then repeats sooner. Empty takes all as one set."""
     filters: tuple[str, ...] = ()
     """What a training sample must be, like 'width>=256' 'aesthetic>5': width, height, pixels, aspect, caption_bytes, label, numbers of its JSON."""
+    bucket_step: int = limited(0, at_least=0)
+    """Aspect-ratio buckets: each training batch is of one size, about image_size**2 pixels with sides in multiples of this; 0: all are squares."""
+    bucket_max_aspect: float = limited(2.0, at_least=1)
+    """Largest ratio of a bucket's sides; what is longer is cut."""
     readers: int = limited(0, at_least=0)
     """Reader processes a worker; 0 reads in a thread of the worker."""
     reader_timeout_seconds: float = limited(60.0, above=0)
@@ -234,6 +243,17 @@ class DataConfig(Config):
             )
         for text in self.filters:
             comparison(text)
+        self._check_buckets()
+
+    def _check_buckets(self) -> None:
+        step, side = self.bucket_step, self.image_size
+        if step and not side:
+            raise ValueError(f"data.bucket_step is {step}, but data.image_size is 0; give the side of the square that each bucket is as large as")
+        if step and side % step:
+            fitting = max(1, side // step) * step
+            raise ValueError(f"data.image_size {side} is not divisible by data.bucket_step {step}; use {fitting}, or another step")
+        if step and self.weights:
+            raise ValueError("data.weights and data.bucket_step do not go together; mix the places by how many shards you name, or leave one out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,6 +53,8 @@ class DataSpec:
     """Identity of the training split: changes when any sample does."""
     validation_name: str = "validation"
     """Name of the held-out split in the names of its scores."""
+    bucket_step: int = 0
+    """Pixels of which the sides of all training images are multiples, where batches are of aspect-ratio buckets; 0: all are squares."""
     order_version: int = 1
     """Version of the function that orders samples; another version is another order."""
 
@@ -72,6 +74,10 @@ class Samples:
     seed: int = 0
     partners: dict[str, Samples] = field(default_factory=dict)
     """Beside each row the samples that the transform asked for, by role; see `Transform`."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels to which the batch's images are to be cut, those of its aspect-ratio bucket; None: squares."""
+    original_sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """(B, 2) int64: width and height in pixels that each row's image is stored with, whatever it was decoded at; (0, 2) without images."""
 
 
 class Transform(Protocol):
@@ -82,7 +88,10 @@ class Transform(Protocol):
     """
 
     image_size: int
-    """Pixels a side the transform needs; decoders may shrink an image to no less. 0: as stored."""
+    """Pixels a side the transform needs; decoders may shrink an image to no less. 0: as stored.
+
+    In a batch of an aspect-ratio bucket (`Samples.size`) any number above 0 lets them shrink to what still covers the bucket's size.
+    """
 
     def __call__(self, samples: Samples) -> Batch: ...
 

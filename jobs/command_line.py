@@ -39,6 +39,16 @@ class RunOptions:
     """The recipe's smallest size, which trains in seconds."""
     dry_run: bool = False
     """Print what would run, and stop."""
+    plan: bool = False
+    """Print what the run needs on the GPUs that `gpus` and the next three tell of, and stop: memory by part and strategy, hours."""
+    gpus: int = 1
+    """GPUs to plan for."""
+    gpu_memory_gb: float = 80.0
+    """Memory of each."""
+    gpu_tflops: float = 790.0
+    """Peak of each, in 10^12 operations a second, in the precision of the run: 790 is what bf16 matrix products reach on an H100."""
+    mfu: float = 0.4
+    """Share of the peak that the plan takes training to reach."""
 
     def __post_init__(self) -> None:
         low, high = self.worker_range
@@ -48,6 +58,11 @@ class RunOptions:
             raise ValueError(f"cpus_per_worker is {self.cpus_per_worker:g}; it must be above 0, for example 0.5")
         if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
             raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be at least 0")
+        for name in ("gpus", "gpu_memory_gb", "gpu_tflops", "mfu"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name):g}; it must be above 0")
+        if self.mfu > 1:
+            raise ValueError(f"mfu is {self.mfu:g}; it is a share of the peak, for example 0.4")
 
     @property
     def worker_range(self) -> tuple[int, int]:

@@ -1,5 +1,9 @@
 """The end of a stage: scores over held-out data, pictures, exports. `python jobs/evaluate.py runs/clip` does it again.
 
+With `--features` it makes pictures and measures them against real ones, with `--clip` against their captions:
+
+    python jobs/evaluate.py runs/sdxl/denoiser --features runs/classifier --clip runs/clip --samples 1000 --sampler steps=30 guidance_scale=4
+
 It reads a finished checkpoint and writes beside it, so a kill costs nothing but the time to do it again.
 """
 
@@ -7,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +25,7 @@ from genlib.checkpoint import Manifest
 from genlib.config import DataConfig, from_json
 from genlib.types import DataSource
 from jobs.command_line import exit_code
-from jobs.run_folder import write_json
+from jobs.run_folder import read_json, write_json
 
 
 def evaluate(final: Path, source: DataSource, folder: Path, device: torch.device) -> dict[str, Any]:
@@ -53,25 +59,98 @@ def table(metrics: dict[str, Any]) -> str:
     return "\n".join(f"  {name:<{width}}  {value:>10}" for name, value in shown.items())
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`python jobs/evaluate.py FOLDER`: evaluates the newest checkpoint of a run (or of one stage of it) in this process."""
+def stages_of(run: Path) -> list[str]:
+    """Names of the stages in their order, where the folder is that of a run with several; else none."""
+    stages = list((read_json(run / "run.json") or {}).get("stages", {}))
+    return stages if len(stages) > 1 else []
+
+
+def merged(run: Path, stages: Sequence[str]) -> dict[str, Any]:
+    """The last stage's metrics, and those of earlier ones under their names."""
+    *earlier, last = ((name, read_json(run / name / "metrics.json") or {}) for name in stages)
+    return {**{f"{name}/{key}": value for name, metrics in earlier for key, value in metrics.items()}, **last[1]}
+
+
+def gather(run: Path, stages: Sequence[str]) -> None:
+    """Makes what the last stage made that of the run: its export and pictures move up, and the scores of all are put together."""
+    last = run / stages[-1]
+    for made in [last / "export", *last.glob("*.png")]:
+        if made.exists():
+            if made.is_dir():
+                shutil.rmtree(run / made.name, ignore_errors=True)
+            os.replace(made, run / made.name)
+    write_json(run / "metrics.json", merged(run, stages))
+
+
+def refresh(run: Path) -> None:
+    """Brings the results of a finished run with several stages up to date with theirs."""
+    if (stages := stages_of(run)) and (run / "metrics.json").exists():
+        gather(run, stages)
+
+
+def located(folder: Path) -> tuple[Path, Path]:
+    """The checkpoint that a user means, and where its scores go: beside it in its run, for one named by itself a folder of its own there."""
+    if stages := stages_of(folder):
+        folder = folder / stages[-1]
+    final = checkpoint.find(folder)
+    if final is None:
+        raise ValueError(f"{folder} holds no checkpoint")
+    return (final, folder) if final != folder else (final, folder.parent.parent / f"at-{folder.name}")
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python jobs/evaluate.py", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="a run's folder, or that of one of its stages")
+    parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), or a checkpoint")
     parser.add_argument("--data.validation", dest="validation", default=None, help="other held-out shards than the run's own")
-    options = parser.parse_args(arguments)
-    found = checkpoint.newest(options.folder / "checkpoints")
-    if found is None:
-        raise ValueError(f"{options.folder} holds no checkpoint")
+    pictures = parser.add_argument_group("scores of generated pictures")
+    pictures.add_argument(
+        "--features", type=Path, nargs="+", default=[], help="feature networks: runs of a classifier or CLIP, Inception safetensors"
+    )
+    pictures.add_argument("--clip", type=Path, help="run of a CLIP, for CLIP scores")
+    pictures.add_argument("--samples", type=whole_number, default=1000, help="pictures to make (default %(default)s)")
+    pictures.add_argument("--reference", type=whole_number, default=50_000, help="most real pictures to compare with (default %(default)s)")
+    pictures.add_argument(
+        "--split", choices=("train", "validation"), help="where captions, labels and real pictures are from (default held-out, else train)"
+    )
+    pictures.add_argument("--batch", type=whole_number, default=64, help="pictures at a time (default %(default)s)")
+    pictures.add_argument("--seed", type=int, default=0, help="of the first picture; the others follow (default %(default)s)")
+    pictures.add_argument("--sampler", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of the task's generate, such as steps=30")
+    return parser.parse_args(arguments)
+
+
+def whole_number(text: str) -> int:
+    """An integer above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Evaluates the newest checkpoint of a run (or of one stage of it) in this process; adds scores of pictures with --features and --clip."""
+    options = parsed(arguments)
+    final, folder = located(options.folder)
     from genlib.data.source import open_source
 
-    data = from_json(DataConfig, found[1].data)
+    # read one after the other and square: pictures are compared at one size
+    data = dataclasses.replace(from_json(DataConfig, checkpoint.read_manifest(final).data), bucket_step=0)
     if options.validation is not None:
         data = dataclasses.replace(data, validation=options.validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source = open_source(data)
     # other held-out samples have a folder of their own: the run's scores and pictures stay
-    folder = options.folder if options.validation is None else options.folder / f"on-{source.spec.validation_name}"
-    print(table(evaluate(found[0], source, folder, device)))
+    folder = folder if options.validation is None else folder / f"on-{source.spec.validation_name}"
+    metrics, measured = read_json(folder / "metrics.json"), bool(options.features or options.clip)
+    if metrics is None or not measured:
+        metrics = evaluate(final, source, folder, device)
+    if measured:
+        from jobs.picture_scores import score_pictures
+
+        metrics = {**metrics, **score_pictures(final, source, folder, device, options)}
+        write_json(folder / "metrics.json", metrics)
+    refresh(folder.parent)
+    print(table(metrics))
     return 0
 
 

@@ -22,6 +22,7 @@ from typing import Annotated
 import tyro
 
 from cluster.parallel import parallel_map
+from genlib.config import DataConfig
 from genlib.data.builtin import Written, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
 from genlib.data.importers.folder import Labels, open_folder
 from genlib.data.importers.huggingface import Where, open_huggingface
@@ -33,7 +34,7 @@ from genlib.data.sources import icons as icon_fonts
 from genlib.data.sources import shapes as shape_source
 from jobs.prepare.check import verify as checked
 from jobs.prepare.convert import Output, convert
-from jobs.prepare.show import draw_sheet
+from jobs.prepare.show import bucket_counts, draw_sheet
 from jobs.prepare.show import table as facts
 
 app = tyro.extras.SubcommandApp()
@@ -191,17 +192,30 @@ def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, 
 
 
 @app.command
-def look(shards: tyro.conf.Positional[tuple[str, ...]], out: Path = Path("contact_sheet.png"), count: int = 96) -> None:
+def look(
+    shards: tyro.conf.Positional[tuple[str, ...]],
+    out: Path = Path("contact_sheet.png"),
+    count: int = 96,
+    image_size: int = 0,
+    bucket_step: int = 0,
+    bucket_max_aspect: float = 2.0,
+) -> None:
     """Draws a contact sheet of samples spread evenly over the shards, and prints what they hold.
 
     Args:
         shards: Folders, tars or patterns.
         out: The picture.
         count: Samples to show.
+        image_size: Pixels a side of the square that each aspect-ratio bucket is as large as.
+        bucket_step: What the sides of buckets are multiples of; then it prints how many samples each would have.
+        bucket_max_aspect: Largest ratio of a bucket's sides.
     """
+    config = DataConfig(image_size=image_size, bucket_step=bucket_step, bucket_max_aspect=bucket_max_aspect)
     found = ShardSet(_places(shards), each=partial(parallel_map, label="indexing"))
     draw_sheet(found, out, count)
     print(facts(found))
+    if bucket_step:
+        print(bucket_counts(found, config))
     print(f"{'picture':<16} {out}")
 
 

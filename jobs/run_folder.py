@@ -4,7 +4,7 @@ runs/clip/
   run.json            recipe and every stage's configuration, written before training
   checkpoints/  metrics.jsonl  tensorboard/        the engine's; under runs/NAME/STAGE/ where a recipe has several stages
   metrics.json        final scores, written last: with it the run is finished
-  export/  *.png      what `Task.export` and `Task.assess` made
+  export/  *.png      what `Task.export` and `Task.assess` made; of several stages the last one's
   log/                what workers wrote to stderr;  error.log: the traceback of what stopped the run
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from genlib.config import to_json
-from genlib.engine.resume import FREE, differences
+from genlib.engine.resume import FREE, completed, differences
 from genlib.recipe import Stage
 
 RAY_PACKAGE = "_ray_pkg_"
@@ -95,7 +95,7 @@ def begin(run: Path, recipe: str, stages: Sequence[Stage]) -> dict[str, float] |
     before = read_json(run / "run.json")
     trained = any(run.glob("checkpoints/step_*")) or any(run.glob("*/checkpoints/step_*"))
     if trained and before is not None:
-        refuse_difference(run, before, now)
+        refuse_difference(run, filled(before, stages), now)
         reopen(run, stages, before, now)
         if (metrics := read_json(run / "metrics.json")) is not None:
             return metrics
@@ -116,6 +116,16 @@ def reopen(run: Path, stages: Sequence[Stage], before: dict, now: dict) -> None:
 def described(stage: Stage) -> dict[str, Any]:
     """A stage's configuration as plain values."""
     return {name: to_json(getattr(stage, name)) for name in ("task", "train", "data")}
+
+
+def filled(before: dict, stages: Sequence[Stage]) -> dict[str, Any]:
+    """What the run was of, with the defaults of settings that are newer than it."""
+    known = {stage.name: stage for stage in stages}
+    described = {
+        name: {part: completed(getattr(known[name], part), values) for part, values in parts.items()} if name in known else parts
+        for name, parts in before["stages"].items()
+    }
+    return {**before, "stages": described}
 
 
 def refuse_difference(run: Path, before: dict, now: dict) -> None:

@@ -34,6 +34,11 @@ RAY_TRAIN_SETTINGS = {
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code."""
     command = parse(arguments)
+    if command.options.plan:
+        from jobs.plan import planned
+
+        print(planned(command))
+        return 0
     run = run_folder.run_folder(command.options.run or command.recipe, command.options.run_dir)
     if command.options.dry_run:
         print(plan(command, run))

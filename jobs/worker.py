@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from genlib import distributed
 from genlib.engine.fit import Listener, fit
 from genlib.engine.report import Row
 from genlib.recipe import Stage
-from jobs.evaluate import evaluate
+from jobs.encoder import beside_training
+from jobs.evaluate import evaluate, gather
 from jobs.log_file import LogFile, log_path
-from jobs.run_folder import only_one, read_json, set_folder, stage_folder, write_json
+from jobs.run_folder import only_one, set_folder, stage_folder
 
 FINAL = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, TypeError, ValueError)
 """What would happen again: not retried. A lost worker, a broken connection or a file system's hiccup is."""
@@ -69,22 +71,19 @@ def train(job: Work, device: torch.device) -> None:
     finals: dict[str, Path] = {}
     for stage in job.stages:
         folder = stage_folder(job.run, job.stages, stage)
-        source = open_source(stage.data, set_folder(job.run, job.stages, stage))
+        kept = set_folder(job.run, job.stages, stage)
+        source = open_source(stage.data, kept)
         upstream = {role: finals[name] for role, name in stage.needs.items()}
-        finals[stage.name] = fit(stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(folder))
+        finals[stage.name] = fit(
+            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(folder),
+            encode_ahead=partial(beside_training, kept=kept),
+        )  # fmt: skip
         if distributed.rank() == 0 and not (folder / "metrics.json").exists():
             print("evaluating", flush=True)
             evaluate(finals[stage.name], source, folder, device)
         distributed.barrier()
     if distributed.rank() == 0 and len(job.stages) > 1:
-        write_json(job.run / "metrics.json", merged(job))
-
-
-def merged(job: Work) -> dict[str, Any]:
-    """The last stage's metrics, and those of earlier ones under their names."""
-    every = {stage.name: read_json(job.run / stage.name / "metrics.json") or {} for stage in job.stages}
-    *earlier, last = every
-    return {**{f"{name}/{key}": value for name in earlier for key, value in every[name].items()}, **every[last]}
+        gather(job.run, [stage.name for stage in job.stages])
 
 
 class ToRay(Listener):

@@ -117,26 +117,26 @@ def _pillow(data: bytes, header: ImageHeader, channels: int) -> np.ndarray:
     return np.asarray(image if image.mode == wanted else image.convert(wanted))
 
 
-def _jpeg(data: bytes, header: ImageHeader, channels: int, at_least: int) -> np.ndarray | None:
+def _jpeg(data: bytes, header: ImageHeader, channels: int, at_least: tuple[int, int]) -> np.ndarray | None:
     """The fast way; None for what it does not take: CMYK, alpha, and files with flaws that do not matter, which Pillow tells from others."""
     if header.channels == 4 or channels == 4:
         return None
-    small = min(at_least, header.height, header.width)
+    height, width = min(at_least[0], header.height), min(at_least[1], header.width)
     try:
-        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", min_height=small, min_width=small, min_factor=2 if small else 1)
+        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", min_height=height, min_width=width, min_factor=2 if height else 1)
     except ValueError:
         return None
 
 
-def decode_image(data: bytes, channels: int = 3, at_least: int = 0) -> np.ndarray:
+def decode_image(data: bytes, channels: int = 3, at_least: int | tuple[int, int] = 0) -> np.ndarray:
     """An image as uint8 (H, W, channels), channels 1, 3 or 4.
 
-    With `at_least` a JPEG may be decoded at a fraction of its size, both sides no smaller than that many pixels: several times
-    faster. BadSample where it cannot be decoded.
+    With `at_least` a JPEG may be decoded at a fraction of its size: both sides no smaller than that many pixels, or height and width
+    no smaller than two. Several times faster. BadSample where it cannot be decoded.
     """
     header = image_header(data)
     try:
-        image = _jpeg(data, header, channels, at_least) if header.format == "jpeg" else None
+        image = _jpeg(data, header, channels, (at_least, at_least) if isinstance(at_least, int) else at_least) if header.format == "jpeg" else None
         image = _pillow(data, header, channels) if image is None else image
     except BadSample:
         raise

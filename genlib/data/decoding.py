@@ -9,24 +9,27 @@ import numpy as np
 import torch
 
 from genlib.data.disk_cache import DiskCache
-from genlib.data.encoded import EncodedStore
 from genlib.data.files import cache_folder
 from genlib.data.pieces import Pieces
 from genlib.data.reader import Reader
 from genlib.data.shards import ShardSet
-from genlib.types import Batch, Samples, Transform
+from genlib.types import Batch, Encoded, Samples, Transform
 
 _OTHER = 1 << 48  # added to numbers of the second set's samples, where both are named
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One rank's rows of a global micro-batch: positions, sample numbers, which are no padding, and partners by role; (B,) each."""
+    """One rank's rows of a global micro-batch: positions, sample numbers, which are no padding, and partners by role; (B,) each.
+
+    `size` is the width and height in pixels of its aspect-ratio bucket, None where there are none.
+    """
 
     positions: np.ndarray
     samples: np.ndarray
     inside: np.ndarray
     partners: Mapping[str, np.ndarray] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Decoding:
     channels: int
     cache_bytes: int
     disk_cache_bytes: int
-    stored: EncodedStore | None = None
+    stored: Encoded | None = None
     """What was made of samples before; a batch that is all there needs no decoding."""
 
     def start(self, at: Callable[[int], None]) -> Callable[[Rows, Mapping[int, str]], Batch]:
@@ -72,7 +75,7 @@ class Decoding:
             failed = np.where(failed > 0, failed, partner.failed)
         return {**self.transform(samples), **_facts(rows, failed)}
 
-    def _kept(self, stored: EncodedStore, reader: Reader, rows: Rows, bad: Mapping[int, str] | None) -> Batch | None:
+    def _kept(self, stored: Encoded, reader: Reader, rows: Rows, bad: Mapping[int, str] | None) -> Batch | None:
         """The batch out of the store; None where that lacks a sample which can be decoded. For one that cannot, another stands in."""
         absent = ~stored.has(rows.samples)
         if absent.all():
@@ -88,8 +91,11 @@ class Decoding:
 
     def _read(self, reader: Reader, numbers: np.ndarray, rows: Rows, bad: Mapping[int, str] | None) -> Samples:
         fields = [field for field in self.fields if field in reader.shards.fields]
-        keys, values, failed = reader.read(numbers, fields, self.transform.image_size, bad)
-        return Samples(position=rows.positions, keys=keys, fields=values, failed=failed, seed=self.seed, partners={})
+        at_least = self.transform.image_size if rows.size is None else self.transform.image_size and (rows.size[1], rows.size[0])
+        keys, values, failed = reader.read(numbers, fields, at_least, bad)
+        stored = reader.shards.pixels(numbers)[:, ::-1] if "image" in fields else np.zeros((0, 2))
+        facts = {"seed": self.seed, "size": rows.size, "original_sizes": stored.astype(np.int64)}
+        return Samples(position=rows.positions, keys=keys, fields=values, failed=failed, partners={}, **facts)
 
 
 def _facts(rows: Rows, failed: np.ndarray) -> Batch:

@@ -36,7 +36,7 @@ _HEAD = np.dtype([("magic", "<u4"), ("checksum", "<u4"), ("sample", "<i8")])
 _ALIGN_BYTES = 64
 _KINDS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 _TAKEN = {"position", "sample", "weight", "failed", "encoded"}
-_MOST_JSON_BYTES, _MOST_RECORD_BYTES, _MOST_LAYOUTS = 1 << 16, 1 << 30, 1024
+_MOST_JSON_BYTES, _MOST_RECORD_BYTES, _MOST_LAYOUTS, _MOST_SIDES = 1 << 16, 1 << 30, 1024, 8
 _OPEN_FILES = 128
 _RESERVE_BYTES = 1 << 30
 """What is left free on the disk, for checkpoints."""
@@ -145,9 +145,9 @@ class _Records:
     def heads(self, samples: np.ndarray) -> np.ndarray:
         """Which samples have a record that says so, (B,) bool."""
         heads = np.zeros(len(samples), _HEAD)
-        for row, raw in enumerate(_bytes_of(heads)):
-            self._fill(int(samples[row]), raw)
-        return (heads["magic"] == _MAGIC) & (heads["sample"] == samples)
+        for sample, raw in zip(samples.tolist(), _bytes_of(heads), strict=True):
+            self._fill(sample, raw)
+        return _named(heads, samples)
 
     def whole(self, samples: np.ndarray) -> np.ndarray:
         """Which samples have a record that is whole, (B,) bool."""
@@ -159,10 +159,11 @@ class _Records:
     def read(self, samples: np.ndarray) -> np.ndarray | None:
         """Their bodies, a structured array (B,); None where any is not whole."""
         rows = np.empty(len(samples), self.dtype)
-        for row, raw in enumerate(_bytes_of(rows)):
-            if not self._fill(int(samples[row]), raw) or rows["head"][row] != _head(int(samples[row]), raw):
-                return None
-        return rows["body"]
+        pieces = _bytes_of(rows)
+        if not all(map(self._fill, samples.tolist(), pieces)):
+            return None
+        whole = _named(rows["head"], samples) & (rows["head"]["checksum"] == [_checksum(raw) for raw in pieces])
+        return rows["body"] if whole.all() else None
 
     def write(self, samples: np.ndarray, values: dict[str, np.ndarray]) -> None:
         """Puts records in place. OSError where the disk takes them not."""
@@ -171,14 +172,14 @@ class _Records:
         for number, sample in enumerate(samples.tolist()):
             for name, value in values.items():
                 row["body"][name][0] = value[number]
-            row["head"]["sample"] = sample
-            row["head"] = _head(sample, raw)
+            row["head"]["magic"], row["head"]["sample"] = _MAGIC, sample
+            row["head"]["checksum"] = _checksum(raw)
             file, offset = self._file(sample, write=True), self._offset(sample)
             assert file is not None
             if os.pwrite(file.fileno(), raw, offset) != len(raw):
                 raise OSError(0, "the disk took half a record")
 
-    def _fill(self, sample: int, raw: np.ndarray) -> bool:
+    def _fill(self, sample: int, raw: memoryview) -> bool:
         """Reads as much of a sample's record as `raw` holds; a file that is cut or cannot be read is a record that is not there."""
         with suppress(OSError):
             file = self._file(sample, write=False)
@@ -216,14 +217,20 @@ class _Records:
         return file
 
 
-def _bytes_of(rows: np.ndarray) -> np.ndarray:
-    """A structured array (B,) as bytes (B, itemsize), the same memory."""
-    return rows.view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
+def _bytes_of(rows: np.ndarray) -> list[memoryview]:
+    """Each of a structured array (B,) as bytes, the same memory."""
+    data, size = rows.view(np.uint8).data, rows.dtype.itemsize
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
-def _head(sample: int, raw: np.ndarray) -> np.void:
-    """What the head of a record with these bytes must be; the checksum is of all behind it, the number among it."""
-    return np.array((_MAGIC, zlib.crc32(raw[8:]), sample), _HEAD)[()]
+def _named(heads: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """Which heads (B,) are of a record of that sample, (B,) bool."""
+    return (heads["magic"] == _MAGIC) & (heads["sample"] == samples)
+
+
+def _checksum(raw: memoryview) -> int:
+    """Of all behind it in a record: its number and its body."""
+    return zlib.crc32(raw[8:])
 
 
 def _record(body: np.dtype) -> np.dtype:
@@ -275,7 +282,7 @@ def _problem(fields: Any) -> str:
             return f"{name!r} is no name of a field"
         if kind not in _KINDS:
             return f"{name} is of type {kind}"
-        if not isinstance(shape, list) or not all(type(side) is int and side > 0 for side in shape):
+        if not isinstance(shape, list) or len(shape) > _MOST_SIDES or not all(type(side) is int and side > 0 for side in shape):
             return f"{name} has the shape {shape}"
         names.add(name)
         size += np.dtype(kind).itemsize * int(np.prod([float(side) for side in shape]))

@@ -131,22 +131,7 @@ class Mixture:
 
     def deal(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Global positions (B,) -> which part each goes to (B,), and its position there (B,)."""
-        part, place = np.zeros(len(position), np.int64), np.array(position, np.int64)
-        self._deal(part, place, np.arange(len(place)), 0, len(self.parts))
-        return part, place
-
-    def _deal(self, part: np.ndarray, place: np.ndarray, rows: np.ndarray, low: int, high: int) -> None:
-        """Deals the rows among the parts low ... high - 1, in place."""
-        part[rows] = low
-        if high - low == 1 or not len(rows):
-            return
-        middle = (low + high) // 2
-        share, of, here = sum(self.parts[low:middle]), sum(self.parts[low:high]), place[rows]
-        before = _rounded(here, share, of)
-        taken = _rounded(here + 1, share, of) > before
-        place[rows] = np.where(taken, before, here - before)
-        self._deal(part, place, rows[taken], low, middle)
-        self._deal(part, place, rows[~taken], middle, high)
+        return deal(position, self.parts)
 
     def __call__(self, position: np.ndarray, seed: int) -> np.ndarray:
         """Sample numbers at global positions (B,), counted through all parts."""
@@ -156,6 +141,27 @@ class Mixture:
             mine = part == number
             samples[mine] = self.orders[number](place[mine], seed + (number << 40)) + self.starts[number]
         return samples
+
+
+def deal(position: np.ndarray, parts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Deals positions (B,) to parts in these shares, whose sum is below 2**31: which part each goes to (B,), and its place there (B,)."""
+    part, place = np.zeros(len(position), np.int64), np.array(position, np.int64)
+    _deal(parts, part, place, np.arange(len(place)), 0, len(parts))
+    return part, place
+
+
+def _deal(parts: Sequence[int], part: np.ndarray, place: np.ndarray, rows: np.ndarray, low: int, high: int) -> None:
+    """Deals the rows among the parts low ... high - 1, in place."""
+    part[rows] = low
+    if high - low == 1 or not len(rows):
+        return
+    middle = (low + high) // 2
+    share, of, here = sum(parts[low:middle]), sum(parts[low:high]), place[rows]
+    before = _rounded(here, share, of)
+    taken = _rounded(here + 1, share, of) > before
+    place[rows] = np.where(taken, before, here - before)
+    _deal(parts, part, place, rows[taken], low, middle)
+    _deal(parts, part, place, rows[~taken], middle, high)
 
 
 def _rounded(position: np.ndarray, share: int, of: int) -> np.ndarray:

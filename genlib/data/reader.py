@@ -17,6 +17,8 @@ _OPEN_SHARDS = 256  # each holds a file descriptor; the usual limit is 1,024
 _OBJECT_BYTES = 400  # what Python needs for one small value, a caption or a few facts
 _DECODE = {"text": decode_text, "label": decode_label, "json": decode_json, "array": decode_array}
 _STAND_IN = {"text": "", "label": 0, "json": {}, "array": np.zeros(0, np.float32).view(StoredArray)}
+AtLeast = int | tuple[int, int]
+"""Pixels to which an image may shrink, see `decode_image`."""
 
 
 class Reader:
@@ -36,7 +38,7 @@ class Reader:
     ):
         self.shards, self.channels, self.pieces, self._at = shards, channels, pieces, at
         self._maps = Recent(self._map, _OPEN_SHARDS)
-        self._cache: dict[tuple[int, int, tuple[str, ...]], tuple[Any, ...]] = {}
+        self._cache: dict[tuple[int, AtLeast, tuple[str, ...]], tuple[Any, ...]] = {}
         self._cache_left = cache_bytes
 
     def _map(self, shard: int) -> mmap.mmap | None:
@@ -71,7 +73,7 @@ class Reader:
         index, rows = self.shards.rows(int(shards[0]))
         return f"{index.place.stem}:{index.key(int(rows[int(places[0])]))}"
 
-    def _decode(self, shard: int, place: int, fields: tuple[str, ...], at_least: int) -> tuple[Any, ...] | str:
+    def _decode(self, shard: int, place: int, fields: tuple[str, ...], at_least: AtLeast) -> tuple[Any, ...] | str:
         """(name, value of each field), or why the sample fails."""
         name, members = self.members(shard, place, fields)
         values: list[Any] = [name]
@@ -89,14 +91,14 @@ class Reader:
             return str(reason)
         return tuple(values)
 
-    def _keep(self, sample: int, at_least: int, fields: tuple[str, ...], row: tuple[Any, ...]) -> None:
+    def _keep(self, sample: int, at_least: AtLeast, fields: tuple[str, ...], row: tuple[Any, ...]) -> None:
         """Keeps a decoded sample while there is room. What is kept stays: in an order that visits each once, any exchange only costs."""
         size = _OBJECT_BYTES * len(row) + sum(value.nbytes for value in row if isinstance(value, np.ndarray))
         if size <= self._cache_left:
             self._cache_left -= size
             self._cache[sample, at_least, fields] = row
 
-    def _row(self, sample: int, shard: int, place: int, fields: tuple[str, ...], at_least: int) -> tuple[Any, ...] | str:
+    def _row(self, sample: int, shard: int, place: int, fields: tuple[str, ...], at_least: AtLeast) -> tuple[Any, ...] | str:
         row = self._cache.get((sample, at_least, fields))
         if row is None:
             if self._at is not None:
@@ -107,12 +109,12 @@ class Reader:
         return row
 
     def read(
-        self, samples: np.ndarray, fields: Sequence[str], at_least: int = 0, bad: Mapping[int, str] | None = None
+        self, samples: np.ndarray, fields: Sequence[str], at_least: AtLeast = 0, bad: Mapping[int, str] | None = None
     ) -> tuple[list[str], dict[str, list[Any]], np.ndarray]:
         """Names, values by field and failed (B,) uint8 of samples (B,): 0 for a good one, else 1 + the place of its reason in `REASONS`.
 
-        `at_least` is the side to which an image may shrink, 0 as stored. Samples in `bad` fail for the reason there, unread. Rows
-        that fail hold stand-ins: a black image like the first good one, an empty text, label 0.
+        `at_least` is the side to which an image may shrink, or its height and width; 0 as stored. Samples in `bad` fail for the
+        reason there, unread. Rows that fail hold stand-ins: a black image like the first good one, an empty text, label 0.
         """
         fields, bad = tuple(fields), bad or {}
         shards, places = self.shards.locate(samples)
@@ -128,11 +130,11 @@ class Reader:
         columns = [list(column) for column in zip(*rows, strict=True)]
         return columns[0], dict(zip(fields, columns[1:], strict=True)), failed
 
-    def _stand_in(self, sample: int, fields: tuple[str, ...], good: tuple[Any, ...] | None, at_least: int) -> tuple[Any, ...]:
-        side = at_least or 1
+    def _stand_in(self, sample: int, fields: tuple[str, ...], good: tuple[Any, ...] | None, at_least: AtLeast) -> tuple[Any, ...]:
+        height, width = (at_least or 1, at_least or 1) if isinstance(at_least, int) else at_least
         kinds = [self.shards.kinds[field] for field in fields]
         blank = [
-            np.zeros((side, side, self.channels if field == "image" else 1), np.uint8) if kind == "image" else _STAND_IN[kind]
+            np.zeros((height, width, self.channels if field == "image" else 1), np.uint8) if kind == "image" else _STAND_IN[kind]
             for field, kind in zip(fields, kinds, strict=True)
         ]
         if good is not None:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from genlib.config import DataConfig, nearest
+from genlib.data.buckets import Buckets, bucket_numbers, bucket_sizes
 from genlib.data.builtin import BUILTIN, prepared
 from genlib.data.files import write_atomically
 from genlib.data.places import Place, Places
@@ -96,7 +97,7 @@ def _asked(config: DataConfig) -> dict[str, Any]:
 
 def keep(config: DataConfig, folder: Path, each: Each = each_here) -> None:
     """Opens the sets and keeps what they hold, so that workers need not look at every shard; nothing to do for built-in sets."""
-    for old in folder.glob("*.set"):
+    for old in [*folder.glob("*.set"), *folder.glob("*.buckets")]:
         old.unlink()
     if any(part in BUILTIN for where in (config.train, config.validation, config.other) for part in parts(where)):
         return
@@ -106,6 +107,41 @@ def keep(config: DataConfig, folder: Path, each: Each = each_here) -> None:
         paths, arrays = state.pop("paths"), {name: state.pop(name) for name in ("starts", "digests")}
         facts = {"asked": _asked(config), "splits": list(sets), "where": where, "state": state}
         write_atomically(folder / f"{split}.set", save({**arrays, **paths.arrays()}, {"genlib": json.dumps(facts)}))
+    if config.bucket_step:
+        shards = sets["train"][1]
+        numbers = {"numbers": _numbers(config, *sets["train"], each)}
+        write_atomically(folder / "train.buckets", save(numbers, {"genlib": json.dumps(_bucketed(config, shards))}))
+
+
+def open_buckets(config: DataConfig, where: str, shards: ShardSet, kept: Path | None = None, each: Each = each_here) -> Buckets | None:
+    """The training samples by aspect-ratio bucket; None where the config wants none. What `keep` wrote for the same samples is taken as it is."""
+    if not config.bucket_step:
+        return None
+    numbers = _kept_numbers(kept / "train.buckets", _bucketed(config, shards)) if kept else None
+    return Buckets(_sizes(config), _numbers(config, where, shards, each) if numbers is None else numbers, shards.num_bytes)
+
+
+def _sizes(config: DataConfig) -> list[tuple[int, int]]:
+    return bucket_sizes(config.image_size, config.bucket_step, config.bucket_max_aspect)
+
+
+def _numbers(config: DataConfig, where: str, shards: ShardSet, each: Each) -> np.ndarray:
+    if "image" not in shards.fields:
+        raise ValueError(f"data.bucket_step is {config.bucket_step}, but the samples of data.train={where!r} have no images; leave it at 0")
+    return bucket_numbers(shards, _sizes(config), each)
+
+
+def _bucketed(config: DataConfig, shards: ShardSet) -> dict[str, Any]:
+    """What the numbers of buckets depend on."""
+    return {"digest": shards.digest, "sizes": [list(size) for size in _sizes(config)]}
+
+
+def _kept_numbers(path: Path, wanted: dict[str, Any]) -> np.ndarray | None:
+    try:
+        with safe_open(path, "np") as file:
+            return file.get_tensor("numbers") if json.loads(file.metadata()["genlib"]) == wanted else None
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
 
 
 def _kept(config: DataConfig, folder: Path) -> dict[str, tuple[str, ShardSet]]:

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -241,6 +241,24 @@ class ShardSet:
         index, rows = self.rows(shard)
         return filters.numbers(index, name)[rows]
 
+    def pixels(self, samples: np.ndarray) -> np.ndarray:
+        """Height and width of the stored images of samples (B,); 0 where there is none. (B, 2) int32."""
+        shards, places = self.locate(samples)
+        found = np.zeros((len(samples), 2), np.int32)
+        for number in np.unique(shards).tolist():
+            mine = shards == number
+            index, rows = self.rows(number)
+            found[mine] = index.pixels[rows[places[mine]]]
+        return found
+
+    def all_pixels(self, each: Callable[[Callable, Any], Iterable] = map) -> Iterator[np.ndarray]:
+        """The same of all samples, one array (n, 2) a shard; `each` as for a new set."""
+        kinds, counts = {name: self.kinds[name] for name in self.fields}, np.diff(self.starts).tolist()
+        for place, count, pixels in zip(self.paths, counts, each(partial(_pixels, kinds=kinds, chosen=self._filters), self.paths), strict=True):
+            if len(pixels) != count:
+                raise ValueError(f"shard {place} changed while it was in use; start again")
+            yield pixels
+
     def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sample numbers (B,) -> shard numbers (B,) and places (B,) among the shard's usable rows."""
         shards = np.searchsorted(self.starts, samples, side="right") - 1
@@ -267,3 +285,9 @@ def _count(place: Place, kinds: Mapping[str, str], chosen: Sequence[filters.Filt
     """Usable samples of one shard."""
     shard = index.load(place)
     return len(_rows(shard, _wanted(shard.meta, kinds), chosen))
+
+
+def _pixels(place: Place, kinds: Mapping[str, str], chosen: Sequence[filters.Filter]) -> np.ndarray:
+    """Height and width of the images of one shard's usable samples."""
+    shard = index.load(place)
+    return shard.pixels[_rows(shard, _wanted(shard.meta, kinds), chosen)]

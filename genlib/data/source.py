@@ -21,6 +21,7 @@ import numpy as np
 
 from genlib.config import DataConfig
 from genlib.data import sets as data_sets
+from genlib.data.buckets import Buckets
 from genlib.data.decode import REASONS
 from genlib.data.decoding import Decoding, Rows, pieces_of
 from genlib.data.encoded import EncodedStore
@@ -32,7 +33,7 @@ from genlib.data.reader import Reader
 from genlib.data.sets import Each, each_here
 from genlib.data.shards import SPLITS, ShardSet, parts
 from genlib.data.transforms import PlainTransform
-from genlib.types import Batch, DataSpec, Transform
+from genlib.types import Batch, DataSpec, Encoded, Transform
 
 log = logging.getLogger(__name__)
 _FEW = 20
@@ -46,11 +47,15 @@ class Split:
     where: str
     shards: ShardSet
     reader: Reader
-    order: Order | Mixture | None
+    order: Order | Mixture | Buckets | None
     """None is stored order, once."""
+    batch: int = 1
+    """Samples of the global micro-batches that were asked for last, on which the order of buckets depends."""
 
-    def samples(self, positions: np.ndarray, seed: int) -> np.ndarray:
-        """Sample numbers at global positions (B,)."""
+    def samples(self, positions: np.ndarray, seed: int, size: int) -> np.ndarray:
+        """Sample numbers at global positions (B,) of global micro-batches of `size` samples."""
+        if isinstance(self.order, Buckets):
+            return self.order(positions, seed, size)
         return positions if self.order is None else self.order(positions, seed)
 
     def rows(self, size: int, mine: slice, start: int, seed: int) -> Iterator[Rows]:
@@ -61,17 +66,18 @@ class Split:
         while total is None or start < total:
             count = size if total is None else min(size, total - start)
             kept = np.minimum(places, count - 1)
+            box = self.order.size_of(start, size) if isinstance(self.order, Buckets) else None
             if by_place:
                 positions = np.arange(start, start + count, dtype=np.int64)
-                samples = self.samples(positions, seed)
+                samples = self.samples(positions, seed, size)
                 dealt = np.argsort(samples, kind="stable")[kept]
-                yield Rows(positions[dealt], samples[dealt], places < count)
+                yield Rows(positions[dealt], samples[dealt], places < count, size=box)
             else:
-                yield Rows(start + kept, self.samples(start + kept, seed), places < count)
+                yield Rows(start + kept, self.samples(start + kept, seed, size), places < count, size=box)
             start += size
 
 
-def _samples_of(stored: EncodedStore | None, rows: Rows) -> np.ndarray:
+def _samples_of(stored: Encoded | None, rows: Rows) -> np.ndarray:
     """All samples of the set that must be read for the rows."""
     samples = np.concatenate([rows.samples, *(samples for role, samples in rows.partners.items() if role != "other")])
     return samples if stored is None else samples[~stored.has(samples)]
@@ -106,10 +112,11 @@ class ShardSource:
 
     def batches(
         self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None,
-        stored: EncodedStore | None = None,
+        stored: Encoded | None = None,
     ) -> Iterator[Batch]:  # fmt: skip
         """See `DataSource.batches`. Rows past a global batch's end repeat its last sample, with weight 0.
 
+        With buckets all images of a training batch are of one size, and `start` is a multiple of `size`; other splits are squares.
         A sample that cannot be decoded stays at its position as a stand-in of weight 0; ValueError where they are too many. A
         transform may name the `fields` it reads; without that attribute it gets all.
         """
@@ -119,6 +126,11 @@ class ShardSource:
         if self._lacks(split):
             return iter(())
         chosen, each = self._split(split), -(-size // world)
+        chosen.batch = size
+        if isinstance(chosen.order, Buckets):
+            assert start % size == 0, "a batch of a bucket is whole"
+            if rank == 0:
+                _warn_of_small(chosen.order, size)
         transform = PlainTransform(self._config.image_size) if transform is None else transform
         rows = chosen.rows(size, slice(rank * each, (rank + 1) * each), start, seed)
         if roles := getattr(transform, "partners", ()):
@@ -132,12 +144,16 @@ class ShardSource:
         return EncodedStore(root / identity, self.num_samples("train"))
 
     def once(self, samples: np.ndarray, size: int, transform: Transform | None = None) -> Iterator[Batch]:
-        """Batches of at most `size` rows of the training samples with these numbers (n,), each once and in this order; positions are numbers."""
-        transform = PlainTransform(self._config.image_size) if transform is None else transform
-        chunks = (samples[at : at + size] for at in range(0, len(samples), size))
-        return self._batches("train", (Rows(chunk, chunk, np.ones(len(chunk), bool)) for chunk in chunks), transform, 0, None)
+        """Batches of at most `size` rows of the training samples with these numbers (n,), each once; positions are numbers.
 
-    def _batches(self, split: str, rows: Iterator[Rows], transform: Transform, seed: int, stored: EncodedStore | None) -> Iterator[Batch]:
+        In the order given, and with buckets one bucket after the other.
+        """
+        transform, order = PlainTransform(self._config.image_size) if transform is None else transform, self._split("train").order
+        groups = order.alike(samples) if isinstance(order, Buckets) else [(None, samples)]
+        chunks = ((box, some[at : at + size]) for box, some in groups for at in range(0, len(some), size))
+        return self._batches("train", (Rows(chunk, chunk, np.ones(len(chunk), bool), size=box) for box, chunk in chunks), transform, 0, None)
+
+    def _batches(self, split: str, rows: Iterator[Rows], transform: Transform, seed: int, stored: Encoded | None) -> Iterator[Batch]:
         chosen, processes = self._split(split), self._config.readers
         decoding = self._decoding(chosen, transform, seed, stored)
         if pieces := chosen.reader.pieces:
@@ -152,7 +168,7 @@ class ShardSource:
         finally:
             pool.close()
 
-    def _decoding(self, split: Split, transform: Transform, seed: int, stored: EncodedStore | None) -> Decoding:
+    def _decoding(self, split: Split, transform: Transform, seed: int, stored: Encoded | None) -> Decoding:
         other = self._other.shards if self._other else None
         fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*split.shards.fields, *(other.fields if other else ())]))
         cache = _cache_bytes(self._config, len(self._splits)) // max(1, self._config.readers)
@@ -193,9 +209,9 @@ class ShardSource:
                 yield values["text"][0]
 
     def keys(self, split: str, positions: Sequence[int], seed: int = 0) -> list[str]:
-        """Names `shard:key` of the samples at global positions, for messages."""
+        """Names `shard:key` of the samples at global positions, for messages; with buckets in micro-batches as they were last asked for."""
         chosen = self._split(split)
-        return [chosen.reader.key(int(sample)) for sample in chosen.samples(np.asarray(positions, np.int64), seed)]
+        return [chosen.reader.key(int(sample)) for sample in chosen.samples(np.asarray(positions, np.int64), seed, chosen.batch)]
 
     def _lacks(self, split: str) -> bool:
         """Whether it is a split that a source may lack, and this one does: reading it gives nothing."""
@@ -205,6 +221,12 @@ class ShardSource:
         if name not in self._splits:
             raise ValueError(f"there are no samples of a split {name!r}; name shards with --data.train and --data.validation")
         return self._splits[name]
+
+
+def _warn_of_small(buckets: Buckets, size: int) -> None:
+    if few := buckets.fewer_than(size):
+        names = ", ".join(f"{width}x{height}" for width, height in few)
+        log.warning("buckets %s have fewer samples than a batch of %d, which then holds some of them more than once", names, size)
 
 
 def _facts_beside(shards: ShardSet) -> dict[str, Any]:
@@ -229,15 +251,16 @@ def open_source(config: DataConfig, kept: Path | None = None, each: Each = each_
 
     `kept` is the folder of `genlib.data.sets.keep`; `each` maps a function over shards that are not indexed.
     """
-    return _source(data_sets.open_sets(config, kept, each), config)
+    sets = data_sets.open_sets(config, kept, each)
+    return _source(sets, config, data_sets.open_buckets(config, *sets["train"], kept, each))
 
 
-def _source(sets: dict[str, tuple[str, ShardSet]], config: DataConfig) -> ShardSource:
+def _source(sets: dict[str, tuple[str, ShardSet]], config: DataConfig, buckets: Buckets | None) -> ShardSource:
     spec = replace(_spec(sets["train"][1], config), validation_name=_validation_name(sets))
     cache, splits = _cache_bytes(config, len(sets)), {}
     for name, (where, shards) in sets.items():
         reader = Reader(shards, channels=spec.channels, cache_bytes=cache, pieces=pieces_of(shards, _disk_bytes(config)))
-        splits[name] = Split(where, shards, reader, _order(shards, where, config) if name == "train" else None)
+        splits[name] = Split(where, shards, reader, (buckets or _order(shards, where, config)) if name == "train" else None)
     return ShardSource(splits, splits.pop("other", None), spec, config)
 
 
@@ -280,6 +303,7 @@ def _spec(train: ShardSet, config: DataConfig) -> DataSpec:
         class_names=names,
         has_captions="text" in train.fields,
         num_samples=len(train),
+        bucket_step=config.bucket_step,
         digest=_digest(train, config),
         order_version=ORDER_VERSION,
     )

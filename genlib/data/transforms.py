@@ -26,6 +26,27 @@ def fit_square(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box=box)).reshape(side, side, channels)
 
 
+def fit_box(image: np.ndarray, width: int, height: int, x: float = 0.5, y: float = 0.5) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image scaled with antialiasing until it just covers a box, and cut to it. uint8 (H, W, C) -> (height, width, C).
+
+    x and y in [0, 1] say where the box lies on what is too much: 0 left and top, 0.5 in the middle. Also returns (left, top), the
+    box's place in pixels of the scaled image, with which SDXL is conditioned (Podell et al. 2023, arXiv:2307.01952, section 2.2).
+    """
+    high, wide, channels = image.shape
+    if width * high >= height * wide:
+        scaled_width, scaled_height = width, max(height, (2 * high * width + wide) // (2 * wide))
+    else:
+        scaled_width, scaled_height = max(width, (2 * wide * height + high) // (2 * high)), height
+    left, top = round(x * (scaled_width - width)), round(y * (scaled_height - height))
+    if (high, wide) == (scaled_height, scaled_width):
+        return image[top : top + height, left : left + width], (left, top)
+    across, down = wide / scaled_width, high / scaled_height
+    box = (left * across, top * down, min(wide, (left + width) * across), min(high, (top + height) * down))
+    picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
+    cut = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box)).reshape(height, width, channels)
+    return cut, (left, top)
+
+
 def stack_images(images: Sequence[np.ndarray], side: int = 0) -> np.ndarray:
     """Images (H, W, C) of any size -> uint8 (B, side, side, C); with side 0 all must have one size already, kept."""
     if side:
@@ -59,15 +80,16 @@ def pad_sequences(values: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
 class PlainTransform:
     """Images to float32 (B, C, H, W) in [0, 1] under `image`, masks and other images the same, labels to int64 (B,); no augmentation.
 
-    Labels come from `.cls` members, else from a number `label` in the `.json` ones. A `.npy` member `name` becomes (B, T, ...) with
-    zeros behind the shorter ones, and `name_length` (B,). Fields of partners begin with their role: `positive_image`.
+    A batch of an aspect-ratio bucket is of the bucket's size, else images are squares. Labels come from `.cls` members, else from a
+    number `label` in the `.json` ones. A `.npy` member `name` becomes (B, T, ...) with zeros behind the shorter ones, and
+    `name_length` (B,). Fields of partners begin with their role: `positive_image`.
     """
 
     fields: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(self, image_size: int = 0, partners: Sequence[str] = ()):
         self.image_size = image_size
-        """Pixels a side; 0 keeps what is stored."""
+        """Pixels a side; 0 keeps what is stored. With buckets only whether it is 0 matters: decoders may then not shrink."""
         self.partners = tuple(partners)
         """Roles of the samples that it wants beside each row; see `genlib.data.partners`."""
 
@@ -83,10 +105,13 @@ class PlainTransform:
             if isinstance(values[0], StoredArray):
                 batch[name], batch[f"{name}_length"] = pad_sequences(values)
             elif isinstance(values[0], np.ndarray):
-                batch[name] = to_float(stack_images(values, self.image_size))
+                batch[name] = to_float(self._stacked(values, samples.size))
             elif isinstance(values[0], int):
                 batch[name] = torch.tensor(values, dtype=torch.int64)
         labels = [facts.get("label") for facts in samples.fields.get("json", ())]
         if labels and "label" not in batch and all(type(label) is int and abs(label) < 2**63 for label in labels):
             batch["label"] = torch.tensor(labels, dtype=torch.int64)
         return batch
+
+    def _stacked(self, images: Sequence[np.ndarray], size: tuple[int, int] | None) -> np.ndarray:
+        return stack_images(images, self.image_size) if size is None else np.stack([fit_box(image, *size)[0] for image in images])

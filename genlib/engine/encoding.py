@@ -71,7 +71,7 @@ def identity(task: Task, stage: Stage, spec: DataSpec) -> str:
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, value in frozen_state(task).items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 
@@ -138,8 +138,9 @@ class Encoding:
         """The same as `store`, for the thread of the source."""
         self.measure: Callable[..., Measured] | None = None
         """Of `auto`, until it has decided."""
-        self.calls, self.timed, self.seconds = 0, 0, np.zeros(3)
-        """Of the trial: micro-batches, those that were timed, and what a sample of them took in all to encode, write and read."""
+        self.calls, self.tried, self.timed, self.seconds = 0, 0, 0, np.zeros(3)
+        """Of the trial: micro-batches, those that were encoded, of them those that could be kept, and what a sample of these took in all
+        to encode, write and read."""
 
     def __call__(self, batch: Batch) -> Batch:
         """See `encoded`."""
@@ -160,9 +161,11 @@ class Encoding:
         clock.append(self._now())
         kept = keep(self.store, batch, made)
         clock.append(self._now())
-        if self.measure is not None and self.calls >= _WARM_UP and self.store.read(kept) is not None:
-            self.seconds += np.diff([*clock, self._now()]) / max(1, len(kept))
-            self.timed += 1
+        if self.measure is not None and self.calls >= _WARM_UP and len(kept):
+            self.tried += 1
+            if self.store.read(kept) is not None:
+                self.timed += 1
+                self.seconds += np.diff([*clock, self._now()]) / len(kept)
         return made
 
     def _now(self) -> float:
@@ -174,8 +177,10 @@ class Encoding:
         """All ranks do what rank 0 found best; a store that the trial began goes where it is of no use."""
         self.measure, store = None, self.store
         assert store is not None
-        good, fresh, why = True, False, "the first samples were there, or could not be tried"
-        if distributed.rank() == 0 and self.timed:
+        good, fresh, why = True, False, "the samples were there"
+        if self.tried and not self.timed:
+            good, why = False, f"nothing can be kept in {store.folder}"
+        elif distributed.rank() == 0 and self.timed:
             encode_ms, write_ms, read_ms = (1000 * self.seconds / self.timed).tolist()
             measured = measure(encode_ms=encode_ms, write_ms=write_ms, read_ms=read_ms, record_bytes=store.record_bytes(made))
             (good, why), fresh = judge(measured), measured.share == 0
@@ -212,7 +217,7 @@ def choose(
     if not task.encodes or mode == "fly" or left <= 0:
         return Encoding(task, device)
     problem = _why_not(source, task.transform(train=True), mode, ahead)
-    name = "" if problem else identity(task, stage, source.spec)
+    name = distributed.broadcast_object(identity(task, stage, source.spec) if not problem and distributed.rank() == 0 else "")
     stores = [source.encoded(name, stage.train.encoded_dir) for _ in range(0 if problem else 2)]  # type: ignore[attr-defined]
     if not problem and mode != "cache" and not _seen_by_all(stores[0].folder):
         problem = f"the workers' nodes do not share {stores[0].folder.parent}, so that train.encoded_dir must name another folder"
@@ -224,7 +229,7 @@ def choose(
     encoding = Encoding(task, device, *stores)
     if mode == "ahead":
         assert ahead is not None
-        _first(lambda: ahead(_work(stage, task, blueprint, name, folder)), folder / ".encoded_ahead")
+        _first(lambda: ahead(ahead_of(stage, task, blueprint, source, folder)), folder / ".encoded_ahead")
     if mode == "auto":
         share = distributed.broadcast_object(stores[0].share())
         if not share and left <= source.spec.num_samples:
@@ -261,11 +266,11 @@ def _seen_by_all(folder: Path) -> bool:
     return seen
 
 
-def _work(stage: Stage, task: Task, blueprint: Blueprint, name: str, folder: Path) -> Ahead:
+def ahead_of(stage: Stage, task: Task, blueprint: Blueprint, source: DataSource, folder: Path) -> Ahead:
     """What encoders need, with the frozen networks in a file that they see."""
     weights = folder / "encoders.safetensors"
     save_file({key: value.detach().cpu().clone().contiguous() for key, value in frozen_state(task).items()}, weights)
-    return Ahead(blueprint=blueprint, stage=stage, weights=weights, identity=name)
+    return Ahead(blueprint=blueprint, stage=stage, weights=weights, identity=identity(task, stage, source.spec))
 
 
 def _first(work: Callable[[], None], note: Path) -> None:

@@ -16,7 +16,7 @@ from genlib.checkpoint import Blueprint, Manifest
 from genlib.config import to_json
 from genlib.engine import strategy as strategies
 from genlib.engine.ema import Ema
-from genlib.engine.encoding import EncodeAhead, choose
+from genlib.engine.encoding import Ahead, EncodeAhead, ahead_of, choose
 from genlib.engine.evaluate import evaluate
 from genlib.engine.feed import Feed
 from genlib.engine.optim import learning_rate
@@ -25,7 +25,7 @@ from genlib.engine.resume import refuse_other_run
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.strategy import Update, optim_of
 from genlib.recipe import Stage
-from genlib.task import Phase, Task
+from genlib.task import Phase, Task, freeze
 from genlib.types import Batch, DataSource, Step
 
 
@@ -58,6 +58,16 @@ def fit(
     """
     training = Training(stage, recipe, source, folder, device, upstream or {}, listener or Listener(), encode_ahead)
     return training.run()
+
+
+def plan_encoding(stage: Stage, *, recipe: str, source: DataSource, folder: Path, upstream: Mapping[str, Path]) -> Ahead | None:
+    """What encoders need to do before a training of the stage in `folder`, in one process; None where its task encodes nothing."""
+    training = Training(stage, recipe, source, folder, torch.device("cpu"), upstream, Listener(), None)
+    training.task = training.build()
+    if not training.task.encodes:
+        return None
+    training.prepare()
+    return ahead_of(stage, training.task, training.blueprint, source, folder)
 
 
 class Training:
@@ -116,14 +126,19 @@ class Training:
         """The task with its initial weights, the same on every rank."""
         torch.manual_seed(self.config.seed)
         upstream = {role: checkpoint.load_task(path) for role, path in self.upstream.items()}
+        freeze(upstream)
         return self.stage.task.build(self.source.spec, upstream)
 
     def begin(self) -> int:
         """A fresh run: what depends on the data, then the strategy."""
-        self.start_from(Path(self.config.start_from)) if self.config.start_from else self.task.prepare(self.source)
+        self.prepare()
         refuse_different_starts(self.task)
         self.use_strategy(0)
         return 0
+
+    def prepare(self) -> None:
+        """Weights as they are before the first step."""
+        self.start_from(Path(self.config.start_from)) if self.config.start_from else self.task.prepare(self.source)
 
     def start_from(self, folder: Path) -> None:
         """Weights of another run, or of a folder in the field's own format."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from genlib.checkpoint import Manifest
-from genlib.config import to_json
+from genlib.config import Config, from_json, to_json
 from genlib.recipe import Stage
 from genlib.types import DataSpec
 
 FREE = {
-    *(f"train.{name}" for name in ("steps", "strategy", "compile", "checkpoint_every_steps", "keep_checkpoints", "evaluate_every_steps")),
-    *(f"train.{name}" for name in ("log_every_seconds", "trackers", "max_skipped_in_a_row", "encode", "encoded_dir")),
+    *(f"train.{name}" for name in ("steps", "strategy", "offload", "compile", "checkpoint_every_steps", "keep_checkpoints")),
+    *(f"train.{name}" for name in ("evaluate_every_steps", "log_every_seconds", "trackers", "max_skipped_in_a_row", "encode", "encoded_dir")),
     *(f"data.{name}" for name in ("train", "validation", "readers", "reader_timeout_seconds", "cache_mb", "disk_cache_gb", "max_failed")),
 }
 """Settings that a resumed run may change; where the data is may change, what it is may not (its digest tells)."""
@@ -35,9 +35,17 @@ def refuse_other_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSp
         ("train", stage.train, manifest.train),
         ("data", stage.data, manifest.data),
     ):
-        for name, before, now in differences(old, to_json(new)):
+        for name, before, now in differences(completed(new, old), to_json(new)):
             if f"{section}.{name}" not in FREE:
                 raise ValueError(f"the run was started with {section}.{name} = {before!r}, now it is {now!r}; restore it or use another run name")
+
+
+def completed(config: Config, old: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration of before as plain values, with the defaults of fields that are newer than it; as it is where it is of another kind."""
+    try:
+        return to_json(from_json(type(config), dict(old)))
+    except ValueError:
+        return old
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -16,13 +16,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 from genlib import distributed
-from genlib.config import OptimConfig, TrainConfig
+from genlib.config import TrainConfig
 from genlib.engine.ddp import average_batch_statistics
 from genlib.engine.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
 from genlib.engine.single import blank_state, mean_metrics, whole_share
 from genlib.engine.strategy import Door, Players, Shard, Update, optim_of
 from genlib.task import Phase, Task
 from genlib.types import Batch, Step
+
+REDUCE_ELEMENTS = 50_000_000
+"""Most gradients that are sent at once; DeepSpeed's own 500 million would take 2 GB, and as much again while they are sent."""
+PREFETCH_ELEMENTS = 50_000_000
+"""Weights that ZeRO-3 asks for ahead of each layer."""
+LIVE_ELEMENTS = 200_000_000
+"""ZeRO-3 asks for no more ahead while so many weights are whole, and keeps those that are used again so soon."""
+
+
+def bucket_elements(trained: int) -> int:
+    """Elements of the bucket in which a player's gradients are sent."""
+    return min(REDUCE_ELEMENTS, trained)
 
 
 def import_deepspeed(device: torch.device):
@@ -68,34 +80,44 @@ class Zero:
         self.engines = {}
         self.players = Players(task)
         optims = {player: optim_of(config, player) for player in task.players()}
-        # Grouped before the first engine partitions all weights: a partition has lost its shape, by which decay is chosen.
+        # Noted before the first engine partitions all weights: a partition has lost its shape, by which decay is chosen.
+        self.elements = {player: sum(p.numel() for p in weights.values()) for player, weights in self.players.weights.items()}
         groups = {player: parameter_groups(task, self.players.weights[player], optim.weight_decay) for player, optim in optims.items()}
         for player, optim in optims.items():
             self.players.turn_to(player)
             optimizer = make_optimizer(groups[player], optim)
             door = Door(task, config.precision, self.device, compile=config.compile)
-            settings = self.settings(optim, config)
+            settings = self.settings(player)
             with without_frozen(task):
                 self.engines[player] = self.deepspeed.initialize(model=door, optimizer=optimizer, config=settings, dist_init_required=False)[0]
             self.updates[player] = 0
 
-    def settings(self, optim: OptimConfig, config: TrainConfig) -> dict:
+    def settings(self, player: str) -> dict:
         """DeepSpeed's configuration; what it would choose by itself and differs from the other strategies is written out."""
+        several = len(self.task.players()) > 1  # several engines over one task disturb each other's trace
         return {
             "train_micro_batch_size_per_gpu": 1,  # used for its own throughput figures alone
-            "gradient_accumulation_steps": config.accumulation,
-            "gradient_clipping": optim.clip_norm,  # silent, it clips at 1.0
+            "gradient_accumulation_steps": self.config.accumulation,
+            "gradient_clipping": optim_of(self.config, player).clip_norm,  # silent, it clips at 1.0
             "zero_optimization": {
                 "stage": self.stage,
+                "reduce_bucket_size": bucket_elements(self.elements[player]),
                 "stage3_param_persistence_threshold": 0,
-                "stage3_prefetch_bucket_size": 0
-                if len(self.task.players()) > 1
-                else 50_000_000,  # several engines over one task disturb each other's trace
+                "stage3_prefetch_bucket_size": 0 if several else PREFETCH_ELEMENTS,
+                "stage3_max_live_parameters": LIVE_ELEMENTS,
+                "stage3_max_reuse_distance": LIVE_ELEMENTS,
+                **self.offload(),
             },
             "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
+            "zero_force_ds_cpu_optimizer": False,  # it would be compiled at the first use
             "steps_per_print": 2**62,
         }
+
+    def offload(self) -> dict:
+        """What lies in the host's memory, for DeepSpeed's configuration (Ren et al. 2021, arXiv:2101.06840)."""
+        host = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
+        parts = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_optimizer", "offload_param")}[self.config.offload]
+        return dict.fromkeys(parts, host)
 
     def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
         self.players.turn_to(phase.player)

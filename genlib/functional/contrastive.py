@@ -117,7 +117,7 @@ def _tiles(
 
     With each comes room to work in, (2, *tile's shape): fresh memory for every temporary is a tenth of the time on a CPU.
     """
-    everything = bool(rows.all()) and bool(columns.all())
+    everything = type(rows) is not Tensor or (bool(rows.all()) and bool(columns.all()))  # a plan's tensors hold no values
     spare = scaled.new_empty(2, min(tile, len(scaled)), min(tile, len(texts)))
     corners = itertools.product(range(0, len(scaled), tile), range(0, len(texts), tile))
     for (r, c), known in itertools.zip_longest(corners, kept):

@@ -46,7 +46,6 @@ class Schedule:
         low = time.floor().long()
         high, share = (low + 1).clamp(max=len(self) - 1), time.double() - low
         ratio = sigma[low] / alpha[low] * (1 - share) + torch.where(share > 0, sigma[high] / alpha[high] * share, 0.0)
-        ratio = torch.where(alpha[low] > 0, ratio, torch.inf)
         mixed = (1 + ratio**2).rsqrt()
         return mixed, torch.where(mixed > 0, ratio * mixed, 1.0)
 

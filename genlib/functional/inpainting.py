@@ -32,7 +32,8 @@ def inpaint(
     """Fills what `keep` does not name. x (B, C, H, W) noise at the grid's first level, image likewise, keep (B or 1, C or 1, H, W) bool.
 
     Each stretch of `jump` steps is walked `passes` times (the paper's j and r; passes 1 only blends). noise(call) is asked with a running
-    number, up to three times a step. -> (B, C, H, W) that equals `image`, bit for bit, where `keep` is true.
+    number, up to three times a step; `on_step` sees x before known pixels are put back.
+    -> (B, C, H, W) that equals `image`, bit for bit, where `keep` is true.
     """
     _check(image, keep, x)
     draws = (noise(call) for call in itertools.count())
@@ -42,8 +43,7 @@ def inpaint(
         if there > here:
             step = grid.part(here, there)
             x = ancestral(denoiser, x, step, noise=lambda _: next(draws), on_step=on_step)
-            known = image if sigma[there] == 0 else alpha[there] * image + sigma[there] * next(draws)
-            x = torch.where(keep, known, x)
+            x = torch.where(keep, alpha[there] * image + sigma[there] * next(draws), x)
         else:
             ratio = alpha[there] / alpha[here]
             added = math.sqrt(max(sigma[there] ** 2 - (ratio * sigma[here]) ** 2, 0.0))

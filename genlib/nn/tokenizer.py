@@ -113,6 +113,7 @@ class TextTokenizer(nn.Module):
         """Takes a vocabulary."""
         self.tokenizer = tokenizer
         self.words: dict[str, list[int]] = {}
+        self.fixed: dict[int, FixedLengthTokenizer] = {}
         if tokenizer:
             tokenizer.no_truncation()
             tokenizer.no_padding()
@@ -121,6 +122,17 @@ class TextTokenizer(nn.Module):
     def num_tokens(self) -> int:
         """Size of the vocabulary with the marks."""
         return self.tokenizer.get_vocab_size() if self.tokenizer else 0
+
+    def id_of(self, mark: str) -> int:
+        """The number of a piece of the vocabulary; 0 where it has no such piece."""
+        return (self.tokenizer.token_to_id(mark) if self.tokenizer else None) or 0
+
+    def fixed_length(self, pad_token: int) -> FixedLengthTokenizer:
+        """The same vocabulary as what makes texts of one length."""
+        assert self.tokenizer is not None, "the tokenizer was neither trained nor loaded"
+        if pad_token not in self.fixed:  # copying a published vocabulary takes longer than encoding a batch
+            self.fixed[pad_token] = FixedLengthTokenizer(self.tokenizer, self.context_length, pad_token)
+        return self.fixed[pad_token]
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """(B,) texts -> (B, N) int64, N at most the context length; of a longer text the end is cut, never the end mark."""
@@ -151,3 +163,16 @@ class TextTokenizer(nn.Module):
         """The inverse of `get_extra_state`."""
         text = bytes(state.cpu().numpy()).decode()
         self.use(Tokenizer.from_str(text) if text != "\0" else None)
+
+
+class FixedLengthTokenizer:
+    """Texts to numbers (B, length) as transformers' tokenizers fill them up, with the vocabulary's own marks: for networks that see the padding."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int, pad_token: int) -> None:
+        self.tokenizer: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.enable_truncation(length)
+        self.tokenizer.enable_padding(length=length, pad_id=pad_token, pad_token=self.tokenizer.id_to_token(pad_token) or "")
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(B,) texts -> (B, length) int64; of a longer text the end is cut, never the mark after it."""
+        return torch.tensor([text.ids for text in self.tokenizer.encode_batch(list(texts))], dtype=torch.int64).view(len(texts), -1)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from genlib.config import DataConfig
+from genlib.data.buckets import bucket_sizes, nearest_bucket
 from genlib.data.reader import Reader
 from genlib.data.shards import ShardSet
 from genlib.pictures import save_contact_sheet
@@ -40,6 +42,19 @@ def table(shards: ShardSet) -> str:
     lines = [f"{len(shards):,} samples in {len(shards.paths):,} shards, {shards.num_bytes / 1e6:,.1f} MB{part}"]
     lines += [f"{name:<16} {value}" for name, value in _rows(shards, chosen)]
     return "\n".join(lines)
+
+
+def bucket_counts(shards: ShardSet, config: DataConfig) -> str:
+    """Lines of aspect-ratio buckets, width x height, with their number of samples and the share of pixels that cutting leaves of them."""
+    sizes = bucket_sizes(config.image_size, config.bucket_step, config.bucket_max_aspect)
+    counts, left = np.zeros(len(sizes), np.int64), np.zeros(len(sizes))
+    for pixels in shards.all_pixels():
+        numbers = nearest_bucket(pixels, sizes)
+        ratio = pixels[:, 1] / pixels[:, 0] / np.array([width / height for width, height in sizes])[numbers]
+        counts += np.bincount(numbers, minlength=len(sizes))
+        left += np.bincount(numbers, np.minimum(ratio, 1 / ratio), minlength=len(sizes))
+    rows = [(f"{width} x {height}", count, share) for (width, height), count, share in zip(sizes, counts, left, strict=True) if count]
+    return "\n".join(f"{'bucket':<16} {name:<11} {count:>11,} samples, {share / count:.0%} of their pixels" for name, count, share in rows)
 
 
 def _rows(shards: ShardSet, chosen: np.ndarray) -> Iterator[tuple[str, str]]:

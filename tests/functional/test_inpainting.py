@@ -61,6 +61,9 @@ def test_known_pixels_are_returned_unchanged() -> None:
     filled = fill(image, keep, jump=5, passes=3)
     assert torch.equal(filled[..., : SIZE // 2], image[..., : SIZE // 2])
     assert filled.isfinite().all()
+    grid, noise = samplers.leading(SCHEDULE, 20, 1, end=0), source(3, 1, SIZE, SIZE)
+    above_zero = inpaint(denoise_smooth, noise(99), grid, image=image, keep=keep, noise=noise, passes=1)
+    assert torch.equal(above_zero[..., : SIZE // 2], image[..., : SIZE // 2])
     everything = torch.ones_like(keep)
     assert torch.equal(fill(image, everything, passes=1), image)
 

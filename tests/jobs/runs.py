@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = "tests/jobs/run_toy.py"
 
 
-def start(*words: str, runs: Path, **environment: str) -> subprocess.Popen:
-    """`python tests/jobs/run_toy.py WORDS` with runs in that folder."""
+def start(*words: str, runs: Path, script: str = SCRIPT, **environment: str) -> subprocess.Popen:
+    """`python SCRIPT WORDS` with runs in that folder."""
     return subprocess.Popen(
-        [sys.executable, SCRIPT, *words], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, script, *words], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "GENLIB_RUNS": str(runs), **environment},
     )  # fmt: skip
 
@@ -52,7 +52,7 @@ def steps(run: Path) -> list[int]:
 def weights(run: Path) -> str:
     """Digest of the newest checkpoint's weights and their moving average."""
     newest = max((run / "checkpoints").glob("step_*"))
-    return hashlib.sha256(b"".join((newest / name).read_bytes() for name in ("weights.safetensors", "ema.safetensors"))).hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(newest.glob("*.safetensors")))).hexdigest()
 
 
 def descendants(pid: int) -> set[int]:

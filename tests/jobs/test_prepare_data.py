@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from genlib.data.writer import png
 from jobs.prepare_data import main
 from tests.data.shards import pair, write_set, write_tar
 
@@ -39,6 +41,21 @@ def test_verify_prints_one_json_object_and_exits_by_the_share(tmp_path: Path, ca
     assert json.loads(output.out) == {"shards": 2, "samples": 11, "bad": {"undecodable header": 1}}
     assert "undecodable header: first is 00001.tar:x" in output.err
     main(["verify", str(tmp_path), "--max-bad", "0.1"])
+
+
+def test_look_counts_buckets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [(f"{number}.png", png(np.zeros((40, 30 + 10 * number), np.uint8))) for number in range(5)]
+    write_tar(tmp_path / "set" / "0.tar", entries)
+    main(["look", str(tmp_path / "set"), "--out", str(tmp_path / "sheet.png"), "--image-size", "32", "--bucket-step", "8"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.startswith("bucket")]
+    assert lines == [
+        "bucket 24 x 40 1 samples, 80% of their pixels",
+        "bucket 32 x 32 2 samples, 90% of their pixels",
+        "bucket 40 x 24 2 samples, 93% of their pixels",
+    ]
+    with pytest.raises(SystemExit):
+        main(["look", str(tmp_path / "set"), "--bucket-step", "8"])
+    assert "data.image_size is 0" in capsys.readouterr().err
 
 
 def test_look_draws_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

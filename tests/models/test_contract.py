@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import typing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,54 +13,110 @@ import torch
 
 from genlib import checkpoint, registry
 from genlib.config import OptimConfig, from_json, to_json
-from genlib.data.source import ShardSource, open_source
 from genlib.engine import strategy as strategies
-from genlib.engine.fit import fit
+from genlib.engine.encoding import encoded
 from genlib.recipe import Stage
-from genlib.task import Task, weighted_mean
+from genlib.task import Task, freeze, weighted_mean
 from genlib.types import Batch, Step
+from tests.models.stages import CPU, source_of, train_stage
 from tests.processes import run_ranks
 
-CPU = torch.device("cpu")
-STAGES = [(name, stage) for name in registry.RECIPES for stage in registry.load(name).smoke]
-every_stage = pytest.mark.parametrize(("recipe", "stage"), STAGES, ids=[f"{name}-{stage.name}" for name, stage in STAGES])
+
+@dataclass(frozen=True)
+class Asked:
+    """A stage of a recipe's smoke form."""
+
+    recipe: str
+    stage: Stage
+    needs: dict[str, str]
+    """Label of each earlier stage that it needs, by stage name."""
 
 
-def source_of(stage: Stage) -> ShardSource:
-    return open_source(stage.data)
+def all_stages() -> dict[str, Asked]:
+    """The smoke stages of all recipes by label; those of the same settings on the same earlier stages once."""
+    found: dict[str, Asked] = {}
+    labels: dict[str, str] = {}
+    for recipe in registry.RECIPES:
+        here: dict[str, str] = {}
+        for stage in registry.load(recipe).smoke:
+            needs = {name: here[name] for name in stage.needs.values()}
+            lineage = repr((stage.task, stage.data, stage.train, stage.needs, needs))
+            here[stage.name] = labels.setdefault(lineage, f"{recipe}-{stage.name}")
+            found.setdefault(here[stage.name], Asked(recipe, stage, needs))
+    return found
 
 
-def built(stage: Stage) -> Task:
-    assert not stage.needs, "stages with upstream need their upstream trained first"
-    torch.manual_seed(0)
-    source = source_of(stage)
-    task = stage.task.build(source.spec, {})
-    task.prepare(source)
-    return task.train()
+STAGES = all_stages()
+every_recipe = pytest.mark.parametrize("recipe", registry.RECIPES)
+every_stage = pytest.mark.parametrize("label", STAGES)
 
 
-def batch_of(stage: Stage, task: Task, size: int = 16, *, train: bool = True) -> Batch:
-    return next(source_of(stage).batches("train", size, rank=0, world=1, seed=0, start=0, transform=task.transform(train)))
+class Runs:
+    """Runs of stages in one folder, made when they are asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def upstream(self, label: str) -> dict[str, Path]:
+        """The final checkpoints of what a stage needs, by stage name."""
+        return {name: self.whole(earlier) for name, earlier in STAGES[label].needs.items()}
+
+    def whole(self, label: str) -> Path:
+        """The final checkpoint of a run as the recipe says; the folder keeps all checkpoints."""
+        return self.train(label, self.root / f"{label}-whole", keep_checkpoints=9)
+
+    def train(self, label: str, folder: Path, **options: object) -> Path:
+        """The final checkpoint of a run in that folder, with other options."""
+        return train_stage(STAGES[label].recipe, STAGES[label].stage, folder, self.upstream(label), **options)
+
+    def built(self, label: str) -> Task:
+        """The task as it is before training, in train mode."""
+        stage, upstream = STAGES[label].stage, self.upstream(label)
+        tasks = {role: checkpoint.load_task(upstream[name]) for role, name in stage.needs.items()}
+        freeze(tasks)
+        torch.manual_seed(0)
+        source = source_of(stage)
+        task = stage.task.build(source.spec, tasks)
+        task.prepare(source)
+        return task.train()
+
+    def trained(self, label: str) -> Path:
+        """As `whole`; skips the test where the stage has nothing to train."""
+        final = self.whole(label)
+        if not checkpoint.read_manifest(final).steps:
+            pytest.skip("the stage trains nothing")
+        return final
 
 
-@every_stage
-def test_config_round_trips(recipe: str, stage: Stage) -> None:
-    for one in (*registry.load(recipe).stages, stage):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("contract"))
+
+
+def batch_of(label: str, task: Task, size: int = 16, *, train: bool = True) -> Batch:
+    batches = source_of(STAGES[label].stage).batches("train", size, rank=0, world=1, seed=0, start=0, transform=task.transform(train))
+    return encoded(task, next(batches))
+
+
+@every_recipe
+def test_config_round_trips(recipe: str) -> None:
+    found = registry.load(recipe)
+    for one in (*found.stages, *found.smoke):
         for config in (one.task, one.data, one.train):
             assert from_json(type(config), to_json(config)) == config
 
 
-@every_stage
-def test_recipe_says_what_it_is(recipe: str, stage: Stage) -> None:
+@every_recipe
+def test_recipe_says_what_it_is(recipe: str) -> None:
     text = registry.describe(recipe)
     assert "`" in text, "the docstring gives the command"
     assert len(text.splitlines()[0]) > 20
 
 
 @every_stage
-def test_each_phase_is_finite_and_reaches_its_player_and_no_other(recipe: str, stage: Stage) -> None:
-    task = built(stage)
-    batch = batch_of(stage, task)
+def test_each_phase_is_finite_and_reaches_its_player_and_no_other(runs: Runs, label: str) -> None:
+    task = runs.built(label)
+    batch = batch_of(label, task)
     players = strategies.Players(task)
     for phase in task.phases:
         players.turn_to(phase.player)
@@ -77,75 +133,73 @@ def test_each_phase_is_finite_and_reaches_its_player_and_no_other(recipe: str, s
 
 
 @every_stage
-def test_overfits_eight_samples(recipe: str, stage: Stage) -> None:
-    task = built(stage)
-    batch = batch_of(stage, task, 8, train=False)
+def test_overfits_eight_samples(runs: Runs, label: str) -> None:
+    task, stage = runs.built(label), STAGES[label].stage
+    if not task.phases:
+        pytest.skip("the stage trains nothing")
+    batch = batch_of(label, task, 8, train=False)
     strategy = strategies.choose("single", CPU)
     strategy.setup(task, replace(stage.train, optim=replace(stage.train.optim, warmup_steps=0, schedule="constant")))
     losses = [strategy.run_phase(phase, [batch], Step(i, 60)).metrics["loss"].item() for i in range(60) for phase in task.phases[:1]]
     assert losses[-1] < 0.7 * losses[0]
 
 
-def run(folder: Path, recipe: str, stage: Stage, **options: object) -> Path:
-    one = replace(stage, train=replace(stage.train, trackers=(), **options))
-    return fit(one, recipe=recipe, source=source_of(one), folder=folder, device=CPU)
-
-
 # Adam turns the rounding of a gradient that is zero in theory (a bias of attention keys) into a full step, so sums in another order part
 PLAIN = OptimConfig(name="sgd", learning_rate=1e-2)
+SHARED = ("ddp", "zero1", "zero2", "zero3")
 
 
-def run_two(root: Path) -> None:
-    for recipe, stage in STAGES:
-        for strategy in ("ddp", "zero1", "zero2", "zero3"):
-            run(root / f"{recipe}-{stage.name}-{strategy}", recipe, stage, strategy=strategy, optim=PLAIN)
+def run_two(root: Path, upstream: dict[str, dict[str, Path]]) -> None:
+    for label, earlier in upstream.items():
+        for strategy in SHARED:
+            recipe, stage = STAGES[label].recipe, STAGES[label].stage
+            train_stage(recipe, stage, root / f"{label}-{strategy}", earlier, strategy=strategy, optim=PLAIN)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("contract")
-    for recipe, stage in STAGES:
-        source_of(stage)  # built-in data is made once, before two processes want it
-        run(root / f"{recipe}-{stage.name}-one", recipe, stage, keep_checkpoints=9)
-        run(root / f"{recipe}-{stage.name}-plain", recipe, stage, optim=PLAIN)
-    run_ranks(2, run_two, root)
-    return root
+def by_two(runs: Runs, request: pytest.FixtureRequest) -> Runs:
+    """The same with runs by two processes of the stages that the session's tests ask for."""
+    wanted = {item.callspec.params["label"] for item in request.session.items if "by_two" in getattr(item, "fixturenames", ())}
+    training = {label for label in wanted if checkpoint.read_manifest(runs.whole(label)).steps}
+    for label in training:
+        runs.train(label, runs.root / f"{label}-plain", optim=PLAIN)
+    run_ranks(2, run_two, runs.root, {label: runs.upstream(label) for label in STAGES if label in training})
+    return runs
 
 
 @every_stage
-@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
-def test_two_processes_equal_one(runs: Path, recipe: str, stage: Stage, strategy: str) -> None:
-    final = Path("checkpoints", checkpoint.step_name(stage.train.steps))
-    one, two = (checkpoint.load_weights(runs / f"{recipe}-{stage.name}-{how}" / final) for how in ("plain", strategy))
+@pytest.mark.parametrize("strategy", SHARED)
+def test_two_processes_equal_one(by_two: Runs, label: str, strategy: str) -> None:
+    final = Path("checkpoints", by_two.trained(label).name)
+    one, two = (checkpoint.load_weights(by_two.root / f"{label}-{how}" / final) for how in ("plain", strategy))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-5)
 
 
 @every_stage
-def test_resume_at_k_equals_uninterrupted(runs: Path, recipe: str, stage: Stage, tmp_path: Path) -> None:
-    whole = runs / f"{recipe}-{stage.name}-one"
-    shutil.copytree(whole, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / checkpoint.step_name(stage.train.steps))
-    final = run(tmp_path / "run", recipe, stage, keep_checkpoints=9)
-    expected = checkpoint.load_weights(whole / "checkpoints" / final.name)
-    assert all(torch.equal(checkpoint.load_weights(final)[name], value) for name, value in expected.items())
+def test_resume_at_k_equals_uninterrupted(runs: Runs, label: str, tmp_path: Path) -> None:
+    final = runs.trained(label)
+    shutil.copytree(final.parents[1], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / final.name)
+    again = checkpoint.load_weights(runs.train(label, tmp_path / "run", keep_checkpoints=9))
+    assert all(torch.equal(again[name], value) for name, value in checkpoint.load_weights(final).items())
 
 
 @every_stage
-def test_same_seed_same_weights_other_seed_others(runs: Path, recipe: str, stage: Stage, tmp_path: Path) -> None:
-    steps = stage.train.checkpoint_every_steps
-    expected = checkpoint.load_weights(runs / f"{recipe}-{stage.name}-one" / "checkpoints" / checkpoint.step_name(steps))
-    same, other = (checkpoint.load_weights(run(tmp_path / str(seed), recipe, stage, seed=seed, steps=stage.train.steps)) for seed in (0, 1))
-    final = checkpoint.load_weights(runs / f"{recipe}-{stage.name}-one" / "checkpoints" / checkpoint.step_name(stage.train.steps))
+def test_same_seed_same_weights_other_seed_others(runs: Runs, label: str, tmp_path: Path) -> None:
+    path = runs.trained(label)
+    final = checkpoint.load_weights(path)
+    earlier = checkpoint.load_weights(path.parent / checkpoint.step_name(STAGES[label].stage.train.checkpoint_every_steps))
+    same, other = (checkpoint.load_weights(runs.train(label, tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     assert all(torch.equal(same[name], value) for name, value in final.items())
     assert any(not torch.equal(other[name], value) for name, value in final.items())
-    assert any(not torch.equal(expected[name], value) for name, value in final.items())
+    assert any(not torch.equal(earlier[name], value) for name, value in final.items())
 
 
 @every_stage
-def test_bf16_learns_the_same(runs: Path, recipe: str, stage: Stage, tmp_path: Path) -> None:
-    final = checkpoint.load_weights(run(tmp_path, recipe, stage, precision="bf16"))
-    expected = checkpoint.load_weights(runs / f"{recipe}-{stage.name}-one" / "checkpoints" / checkpoint.step_name(stage.train.steps))
+def test_bf16_learns_the_same(runs: Runs, label: str, tmp_path: Path) -> None:
+    expected = checkpoint.load_weights(runs.trained(label))
+    final = checkpoint.load_weights(runs.train(label, tmp_path, precision="bf16"))
     moved = {name for name, value in expected.items() if value.is_floating_point() and value.dim() > 0}
     assert all(final[name].dtype == torch.float32 for name in moved)
     distance = sum((final[name] - expected[name]).square().sum() for name in moved) / sum(expected[name].square().sum() for name in moved)
@@ -153,8 +207,8 @@ def test_bf16_learns_the_same(runs: Path, recipe: str, stage: Stage, tmp_path: P
 
 
 @every_stage
-def test_actions_are_typed_and_say_what_comes_out(recipe: str, stage: Stage) -> None:
-    for action in type(built(stage)).actions():
+def test_actions_are_typed_and_say_what_comes_out(runs: Runs, label: str) -> None:
+    for action in type(checkpoint.load_task(runs.whole(label))).actions():
         hints = typing.get_type_hints(action.method)
         arguments = [p for p in inspect.signature(action.method).parameters.values() if p.name != "self"]
         assert all(p.kind is p.KEYWORD_ONLY and p.name in hints for p in arguments), action.name
@@ -163,13 +217,13 @@ def test_actions_are_typed_and_say_what_comes_out(recipe: str, stage: Stage) -> 
 
 
 @every_stage
-def test_loaded_task_gives_the_same_output_and_exports(runs: Path, recipe: str, stage: Stage, tmp_path: Path) -> None:
-    final = runs / f"{recipe}-{stage.name}-one" / "checkpoints" / checkpoint.step_name(stage.train.steps)
+def test_loaded_task_gives_the_same_output_and_exports(runs: Runs, label: str, tmp_path: Path) -> None:
+    final = runs.whole(label)
     one, two = checkpoint.load_task(final), checkpoint.load_task(final)
-    batch = batch_of(stage, one, train=False)
+    batch = batch_of(label, one, train=False)
     for phase in one.phases:
         a, b = (task.loss(phase.name, batch, Step(0, 1))[0] for task in (one, two))
         assert torch.equal(a, b)
-    scores = one.assess(source_of(stage), tmp_path)
+    scores = one.assess(source_of(STAGES[label].stage), tmp_path)
     assert all(isinstance(value, float) for value in scores.values())
     one.export(tmp_path / "export")

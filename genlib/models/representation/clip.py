@@ -120,6 +120,14 @@ class CLIP(Task):
         image, text, scale = self.net(batch["image"], batch["tokens"])
         return {"loss": contrastive_loss(image, text, scale, weight=batch["weight"])}
 
+    def example(self, size: int) -> Batch:
+        """Random images with texts of full length."""
+        side, text = self.config.image.image_size, self.config.text
+        tokens = torch.ones(size, text.context_length, dtype=torch.int64)
+        tokens[:, -1] = text.vocab_size - 1  # the end mark, where the tower reads
+        image = torch.rand(size, self.data.channels, side, side)
+        return {"image": image, "tokens": tokens, "position": torch.arange(size), "weight": torch.ones(size)}
+
     def flops_per_sample(self) -> float:
         """Matrix products and convolutions, forward once and backward twice as much, counted without computing."""
         from torch.utils.flop_counter import FlopCounterMode

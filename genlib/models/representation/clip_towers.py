@@ -130,7 +130,8 @@ class TextTower(nn.Module):
         model.set_attn_implementation(attention())
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if tokens.device.type == "cpu":  # causal: nothing after the last end mark reaches any text's; a GPU would wait for the number
+        # Causal: nothing after the last end mark reaches any text's. A GPU would wait for the number, and a plan's tensors hold none.
+        if tokens.device.type == "cpu" and type(tokens) is Tensor:
             tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
         return self.model(tokens).text_embeds
 

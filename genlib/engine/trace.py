@@ -1,0 +1,178 @@
+"""A training step traced without data, weights or a device: how much memory is alive when, and how many operations it takes.
+
+The task is built and run on fake tensors, which have shapes and no values (torch's FakeTensorMode), so a network of any size is traced
+in seconds; autocast, gradient checkpointing and fused attention act as they do in training.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils import flop_counter
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from genlib.engine.strategy import Door, Players
+from genlib.task import Phase, Task
+from genlib.types import Batch, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Between two gradients: the most bytes alive that are neither weights nor gradients, and the gradients that are there by then.
+
+    `ready` are the elements of each gradient made so far, in order; the last moment is the end of the backward pass.
+    """
+
+    live_bytes: int
+    ready: int
+    """Elements of gradients made before this moment."""
+    next: int
+    """Elements of the gradient that ends it; 0 for the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassTrace:
+    """Forward and backward of one phase over `size` samples."""
+
+    player: str
+    every: int
+    size: int
+    moments: tuple[Moment, ...]
+    flops: int
+    """Floating-point operations; a multiplication and an addition are two. What gradient checkpointing computes again counts."""
+
+    @property
+    def activation_bytes(self) -> int:
+        """The most memory that is alive beside weights and gradients."""
+        return max(moment.live_bytes for moment in self.moments)
+
+
+class FakeTask:
+    """A task on fake tensors, from `build`; ValueError in a sentence where it cannot be traced."""
+
+    def __init__(self, build: Callable[[], Task]) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with self._faked():
+            self.task = build().train()
+        self.players = Players(self.task)
+
+    @property
+    def trained(self) -> int:
+        """Trained elements."""
+        return sum(p.numel() for weights in self.players.weights.values() for p in weights.values())
+
+    @property
+    def frozen(self) -> int:
+        """Elements that stay as they are: of frozen networks and buffers, also of earlier stages."""
+        return sum(value.numel() for value in {id(v): v for v in self.task.state_dict(keep_vars=True).values()}.values()) - self.trained
+
+    @contextmanager
+    def _faked(self) -> Iterator[None]:
+        generator = torch.get_rng_state()
+        try:
+            with self.mode:
+                yield
+        except DataDependentOutputException as error:
+            name = type(getattr(self, "task", None)).__name__
+            raise ValueError(f"{name} cannot be planned: its loss asks for the value of a tensor ({error})") from None
+        finally:
+            torch.set_rng_state(generator)
+
+    def trace(self, phase: Phase, size: int, precision: str) -> PassTrace:
+        """One phase over `size` made-up samples."""
+        self.players.turn_to(phase.player)
+        with self._faked():
+            try:
+                batch = self.task.example(size)
+            except NotImplementedError as error:
+                raise ValueError(f"{error}, so there is no plan of it") from None
+            return _trace(self.task, self.players.weights[phase.player], phase, batch, size, precision)
+
+
+def _trace(task: Task, weights: dict[str, nn.Parameter], phase: Phase, batch: Batch, size: int, precision: str) -> PassTrace:
+    door = Door(task, precision, torch.device("cpu"))
+    memory = _LiveMemory([*task.state_dict(keep_vars=True).values(), *task.buffers(), *batch.values()])
+    operations = flop_counter.FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    hooks = [weight.register_post_accumulate_grad_hook(memory.take_gradient) for weight in weights.values()]
+    try:
+        with operations, memory:
+            door(phase.name, batch, Step(0, 1))[0].backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    memory.close()
+    return PassTrace(phase.player, phase.every, size, tuple(memory.moments), operations.get_total_flops())
+
+
+class _LiveMemory(TorchDispatchMode):
+    """Adds up what is alive after every operation; `known` tensors are not counted."""
+
+    def __init__(self, known: list[Tensor]) -> None:
+        super().__init__()
+        self.live = self.peak = self.ready = 0
+        self.moments: list[Moment] = []
+        self._seen: set[int] = set()
+        self._known = [value.untyped_storage() for value in known]
+        self._seen.update(storage._cdata for storage in self._known)
+        self._operations = self._next_collection = 0
+
+    def __enter__(self):
+        gc.collect()
+        gc.freeze()  # what is collected below is ours alone, so it is quick
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        gc.unfreeze()
+        return super().__exit__(*error)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._add(value.untyped_storage())
+        self._operations += 1
+        if self._operations >= self._next_collection:  # recomputing with fake tensors leaves cycles that hold them, with real ones it does not
+            gc.collect()
+            self._next_collection = self._operations + max(50, self._operations // 50)
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._seen:
+            self._seen.add(key)
+            self.live += size
+            weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.live -= size
+
+    def take_gradient(self, weight: Tensor) -> None:
+        """Notes a finished gradient and lets go of it: who keeps it depends on the strategy."""
+        self._close(weight.numel())
+        weight.grad = None
+        self.ready += weight.numel()
+        self.peak = self.live
+
+    def _close(self, next: int) -> None:
+        self.moments.append(Moment(self.peak, self.ready, next))
+
+    def close(self) -> None:
+        """The end of the backward pass."""
+        self._close(0)
+
+
+_aten = torch.ops.aten
+_CPU_ATTENTION = {  # torch's counter knows fused attention on GPUs alone
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: flop_counter.sdpa_flop_count(q, k, v),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: flop_counter.sdpa_backward_flop_count(grad, q, k, v),
+}

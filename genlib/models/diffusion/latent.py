@@ -1,0 +1,266 @@
+"""What all models share that draw latents from texts: frozen encoders around a trained network, and a picture of a prompt at the end.
+
+A frozen autoencoder makes latents of images, frozen text encoders make hidden states of captions (Rombach et al. 2022,
+arXiv:2112.10752). Families say what their network is, what it learns, and where sampling asks it. Captions are left out now and
+then, so that one network also knows no text, and guidance can push away from that (Ho & Salimans 2022, arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genlib import random
+from genlib.config import TaskConfig, limited
+from genlib.functional.grids import Grid
+from genlib.functional.guidance import classifier_free
+from genlib.functional.samplers import Denoiser
+from genlib.models.autoencoders.image import ImageAutoencoder
+from genlib.models.diffusion.latent_transform import LatentTransform
+from genlib.models.diffusion.process import SeededNoise
+from genlib.models.diffusion.sampling import SamplerName, walk
+from genlib.models.representation.text_encoder import TextTower, text_tower
+from genlib.nn.tokenizer import FixedLengthTokenizer
+from genlib.task import Task, action
+from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+
+Condition = tuple[Tensor, ...]
+"""What the network is told beside x and time: hidden states of the text (B, N, D), and for some a pooled text and sizes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentConfig(TaskConfig):
+    """What the families share: which samples the network is shown, and what it draws at the end."""
+
+    image_size: int = limited(0, at_least=0)
+    """Pixels a side of training images, or of the square that has the area of every aspect-ratio bucket; 0 is the data's own."""
+    random_crop: bool = False
+    """Cut images that are not of the training shape at a place that is random by sample, else in the middle."""
+    prompts: tuple[str, ...] = ()
+    """What the pictures at the end of training show; empty takes captions of held-out samples."""
+    guidance_scale: float = limited(5.0, at_least=0)
+    """Guidance of those pictures, and of `generate` where none is given; 1 is none."""
+
+    roles: ClassVar[tuple[str, ...]] = ("autoencoder", "text")
+    """Roles of the upstream stages that it needs."""
+
+    @property
+    def cell(self) -> int:
+        """What the sides of latents must divide by."""
+        raise NotImplementedError
+
+    def refuse_unfit(self, data: DataSpec, upstream: Mapping[str, Task]) -> None:
+        """ValueError where the data or the upstream tasks cannot serve."""
+        if not data.has_captions:
+            raise ValueError(
+                "latent diffusion learns from captions, but the samples have none (.txt members); give shards that have with --data.train"
+            )
+        for role in self.roles:
+            if role not in upstream:
+                raise ValueError(f"latent diffusion needs a stage for the role {role!r}; it was given {', '.join(upstream) or 'none'}")
+        autoencoder = upstream["autoencoder"]
+        if not isinstance(autoencoder, ImageAutoencoder):
+            kind = type(autoencoder).__name__
+            raise ValueError(f"the autoencoder stage is a {kind}, which makes no latents of images; name a KL or VQ autoencoder")
+        pixels, size = autoencoder.factor * self.cell, self.image_size or data.image_size
+        if not size:
+            raise ValueError("the images have many sizes; give one with --task.image-size")
+        if size % pixels:
+            raise ValueError(
+                f"image size {size} is not divisible by {pixels}: the autoencoder shrinks by {autoencoder.factor}, "
+                f"the network by {self.cell}; use {max(1, size // pixels) * pixels}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What pictures are to show, and how strongly."""
+
+    prompt: Sequence[str]
+    negative: str = ""
+    """What guidance pushes away from; empty is no text."""
+    width: int
+    """In pixels."""
+    height: int
+    scale: float = 1.0
+    """Of guidance; 1 is none."""
+    rescale: float = 0.0
+    """Share of the guided estimate whose spread is put back to that without guidance."""
+
+
+class LatentTask(Task):
+    """Base of the tasks: captioned images in, a text-conditional model of latents out. Frozen autoencoder and text encoders are part of its state."""
+
+    config: LatentConfig
+
+    def __init__(self, config: LatentConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
+        super().__init__()
+        self.config, self.data, self.size = config, data, config.image_size or data.image_size
+        self.frozen_tasks = torch.nn.ModuleDict({role: upstream[role] for role in config.roles})
+        self.net = self.network(self.autoencoder.latent_channels, self.size // self.autoencoder.factor)
+
+    def network(self, channels: int, side: int) -> Any:
+        """A fresh network net(x, time, *condition) for latents (B, channels, side, side); its `model` is diffusers' own."""
+        raise NotImplementedError
+
+    def encode_texts(self, tokens: Sequence[Tensor]) -> Batch:
+        """Tokens (B, N) of each text encoder -> what these make of them, B rows each."""
+        raise NotImplementedError
+
+    def condition(self, encoded: Batch) -> Condition:
+        """What the network is told of encoded samples: of what `encode_texts` gave, and of `sizes` (B, 6)."""
+        raise NotImplementedError
+
+    def shown(self, batch: Batch, step: Step) -> Condition:
+        """What the network is told in training: some texts are left out."""
+        raise NotImplementedError
+
+    def blank(self, condition: Condition) -> Condition:
+        """The same without any text."""
+        raise NotImplementedError
+
+    def denoising_loss(self, batch: Batch, told: Condition, step: Step) -> tuple[Tensor, Metrics]:
+        """The network's error (B,) on noised latents of the batch."""
+        raise NotImplementedError
+
+    def to_x0(self, said: Tensor, x: Tensor, time: Tensor) -> Tensor:
+        """The clean latents (B, c, h, w) that the network's words mean, at a time of the grid, of no dimension."""
+        raise NotImplementedError
+
+    def grid(self, steps: int, *, clean: bool = True) -> Grid:
+        """Where sampling asks the network, from pure noise to clean latents, or else to the least noise it knows."""
+        raise NotImplementedError
+
+    @property
+    def autoencoder(self) -> ImageAutoencoder:
+        """The frozen autoencoder."""
+        found = self.frozen_tasks["autoencoder"]
+        assert isinstance(found, ImageAutoencoder)
+        return found
+
+    @property
+    def towers(self) -> list[TextTower]:
+        """The frozen text encoders."""
+        return [text_tower(task) for role, task in self.frozen_tasks.items() if role.startswith("text") and isinstance(task, Task)]
+
+    def prepare(self, source: DataSource) -> None:
+        if not self.autoencoder.scale.item():
+            self.autoencoder.measure(source)
+
+    def transform(self, train: bool) -> LatentTransform:
+        return LatentTransform(self.size, self.tokenizers(), self.config.random_crop)
+
+    def tokenizers(self) -> list[FixedLengthTokenizer]:
+        """One a text encoder."""
+        return [tower.tokenizer.fixed_length(tower.pad_token) for tower in self.towers]
+
+    def encode(self, batch: Batch) -> Batch:
+        mean, std = self.autoencoder.encode_image(2 * batch["image"] - 1)
+        tokens = [batch[f"tokens_{i}"] for i in range(len(self.towers))]
+        return {"latent_mean": mean, "latent_std": std, **self.encode_texts(tokens), "sizes": batch["sizes"]}
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str]) -> Batch:
+        """What the text encoders make of texts."""
+        return self.encode_texts([tokenizer(texts).to(self.device) for tokenizer in self.tokenizers()])
+
+    def latents(self, batch: Batch, seed: int) -> Tensor:
+        """Sampled latents (B, c, h, w) of unit standard deviation, with noise keyed by position."""
+        mean, std = batch["latent_mean"], batch["latent_std"]
+        drawn = mean + std * random.normal(batch["position"], tuple(mean.shape[1:]), seed=seed, stream="posterior")
+        return (drawn - self.autoencoder.shift) * self.autoencoder.scale
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        return self.denoising_loss(batch, self.shown(batch, step), step)
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        loss, metrics = self.denoising_loss(batch, self.condition(batch), Step(0, 1))
+        return {"loss": loss, **metrics}
+
+    def told(self, prompts: Sequence[str], width: int, height: int) -> Condition:
+        """What the network is told of prompts, for pictures of that size in pixels."""
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=torch.int32).expand(len(prompts), 6)
+        return self.condition({**self.read(prompts), "sizes": sizes})
+
+    def both(self, wish: Wish) -> tuple[Condition, Condition]:
+        """What the network is told with the prompts, and what guidance pushes away from: nothing, or a negative prompt."""
+        told = self.told(wish.prompt, wish.width, wish.height)
+        return told, self.told([wish.negative] * len(wish.prompt), wish.width, wish.height) if wish.negative else self.blank(told)
+
+    def guided(self, wish: Wish) -> Denoiser:
+        """The network as samplers ask it, with classifier-free guidance where the scale is not 1."""
+        told = self.both(wish)
+        twice = [torch.cat(pair) for pair in zip(*told, strict=True)]
+
+        def estimate(x: Tensor, time: Tensor) -> Tensor:
+            times = time.to(x.device).expand(len(x))
+            if wish.scale == 1:
+                said = self.net(x, times, *told[0])
+            else:
+                said = classifier_free(*self.net(torch.cat([x, x]), torch.cat([times, times]), *twice).chunk(2), wish.scale, wish.rescale)
+            return self.to_x0(said.to(x.dtype), x, time)
+
+        return estimate
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Latents (B, c, h, w) of unit standard deviation -> pictures (B, C, H, W) in [0, 1]."""
+        return (self.autoencoder.decode_latent(latents / self.autoencoder.scale + self.autoencoder.shift).float() / 2 + 0.5).clamp(0, 1)
+
+    @action
+    @torch.no_grad()
+    def generate(
+        self, *, prompt: list[str], seed: list[int], negative_prompt: str = "", steps: int = 30, guidance_scale: float = -1.0,
+        guidance_rescale: float = 0.0, width: int = 0, height: int = 0, sampler: SamplerName = "ddim",
+    ) -> Tensor:  # fmt: skip
+        """Pictures (B, C, height, width) in [0, 1] of prompts, one a seed; picture i is that of prompt i and seed i alone.
+
+        guidance_scale 1 is none, below 0 the recipe's; sizes are in pixels, 0 the size of training.
+        """
+        wish = self.wish(prompt, negative_prompt, guidance_scale, guidance_rescale, width or self.size, height or self.size)
+        noise = self.noise(wish, seed)
+        return self.pictures(walk(sampler, self.guided(wish), noise(), self.grid(steps), noise))
+
+    def wish(self, prompt: Sequence[str], negative: str, scale: float, rescale: float, width: int, height: int) -> Wish:
+        """The wish of an action's arguments. ValueError where pictures cannot be of that size."""
+        pixels = self.autoencoder.factor * self.config.cell
+        if width % pixels or height % pixels or width < pixels or height < pixels:
+            fitting = " x ".join(str(max(1, side // pixels) * pixels) for side in (width, height))
+            raise ValueError(f"a picture of {width} x {height} pixels: both must be multiples of {pixels}; use {fitting}")
+        scale = self.config.guidance_scale if scale < 0 else scale
+        return Wish(prompt=prompt, negative=negative, width=width, height=height, scale=scale, rescale=rescale)
+
+    def noise(self, wish: Wish, seed: Sequence[int]) -> SeededNoise:
+        """Noise of latents, a generator a picture. ValueError where prompts and seeds differ in number."""
+        if len(wish.prompt) != len(seed):
+            raise ValueError(f"there are {len(wish.prompt)} prompts and {len(seed)} seeds; give one seed a prompt")
+        factor = self.autoencoder.factor
+        return SeededNoise(seed, (self.autoencoder.latent_channels, wish.height // factor, wish.width // factor), self.device)
+
+    def example(self, size: int) -> Batch:
+        side = self.size // self.autoencoder.factor
+        latents = torch.zeros(size, self.autoencoder.latent_channels, side, side)
+        with torch.no_grad():
+            texts = self.encode_texts([torch.zeros(size, tower.length, dtype=torch.int64).to(self.device) for tower in self.towers])
+        sizes = torch.tensor([[self.size, self.size, 0, 0, self.size, self.size]], dtype=torch.int32).expand(size, 6)
+        made = {"latent_mean": latents, "latent_std": latents + 1, "sizes": sizes, "position": torch.arange(size), "weight": torch.ones(size)}
+        return {**{name: value.to(self.device) for name, value in made.items()}, **texts}
+
+    def flops_per_sample(self) -> float:
+        """Products and convolutions of the network, forward once and backward twice as much; frozen networks are not counted."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        told = self.condition({name: value.to("meta") for name, value in self.example(1).items()})
+        channels, side = self.autoencoder.latent_channels, self.size // self.autoencoder.factor
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.network(channels, side)(torch.empty(1, channels, side, side), torch.zeros(1), *told)
+        return 3.0 * counter.get_total_flops()
+
+    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
+        from genlib.models.diffusion.latent_assess import assess
+
+        return assess(self, source, folder)

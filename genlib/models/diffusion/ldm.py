@@ -1,0 +1,157 @@
+"""Latent diffusion on text (Rombach et al. 2022, arXiv:2112.10752).
+
+A frozen autoencoder makes latents of images, a frozen text encoder makes hidden states of captions; a U-Net learns to take noise out
+of the latents while its attention layers read the text: queries from the latents, keys and values from the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genlib import random
+from genlib.config import DataConfig, OptimConfig, TrainConfig, tunable
+from genlib.functional import diffusion, grids
+from genlib.models.autoencoders.kl import AutoencoderKLConfig
+from genlib.models.components import adopt_component
+from genlib.models.diffusion import latent_tiny as tiny
+from genlib.models.diffusion.latent import Condition, LatentConfig
+from genlib.models.diffusion.latent_editing import LatentEditor
+from genlib.models.diffusion.latent_unet import ConditionalUNet, LatentUNetConfig
+from genlib.models.diffusion.process import DiscreteConfig, denoising_loss
+from genlib.models.representation.clip_towers import TextTransformer
+from genlib.models.representation.text_encoder import TextEncoderConfig
+from genlib.recipe import Recipe, Stage
+from genlib.task import Task
+from genlib.types import Batch, DataSpec, Metrics, Step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentDiffusionConfig(LatentConfig):
+    """The denoiser, its process, and what samples it is shown with."""
+
+    unet: LatentUNetConfig = field(default_factory=LatentUNetConfig)
+    """The network."""
+    process: DiscreteConfig = field(default_factory=lambda: DiscreteConfig(beta_schedule="scaled_linear"))
+    """Noise levels and loss."""
+    caption_dropout: float = tunable(0.1, low=0.02, high=0.3, at_least=0, below=1)
+    """Share of samples that are shown without their caption."""
+
+    @property
+    def cell(self) -> int:
+        return self.unet.factor
+
+    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> LatentDiffusion:
+        self.refuse_unfit(data, upstream)
+        return LatentDiffusion(self, data, upstream)
+
+
+class LatentDiffusion(LatentEditor):
+    """The task: captioned images in, a text-conditional denoiser of latents out."""
+
+    config: LatentDiffusionConfig
+
+    def __init__(self, config: LatentDiffusionConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
+        super().__init__(config, data, upstream)
+        self.schedule = config.process.schedule()
+
+    def network(self, channels: int, side: int) -> Any:
+        return self.config.unet.build(channels, self.towers[0].width, side)
+
+    def encode_texts(self, tokens: Sequence[Tensor]) -> Batch:
+        """Tokens [(B, N)] -> `text` (B, N, D): the last hidden states, normalised."""
+        return {"text": self.towers[0].states(tokens[0])[1]}
+
+    def condition(self, encoded: Batch) -> Condition:
+        return (encoded["text"],)
+
+    def blank(self, condition: Condition) -> Condition:
+        """No text is an empty caption, as in the published pipeline."""
+        (text,) = condition
+        return (self.read([""])["text"].to(text.dtype).expand_as(text),)
+
+    def shown(self, batch: Batch, step: Step) -> Condition:
+        left_out = random.uniform(batch["position"], seed=step.seed, stream="caption dropout") < self.config.caption_dropout
+        told = self.condition(batch)
+        return tuple(torch.where(left_out.view(-1, *[1] * (a.dim() - 1)), b, a) for a, b in zip(told, self.blank(told), strict=True))
+
+    def denoising_loss(self, batch: Batch, told: Condition, step: Step) -> tuple[Tensor, Metrics]:
+        """The network's weighted error (B,) at random times of the process."""
+        x0 = self.latents(batch, step.seed)
+        return denoising_loss(lambda x, time: self.net(x, time, *told), x0, batch, step, self.config.process, self.schedule, times=self.times)
+
+    @property
+    def times(self) -> tuple[float, float]:
+        """The share of the noise levels that it learns, 0 being the least noise."""
+        return 0.0, 1.0
+
+    def to_x0(self, said: Tensor, x: Tensor, time: Tensor) -> Tensor:
+        return diffusion.to_x0(self.config.process.prediction, said, x, *self.schedule.at(time, x))
+
+    def grid(self, steps: int, *, clean: bool = True) -> grids.Grid:
+        """From the last noise level on."""
+        return grids.trailing(self.schedule, steps, end=None if clean else 0)
+
+    def export(self, folder: Path) -> None:
+        from genlib.models.diffusion.latent_export import export_stable_diffusion
+
+        export_stable_diffusion(self, folder / "diffusers")
+
+    def adopt(self, folder: Path) -> None:
+        """The U-Net of a pipeline folder or of a component's own folder."""
+        assert isinstance(self.net, ConditionalUNet)
+        adopt_component(self.net.model, folder / "unet" if (folder / "unet").is_dir() else folder)
+
+
+_UPSTREAM = {"autoencoder": "autoencoder", "text": "text"}
+
+
+def _smoke() -> tuple[Stage, ...]:
+    unet = LatentUNetConfig(block_out_channels=(16, 32), transformer_layers=(0, 1), layers_per_block=1, head_dim=8, norm_groups=4)
+    task = LatentDiffusionConfig(unet=unet, prompts=("a red circle", "a blue square"))
+    return tiny.smoke_autoencoder(), tiny.smoke_text("text"), tiny.smoke_stage("denoiser", task, needs=_UPSTREAM)
+
+
+def ldm_tiny() -> Recipe:
+    """Latent diffusion on icons with one text encoder: autoencoder, text encoder and denoiser, all from nothing.
+
+    `python jobs/train.py ldm_tiny`
+    """
+    unet = LatentUNetConfig(block_out_channels=(64, 128), transformer_layers=(1, 1), layers_per_block=1, head_dim=32)
+    process = DiscreteConfig(beta_schedule="cosine", prediction="v", zero_terminal_snr=True, min_snr_gamma=5.0)
+    task = LatentDiffusionConfig(unet=unet, process=process, prompts=tiny.PROMPTS, guidance_scale=4.0)
+    train = tiny.training(3000, 64, 1e-3, ema_halflife_samples=20_000)
+    stages = (
+        tiny.autoencoder_stage(),
+        tiny.text_stage("text", 128, 128, 300),
+        Stage(name="denoiser", task=task, data=tiny.ICONS, train=train, needs=_UPSTREAM),
+    )
+    return Recipe(stages=stages, smoke=_smoke())
+
+
+def ldm_sd2() -> Recipe:
+    """Stable Diffusion 2 as published, 865,910,724 parameters in the U-Net, over WebDataset shards; the rest from local folders.
+
+    Its text encoder is OpenCLIP's ViT-H/14 without the last of 24 blocks, so that what our class takes, the last hidden states with the
+    final normalisation, are the published ones.
+
+    `ray job submit --working-dir . -- python jobs/train.py ldm_sd2 --workers 64 --denoiser.data.train 'shards/{00000..09999}.tar'
+    --autoencoder.train.start_from SD2/vae --text.train.start_from SD2/text_encoder`
+    """
+    taken, squares = TrainConfig(steps=0), DataConfig(image_size=768)
+    text = TextEncoderConfig(text=TextTransformer(width=1024, layers=23, heads=16), activation="gelu")
+    unet = LatentUNetConfig(block_out_channels=(320, 640, 1280, 1280), transformer_layers=(1, 1, 1, 0), gradient_checkpointing=True)
+    task = LatentDiffusionConfig(image_size=768, unet=unet, process=DiscreteConfig(beta_schedule="scaled_linear", prediction="v"))
+    optim = OptimConfig(learning_rate=1e-4, weight_decay=0.01, warmup_steps=10_000, clip_norm=1.0)
+    train = TrainConfig(steps=550_000, global_batch=2048, precision="bf16", strategy="zero2", optim=optim, ema_halflife_samples=14_000_000)
+    stages = (
+        Stage(name="autoencoder", task=AutoencoderKLConfig(image_size=768), data=squares, train=taken),
+        Stage(name="text", task=text, data=squares, train=taken),
+        Stage(name="denoiser", task=task, data=squares, train=train, needs=_UPSTREAM),
+    )
+    return Recipe(stages=stages, smoke=_smoke())

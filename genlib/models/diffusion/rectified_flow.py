@@ -1,0 +1,171 @@
+"""Rectified flow in pixels and its reflow (Liu et al. 2022, arXiv:2209.03003).
+
+A network learns the velocity noise - x0 on straight lines between pictures and noise; following it from noise draws a picture. The
+lines cross, so what is followed is bent. A second network that learns on the first one's own pairs of noise and picture has
+lines that cross less: straighter paths, fewer steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from genlib import random
+from genlib.config import DataConfig, TaskConfig, TrainConfig, limited
+from genlib.functional.diffusion import interpolate, straightness, to_x0_from_velocity, velocity
+from genlib.functional.samplers import Grid, OnStep, flow_euler
+from genlib.models.diffusion.ddpm import SHORT, SMALL, smoke
+from genlib.models.diffusion.pixels import PixelTask, PixelUNet
+from genlib.models.diffusion.process import noise_of
+from genlib.pictures import save_contact_sheet
+from genlib.recipe import Recipe, Stage
+from genlib.task import Task, action
+from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(x_t (B, ...), t (B,) in [0, 1], 1 being noise) -> velocity of x_t's shape."""
+TOLD = 1000.0
+"""A U-Net is told t times this, the range that its sinusoids are made for."""
+
+
+def flow_loss(network: Velocity, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Squared error (B,) of the velocity on the line from x0 to noise, both (B, ...), at t (B,)."""
+    error = network(interpolate(x0, noise, t), t).float() - velocity(x0, noise)
+    return error.square().flatten(1).mean(1)
+
+
+def follow(network: Velocity, noise: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
+    """Where the flow takes noise (B, ...) in so many Euler steps of one length."""
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, but noise becomes a picture in 1 or more")
+    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    grid = Grid(t[:-1].float(), 1 - t, t)
+    return flow_euler(lambda x, time: to_x0_from_velocity(network(x, time.expand(len(x))).to(x.dtype), x, time), noise, grid, on_step=on_step)
+
+
+def path(network: Velocity, noise: Tensor, steps: int) -> Tensor:
+    """All points of `follow`, (steps + 1, B, ...), noise first."""
+    points = [noise]
+    follow(network, noise, steps, lambda _, x, __: points.append(x.clone()))
+    return torch.stack(points)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RectifiedFlowConfig(TaskConfig):
+    """A flow between noise and pictures."""
+
+    unet: PixelUNet = field(default_factory=PixelUNet)
+    """What says the velocity."""
+    flip: bool = False
+    """Mirror half of the training pictures from left to right."""
+
+    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> RectifiedFlow:
+        return RectifiedFlow(self, data)
+
+
+class RectifiedFlow(PixelTask):
+    """The task: pictures in, a velocity out."""
+
+    def __init__(self, config: RectifiedFlowConfig, data: DataSpec) -> None:
+        super().__init__(config.unet, data, flip=config.flip)
+        self.config = config
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network as a `Velocity`."""
+        return self.predict(x, t * TOLD)
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        noise = random.normal(batch["position"], self.shape, seed=step.seed, stream="flow noise")
+        return self.loss_between(batch["image"], noise, batch, step), {}
+
+    def loss_between(self, x0: Tensor, noise: Tensor, batch: Batch, step: Step) -> Tensor:
+        """`flow_loss` (B,) at times uniform in [0, 1), keyed by position."""
+        t = random.uniform(batch["position"], seed=step.seed, stream="flow time")
+        return flow_loss(self.velocity, x0, noise, t)
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        return {"loss": self.loss("train", batch, Step(0, 1))[0]}
+
+    @action
+    @torch.no_grad()
+    def generate(self, *, seed: list[int], steps: int = 32) -> Tensor:
+        """Pictures (len(seed), C, H, W) in [0, 1], each of its own seed."""
+        return (follow(self.velocity, noise_of(seed, self.shape, self.device), steps) / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
+        """How straight the flow is, and how far 4 steps end from 64 (mean squared, pixels in [-1, 1]). Leaves `contact_sheet.png`."""
+        points = path(self.velocity, noise_of(range(64), self.shape, self.device), 64)
+        few = follow(self.velocity, points[0], 4)
+        save_steps(self, folder / "contact_sheet.png")
+        per_pixel = straightness(points, torch.linspace(0, 1, 65)).mean().item() / points[0, 0].numel()
+        return {"straightness": per_pixel, "error_of_4_steps": (few - points[-1]).square().mean().item()}
+
+
+def save_steps(task: RectifiedFlow, path: Path) -> None:
+    """A sheet of pictures of the same eight noises in 1, 2, 4, 8 and 64 steps."""
+    counts, seeds = (1, 2, 4, 8, 64), list(range(8))
+    pictures = torch.cat([task.generate(seed=seeds, steps=steps) for steps in counts]).permute(0, 2, 3, 1).cpu().numpy()
+    labels = [f"{steps} step{'s' if steps > 1 else ''}" for steps in counts for _ in seeds]
+    save_contact_sheet(path, list(pictures), labels, columns=len(seeds), side=64, label_lines=1, title="The same noises in more and more steps")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReflowConfig(TaskConfig):
+    """A straighter flow from a trained one, the stage it needs as `teacher`, whose network it starts as."""
+
+    teacher_steps: int = limited(16, at_least=1)
+    """Euler steps in which the teacher draws the picture of a noise."""
+
+    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Reflow:
+        teacher = upstream.get("teacher")
+        if not isinstance(teacher, RectifiedFlow):
+            raise ValueError("reflow straightens a trained rectified flow; give the stage that trains one as needs={'teacher': its name}")
+        return Reflow(self, teacher)
+
+
+class Reflow(RectifiedFlow):
+    """The task: the teacher's pairs of noise and picture in, a velocity out. A sample of the data gives its number alone."""
+
+    def __init__(self, config: ReflowConfig, teacher: RectifiedFlow) -> None:
+        super().__init__(teacher.config, teacher.data)
+        self.teacher, self.teacher_steps = teacher, config.teacher_steps
+        self.net.load_state_dict(teacher.net.state_dict())
+
+    def encode(self, batch: Batch) -> Batch:
+        noise, image = self.pairs(batch["sample"], "reflow noise")
+        return {"noise": noise, "image": image}
+
+    def pairs(self, number: Tensor, stream: str) -> tuple[Tensor, Tensor]:
+        """Noise (B, C, H, W) keyed by numbers (B,), and the teacher's pictures of it."""
+        noise = random.normal(number, self.shape, seed=0, stream=stream)
+        return noise, follow(self.teacher.velocity, noise, self.teacher_steps)
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        return self.loss_between(batch["image"], batch["noise"], batch, step), {}
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        noise, image = self.pairs(batch["position"], "held-out reflow noise")
+        return {"loss": self.loss_between(image, noise, batch, Step(0, 1))}
+
+    def example(self, size: int) -> Batch:
+        return {**super().example(size), "noise": torch.randn(size, *self.shape)}
+
+
+def rectified_flow() -> Recipe:
+    """Coloured shapes, 16 x 16 pixels: a rectified flow, then one reflow that draws in few steps.
+
+    `python jobs/train.py rectified_flow`
+    """
+    data = DataConfig(train="shapes", image_size=16)
+    flow = Stage(
+        name="flow", task=RectifiedFlowConfig(unet=PixelUNet(widths=(32, 64))), data=data, train=TrainConfig(steps=600, **SHORT)
+    )  # fmt: skip
+    reflow = Stage(name="reflow", task=ReflowConfig(), data=data, train=TrainConfig(steps=300, **SHORT), needs={"teacher": "flow"})
+    (small,) = smoke(RectifiedFlowConfig(unet=SMALL))
+    small_reflow = replace(small, name="reflow", task=ReflowConfig(teacher_steps=2), needs={"teacher": "flow"})
+    return Recipe(stages=(flow, reflow), smoke=(replace(small, name="flow"), small_reflow))

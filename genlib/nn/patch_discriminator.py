@@ -1,0 +1,33 @@
+"""PatchGAN discriminator (Isola et al. 2017, arXiv:1611.07004): one logit for each overlapping patch of an image.
+
+Normalised over groups of channels of one image, where the paper normalises over the batch: a logit depends on its own image alone.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class PatchDiscriminator(nn.Module):
+    """(B, channels, H, W) in [-1, 1] -> logits (B, 1, h, w). `layers` halvings; 3 sees patches of 70 pixels a side."""
+
+    def __init__(self, channels: int, width: int = 64, layers: int = 3) -> None:
+        super().__init__()
+        widths = [min(2**i, 8) * width for i in range(layers + 1)]
+        blocks: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        for i in range(1, layers + 1):
+            stride = 2 if i < layers else 1
+            blocks += [nn.Conv2d(widths[i - 1], widths[i], 4, stride, 1, bias=False), nn.GroupNorm(8, widths[i]), nn.LeakyReLU(0.2, inplace=True)]
+        self.blocks = nn.Sequential(*blocks, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+
+    @staticmethod
+    def smallest_image(layers: int) -> int:
+        """Pixels a side below which there is no whole patch."""
+        return 3 * 2**layers
+
+    def forward(self, image: Tensor) -> Tensor:
+        """See the class; fp32 logits."""
+        return self.blocks(image).float()

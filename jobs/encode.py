@@ -1,0 +1,66 @@
+"""Encodes a recipe's samples by its frozen networks before training, on other workers; what is there already stays.
+
+    python jobs/encode.py sdxl --workers 16 --cpus-per-worker 2 --denoiser.train.encoded_dir /shared/encoded
+
+It takes the words of jobs/train.py, and the stages that a stage needs from the same run. Training with `train.encode` auto or cache
+then finds it all; with `ahead` it begins by doing the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.connect import connected
+from cluster.preflight import refuse_impossible
+from genlib import checkpoint
+from genlib.engine.fit import plan_encoding
+from genlib.recipe import Stage
+from jobs import run_folder
+from jobs.command_line import Command, exit_code, parse
+from jobs.encoder import Workers, encode_ahead
+from jobs.train import look_at_data
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; the exit code. ValueError where no stage encodes, or what it needs is not trained."""
+    command = parse(arguments)
+    options = command.options
+    run = run_folder.run_folder(options.run or command.recipe, options.run_dir)
+    workers = Workers(options.worker_range[0], options.cpus_per_worker, options.gpus_per_worker or 0)
+    with run_folder.only_one(run), connected():
+        refuse_impossible(workers.count, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}))
+        look_at_data(command, run)
+        if not sum(encode_stage(command, run, stage, workers) for stage in command.stages):
+            raise ValueError(f"recipe {command.recipe} encodes nothing: no stage of it learns on what a frozen network makes of samples")
+    return 0
+
+
+def encode_stage(command: Command, run: Path, stage: Stage, workers: Workers) -> bool:
+    """Encodes the samples of one stage; whether it has such."""
+    from genlib.data.source import open_source
+
+    if not stage.needs and len(command.stages) > 1:
+        return False
+    kept = run_folder.set_folder(run, command.stages, stage)
+    folder = run_folder.stage_folder(run, command.stages, stage)
+    upstream = {role: final_of(command, run, name) for role, name in stage.needs.items()}
+    work = plan_encoding(stage, recipe=command.recipe, source=open_source(stage.data, kept), folder=folder, upstream=upstream)
+    if work is None:
+        return False
+    encode_ahead(work, kept, workers)
+    return True
+
+
+def final_of(command: Command, run: Path, name: str) -> Path:
+    """The last checkpoint of a stage that is trained. ValueError where it is not."""
+    stage = next(stage for stage in command.stages if stage.name == name)
+    found = checkpoint.newest(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
+    if found is None or not found[1].finished:
+        raise ValueError(f"stage {name} of run {run.name} is not trained, but others encode with it; train it first with jobs/train.py")
+    return found[0]
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

@@ -1,0 +1,222 @@
+"""Makes many pictures from a checkpoint over all workers: `python jobs/generate.py runs/sdxl --prompts prompts.txt --out pictures`.
+
+The prompt file has a prompt a line, or in a .jsonl an object a line: {"prompt": ..., "seed": ...} or {"label": ..., "seed": ...}. Picture
+i is a function of its prompt, its seed and the options alone, whoever makes it; what is there already is not made again, so the same
+command goes on after any kill. `--format shards` writes WebDataset tars that training reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.parallel import once_connected, parallel_map
+from genlib import checkpoint
+from genlib.data.files import write_atomically
+from genlib.data.writer import ShardWriter, png
+from genlib.metrics.conditions import parameters, sampler_options
+from genlib.task import Task
+from jobs.command_line import exit_code
+from jobs.evaluate import located, whole_number
+from jobs.run_folder import only_one, read_json, write_json
+
+NOTE = "generate.json"
+"""In the output: what the pictures are of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """All pictures that are to be made."""
+
+    final: Path
+    """The checkpoint."""
+    out: Path
+    shards: bool
+    asked: tuple[dict[str, Any], ...]
+    """What each line of the prompt file says: `prompt` or `label`, and perhaps `seed`."""
+    each: int
+    """Pictures of each line."""
+    seed: int
+    options: tuple[tuple[str, Any], ...]
+    block: int
+    """Pictures that are made at a time, and lie in a shard."""
+
+    def __len__(self) -> int:
+        return len(self.asked) * self.each
+
+    def facts(self, number: int) -> dict[str, Any]:
+        """What picture `number` is made of."""
+        line = self.asked[number // self.each]
+        return {**line, "seed": line.get("seed", self.seed) + (number % self.each if "seed" in line else number)}
+
+    def numbers(self, block: int) -> range:
+        """The pictures of a block."""
+        return range(block * self.block, min(len(self), (block + 1) * self.block))
+
+    def path(self, number: int) -> Path:
+        """Where a picture goes in a folder."""
+        return self.out / f"{number:08d}.png"
+
+    def shard(self, block: int) -> Path:
+        """Where a block goes in shards."""
+        return self.out / f"train-{block:05d}.tar"
+
+    def missing(self, block: int) -> list[int]:
+        """The pictures of a block that are not there."""
+        if self.shards:
+            return [] if self.shard(block).exists() else list(self.numbers(block))
+        return [number for number in self.numbers(block) if not self.path(number).exists()]
+
+
+@lru_cache(1)
+def loaded(final: Path) -> Task:
+    """The checkpoint's task, once a process."""
+    return checkpoint.load_task(final, ema=True, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make(block: int, order: Order) -> int:
+    """Makes and writes the pictures of a block that are not there; how many."""
+    numbers = order.missing(block)
+    task, facts = loaded(order.final), [order.facts(number) for number in numbers]
+    arguments = {name: [fact[name] for fact in facts] for name in facts[0]}
+    pictures = task.generate(**arguments, **dict(order.options))  # type: ignore[operator]
+    files = [png((picture.permute(1, 2, 0).clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()) for picture in pictures]
+    if order.shards:
+        write_shard(order, block, files, facts)
+    else:
+        for number, content, fact in zip(numbers, files, facts, strict=True):
+            write_atomically(order.path(number).with_suffix(".json"), (json.dumps(fact) + "\n").encode())
+            write_atomically(order.path(number), content)
+    return len(files)
+
+
+def write_shard(order: Order, block: int, files: Sequence[bytes], facts: Sequence[dict[str, Any]]) -> None:
+    """A tar of the block, which gets its name once it is whole."""
+    hidden = order.out / f".{order.shard(block).stem}"
+    shutil.rmtree(hidden, ignore_errors=True)
+    writer = ShardWriter(hidden, "block", max_count=len(files), max_bytes=1 << 40)
+    for number, content, fact in zip(order.numbers(block), files, facts, strict=True):
+        text = {"txt": fact["prompt"].encode()} if "prompt" in fact else {"cls": str(fact["label"]).encode()} if "label" in fact else {}
+        writer.write(f"{number:08d}", {"png": content, **text, "json": json.dumps(fact).encode()})
+    (written,) = writer.commit()
+    os.replace(written, order.shard(block))
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def read_prompts(path: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of a prompt file as `prompt` or `label`, whatever the model takes. ValueError names the first line that is wrong."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--prompts {path} cannot be read ({type(error).__name__}); name a text file with a prompt a line") from None
+    if not lines:
+        raise ValueError(f"--prompts {path} is empty; write a prompt a line")
+    return [one_line(line, number, path, kind) for number, line in enumerate(lines, 1)]
+
+
+def one_line(line: str, number: int, path: Path, kind: str) -> dict[str, Any]:
+    """What one line asks for."""
+    if path.suffix == ".jsonl":
+        try:
+            values = json.loads(line)
+        except ValueError:
+            values = None
+        if not isinstance(values, dict) or kind not in values or not set(values) <= {kind, "seed"} or type(values.get("seed", 0)) is not int:
+            raise ValueError(f'{path}, line {number}: {line[:60]!r} is no object like {{"{kind}": ..., "seed": 0}}')
+    else:
+        values = {kind: line}
+    if kind == "label" and not str(values[kind]).isdecimal():
+        raise ValueError(f"{path}, line {number}: {values[kind]!r} is no label; this model makes pictures of the numbers of classes")
+    return {**values, kind: int(values[kind]) if kind == "label" else str(values[kind])}
+
+
+def ordered(options: argparse.Namespace) -> Order:
+    """What the command line asks for. ValueError in one sentence where it cannot be done."""
+    final, _ = located(options.folder)
+    task = loaded(final)
+    takes = parameters(task)
+    kind = next((name for name in ("prompt", "label") if name in takes), "")
+    if kind and options.prompts is None:
+        raise ValueError(f"{type(task).__name__} makes pictures by {kind}; name a file with one a line with --prompts")
+    if options.prompts is not None and not kind:
+        raise ValueError(f"{type(task).__name__} makes pictures of nothing in particular, so it takes no --prompts; say how many with --each")
+    asked = read_prompts(options.prompts, kind) if options.prompts else [{}]
+    chosen = sampler_options(task, options.sampler)
+    return Order(
+        final.absolute(), options.out.absolute(), options.format == "shards", tuple(asked), options.each, options.seed, tuple(chosen.items()),
+        options.block,
+    )  # fmt: skip
+
+
+def note(order: Order) -> dict[str, Any]:
+    """What must not change between a run and its resumption."""
+    manifest = checkpoint.read_manifest(order.final)
+    return {
+        "weights": manifest.files.get("ema.safetensors") or manifest.files["weights.safetensors"],
+        "prompts": hashlib.sha256(json.dumps(order.asked, sort_keys=True).encode()).hexdigest(), "each": order.each, "seed": order.seed,
+        "format": "shards" if order.shards else "folder", "block": order.block, "options": dict(order.options),
+    }  # fmt: skip
+
+
+def refuse_other(order: Order, now: dict[str, Any]) -> None:
+    """ValueError where the folder holds pictures of something else."""
+    before = read_json(order.out / NOTE)
+    if before is None:
+        if any(order.out.glob("*.png")) or any(order.out.glob("*.tar")):
+            raise ValueError(f"{order.out} holds pictures of which nothing is known; give another --out")
+        write_json(order.out / NOTE, now)
+    elif changed := next((name for name in now if before.get(name) != now[name]), None):
+        was = f"{before.get(changed)!r}, now {now[changed]!r}"
+        raise ValueError(f"{order.out} holds pictures of another {changed} ({was}); restore it or give another --out")
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python jobs/generate.py", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), or a checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--prompts", type=Path, help="file with a prompt (or label) a line, or .jsonl")
+    parser.add_argument("--each", type=whole_number, default=1, help="pictures of each prompt (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture; the others follow (default %(default)s)")
+    parser.add_argument("--format", choices=("folder", "shards"), default="folder", help="PNGs with JSON beside them, or WebDataset tars")
+    parser.add_argument("--block", type=whole_number, default=64, help="pictures at a time, and in a shard (default %(default)s)")
+    parser.add_argument("--sampler", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of the task's generate, such as steps=30")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Makes pictures from the newest checkpoint of a run over all workers of the cluster, or in this process where they are few."""
+    order = ordered(parsed(arguments))
+    order.out.mkdir(parents=True, exist_ok=True)
+    with only_one(order.out):
+        refuse_other(order, note(order))
+        missing = {block: len(order.missing(block)) for block in range(-(-len(order) // order.block))}
+        blocks = [block for block, count in missing.items() if count]
+        if done := len(order) - sum(missing.values()):
+            print(f"{done:,} of {len(order):,} pictures are there already", file=sys.stderr)
+        work = partial(make, order=order)
+        if len(blocks) > 1:
+            with once_connected():
+                import ray
+
+                gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+                made = sum(parallel_map(work, blocks, label="block", local_below=2, gpus=gpus))
+        else:
+            made = sum(map(work, blocks))
+    print(f"{made:,} pictures made, {len(order):,} in {order.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

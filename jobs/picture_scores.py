@@ -1,0 +1,82 @@
+"""Pictures that a checkpoint makes, measured against real ones and their captions: what `jobs/evaluate.py --features --clip` does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from genlib import checkpoint
+from genlib.types import Batch, DataSource
+
+
+def score_pictures(final: Path, source: DataSource, folder: Path, device: torch.device, options: argparse.Namespace) -> dict[str, float]:
+    """Makes pictures by the checkpoint's action `generate` and measures them; writes samples.png and adds to scores.json."""
+    from genlib.metrics import features, scorecard
+    from genlib.metrics.conditions import conditions, sampler_options
+    from genlib.metrics.generative import Measurement, measure
+    from genlib.pictures import save_contact_sheet
+
+    task, split = checkpoint.load_task(final, ema=True, device=device), options.split or fitting_split(source)
+    asked = Measurement(
+        generator=generator_name(final), conditions=conditions(task, source, split, options.samples), batch=options.batch, seed=options.seed,
+        reference=split if split == "train" else source.spec.validation_name, sampler=sampler_options(task, options.sampler),
+    )  # fmt: skip
+    outcome = measure(
+        task, asked, lambda side: real_pictures(source, split, side, options.reference, options.batch),
+        networks=[features.load(where, device) for where in options.features],
+        text_network=features.load_clip(options.clip, device) if options.clip else None, on_pictures=progress(),
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = [picture.permute(1, 2, 0).numpy() for picture in outcome.pictures]
+    save_contact_sheet(
+        folder / "samples.png", pictures, outcome.captions, title=f"{len(pictures)} of {options.samples:,} pictures by {asked.generator}"
+    )
+    scorecard.add(folder / "scores.json", outcome.cards)
+    return outcome.metrics()
+
+
+def fitting_split(source: DataSource) -> str:
+    """The held-out samples, or where there are none those of the training."""
+    first = next(iter(source.batches("validation", 1, rank=0, world=1, seed=0, start=0)), None)
+    return "train" if first is None else "validation"
+
+
+def generator_name(final: Path) -> str:
+    """A checkpoint's name on scorecards: recipe, stage, step and the first digits of its weights' sha256."""
+    manifest = checkpoint.read_manifest(final)
+    digest = manifest.files.get("ema.safetensors") or manifest.files["weights.safetensors"]
+    return f"{manifest.recipe}/{manifest.stage}/{final.name}-{digest[:8]}"
+
+
+def real_pictures(source: DataSource, split: str, side: int, limit: int, size: int) -> Iterator[Batch]:
+    """At most `limit` real pictures, each once, in the order in which the split is read."""
+    from genlib.data.transforms import PlainTransform
+
+    transform = PlainTransform(side)
+    transform.fields = ("image",)  # labels and captions are not read
+    limit = min(limit, source.spec.num_samples) if split == "train" else limit
+    for batch in source.batches(split, size, rank=0, world=1, seed=0, start=0, transform=transform):
+        if batch["position"].min() >= limit:
+            return
+        yield {**batch, "weight": batch["weight"] * (batch["position"] < limit)}
+        if batch["position"].max() + 1 >= limit:
+            return
+
+
+def progress(every_seconds: float = 10.0) -> Callable[[int, int], None]:
+    """Says on stderr now and then how many pictures are made."""
+    start = last = time.monotonic()
+
+    def say(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= every_seconds:
+            last = now
+            print(f"{done:,} of {total:,} pictures, {(total - done) * (now - start) / done:.0f} s left", file=sys.stderr, flush=True)
+
+    return say

@@ -1,0 +1,156 @@
+"""What a recipe needs before it runs: `python jobs/train.py RECIPE --plan --gpus 64 --gpu-memory-gb 80`.
+
+For each stage a table of memory per GPU by part under each strategy, the first strategy that fits, the largest micro-batch, and the
+hours of the run at a stated share of the GPUs' peak (MFU). It builds on fake tensors: no Ray, no GPU, no weights, no shards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from genlib.engine.plan import PARTS, WAYS, Outlook, Way, outlook
+from genlib.engine.trace import FakeTask
+from genlib.recipe import Stage
+from genlib.task import Task, freeze
+from genlib.types import DataSpec
+from jobs.command_line import Command, RunOptions
+
+USABLE = 0.95
+"""Share of a GPU's memory that the allocator can hand out; the rest is for the CUDA context, NCCL and gaps. An assumption."""
+MOST_GPUS = 2**16
+_SHORT = {"optimizer": "+opt", "all": "+all"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The first strategy, from the fastest on, that fits."""
+
+    way: Way
+    micro_batch: int
+    """Samples a GPU holds at once."""
+    accumulation: int
+    """Micro-batches a step that this takes."""
+
+
+def planned(command: Command) -> str:
+    """The plan of all stages. ValueError, in a sentence, where the GPUs cannot hold one of them."""
+    stages = {stage.name: stage for stage in command.stages}
+    return "\n\n".join(stage_plan(stage, stages, command.options) for stage in command.stages)
+
+
+def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -> str:
+    """Head, table and conclusions of one stage."""
+    spec, origin = assumed_spec(stage)
+    fake = FakeTask(lambda: built(stage, stages, spec))
+    title = f"{stage.name}: {type(fake.task).__name__}, {fake.trained:,} trained and {fake.frozen:,} frozen parameters"
+    if not fake.task.phases or not stage.train.steps:
+        return f"{title}; nothing is trained"
+    micro_batch = math.ceil(stage.train.global_batch / stage.train.accumulation / options.gpus)
+    view = outlook(fake, stage.train, micro_batch)
+    ways = ways_for(fake.task, options.gpus)
+    fit = first_fit(view, ways, stage, options)
+    if fit is None:
+        raise ValueError(refusal(stage.name, view, ways_for(fake.task, 2), options))
+    head = f"{title}\ndata: {origin}\n{options.gpus:,} GPUs of {options.gpu_memory_gb:g} GB, {micro_batch:,} samples each at once:"
+    return "\n".join([head, table(view, ways, micro_batch, options), *conclusions(view, fit, stage, options)])
+
+
+def assumed_spec(stage: Stage) -> tuple[DataSpec, str]:
+    """What the stage's data is like, and where that is known from; shards are never read."""
+    from genlib.data.builtin import BUILTIN
+    from genlib.data.source import open_source
+
+    if stage.data.train in BUILTIN:
+        with suppress(ValueError, OSError):
+            return open_source(stage.data).spec, f"the built-in set {stage.data.train}"
+    size = stage.data.image_size
+    names, step = tuple(map(str, range(1000))), stage.data.bucket_step
+    spec = DataSpec(image_size=size, class_names=names, has_captions=True, num_samples=1_000_000, bucket_step=step)
+    return spec, f"assumed to be {f'{size} px' if size else 'of many sizes'}, 3 channels, with captions and 1,000 classes"
+
+
+def built(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
+    """The stage's task with its upstream tasks, all with fresh weights."""
+    upstream = {role: built(stages[name], stages, spec) for role, name in stage.needs.items()}
+    freeze(upstream)
+    return stage.task.build(spec, upstream)
+
+
+def ways_for(task: Task, gpus: int) -> list[Way]:
+    """What this task can be trained by on so many GPUs, from the fastest."""
+    return [
+        way
+        for way in WAYS
+        if (gpus == 1 or way.strategy != "single") and (gpus > 1 or way.strategy != "ddp") and not (way.strategy == "zero3" and task.zero3_refusal)
+    ]
+
+
+def first_fit(view: Outlook, ways: Sequence[Way], stage: Stage, options: RunOptions) -> Fit | None:
+    """The first way that holds the step as it is configured, else the first that does with more micro-batches; None where none does."""
+    budget, batch = USABLE * options.gpu_memory_gb * 1e9, stage.train.global_batch
+    micro_batch = math.ceil(batch / stage.train.accumulation / options.gpus)
+    for way in ways:
+        if view.at(way, options.gpus, micro_batch).device_bytes <= budget:
+            return Fit(way, micro_batch, stage.train.accumulation)
+    for way in ways:
+        most = replace(view, accumulation=2).largest_micro_batch(way, options.gpus, budget)
+        shares = (k for k in range(stage.train.accumulation + 1, batch + 1) if batch % k == 0 and math.ceil(batch / k / options.gpus) <= most)
+        if most and (accumulation := next(shares, 0)):
+            return Fit(way, math.ceil(batch / accumulation / options.gpus), accumulation)
+    return None
+
+
+def refusal(name: str, view: Outlook, ways: Sequence[Way], options: RunOptions) -> str:
+    """What the smallest hardware is that can hold one sample a GPU."""
+
+    def least_gb(gpus: int) -> float:
+        return min(view.at(way, gpus, 1).device_bytes for way in ways) / USABLE / 1e9
+
+    here = f"stage {name} does not fit {options.gpus:,} GPUs of {options.gpu_memory_gb:g} GB, not even one sample at once with everything offloaded"
+    memory = f"{options.gpus:,} GPUs of {math.ceil(least_gb(options.gpus)):,} GB"
+    if least_gb(MOST_GPUS) > options.gpu_memory_gb:
+        return f"{here}, and no number of them can hold it; the smallest that can: {memory}, or more GPUs of {math.ceil(least_gb(MOST_GPUS)):,} GB"
+    low, high = options.gpus, MOST_GPUS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if least_gb(middle) <= options.gpu_memory_gb else (middle, high)
+    return f"{here}; the smallest that can: {memory}, or {high:,} GPUs of {options.gpu_memory_gb:g} GB"
+
+
+def table(view: Outlook, ways: Sequence[Way], micro_batch: int, options: RunOptions) -> str:
+    """A row a part, a column a strategy: what lies on each GPU at the worst moment of a step."""
+    memories = [view.at(way, options.gpus, micro_batch) for way in ways]
+    unit, scale = ("GB", 1e9) if max(memory.device_bytes for memory in memories) >= 1e9 else ("MB", 1e6)
+    present = {part for memory in memories for part in memory.parts}
+    rows = [[f"{unit} per GPU", *(way.strategy + _SHORT.get(way.offload, "") for way in ways)]]
+    rows += [[part, *(digits(memory.parts.get(part, 0) / scale) for memory in memories)] for part in PARTS if part in present]
+    rows.append(["total", *(digits(memory.device_bytes / scale) for memory in memories)])
+    rows.append(["on its host", *(digits(memory.host_bytes / scale) for memory in memories)])
+    budget = USABLE * options.gpu_memory_gb * 1e9
+    rows.append(["largest micro-batch", *(f"{view.largest_micro_batch(way, options.gpus, budget):,}" for way in ways)])
+    return "\n".join("  " + f"{row[0]:<20}" + "".join(f"{cell:>11}" for cell in row[1:]) for row in rows)
+
+
+def digits(number: float) -> str:
+    """Three digits; a dot for nothing."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number >= 0.01 else "0.01" if number else "."
+
+
+def conclusions(view: Outlook, fit: Fit, stage: Stage, options: RunOptions) -> list[str]:
+    """What to do, and what it takes."""
+    train = stage.train
+    words = [f"--train.strategy {fit.way.strategy}"]
+    words += [f"--train.offload {fit.way.offload}"] if fit.way.offload != "none" else []
+    words += [f"--train.accumulation {fit.accumulation}"] if fit.accumulation != train.accumulation else []
+    flops = view.flops_per_sample() * train.global_batch
+    rate = options.gpus * options.mfu * options.gpu_tflops * 1e12 / view.flops_per_sample()
+    hours = train.steps * train.global_batch / rate / 3600
+    return [
+        f"first that fits: {fit.way} with {fit.micro_batch:,} samples a GPU at once ({' '.join(words)})",
+        f"{flops:.3g} FLOPs a step of {train.global_batch:,} samples, {view.flops_per_sample():.3g} a sample, recomputation included",
+        f"at {options.mfu:.0%} of {options.gpu_tflops:g} TFLOP/s a GPU: {rate:,.0f} samples/s; "
+        f"{train.steps:,} steps take {digits(hours)} hours, {digits(hours * options.gpus)} GPU-hours",
+    ]

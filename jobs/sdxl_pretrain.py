@@ -1,0 +1,54 @@
+"""Pretrains SDXL-style latent diffusion (Podell et al. 2023, arXiv:2307.01952): `python jobs/sdxl_pretrain.py --run sdxl`.
+
+Autoencoder, text encoders, base and refiner, each a stage of one run; `--recipe sdxl` is the published size, and every option of
+jobs/train.py works here. Where there is a trained CLIP (`--judge RUN`, by default runs/clip if it exists) the pictures are scored by it
+at the end: how well they fit their prompts against other prompts, and their Fréchet distance to real ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from genlib import registry
+from jobs import evaluate, run_folder, train
+from jobs.command_line import exit_code
+
+SCORED = "1000"
+"""Pictures that are scored where the user does not say."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """jobs/train.py with an SDXL recipe and defaults for two workers, then the scores; what the user says comes later and wins."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default="sdxl_tiny")
+    parser.add_argument("--judge", default=None)
+    parser.add_argument("--scored", default=SCORED)
+    own, rest = parser.parse_known_args(list(arguments))
+    stages = [stage.name for stage in registry.load(own.recipe).stages]
+    defaults = ["--workers", "2", *(word for name in stages for word in (f"--{name}.train.strategy", "zero2")), "--run", "sdxl"]
+    command = [own.recipe, *defaults, *rest]
+    if code := train.main(command):
+        return code
+    return score(command, own.judge, own.scored)
+
+
+def score(command: Sequence[str], judge: str | None, scored: str) -> int:
+    """CLIP score and Fréchet distance of the finished run's pictures; says so where nothing can judge them."""
+    asked = train.parse(command)
+    if asked.options.dry_run:
+        return 0
+    run = run_folder.run_folder(asked.options.run or asked.recipe, asked.options.run_dir)
+    clip = Path(judge) if judge else run_folder.runs_root() / "clip"
+    if not (clip / "checkpoints").is_dir():
+        if judge:
+            raise ValueError(f"--judge {judge} is no run with checkpoints; train one with jobs/clip_pretrain.py")
+        print(f"no CLIP in {clip}, so the pictures are not scored; train one with jobs/clip_pretrain.py, then give this command again")
+        return 0
+    return evaluate.main([str(run / asked.stages[-1].name), "--clip", str(clip), "--features", str(clip), "--samples", scored])
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

@@ -1,0 +1,70 @@
+"""`--plan` for every recipe, without Ray, GPU, weights or shards; and for what no number of GPUs holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from genlib import registry
+from jobs.command_line import Command, RunOptions, parse
+from jobs.plan import planned
+
+
+@pytest.mark.parametrize("name", registry.RECIPES)
+def test_every_recipe_has_a_plan(name: str) -> None:
+    text = planned(Command(name, registry.load(name).smoke, RunOptions(gpus=2)))
+    for stage in registry.load(name).smoke:
+        assert re.search(rf"^{stage.name}: \w+, [\d,]+ trained", text, re.MULTILINE)
+    trains = text.count("first that fits")
+    assert trains == text.count("FLOPs a step") == text.count("GPU-hours")
+    assert trains + text.count("nothing is trained") == len(registry.load(name).smoke)
+
+
+def test_says_which_data_it_assumes() -> None:
+    (stage,) = registry.load("clip_vit_b32").smoke
+    unknown = replace(stage, data=replace(stage.data, train=""))
+    assert "data: assumed to be 32 px, 3 channels, with captions" in planned(Command("clip_vit_b32", (unknown,), RunOptions()))
+
+
+def test_too_large_a_batch_is_split() -> None:
+    text = planned(parse(["clip_vit_b32", "--smoke", "--plan", "--train.global_batch", "65536", "--gpu_memory_gb", "1"]))
+    assert "--train.accumulation" in text
+
+
+def test_what_no_number_of_gpus_holds_is_refused_with_the_smallest_that_can() -> None:
+    with pytest.raises(ValueError, match=r"no number of them can hold it; the smallest that can: 4 GPUs of \d+ GB, or more GPUs of \d+ GB"):
+        planned(parse(["clip_vit_b32", "--smoke", "--plan", "--gpus", "4", "--gpu_memory_gb", "0.0001"]))
+
+
+def test_too_few_gpus_are_refused_with_how_many_suffice() -> None:
+    from genlib.engine.plan import Way
+    from genlib.engine.plan import outlook as traced
+    from jobs.plan import FakeTask, assumed_spec, built
+
+    (stage,) = registry.load("clip_vit_b32").smoke
+    view = traced(FakeTask(lambda: built(stage, {}, assumed_spec(stage)[0])), stage.train, 1)
+    enough = view.at(Way("zero3", "all"), 64, 1).device_bytes / 0.95 / 1e9
+    with pytest.raises(ValueError, match=r"the smallest that can: 1 GPUs of 1 GB, or \d+ GPUs"):
+        planned(Command("clip_vit_b32", (stage,), RunOptions(gpus=1, gpu_memory_gb=enough)))
+
+
+WITHOUT_RAY = """
+import sys
+from jobs.train import exit_code, main
+code = exit_code(lambda: main(sys.argv[1:]))
+assert "ray" not in sys.modules
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(("gigabytes", "code"), [("80", 0), ("0.0001", 2)])
+def test_never_starts_ray(gigabytes: str, code: int) -> None:
+    words = ["clip_vit_b32", "--smoke", "--plan", "--gpus", "2", "--gpu_memory_gb", gigabytes]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_RAY, *words], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    said = "stage train does not fit 2 GPUs of 0.0001 GB" if code else "first that fits: ddp"
+    assert said in (done.stderr if code else done.stdout)
