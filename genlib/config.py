@@ -148,7 +148,7 @@ class TrainConfig(Config):
     strategy: Literal["auto", "single", "ddp", "zero1", "zero2", "zero3"] = "auto"
     """How gradients become weights: auto is single with one worker, else ddp."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    """What ZeRO keeps in the host's memory: optimizer state (zero2, zero3), or all of it with the weights (zero3). Slower, for what fits no other way."""
+    """What ZeRO keeps in the host's memory: optimizer state (zero2, zero3), or weights and all (zero3). Slower, for what fits no other way."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the loss under autocast; weights, gradients and optimizer state stay fp32."""
     compile: bool = False

@@ -8,8 +8,10 @@ then finds it all; with `ahead` it begins by doing the same.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.connect import connected
@@ -49,8 +51,23 @@ def encode_stage(command: Command, run: Path, stage: Stage, workers: Workers) ->
     work = plan_encoding(stage, recipe=command.recipe, source=open_source(stage.data, kept), folder=folder, upstream=upstream)
     if work is None:
         return False
-    encode_ahead(work, kept, workers)
+    with stderr_in(run / "log" / "encode.txt"):  # Ray's core writes there how it finds that Ray Data starts actors
+        encode_ahead(work, kept, workers)
     return True
+
+
+@contextmanager
+def stderr_in(path: Path) -> Iterator[None]:
+    """Inside, what this process writes to stderr, from C++ too, is added to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = os.dup(2)
+    try:
+        with open(path, "ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def final_of(command: Command, run: Path, name: str) -> Path:

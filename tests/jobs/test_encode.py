@@ -62,7 +62,7 @@ def test_encoding_by_itself_goes_on_and_a_run_finds_it(head: Head, tmp_path: Pat
     for attempt in range(2):  # the second finds half of it
         code, out, err = launch("encode", *options, runs=tmp_path, RAY_ADDRESS=head.address)
         assert (code, err) == (0, "")
-        assert re.fullmatch(DONE + r".*\n", out)
+        assert re.match(DONE, out.splitlines()[-1])
         store = store_in(tmp_path / "encoded")
         assert store.read(np.arange(SAMPLES)) is not None
         if not attempt:

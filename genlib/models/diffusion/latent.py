@@ -214,7 +214,7 @@ class LatentTask(Task):
     @action
     @torch.no_grad()
     def generate(
-        self, *, prompt: list[str], seed: list[int], negative_prompt: str = "", steps: int = 30, guidance_scale: float = -1.0,
+        self, *, prompt: list[str], seed: list[int], negative_prompt: str = "", steps: int = 25, guidance_scale: float = -1.0,
         guidance_rescale: float = 0.0, width: int = 0, height: int = 0, sampler: SamplerName = "ddim",
     ) -> Tensor:  # fmt: skip
         """Pictures (B, C, height, width) in [0, 1] of prompts, one a seed; picture i is that of prompt i and seed i alone.

@@ -26,7 +26,7 @@ class LatentEditor(LatentTask):
     @action
     @torch.no_grad()
     def image_to_image(
-        self, *, image: Tensor, prompt: list[str], seed: list[int], strength: float = 0.6, negative_prompt: str = "", steps: int = 30,
+        self, *, image: Tensor, prompt: list[str], seed: list[int], strength: float = 0.6, negative_prompt: str = "", steps: int = 25,
         guidance_scale: float = -1.0, guidance_rescale: float = 0.0, sampler: SamplerName = "ddim",
     ) -> Tensor:  # fmt: skip
         """Pictures (B, C, H, W) in [0, 1] changed towards prompts: noised to a share `strength` of the steps and denoised (SDEdit).
@@ -43,7 +43,7 @@ class LatentEditor(LatentTask):
     @action
     @torch.no_grad()
     def edit(
-        self, *, image: Tensor, source_prompt: list[str], prompt: list[str], strength: float = 0.8, negative_prompt: str = "", steps: int = 30,
+        self, *, image: Tensor, source_prompt: list[str], prompt: list[str], strength: float = 0.8, negative_prompt: str = "", steps: int = 25,
         guidance_scale: float = -1.0, guidance_rescale: float = 0.0,
     ) -> Tensor:  # fmt: skip
         """Pictures (B, C, H, W) in [0, 1] of which `source_prompt` is true, made into what `prompt` says: inverted, then drawn again.
@@ -63,7 +63,7 @@ class LatentEditor(LatentTask):
     @action
     @torch.no_grad()
     def inpaint(
-        self, *, image: Tensor, mask: Tensor, prompt: list[str], seed: list[int], negative_prompt: str = "", steps: int = 30,
+        self, *, image: Tensor, mask: Tensor, prompt: list[str], seed: list[int], negative_prompt: str = "", steps: int = 25,
         guidance_scale: float = -1.0, guidance_rescale: float = 0.0, jump: int = 5, passes: int = 3,
     ) -> Tensor:  # fmt: skip
         """Pictures (B, C, H, W) in [0, 1] filled where the mask (B or 1, 1, H, W) is 1; the other pixels come back as they are.
@@ -83,7 +83,7 @@ class LatentEditor(LatentTask):
     @action
     def outpaint(
         self, *, image: Tensor, prompt: list[str], seed: list[int], width: int = 0, height: int = 0, left: float = 0.5, top: float = 0.5,
-        negative_prompt: str = "", steps: int = 30, guidance_scale: float = -1.0, guidance_rescale: float = 0.0, jump: int = 5, passes: int = 3,
+        negative_prompt: str = "", steps: int = 25, guidance_scale: float = -1.0, guidance_rescale: float = 0.0, jump: int = 5, passes: int = 3,
     ) -> Tensor:  # fmt: skip
         """Pictures (B, C, height, width) in [0, 1] that continue images (B, C, h, w), whose pixels come back as they are.
 

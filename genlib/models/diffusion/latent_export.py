@@ -176,7 +176,11 @@ def described(task: LatentTask) -> str:
     assert isinstance(task, LatentDiffusion)
     process = task.config.process
     ending = " with zero terminal signal" if process.zero_terminal_snr else ""
-    return f"the network predicts {process.prediction} under the {process.beta_schedule} schedule of\n{process.timesteps} steps{ending}"
+    levels = process.timesteps
+    return (
+        f"the network predicts {process.prediction} under the {process.beta_schedule} schedule of\n{levels} steps{ending}. Sample with a number "
+        f"of steps that divides {levels}:\nwith others diffusers' DDIM scheduler walks from points that are not quite those at which it asks"
+    )
 
 
 def model_card(task: LatentTask, pipeline: str) -> str:

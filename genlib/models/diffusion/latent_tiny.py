@@ -48,9 +48,9 @@ def text_stage(name: str, width: int, embed_dim: int, steps: int) -> Stage:
     return Stage(name=name, task=task, data=ICONS, train=train)
 
 
-def smoke_stage(name: str, task: TaskConfig, **options: Any) -> Stage:
+def smoke_stage(name: str, task: TaskConfig, learning_rate: float = 2e-3, **options: Any) -> Stage:
     """A stage of a smoke form."""
-    train = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=OptimConfig(learning_rate=2e-3))
+    train = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=OptimConfig(learning_rate=learning_rate))
     return Stage(name=name, task=task, data=SHAPES, train=train, **options)
 
 

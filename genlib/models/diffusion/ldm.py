@@ -122,13 +122,13 @@ def ldm_tiny() -> Recipe:
 
     `python jobs/train.py ldm_tiny`
     """
-    unet = LatentUNetConfig(block_out_channels=(64, 128), transformer_layers=(1, 1), layers_per_block=1, head_dim=32)
-    process = DiscreteConfig(beta_schedule="cosine", prediction="v", zero_terminal_snr=True, min_snr_gamma=5.0)
+    unet = LatentUNetConfig(block_out_channels=(96, 96), transformer_layers=(0, 1), layers_per_block=1, head_dim=32)
+    process = DiscreteConfig(beta_schedule="cosine", prediction="v", zero_terminal_snr=True, time_spread=1.0)
     task = LatentDiffusionConfig(unet=unet, process=process, prompts=tiny.PROMPTS, guidance_scale=4.0)
-    train = tiny.training(3000, 64, 1e-3, ema_halflife_samples=20_000)
+    train = tiny.training(2200, 128, 2e-3, ema_halflife_samples=15_000)
     stages = (
         tiny.autoencoder_stage(),
-        tiny.text_stage("text", 128, 128, 300),
+        tiny.text_stage("text", 128, 256, 300),
         Stage(name="denoiser", task=task, data=tiny.ICONS, train=train, needs=_UPSTREAM),
     )
     return Recipe(stages=stages, smoke=_smoke())
