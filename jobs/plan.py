@@ -45,9 +45,9 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
     """Head, table and conclusions of one stage."""
     spec, origin = assumed_spec(stage)
     fake = FakeTask(lambda: built(stage, stages, spec))
-    title = f"{stage.name}: {type(fake.task).__name__}, {fake.trained:,} trained and {fake.frozen:,} frozen parameters"
+    title = f"{stage.name}: {type(fake.task).__name__}, {fake.trained:,} parameters to train and {fake.frozen:,} frozen"
     if not fake.task.phases or not stage.train.steps:
-        return f"{title}; nothing is trained"
+        return f"{title}; taken as it is, nothing is trained"
     micro_batch = math.ceil(stage.train.global_batch / stage.train.accumulation / options.gpus)
     view = outlook(fake, stage.train, micro_batch)
     ways = ways_for(fake.task, options.gpus)

@@ -18,7 +18,7 @@ from jobs.plan import planned
 def test_every_recipe_has_a_plan(name: str) -> None:
     text = planned(Command(name, registry.load(name).smoke, RunOptions(gpus=2)))
     for stage in registry.load(name).smoke:
-        assert re.search(rf"^{stage.name}: \w+, [\d,]+ trained", text, re.MULTILINE)
+        assert re.search(rf"^{stage.name}: \w+, [\d,]+ parameters to train", text, re.MULTILINE)
     trains = text.count("first that fits")
     assert trains == text.count("FLOPs a step") == text.count("GPU-hours")
     assert trains + text.count("nothing is trained") == len(registry.load(name).smoke)

@@ -164,9 +164,10 @@ class SDXLRefiner(LatentDiffusion):
 
 
 def sdxl_tiny() -> Recipe:
-    """SDXL on icons in under 15 minutes on two CPU cores: autoencoder, two text encoders, base and refiner, all from nothing.
+    """SDXL on icons on two CPU cores: autoencoder, two text encoders, base and refiner, all from nothing.
 
-    `python jobs/sdxl_pretrain.py`
+    `python jobs/sdxl_pretrain.py`. Two ZeRO-2 workers on two busy cores: 972 s of training, autoencoder 27.6 dB on unseen icons; judged by
+    the CLIP of `clip_tiny` on 1,000 unseen names: CLIP score 36.6 (other names' 11.3), FID 0.056.
     """
     process = DiscreteConfig(beta_schedule="cosine", prediction="v", zero_terminal_snr=True, time_spread=1.0)
     unet = LatentUNetConfig(block_out_channels=(96, 96), transformer_layers=(0, 1), layers_per_block=1, head_dim=32, size_dim=32)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from genlib import checkpoint, registry
 from genlib.data.source import open_source
+from genlib.engine.encoding import frozen_state
+from genlib.engine.fit import Listener, Training
 from genlib.models.diffusion.latent_unet import LatentUNetConfig
 from genlib.models.diffusion.ldm import LatentDiffusion, LatentDiffusionConfig
 from genlib.task import freeze
@@ -50,6 +52,18 @@ def test_later_stages_leave_earlier_ones_as_they_were(final: dict[str, Path]) ->
                 continue  # measured when the denoiser's stage begins
             assert torch.equal(weights[f"frozen_tasks.{role}.{name}"], value), (role, name)
     assert checkpoint.read_manifest(final["denoiser"]).blueprint.upstream.keys() == {"autoencoder", "text"}
+
+
+def test_earlier_stages_are_frozen_in_training(final: dict[str, Path], tmp_path: Path) -> None:
+    """So that strategies leave them whole, and what they encode is known by their weights."""
+    stage, upstream = STAGES["denoiser"], {role: final[role] for role in ("autoencoder", "text")}
+    task = Training(stage, "ldm_tiny", source_of(stage), tmp_path, torch.device("cpu"), upstream, Listener(), None).build()
+    assert isinstance(task, LatentDiffusion)
+    assert all(earlier.frozen for earlier in task.frozen_tasks.values())
+    assert all(name.startswith("net.") for name, _ in task.named_parameters())
+    names = frozen_state(task).keys()
+    assert {"frozen_tasks.autoencoder.net.encoder.conv_in.weight", "frozen_tasks.autoencoder.scale"} <= names
+    assert not any(name.startswith("net.") for name in names)
 
 
 def test_resume_begins_where_the_denoiser_stopped(final: dict[str, Path], tmp_path: Path) -> None:
