@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -48,12 +48,15 @@ class Task(nn.Module):
         """Train or eval mode; what is frozen stays in eval mode."""
         return super().train(mode and not self.frozen)
 
-    def named_modules(self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Generator[tuple[str, nn.Module], None, None]:
         """As of any module; but what is frozen shows none of its modules and weights to those that hold it, only its state.
 
         So no strategy shards or synchronises it: it is whole on every rank and may encode outside of a strategy's passes.
         """
-        return iter(()) if self.frozen and memo is not None else super().named_modules(memo, prefix, remove_duplicate)
+        if not self.frozen or memo is None:
+            yield from super().named_modules(memo, prefix, remove_duplicate)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """The loss of each sample (B,), or a scalar that is a mean already; and values to log."""

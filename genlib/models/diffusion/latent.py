@@ -202,7 +202,7 @@ class LatentTask(Task):
             if wish.scale == 1:
                 said = self.net(x, times, *told[0])
             else:
-                said = classifier_free(*self.net(torch.cat([x, x]), torch.cat([times, times]), *twice).chunk(2), wish.scale, wish.rescale)
+                said = classifier_free(*self.net(torch.cat([x, x]), torch.cat([times, times]), *twice).chunk(2), wish.scale, wish.rescale)  # type: ignore[call-arg]
             return self.to_x0(said.to(x.dtype), x, time)
 
         return estimate

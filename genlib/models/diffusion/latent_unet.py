@@ -60,7 +60,7 @@ class LatentUNetConfig(Config):
         With `size_ids` numbers of size conditioning it also takes those and a pooled text (B, pooled_dim). `sample_size` is the side
         of latents that the exported pipeline makes by default.
         """
-        from diffusers import UNet2DConditionModel
+        from diffusers import UNet2DConditionModel  # type: ignore[attr-defined]
         from diffusers.models.attention_processor import AttnProcessor
 
         down = tuple("CrossAttnDownBlock2D" if layers else "DownBlock2D" for layers in self.transformer_layers)
@@ -71,8 +71,8 @@ class LatentUNetConfig(Config):
         model = UNet2DConditionModel(
             sample_size=sample_size, in_channels=latent_channels, out_channels=latent_channels, cross_attention_dim=text_dim,
             block_out_channels=tuple(self.block_out_channels), layers_per_block=self.layers_per_block, norm_num_groups=self.norm_groups,
-            transformer_layers_per_block=self.depths(), use_linear_projection=True,
-            attention_head_dim=tuple(max(1, width // self.head_dim) for width in self.block_out_channels),
+            transformer_layers_per_block=self.depths(), use_linear_projection=True,  # type: ignore[arg-type]
+            attention_head_dim=tuple(max(1, width // self.head_dim) for width in self.block_out_channels),  # type: ignore[arg-type]
             mid_block_type="UNetMidBlock2DCrossAttn", down_block_types=down,
             up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)), **(added if size_ids else {}),
         )  # fmt: skip

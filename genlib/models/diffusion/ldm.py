@@ -54,7 +54,7 @@ class LatentDiffusionConfig(LatentConfig):
 class LatentDiffusion(LatentEditor):
     """The task: captioned images in, a text-conditional denoiser of latents out."""
 
-    config: LatentDiffusionConfig
+    config: LatentDiffusionConfig  # type: ignore[override]
 
     def __init__(self, config: LatentDiffusionConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         super().__init__(config, data, upstream)

@@ -130,7 +130,7 @@ class SD3Config(LatentConfig):
 class SD3(LatentEditor):
     """The task: captioned images in, a text-conditional flow of latents out."""
 
-    config: SD3Config
+    config: SD3Config  # type: ignore[override]
 
     def network(self, channels: int, side: int) -> Any:
         first, second, third = self.towers

@@ -105,7 +105,7 @@ class SDXLRefinerConfig(LatentDiffusionConfig):
 class SDXLRefiner(LatentDiffusion):
     """The task: a network for the last part of the way, with the base frozen inside. It reads the second text encoder alone."""
 
-    config: SDXLRefinerConfig
+    config: SDXLRefinerConfig  # type: ignore[override]
 
     @property
     def base(self) -> SDXL:

@@ -130,7 +130,7 @@ class T5Encoder(FixedTextEncoder):
         self.text_model = T5EncoderModel(
             T5Config(
                 vocab_size=config.vocab_size, d_model=config.width, d_ff=config.feed_forward, num_layers=config.layers, num_heads=config.heads,
-                d_kv=config.head_dim, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+                d_kv=config.head_dim, feed_forward_proj="gated-gelu", tie_word_embeddings=False,  # type: ignore[call-arg]
             )
         )  # fmt: skip
         self.tokenizer = TextTokenizer(config.context_length)
