@@ -47,7 +47,13 @@ def score(command: Sequence[str], judge: str | None, scored: str) -> int:
             raise ValueError(f"--judge {judge} is no run with checkpoints; train one with jobs/clip_pretrain.py")
         print(f"no CLIP in {clip}, so the pictures are not scored; train one with jobs/clip_pretrain.py, then give this command again")
         return 0
-    return evaluate.main([str(run / asked.stages[-1].name), "--clip", str(clip), "--features", str(clip), "--samples", scored])
+    try:
+        return evaluate.main([str(run / asked.stages[-1].name), "--clip", str(clip), "--features", str(clip), "--samples", scored])
+    except ValueError as error:  # a judge that the user did not name may be of other pictures
+        if judge:
+            raise
+        print(f"the pictures are not scored: {error}")
+        return 0
 
 
 if __name__ == "__main__":
