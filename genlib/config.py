@@ -111,7 +111,7 @@ class OptimConfig(Config):
 
     name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
     """Optimizer; the fused form is used where PyTorch has it."""
-    learning_rate: float = tunable(1e-3, low=1e-5, high=1e-1, log=True, at_least=0)
+    learning_rate: float = tunable(1e-3, low=1e-6, high=1e-1, log=True, at_least=0)
     """Peak learning rate."""
     beta1: float = limited(0.9, at_least=0, below=1)
     """Adam's first decay; SGD's and RMSprop's momentum is `momentum`."""
@@ -138,7 +138,7 @@ class TrainConfig(Config):
     """How a stage is trained, whatever it learns."""
 
     steps: int = limited(1000, at_least=0)
-    """Optimizer steps; 0 takes what `start_from` names as it is."""
+    """Optimizer steps. With 0, what `start_from` names is taken as it is."""
     start_from: str = ""
     """Run, checkpoint, or folder in the field's own format (safetensors), whose weights training starts from; empty starts from nothing."""
     global_batch: int = limited(128, at_least=1)

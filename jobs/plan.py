@@ -73,10 +73,16 @@ def assumed_spec(stage: Stage) -> tuple[DataSpec, str]:
 
 
 def built(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
-    """The stage's task with its upstream tasks, all with fresh weights."""
+    """The stage's task with its upstream tasks, all with fresh weights, and a vocabulary where one would be trained."""
+    from genlib.nn.tokenizer import TextTokenizer, train_bpe
+
     upstream = {role: built(stages[name], stages, spec) for role, name in stage.needs.items()}
     freeze(upstream)
-    return stage.task.build(spec, upstream)
+    task = stage.task.build(spec, upstream)
+    for module in task.modules():
+        if isinstance(module, TextTokenizer) and not module.tokenizer:
+            module.use(train_bpe(["a word"], 514))
+    return task
 
 
 def ways_for(task: Task, gpus: int) -> list[Way]:

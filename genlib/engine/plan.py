@@ -18,6 +18,8 @@ from genlib.engine.zero import LIVE_ELEMENTS, bucket_elements
 
 FP32 = 4
 PARTS = ("weights", "frozen", "gradients", "copies of weights", "optimizer", "EMA", "buckets", "gathered weights", "activations")
+TRACED = 512
+"""The most samples traced at once: a loss that goes through a batch in pieces has more operations in a larger one."""
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
 
 
@@ -101,7 +103,7 @@ class Outlook:
 
 
 def outlook(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Outlook:
-    """Traces every phase of the task: at `micro_batch`, for which the plan is then exact, and at another size."""
+    """Traces every phase of the task: at `micro_batch`, for which the plan is then exact, or at `TRACED` where that is less, and at 2 or 4."""
     players = fake.players.weights
     elements = {player: sum(p.numel() for p in weights.values()) for player, weights in players.items()}
     state = {id(value): value for value in fake.task.state_dict(keep_vars=True).values()}
@@ -113,7 +115,8 @@ def outlook(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Outlook:
         {player: optimizer_tensors(optim_of(config, player)) for player in players},
         bool(config.ema_halflife_samples),
     )
-    sizes = sorted({max(2, micro_batch), 2 if micro_batch > 2 else 4})
+    most = min(max(2, micro_batch), TRACED)
+    sizes = sorted({most, 2 if most > 2 else 4})
     traces = [tuple(fake.trace(phase, size, config.precision) for size in sizes) for phase in fake.task.phases]
     return Outlook(model, tuple((small, large) for small, large in traces), config.accumulation)
 

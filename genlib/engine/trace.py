@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -80,7 +80,7 @@ class FakeTask:
         try:
             with self.mode:
                 yield
-        except DataDependentOutputException as error:
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
             name = type(getattr(self, "task", None)).__name__
             raise ValueError(f"{name} cannot be planned: its loss asks for the value of a tensor ({error})") from None
         finally:
@@ -134,7 +134,11 @@ class _LiveMemory(TorchDispatchMode):
         return super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if function is torch.ops.aten.bincount.default:  # as long as the largest value says, which is not known; losses count classes and codes
+            result = args[0].new_empty(kwargs.get("minlength", args[2] if len(args) > 2 else 0))
+        else:
+            result = function(*args, **kwargs)
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self._add(value.untyped_storage())

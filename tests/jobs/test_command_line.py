@@ -42,7 +42,7 @@ def test_stages_have_their_names_in_front() -> None:
         (["toy", "--train.stpes", "3"], "there is no option --train.stpes. Did you mean '--train.steps'?"),
         (["toy", "--train.steps", "many"], "--train.steps is 'many'; it must be a whole number"),
         (["toy", "--train.optim.learning_rate", "low"], "--train.optim.learning_rate is 'low'; it must be a number"),
-        (["toy", "--train.steps", "0"], "TrainConfig.steps is 0; it must be at least 1"),
+        (["toy", "--train.steps", "-1"], "TrainConfig.steps is -1; it must be at least 0"),
         (["toy", "--train.steps"], "--train.steps needs a value"),
         (["toy", "--train.strategy", "zero9"], "--train.strategy is 'zero9'; it must be one of auto, single, ddp, zero1, zero2, zero3"),
         (["toy", "--train.global_batch", "7", "--train.accumulation", "2"], "global_batch 7 is not divisible by accumulation 2"),

@@ -16,7 +16,7 @@ from genlib.types import DataSpec
 class Discriminator(Config):
     """A second player that tells patches of reconstructions from patches of images."""
 
-    weight: float = tunable(0.0, low=0.1, high=1.0, at_least=0)
+    weight: float = tunable(0.0, low=0.0, high=1.0, at_least=0)
     """Weight of its verdict in the autoencoder's loss; 0 is no discriminator."""
     start_steps: int = limited(0, at_least=0)
     """Steps before which it neither learns nor counts."""
