@@ -22,7 +22,7 @@ from typing import Annotated
 import tyro
 
 from cluster.parallel import parallel_map
-from genlib.config import DataConfig
+from genlib.config import DataConfig, nearest
 from genlib.data.builtin import Written, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
 from genlib.data.importers.folder import Labels, open_folder
 from genlib.data.importers.huggingface import Where, open_huggingface
@@ -37,11 +37,9 @@ from jobs.prepare.convert import Output, convert
 from jobs.prepare.show import bucket_counts, draw_sheet
 from jobs.prepare.show import table as facts
 
-app = tyro.extras.SubcommandApp()
 To = Annotated[Output, tyro.conf.arg(name="")]
 
 
-@app.command
 def folder(where: tyro.conf.Positional[Path], output: To, labels: Labels = "auto") -> None:
     """Images of a folder: with captions NAME.txt beside them, or in class folders, or neither; train/ and val/ at its top are splits.
 
@@ -53,7 +51,6 @@ def folder(where: tyro.conf.Positional[Path], output: To, labels: Labels = "auto
     print(convert("folder", open_folder(where, labels), output))
 
 
-@app.command
 def table(where: tyro.conf.Positional[Path], output: To, image_column: str, caption_column: str = "", label_column: str = "") -> None:
     """Images whose paths a table lists: .csv, .tsv, .jsonl or .parquet. Paths are relative to the table.
 
@@ -67,7 +64,6 @@ def table(where: tyro.conf.Positional[Path], output: To, image_column: str, capt
     print(convert("table", open_table(where, image_column, caption_column, label_column), output))
 
 
-@app.command
 def huggingface(
     where: tyro.conf.Positional[str],
     output: To,
@@ -98,7 +94,6 @@ def huggingface(
     print(convert("huggingface", open_huggingface(place, split, validation_split, image_column, caption_column, label_column), output))
 
 
-@app.command
 def icons(out: Path, size: int = icon_fonts.DEFAULT_SIZE, families: tuple[str, ...] = (), held_out: tuple[str, ...] = ()) -> None:
     """Icons with their names as captions, from the fonts in the package qtawesome or from your own.
 
@@ -113,7 +108,6 @@ def icons(out: Path, size: int = icon_fonts.DEFAULT_SIZE, families: tuple[str, .
     _show(write_icons(out, size, families or icon_fonts.TRAIN, held_out or default), out)
 
 
-@app.command
 def emoji(out: Path, size: int = emoji_font.DEFAULT_SIZE, font: str = "") -> None:
     """Emoji in colour with their Unicode names as captions, from a font with bitmaps.
 
@@ -126,7 +120,6 @@ def emoji(out: Path, size: int = emoji_font.DEFAULT_SIZE, font: str = "") -> Non
     _show(write_emoji(out, size, font), out)
 
 
-@app.command(name="fashion_mnist")
 def fashion_mnist(out: Path, size: int = fashion_files.DEFAULT_SIZE, files: str = "") -> None:
     """Fashion-MNIST: 70,000 grey pictures of clothes in ten classes, from its IDX files.
 
@@ -139,7 +132,6 @@ def fashion_mnist(out: Path, size: int = fashion_files.DEFAULT_SIZE, files: str 
     _show(write_fashion_mnist(out, size, files), out)
 
 
-@app.command
 def shapes(
     out: Path,
     size: int = shape_source.DEFAULT_SIZE,
@@ -162,7 +154,6 @@ def shapes(
     _show(write_shapes(out, size, train, validation, seed), out)
 
 
-@app.command
 def digits(out: Path, size: int = 8) -> None:
     """Handwritten digits of scikit-learn with their labels.
 
@@ -174,7 +165,6 @@ def digits(out: Path, size: int = 8) -> None:
     _show(write_digits(out, size), out)
 
 
-@app.command
 def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, decode: bool = False) -> None:
     """Reads every header and caption anew and prints counts as JSON; exits with 1 where too many samples are bad.
 
@@ -191,7 +181,6 @@ def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, 
         sys.exit(1)
 
 
-@app.command
 def look(
     shards: tyro.conf.Positional[tuple[str, ...]],
     out: Path = Path("contact_sheet.png"),
@@ -234,13 +223,25 @@ def _show(written: Written, out: Path) -> None:
     print(f"{written}; picture: {out / 'contact_sheet.png'}")
 
 
+VERBS = {
+    "folder": folder, "table": table, "huggingface": huggingface, "icons": icons, "emoji": emoji, "fashion_mnist": fashion_mnist,
+    "shapes": shapes, "digits": digits, "verify": verify, "look": look,
+}  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one verb. A value that is wrong, or a disk that is full, ends it with one sentence and exit code 2 or 1."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app.cli(prog="prepare_data.py", description=__doc__, args=arguments)
-    except (ValueError, OSError) as error:
+        if words and not words[0].startswith("-") and (verb := words[0].replace("-", "_")) not in VERBS:
+            raise ValueError(f"there is no verb {words[0]!r}.{nearest(verb, list(VERBS))} The verbs are {', '.join(VERBS)}")
+        tyro.extras.subcommand_cli_from_dict(VERBS, prog="prepare_data.py", description=__doc__, args=words)
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ValueError) else 1)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {f'{error.filename}: {error.strerror}' if error.filename and error.strerror else error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)

@@ -42,7 +42,8 @@ class Where:
                 raise ValueError(f"{folder} is no folder that `save_to_disk` wrote, and holds no .parquet files of the split {split!r}")
             return datasets.load_dataset(self.path, self.config or None, split=split, revision=self.revision or None, streaming=self.streaming)
         except (OSError, DatasetsError, ConnectionError) as error:
-            raise ValueError(f"{self.path} cannot be opened: {' '.join(str(error).split())}") from None
+            way = "" if Path(self.path).exists() else "; name a folder or a file of this machine, or a data set of the hub where it can be reached"
+            raise ValueError(f"{self.path} cannot be opened: {' '.join(str(error).split())}{way}") from None
 
     def _chosen(self, splits: Any, split: str) -> Any:
         if split not in splits:
