@@ -13,8 +13,8 @@ from genlib.models.diffusion.ddpm import PixelDiffusion
 
 
 def export(task: PixelDiffusion, folder: Path) -> None:
-    """`DDIMPipeline.from_pretrained(folder / "diffusers")` or DDPMPipeline; on classes their U-Net wants `class_labels`, which
-    those pipelines do not give, so a second folder `diffusers_no_class` holds the network of no class, which they call."""
+    """`DDIMPipeline.from_pretrained(folder / "diffusers")` or DDPMPipeline. A U-Net of classes wants `class_labels`, which those
+    pipelines do not give: its folder is no pipeline, and a second one, `diffusers_no_class`, holds the network of no class, which they call."""
     write_pipeline(task, task.net, folder / "diffusers")
     if task.num_classes:
         write_pipeline(task, fixed_to_label(task.net, task.num_classes - 1), folder / "diffusers_no_class")
@@ -46,7 +46,8 @@ def write_pipeline(task: PixelDiffusion, net: nn.Module, folder: Path) -> None:
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     }
-    if net.config.in_channels == net.config.out_channels:  # type: ignore[union-attr]  # no pipeline calls one that is told more than the noisy image
+    told_more = net.config.in_channels > net.config.out_channels or getattr(net, "class_embedding", None) is not None  # type: ignore[union-attr]
+    if not told_more:  # no pipeline calls one that wants more than the noisy image
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     (folder / "README.md").write_text(model_card(task, net))
 
@@ -59,7 +60,7 @@ def model_card(task: PixelDiffusion, net: nn.Module) -> str:
     if classes:
         use = (
             "from diffusers import UNet2DModel\n"
-            'unet = UNet2DModel.from_pretrained("unet")\n'
+            'unet = UNet2DModel.from_pretrained(".", subfolder="unet")\n'
             "prediction = unet(noisy, time, class_labels=labels).sample"
         )
     else:

@@ -68,6 +68,7 @@ def test_a_network_of_classes_is_exported_with_them_and_without(tmp_path: Path) 
     task = made(ClassDDPMConfig(unet=SMALL))
     assert isinstance(task, ClassDDPM)
     export(task, tmp_path)
+    assert not (tmp_path / "diffusers" / "model_index.json").exists()  # its pipeline could not call it
     net = UNet2DModel.from_pretrained(tmp_path / "diffusers" / "unet")
     x, when, label = torch.randn(4, 1, 8, 8), torch.tensor([0, 10, 500, 999]), torch.tensor([0, 9, 10, 3])
     torch.testing.assert_close(net(x, when, label).sample, task.predict(x, when, label))
