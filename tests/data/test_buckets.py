@@ -328,8 +328,8 @@ def test_a_box_is_inside_the_scaled_picture(high: int, wide: int, width: int, he
     assert cut.shape == (height, width, 1)
     assert (cut == 7).all()
     scale = max(width / wide, height / high)
-    assert 0 <= left <= max(0, round(wide * scale) - width)
-    assert 0 <= top <= max(0, round(high * scale) - height)
+    assert 0 <= left <= max(0, math.floor(wide * scale + 0.5 + 1e-9) - width)
+    assert 0 <= top <= max(0, math.floor(high * scale + 0.5 + 1e-9) - height)
 
 
 @pytest.mark.parametrize(
