@@ -80,13 +80,26 @@ def write_rest(task: LatentDiffusion, folder: Path, *, shifts: bool = True) -> d
 
     `shifts`: whether the pipeline knows latents that are not centred; SDXL's does for four channels.
     """
-    save_component(task.net.model, folder / "unet")
+    save_component(reading_unscaled(task), folder / "unet")
     write_vae(task.autoencoder, folder / "vae", shifts=shifts and task.autoencoder.latent_channels == 4)
     name = write_scheduler(task.config.process, folder / "scheduler")
     return {
         "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", type(task.autoencoder.model).__name__],
         "scheduler": ["diffusers", name], "tokenizer": _TOKENIZER,
     }  # fmt: skip
+
+
+@torch.no_grad()
+def reading_unscaled(task: LatentDiffusion) -> Any:
+    """The U-Net that reads hidden states as the text encoders give them: its keys and values of texts take the scale."""
+    model, scale = task.net.model, task.text_scale
+    if bool((scale == 1).all()):
+        return model
+    model = copy.deepcopy(model)
+    for name, module in model.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            module.weight *= scale.to(module.weight)
+    return model
 
 
 def write_vae(autoencoder: ImageAutoencoder, folder: Path, *, shifts: bool) -> None:

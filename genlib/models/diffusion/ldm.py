@@ -28,7 +28,7 @@ from genlib.models.representation.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import TextEncoderConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
-from genlib.types import Batch, DataSpec, Metrics, Step
+from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +41,9 @@ class LatentDiffusionConfig(LatentConfig):
     """Noise levels and loss."""
     caption_dropout: float = tunable(0.1, low=0.02, high=0.3, at_least=0, below=1)
     """Share of samples that are shown without their caption."""
+    scale_text: bool = False
+    """Scale each text encoder's hidden states to a standard deviation of one over captions of the training set. Those of small encoders
+    are far from it, and the network then learns to read them slowly. An export has the scale in the network's own weights."""
 
     @property
     def cell(self) -> int:
@@ -59,6 +62,17 @@ class LatentDiffusion(LatentEditor):
     def __init__(self, config: LatentDiffusionConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         super().__init__(config, data, upstream)
         self.schedule = config.process.schedule()
+        self.register_buffer("text_scale", torch.ones(sum(tower.width for tower in self.towers)))
+        """What hidden states (..., D) are multiplied by."""
+
+    def prepare(self, source: DataSource) -> None:
+        super().prepare(source)
+        if self.config.scale_text:
+            texts = list(source.captions("train", _MEASURED))
+            if not texts:
+                raise ValueError("task.scale_text measures captions of the training set, which has none; set it to False")
+            spread = [part.std().expand(part.shape[-1]) for part in self.read(texts)["text"].float().split([t.width for t in self.towers], -1)]
+            self.text_scale.copy_(1 / torch.cat(spread))
 
     def network(self, channels: int, side: int) -> Any:
         return self.config.unet.build(channels, self.towers[0].width, side)
@@ -68,12 +82,13 @@ class LatentDiffusion(LatentEditor):
         return {"text": self.towers[0].states(tokens[0])[1]}
 
     def condition(self, encoded: Batch) -> Condition:
-        return (encoded["text"],)
+        return (encoded["text"] * self.text_scale.to(encoded["text"].device),)
 
     def blank(self, condition: Condition) -> Condition:
         """No text is an empty caption, as in the published pipeline."""
         (text,) = condition
-        return (self.read([""])["text"].to(text.dtype).expand_as(text),)
+        (nothing,) = self.condition(self.read([""]))
+        return (nothing.to(text.dtype).expand_as(text),)
 
     def shown(self, batch: Batch, step: Step) -> Condition:
         left_out = random.uniform(batch["position"], seed=step.seed, stream="caption dropout") < self.config.caption_dropout
@@ -106,8 +121,11 @@ class LatentDiffusion(LatentEditor):
         """The U-Net of a pipeline folder or of a component's own folder."""
         assert isinstance(self.net, ConditionalUNet)
         adopt_component(self.net.model, folder / "unet" if (folder / "unet").is_dir() else folder)
+        self.text_scale.fill_(1.0)  # the folder's network reads hidden states as they are
 
 
+_MEASURED = 4096
+"""Captions by which hidden states are scaled."""
 _UPSTREAM = {"autoencoder": "autoencoder", "text": "text"}
 
 
@@ -128,7 +146,7 @@ def ldm_tiny() -> Recipe:
     train = tiny.training(2200, 128, 2e-3, ema_halflife_samples=15_000)
     stages = (
         tiny.autoencoder_stage(),
-        tiny.text_stage("text", 128, 256, 300),
+        tiny.text_stage("text", 256, 600),
         Stage(name="denoiser", task=task, data=tiny.ICONS, train=train, needs=_UPSTREAM),
     )
     return Recipe(stages=stages, smoke=_smoke())

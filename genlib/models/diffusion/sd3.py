@@ -223,8 +223,8 @@ def sd3_tiny() -> Recipe:
     train = tiny.training(3000, 64, 1e-3, ema_halflife_samples=20_000)
     stages = (
         tiny.autoencoder_stage(),
-        tiny.text_stage("text", 128, 128, 300),
-        tiny.text_stage("text_2", 128, 256, 300),
+        tiny.text_stage("text", 128, 100),
+        tiny.text_stage("text_2", 256, 600),
         Stage(name="text_3", task=third, data=tiny.ICONS),
         Stage(name="denoiser", task=task, data=tiny.ICONS, train=train, needs=_UPSTREAM),
     )

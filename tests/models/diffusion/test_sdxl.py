@@ -77,7 +77,7 @@ def test_text_is_both_encoders_side_by_side_before_their_last_blocks(base: SDXL)
         first, second = (tower.model(t, output_hidden_states=True) for tower, t in zip(base.towers, tokens, strict=True))
     text, pooled, _ = base.told(PROMPTS, 32, 32)
     assert [tower.width for tower in base.towers] == [16, 24]
-    torch.testing.assert_close(text, torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1))
+    torch.testing.assert_close(text / base.text_scale, torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1))
     torch.testing.assert_close(pooled, second.text_embeds)
 
 
@@ -86,6 +86,16 @@ def said(base: SDXL, sizes: list[float]) -> Tensor:
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return base.net(x, torch.tensor([500]), text, pooled, torch.tensor([sizes]))
+
+
+def test_texts_are_scaled_to_unit_spread_each_encoder_by_itself(base: SDXL, refiner: SDXLRefiner) -> None:
+    captions = list(source_of(STAGES["denoiser"]).captions("train", 4096))
+    for task in (base, refiner):
+        read = task.read(captions)
+        (text, *_) = task.condition({**read, "sizes": torch.zeros(len(captions), 6)})
+        for part in text.split([tower.width for tower in task.towers], -1):
+            assert part.std().item() == pytest.approx(1, abs=1e-3)
+        assert (task.text_scale[-24:] > 2).all()  # the second encoder has one block, and word embeddings before it
 
 
 def test_each_size_changes_the_prediction(base: SDXL) -> None:
@@ -194,7 +204,7 @@ def test_published_text_encoders_are_adopted_as_pipelines_keep_them(base: SDXL, 
     from genlib.models.representation.text_encoder import TextEncoderConfig, text_tower
 
     base.export(tmp_path)
-    text = TextTransformer(context_length=8, vocab_size=600, width=24, layers=2, heads=2)
+    text = TextTransformer(context_length=8, vocab_size=600, width=24, layers=1, heads=2)
     task = TextEncoderConfig(text=text, embed_dim=16).build(DataSpec(has_captions=True), {})
     task.adopt(tmp_path / "diffusers" / "text_encoder_2")
     ours, theirs = text_tower(task.eval()), base.towers[1]
