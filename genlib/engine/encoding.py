@@ -42,12 +42,13 @@ _POLL_SECONDS = 0.2
 
 @torch.no_grad()
 def encode(task: Task, batch: Batch) -> Batch:
-    """What the task makes of the batch, as it is kept: floating-point values rounded to the nearest of float16."""
+    """What the task makes of the batch, as it is kept: floating-point values rounded to the nearest of float16, in plain memory order."""
     return {name: _rounded(value) for name, value in task.encode(batch).items()}
 
 
 def _rounded(value: Tensor) -> Tensor:
-    return value.clamp(-_LARGEST, _LARGEST).half() if value.is_floating_point() else value
+    """Convolutions give latents with channels last; what reads those adds up in another order than what reads them from a store."""
+    return (value.clamp(-_LARGEST, _LARGEST).half() if value.is_floating_point() else value).contiguous()
 
 
 def encoded(task: Task, batch: Batch, made: Batch | None = None) -> Batch:

@@ -164,6 +164,15 @@ def test_large_values_stay_finite_and_wrong_ones_stay_wrong() -> None:
     assert values[2] != values[2]
 
 
+def test_memory_order_is_that_of_what_is_read_from_a_store() -> None:
+    class ChannelsLast(Task):
+        def encode(self, batch: Batch) -> Batch:
+            return {"code": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), "number": torch.arange(6).view(2, 3).T}
+
+    task = ChannelsLast()
+    assert [value.is_contiguous() for value in encode(task, {}).values()] == [True, True]
+
+
 def built(root: Path) -> OnEyes:
     eyes = checkpoint.load_task(root / "eyes" / "checkpoints" / checkpoint.step_name(2))
     torch.manual_seed(0)
