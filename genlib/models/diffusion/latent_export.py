@@ -93,7 +93,7 @@ def write_rest(task: LatentDiffusion, folder: Path, *, shifts: bool = True) -> d
 def reading_unscaled(task: LatentDiffusion) -> Any:
     """The U-Net that reads hidden states as the text encoders give them: its keys and values of texts take the scale."""
     model, scale = task.net.model, task.text_scale
-    if bool((scale == 1).all()):
+    if torch.equal(scale, torch.ones_like(scale)):
         return model
     model = copy.deepcopy(model)
     for name, module in model.named_modules():

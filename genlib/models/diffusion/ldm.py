@@ -58,12 +58,13 @@ class LatentDiffusion(LatentEditor):
     """The task: captioned images in, a text-conditional denoiser of latents out."""
 
     config: LatentDiffusionConfig  # type: ignore[override]
+    text_scale: Tensor
+    """What hidden states (..., D) are multiplied by."""
 
     def __init__(self, config: LatentDiffusionConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         super().__init__(config, data, upstream)
         self.schedule = config.process.schedule()
         self.register_buffer("text_scale", torch.ones(sum(tower.width for tower in self.towers)))
-        """What hidden states (..., D) are multiplied by."""
 
     def prepare(self, source: DataSource) -> None:
         super().prepare(source)
