@@ -27,8 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--judge", default=None)
     parser.add_argument("--scored", default=SCORED)
     own, rest = parser.parse_known_args(list(arguments))
-    open_to = [stage.name for stage in registry.load(own.recipe).stages if stage.train.strategy == "auto"]
-    defaults = ["--workers", "2", *(word for name in open_to for word in (f"--{name}.train.strategy", "zero1")), "--run", "sdxl"]
+    undecided = [stage.name for stage in registry.load(own.recipe).stages if stage.train.strategy == "auto"]
+    defaults = ["--workers", "2", *(word for name in undecided for word in (f"--{name}.train.strategy", "zero1")), "--run", "sdxl"]
     command = [own.recipe, *defaults, *rest]
     if code := train.main(command):
         return code

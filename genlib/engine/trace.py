@@ -134,11 +134,7 @@ class _LiveMemory(TorchDispatchMode):
         return super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is torch.ops.aten.bincount.default:  # as long as the largest value says, which is not known; losses count classes and codes
-            result = args[0].new_empty(kwargs.get("minlength", args[2] if len(args) > 2 else 0))
-        else:
-            result = function(*args, **kwargs)
+        result = function(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self._add(value.untyped_storage())

@@ -29,6 +29,19 @@ def test_shapes_take_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.startswith("12 train and 3 validation samples;")
 
 
+def test_an_unknown_verb_and_a_place_that_cannot_be_written_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for words, code, sentence in (
+        (["foldr", "x"], 2, "there is no verb 'foldr'. Did you mean 'folder'? The verbs are folder, table,"),
+        (["shapes", "--out", str(tmp_path / "file" / "x"), "--train", "2", "--validation", "1"], 1, f"{tmp_path / 'file' / 'x'}: Not a directory"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        said = capsys.readouterr()
+        assert (ended.value.code, said.out, said.err.count("\n")) == (code, "", 1)
+        assert sentence in said.err
+
+
 def test_verify_prints_one_json_object_and_exits_by_the_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_set(tmp_path, 20)
     main(["verify", str(tmp_path)])

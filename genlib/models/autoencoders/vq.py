@@ -116,7 +116,8 @@ class AutoencoderVQTask(ImageAutoencoder):
 
 def usage(numbers: Tensor, codes: int) -> Tensor:
     """How often each of so many codes occurs in numbers (...) -> (codes,) float32."""
-    return torch.bincount(numbers.flatten(), minlength=codes).float()
+    flat = numbers.flatten()
+    return torch.zeros(codes, device=flat.device).index_add_(0, flat, torch.ones(flat.numel(), device=flat.device))
 
 
 def evenness(counts: Tensor) -> Tensor:
