@@ -219,4 +219,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(sys.argv[1:])))
+    from jobs import generate  # Ray's workers find what they call in a module, not in a script
+
+    sys.exit(exit_code(lambda: generate.main(sys.argv[1:])))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +118,9 @@ def test_over_ray(run: Path, labels: Path, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     generate.main(command(run, labels, here))
     shutil.rmtree(there, ignore_errors=True)
-    generate.main(command(run, labels, there, "--block", "2"))
+    script = [sys.executable, generate.__file__, *command(run, labels, there, "--block", "2")]  # as a user runs it, not as a module
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in there.glob("*.png")) == sorted(path.name for path in here.glob("*.png"))
     for path in here.glob("*.png"):
         assert np.abs(pixels(path) - pixels(there / path.name)).max() <= 1
