@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class Task(nn.Module):
     phases: tuple[Phase, ...] = (Phase(),)
     zero3_refusal: str = ""
     """Why ZeRO-3 cannot train this task, in a sentence; empty where it can."""
+    objective: tuple[str, Literal["min", "max"]] = ("loss", "min")
+    """The value of `evaluate` by which a search ranks trials, and whether less or more of it is better."""
     frozen: bool = False
     """Whether this is the trained task of an earlier stage inside another one: see `freeze`."""
 
@@ -59,7 +61,10 @@ class Task(nn.Module):
             yield from super().named_modules(memo, prefix, remove_duplicate)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        """The loss of each sample (B,), or a scalar that is a mean already; and values to log."""
+        """The loss of each sample (B,), or a scalar that is a mean already; and values to log.
+
+        A `loss` among the values is logged in place of the first, for a rule whose scalar only carries its gradient (`learning_rule`).
+        """
         raise NotImplementedError
 
     def after_step(self, step: Step) -> None:
@@ -79,8 +84,18 @@ class Task(nn.Module):
         return type(self).encode is not Task.encode
 
     def evaluate(self, batch: Batch) -> Metrics:
-        """Values on held-out samples, without gradient and in eval mode."""
-        return {}
+        """Values on held-out samples, without gradient and in eval mode: by default the first phase's loss and what it logs."""
+        if not self.phases:
+            return {}
+        loss, metrics = self.loss(self.phases[0].name, batch, Step(0, 1))
+        return {"loss": loss, **metrics}
+
+    def diagnose(self, values: Mapping[str, float]) -> str:
+        """Why it is no use to train on, in a sentence, from the values of one evaluation by `evaluate`'s names; empty where it is.
+
+        A run prints it; a search stops the trial.
+        """
+        return ""
 
     def transform(self, train: bool) -> Transform | None:
         """How decoded samples become a batch: augmented if `train`. None is the source's plain conversion to tensors."""

@@ -47,6 +47,8 @@ class DataSpec:
     """Pixels a side that the source stores; 0 where samples have no image or many sizes."""
     class_names: tuple[str, ...] = ()
     has_captions: bool = False
+    vector_size: int = 0
+    """Numbers in the `.npy` member `KEY.npy` of the first sample; 0 where samples have none."""
     num_samples: int = 0
     """Samples in the training split."""
     digest: str = ""

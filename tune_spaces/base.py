@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from typing import Any
 
 from genlib.config import Config, Search
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few values, of which none is more than another."""
+
+    values: tuple[Any, ...]
 
 
 def space(config: Config, prefix: str = "") -> dict[str, Search]:

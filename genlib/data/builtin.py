@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genlib.data.files import cache_folder, locked
-from genlib.data.sources import digits, emoji, fashion_mnist, icons, shapes
+from genlib.data.sources import digits, emoji, fashion_mnist, icons, rings2d, shapes
 from genlib.data.writer import write_facts, write_shards
 
 
@@ -54,6 +54,14 @@ def write_shapes(folder: Path, size: int = 0, train: int = shapes.NUM_TRAIN, val
     return Written(counts)
 
 
+def write_rings2d(folder: Path, size: int = 0, train: int = rings2d.NUM_TRAIN, validation: int = rings2d.NUM_VALIDATION, seed: int = 0) -> Written:
+    """Writes so many points; they have no size in pixels."""
+    numbers = {"train": train, "validation": validation}
+    counts = {split: write_shards(folder, split, rings2d.samples(split, count, seed)) for split, count in numbers.items()}
+    write_facts(folder, name="rings2d", vector_size=2, class_names=rings2d.CLASS_NAMES, seed=seed, samples=counts)
+    return Written(counts)
+
+
 def write_fashion_mnist(folder: Path, size: int = 0, where: str | Path = "") -> Written:
     """Writes Fashion-MNIST from its IDX files in the folder `where`; see `fashion_mnist.find`."""
     size, files = size or fashion_mnist.DEFAULT_SIZE, fashion_mnist.find(where)
@@ -73,6 +81,7 @@ def write_emoji(folder: Path, size: int = 0, font: str | Path = "") -> Written:
 BUILTIN: dict[str, tuple[Callable[[Path, int], Written], int, Callable[[], str]]] = {
     "icons": (write_icons, icons.DEFAULT_SIZE, icons.fingerprint),
     "shapes": (write_shapes, shapes.DEFAULT_SIZE, lambda: f"v{shapes.VERSION}"),
+    "rings2d": (write_rings2d, 0, lambda: f"v{rings2d.VERSION}"),
     "digits": (write_digits, digits.DEFAULT_SIZE, lambda: f"v{digits.VERSION}"),
     "fashion_mnist": (write_fashion_mnist, fashion_mnist.DEFAULT_SIZE, fashion_mnist.fingerprint),
     "emoji": (write_emoji, emoji.DEFAULT_SIZE, emoji.fingerprint),

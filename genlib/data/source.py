@@ -261,6 +261,7 @@ def _source(sets: dict[str, tuple[str, ShardSet]], config: DataConfig, buckets: 
     for name, (where, shards) in sets.items():
         reader = Reader(shards, channels=spec.channels, cache_bytes=cache, pieces=pieces_of(shards, _disk_bytes(config)))
         splits[name] = Split(where, shards, reader, (buckets or _order(shards, where, config)) if name == "train" else None)
+    spec = replace(spec, vector_size=_vector_size(splits["train"]))
     return ShardSource(splits, splits.pop("other", None), spec, config)
 
 
@@ -299,7 +300,7 @@ def _spec(train: ShardSet, config: DataConfig) -> DataSpec:
     names = tuple(facts.get("class_names", ())) or tuple(str(label) for label in range(train.highest_label + 1))
     return DataSpec(
         channels=1 if train.channels and set(train.channels) == {1} else 3,
-        image_size=config.image_size or one_size,
+        image_size=(config.image_size or one_size) if "image" in train.fields else 0,
         class_names=names,
         has_captions="text" in train.fields,
         num_samples=len(train),
@@ -307,6 +308,14 @@ def _spec(train: ShardSet, config: DataConfig) -> DataSpec:
         digest=_digest(train, config),
         order_version=ORDER_VERSION,
     )
+
+
+def _vector_size(train: Split) -> int:
+    """Numbers in the first sample's `.npy` member."""
+    if "array" not in train.shards.fields:
+        return 0
+    _, values, _ = train.reader.read(np.zeros(1, np.int64), ("array",))
+    return values["array"][0].size
 
 
 def _digest(train: ShardSet, config: DataConfig) -> str:

@@ -35,6 +35,9 @@ class Listener:
     def on_log(self, row: Row) -> None:
         """A live line was printed; `row` is what it says, averaged over ranks. Rank 0 alone hears it."""
 
+    def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
+        """The held-out samples were scored after so many steps; `trouble` is why it is no use to train on, or empty. Every rank hears it."""
+
     def on_checkpoint(self, folder: Path, row: Row) -> None:
         """A whole checkpoint exists at `folder`, the same path on every rank; `row` has step and samples_seen, and on rank 0 the last metrics."""
 
@@ -86,7 +89,7 @@ class Training:
         self.blueprint = Blueprint.of(stage.task, source.spec, blueprints)
         self.upstream = upstream
         self.skipped = self.skipped_in_a_row = self.failed_saves = 0
-        self.seconds = 0.0
+        self.seconds, self.trouble = 0.0, ""
 
     def run(self) -> Path:
         found = distributed.broadcast_object(checkpoint.newest(self.checkpoints) if distributed.rank() == 0 else None)
@@ -188,7 +191,7 @@ class Training:
             values = self.step(Step(index, self.steps, self.config.seed), [self.encoding(batch) for batch in micro_batches])
             done = index + 1
             if due(done, self.config.evaluate_every_steps, self.steps):
-                values |= evaluate(self.task, self.strategy, self.source, self.config)
+                values |= self.evaluate(done)
             spent = time.perf_counter() - begin
             self.seconds += spent
             new = self.report.add(done, {**values, "batch_time": spent, "data_time": feed.wait_seconds - waited})
@@ -201,6 +204,16 @@ class Training:
             if checkpoint_due and done < self.steps:
                 self.try_save(done, row)
         return self.save(self.steps, row)
+
+    def evaluate(self, done: int) -> dict[str, float]:
+        """Scores of the held-out samples; says what is wrong with them when it first is."""
+        values = evaluate(self.task, self.strategy, self.source, self.config)
+        trouble = self.task.diagnose({name.removeprefix("val/"): value for name, value in values.items()})
+        if trouble and trouble != self.trouble and distributed.rank() == 0:
+            print(f"step {done}: {trouble}", flush=True)
+        self.trouble = trouble
+        self.listener.on_evaluate(done, values, trouble)
+        return values
 
     def step(self, step: Step, micro_batches: list[Batch]) -> dict:
         """All due phases, then what moves without gradient."""

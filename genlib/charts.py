@@ -1,0 +1,36 @@
+"""Charts that a person looks at: axes of one style, written as a PNG without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+INK, GRID = "#222222", "#dddddd"
+COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#ff9da7", "#9c755f", "#767676")
+"""Of series and classes, in their order: Tableau's ten (2016), told apart by most people."""
+
+
+@contextmanager
+def chart(path: Path, *, rows: int = 1, columns: int = 1, width: float = 6.0, height: float = 4.0, title: str = "") -> Iterator[np.ndarray]:
+    """Inside, an array (rows, columns) of matplotlib's Axes to draw on, `width` by `height` inches in all; then the PNG is written, the folder made."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.size": 9, "axes.titlesize": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+        "axes.prop_cycle": mpl.cycler(color=COLORS),
+    }  # fmt: skip
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        if title:
+            figure.suptitle(title, fontsize=11)
+        yield axes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png")

@@ -1,0 +1,70 @@
+"""Samples as plain vectors: images flattened, numbers of .npy members, and rings2d, the set of points."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genlib.config import DataConfig
+from genlib.data.source import open_source
+from genlib.data.sources import rings2d
+from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.writer import write_shards
+from genlib.types import DataSpec
+
+
+def npy(values: object) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.asarray(values))
+    return file.getvalue()
+
+
+def first_batch(config: DataConfig, size: int) -> tuple[DataSpec, dict[str, torch.Tensor]]:
+    source = open_source(config)
+    transform = VectorTransform(VectorShape.of(source.spec))
+    return source.spec, next(iter(source.batches("train", size, transform=transform)))
+
+
+def test_rings2d_are_eight_equal_gaussians_on_a_circle() -> None:
+    spec, batch = first_batch(DataConfig(train="rings2d"), 8192)
+    assert (spec.vector_size, spec.image_size, len(spec.class_names)) == (2, 0, 8)
+    x, label = batch["x"].double().numpy(), batch["label"].numpy()
+    for mode, center in enumerate(rings2d.centers()):
+        mine = x[label == mode]
+        assert len(mine) == pytest.approx(1024, abs=120)  # four standard deviations of a binomial
+        assert mine.mean(0) == pytest.approx(center, abs=0.015)
+        assert mine.std(0) == pytest.approx(0.1, rel=0.1)
+
+
+def test_images_flattened_come_back_as_they_were() -> None:
+    _, batch = first_batch(DataConfig(train="digits"), 16)
+    source = open_source(DataConfig(train="digits"))
+    plain = next(iter(source.batches("train", 16)))
+    assert batch["x"].shape == (16, 64)
+    assert torch.equal(VectorShape.of(source.spec).image(batch["x"]), plain["image"])
+    assert torch.equal(batch["label"], plain["label"])
+
+
+def test_vectors_of_a_users_own_any_number_type(tmp_path: Path) -> None:
+    rows = [np.arange(6, dtype=kind).reshape(2, 3) for kind in (np.float64, np.float16, np.int32, np.uint8)]
+    write_shards(tmp_path, "train", [{"npy": npy(row)} for row in rows])
+    spec, batch = first_batch(DataConfig(train=str(tmp_path)), 4)
+    assert spec.vector_size == 6
+    assert torch.equal(batch["x"], torch.arange(6.0).expand(4, 6))
+    assert "label" not in batch
+
+
+def test_vectors_of_two_sizes_are_named(tmp_path: Path) -> None:
+    write_shards(tmp_path, "train", [{"npy": npy(np.zeros(count))} for count in (3, 3, 3, 4)])
+    with pytest.raises(ValueError, match=r"train-00000:00000003 holds 4 numbers and the first sample 3"):
+        first_batch(DataConfig(train=str(tmp_path)), 4)
+
+
+def test_what_is_no_vector_is_told_which_sets_are(tmp_path: Path) -> None:
+    write_shards(tmp_path, "train", [{"txt": b"a word"}])
+    with pytest.raises(ValueError, match="neither images of one size nor vectors .* rings2d"):
+        VectorShape.of(open_source(DataConfig(train=str(tmp_path), image_size=8)).spec)
