@@ -20,17 +20,17 @@ sdxl: $(READY)  ## train SDXL-style latent diffusion on icons through Ray, a qua
 	GENLIB_RUNS=$(CURDIR)/runs $(BIN)/python -m cluster.submit -- python jobs/sdxl_pretrain.py --run sdxl $(ARGS)
 
 test: $(READY)  ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(READY)  ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)  ## format, lint, types, import contract, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not ray" -n 2 --dist loadfile $(ARGS)
 
 bench: $(READY)  ## every benchmark, then a table of ratios to the peers
 	$(BIN)/python -m tests.benchmarks $(ARGS)

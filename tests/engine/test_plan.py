@@ -111,7 +111,7 @@ def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, 
     assert predicted(way, 1, config(way), saved) == pytest.approx(measured(tmp_path, way, 1, config(way), saved), rel=0.1)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("zero1", marks=pytest.mark.slow), "zero2", pytest.param("zero3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", ["zero2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "zero1", "zero3"))])
 def test_predicted_is_within_a_tenth_of_measured_in_two_processes(tmp_path: Path, strategy: str) -> None:
     way = Way(strategy)
     assert predicted(way, 2, config(way)) == pytest.approx(measured(tmp_path, way, 2, config(way)), rel=0.1)
