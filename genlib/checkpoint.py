@@ -12,6 +12,7 @@ Written beside its name, fsynced, renamed. A folder whose manifest does not veri
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -31,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genlib import distributed
-from genlib.config import Config, TaskConfig, from_json, to_json
+from genlib.config import Config, TaskConfig, TrainConfig, from_json, to_json
 from genlib.task import Task, freeze
 from genlib.types import DataSpec
 
@@ -159,6 +160,24 @@ def save(
         if distributed.rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"checkpoint {final.name} could not be written to {folder}: {next(filter(None, problems))}")
+    return final
+
+
+def inherit(donor: Path, folder: Path, task: TaskConfig, train: TrainConfig) -> Path:
+    """Makes a verified checkpoint of another run with other settings the newest of `folder`, as if it had been trained there with these.
+
+    Weights, moving average, optimizer state and position stay; what was in `folder` goes. One process alone.
+    """
+    manifest = verify(donor)
+    blueprint = dataclasses.replace(manifest.blueprint, task=to_json(task))
+    final, partial = folder / donor.name, folder / f".{donor.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(donor, partial)
+    (partial / "manifest.json").unlink()
+    for path in checkpoints(folder):
+        shutil.rmtree(path)
+    _seal(partial, final, dataclasses.replace(manifest, blueprint=blueprint, train=to_json(train)))
     return final
 
 

@@ -99,6 +99,23 @@ def from_json(kind: type[C], values: Mapping[str, Any]) -> C:
         raise ValueError(f"{where}: {first['msg']}") from None
 
 
+def replaced(config: C, name: str, value: Any) -> C:
+    """The config with another value in the field of that dotted name, `optim.learning_rate` or `players.G.beta1`.
+
+    ValueError where it has no such field, or none of that type or range.
+    """
+    values = to_json(config)
+    inner, keys = values, name.split(".")
+    for key in keys[:-1]:
+        inner = inner.get(key)
+        if not isinstance(inner, dict):
+            break
+    if not isinstance(inner, dict) or keys[-1] not in inner:
+        raise ValueError(f"{type(config).__name__} has no field {name!r}")
+    inner[keys[-1]] = value
+    return from_json(type(config), values)
+
+
 def nearest(word: str, words: list[str]) -> str:
     """` Did you mean 'x'?`, or nothing where no word is near."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
@@ -111,7 +128,7 @@ class OptimConfig(Config):
 
     name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
     """Optimizer; the fused form is used where PyTorch has it."""
-    learning_rate: float = tunable(1e-3, low=1e-6, high=1e-1, log=True, at_least=0)
+    learning_rate: float = tunable(1e-3, low=1e-5, high=1e-1, log=True, at_least=0)
     """Peak learning rate."""
     beta1: float = limited(0.9, at_least=0, below=1)
     """Adam's first decay; SGD's and RMSprop's momentum is `momentum`."""

@@ -7,16 +7,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 from genlib import registry
 from genlib.config import nearest
 from genlib.recipe import Stage
 
-USAGE = """usage: python jobs/train.py RECIPE [options] [--task.FIELD VALUE] [--train.FIELD VALUE] [--data.FIELD VALUE]
+USAGE = """usage: python jobs/{script} RECIPE [options] [--task.FIELD VALUE] [--train.FIELD VALUE] [--data.FIELD VALUE]
 
-  python jobs/train.py --list            all recipes
-  python jobs/train.py RECIPE --help     every field of that recipe, its type and default"""
+  python jobs/{script} --list            all recipes
+  python jobs/{script} RECIPE --help     every field of that recipe, its type and default"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,30 +73,38 @@ class RunOptions:
         return numbers[0], numbers[-1]
 
 
+Options = TypeVar("Options")
+
+
 @dataclass(frozen=True, slots=True)
-class Command:
+class Command(Generic[Options]):
     """What the user asked for."""
 
     recipe: str
     stages: tuple[Stage, ...]
-    options: RunOptions
+    options: Options
 
 
-def parse(arguments: Sequence[str]) -> Command:
-    """Reads `RECIPE [options]`. ValueError says in one sentence what is wrong; SystemExit(0) after --help or --list."""
+def parse(arguments: Sequence[str]) -> Command[RunOptions]:
+    """Reads `RECIPE [options]` of train.py. ValueError says in one sentence what is wrong; SystemExit(0) after --help or --list."""
+    return parsed(arguments, RunOptions(), "train.py")
+
+
+def parsed(arguments: Sequence[str], options: Options, script: str) -> Command[Options]:
+    """As `parse`, for a script with other options, of which these are the defaults."""
     if list(arguments) == ["--list"]:
         print(listing())
         raise SystemExit(0)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        print(USAGE.format(script=script))
         raise SystemExit(0)
     name, *rest = arguments
     if name.startswith("-"):
-        raise ValueError(f"the recipe comes first, before {name}: `python jobs/train.py RECIPE ...`; `--list` shows all")
+        raise ValueError(f"the recipe comes first, before {name}: `python jobs/{script} RECIPE ...`; `--list` shows all")
     recipe = registry.load(name)
     stages = recipe.smoke if "--smoke" in rest else recipe.stages
-    form = form_of(stages)
-    values = read(form, rest, f"python jobs/train.py {name}", registry.describe(name))
+    form = form_of(stages, options)
+    values = read(form, rest, f"python jobs/{script} {name}", registry.describe(name))
     return Command(name, tuple(filled(stages, values)), values.options)
 
 
@@ -106,18 +114,18 @@ def listing() -> str:
     return "\n".join(f"{name:<{width}}  {registry.describe(name).partition(chr(10))[0]}" for name in sorted(registry.RECIPES))
 
 
-def form_of(stages: Sequence[Stage]) -> type:
-    """A dataclass with the run's options and the fields of every stage: `task`, `train`, `data`, under the stage's name where there are several."""
+def form_of(stages: Sequence[Stage], options: Any) -> type:
+    """A dataclass with the script's options and every stage's fields: `task`, `train`, `data`, under the stage's name where there are several."""
     import tyro
 
-    options = ("options", Annotated[RunOptions, tyro.conf.arg(name="")], dataclasses.field(default=RunOptions()))
+    own = ("options", Annotated[type(options), tyro.conf.arg(name="")], dataclasses.field(default=options))
     if len(stages) == 1:
-        return dataclasses.make_dataclass("Run", [options, *parts_of(stages[0])], frozen=True, kw_only=True)
+        return dataclasses.make_dataclass("Run", [own, *parts_of(stages[0])], frozen=True, kw_only=True)
     parts = []
     for stage in stages:
         form = dataclasses.make_dataclass(stage.name, parts_of(stage), frozen=True, kw_only=True)
         parts.append((stage.name, form, dataclasses.field(default=form())))
-    return dataclasses.make_dataclass("Run", [options, *parts], frozen=True, kw_only=True)
+    return dataclasses.make_dataclass("Run", [own, *parts], frozen=True, kw_only=True)
 
 
 def parts_of(stage: Stage) -> list[tuple[str, type, Any]]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.connect import connected
 from cluster.preflight import node_resources, refuse_impossible
@@ -22,6 +23,11 @@ from jobs import run_folder
 from jobs.command_line import Command, RunOptions, exit_code, parse
 from jobs.evaluate import table
 from jobs.log_file import followed, log_path
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
+
+    from jobs.worker import Work
 
 RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # a report waits for this poll
@@ -69,7 +75,11 @@ def train(command: Command, run: Path) -> int:
         each = worker_resources(command.options)
         refuse_impossible(command.options.worker_range[0], each)
         look_at_data(command, run)
-        fit_on_ray(command, run, each)
+        from jobs.worker import Work  # brings Ray Train in, which reads its settings from the environment
+
+        work = Work(command.recipe, command.stages, run, secrets.token_hex(8))
+        with followed(log_path(run)):
+            fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
     print(table(run_folder.read_json(run / "metrics.json") or {}))
     return 0
 
@@ -92,33 +102,30 @@ def look_at_data(command: Command, run: Path) -> None:
             keep(stage.data, run_folder.set_folder(run, command.stages, stage), partial(parallel_map, label="indexing", local_below=64))
 
 
-def fit_on_ray(command: Command, run: Path, each: dict[str, float]) -> None:
-    """Runs all workers to their end."""
+def fit_on_ray(work: Work, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:
+    """Runs so many workers, at least and at most, to their end."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
+    from jobs import worker
     from jobs.problem import sentence_of
-    from jobs.worker import Retries, Work, work
 
-    low, high = command.options.worker_range
-    retries = command.options.retries
-    token = secrets.token_hex(8)
-    (run / ".token").write_text(token)
+    run, (low, high) = work.run, workers
+    (run / ".token").write_text(work.token)
     snapshot = run / "checkpoint_manager_snapshot.json"  # Ray's own list of checkpoints, which a kill leaves behind; the engine's folder is the truth
     snapshot.unlink(missing_ok=True)
     trainer = TorchTrainer(
-        work,
-        train_loop_config={"work": Work(command.recipe, command.stages, run, token)},
+        worker.work,
+        train_loop_config={"work": work},
         scaling_config=ScalingConfig(num_workers=low if low == high else (low, high), use_gpu="GPU" in each, resources_per_worker=each),
         run_config=RunConfig(
-            name=run.name, storage_path=str(run.parent), failure_config=FailureConfig(max_failures=retries), callbacks=[Retries(retries, run)],
-            logging_config=LoggingConfig(log_level="CRITICAL"),
+            name=run.name, storage_path=str(run.parent), failure_config=FailureConfig(max_failures=retries),
+            callbacks=[worker.Retries(retries, run), *callbacks], logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )  # fmt: skip
     try:
-        with followed(log_path(run)):
-            trainer.fit()
+        trainer.fit()
     except (TrainingFailedError, RayError) as error:
         raise sentence_of(error, run) from None
     finally:

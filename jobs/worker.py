@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,10 @@ class Work:
     run: Path
     token: str
     """What the driver wrote into the run's folder, for workers to find there."""
+    upstream: Mapping[str, Path] = field(default_factory=dict)
+    """Final checkpoints of stages that are no part of the run, by role: what a trial of a search needs."""
+    scores: bool = True
+    """Whether a trained stage is scored and exported."""
 
 
 def work(config: Mapping[str, Any]) -> None:
@@ -73,16 +77,16 @@ def train(job: Work, device: torch.device) -> None:
         folder = stage_folder(job.run, job.stages, stage)
         kept = set_folder(job.run, job.stages, stage)
         source = open_source(stage.data, kept)
-        upstream = {role: finals[name] for role, name in stage.needs.items()}
+        upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
         finals[stage.name] = fit(
             stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(folder),
             encode_ahead=partial(beside_training, kept=kept),
         )  # fmt: skip
-        if distributed.rank() == 0 and not (folder / "metrics.json").exists():
+        if job.scores and distributed.rank() == 0 and not (folder / "metrics.json").exists():
             print("evaluating", flush=True)
             evaluate(finals[stage.name], source, folder, device)
         distributed.barrier()
-    if distributed.rank() == 0 and len(job.stages) > 1:
+    if job.scores and distributed.rank() == 0 and len(job.stages) > 1:
         gather(job.run, [stage.name for stage in job.stages])
 
 
@@ -90,10 +94,13 @@ class ToRay(Listener):
     """Tells Ray Train of every checkpoint; nothing is copied, as the engine's folder is the truth."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.heard = folder, {}
+
+    def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
+        self.heard = {**values, "trouble": trouble}
 
     def on_checkpoint(self, folder: Path, row: Row) -> None:
-        values = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        values = {name: value for name, value in row.items() if isinstance(value, int | float)} | self.heard
         ray.train.report(values, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 

@@ -71,7 +71,7 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         parse(["toy", "--help"])
     text = capsys.readouterr().out
-    form = form_of(registry.load("toy").stages)()
+    form = form_of(registry.load("toy").stages, RunOptions())()
     assert [flag for flag in flags(form) if flag not in text] == []
     for sentence in ("Hidden units.", "Peak learning rate.", "Optimizer steps.", "Folder of the run"):
         assert sentence in text.replace("\n", " ")

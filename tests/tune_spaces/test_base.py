@@ -12,7 +12,7 @@ from tune_spaces.base import space
 def test_nested_fields_have_dotted_names() -> None:
     found = space(TrainConfig(players={"D": OptimConfig()}), "train.")
     assert set(found) == {"train.optim.learning_rate", "train.players.D.learning_rate"}
-    assert (found["train.optim.learning_rate"].low, found["train.optim.learning_rate"].log) == (1e-6, True)
+    assert (found["train.optim.learning_rate"].low, found["train.optim.learning_rate"].log) == (1e-5, True)
 
 
 @pytest.mark.parametrize("recipe", list(registry.RECIPES))

@@ -38,6 +38,7 @@ class ImageTransform(PlainTransform):
 class ImageAutoencoder(Task):
     """Base of the tasks; they say how an image becomes latents and what keeps these in shape. Images are in [-1, 1] but in batches and actions."""
 
+    objective = ("psnr_db", "max")
     scale: Tensor
     """(1,): (latent - shift) * scale has unit standard deviation; 0 is not yet measured."""
     shift: Tensor

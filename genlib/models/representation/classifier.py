@@ -104,6 +104,8 @@ class ResidualClassifier(nn.Module):
 class Classifier(Task):
     """The task: images and labels in, a classifier out."""
 
+    objective = ("accuracy", "max")
+
     def __init__(self, config: ClassifierConfig, data: DataSpec) -> None:
         super().__init__()
         self.config, self.data = config, data

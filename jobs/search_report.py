@@ -1,0 +1,258 @@
+"""What a search found: a table of trials, what mattered, pictures of it, the command that trains the best, and one HTML file with it all.
+
+Read from the trials' own folders, which outlive whatever was killed.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.run_folder import read_json
+from jobs.search_log import short, shown
+from jobs.trial import evaluations
+from tune_spaces.base import Choice, clamped, defaults, is_integer
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from jobs.tune import Asked
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A trial as its folder tells it."""
+
+    number: int
+    folder: Path
+    values: dict[str, Any]
+    curve: list[tuple[int, float]]
+    """(step, metric) of each evaluation."""
+    status: str
+    reason: str
+    seconds: float
+
+    @property
+    def value(self) -> float | None:
+        """What it reached last."""
+        return self.curve[-1][1] if self.curve else None
+
+    @property
+    def step(self) -> int:
+        """Where it stands."""
+        return self.curve[-1][0] if self.curve else 0
+
+
+def results(asked: Asked, run: Path) -> list[Result]:
+    """All trials that began, in the order in which they did."""
+    folders = [(known["started"], folder, known) for folder in run.glob("trials/*") if (known := read_json(folder / "trial.json"))]
+    return [result(asked, number, folder, known) for number, (_, folder, known) in enumerate(sorted(folders, key=lambda one: one[0]))]
+
+
+def result(asked: Asked, number: int, folder: Path, known: dict[str, Any]) -> Result:
+    """One of them."""
+    rows = [row for row in evaluations(folder) if asked.metric in row]
+    outcome = read_json(folder / "outcome.json")
+    if outcome is None:
+        finished = bool(rows) and rows[-1]["step"] >= asked.stage.train.steps
+        outcome = {"status": "finished" if finished else "unfinished", "reason": ""}
+    curve = [(row["step"], row[asked.metric]) for row in rows]
+    return Result(number, folder, known["values"], curve, outcome["status"], outcome["reason"], rows[-1]["time"] - known["started"] if rows else 0.0)
+
+
+def ranked(asked: Asked, found: Sequence[Result]) -> list[Result]:
+    """Those that reached anything, best first; a trial trained further wins a tie."""
+    sign = 1 if asked.mode == "min" else -1
+    reached = [(sign * value, -one.step, one.number, one) for one in found if (value := one.value) is not None and math.isfinite(value)]
+    return [one for *_, one in sorted(reached, key=lambda row: row[:3])]
+
+
+def common_step(found: Sequence[Result]) -> int:
+    """The last step at which half of the trials, and four at least, were scored: there they can be compared."""
+    steps = sorted({step for one in found for step, _ in one.curve}, reverse=True)
+    return next((step for step in steps if sum(step in dict(one.curve) for one in found) >= max(4, len(found) / 2)), 0)
+
+
+def importances(asked: Asked, found: Sequence[Result]) -> dict[str, float]:
+    """Share of the metric's spread at `common_step` that each hyperparameter explains, by Optuna's fANOVA; {} where trials are too few to say."""
+    import optuna
+
+    step = common_step(found)
+    scored = [(one.values, dict(one.curve)[step]) for one in found if step in dict(one.curve)]
+    scored = [(values, value) for values, value in scored if math.isfinite(value)]
+    if len(scored) < max(4, 2 * len(asked.space)) or len({value for _, value in scored}) < 2:
+        return {}
+    distributions = {name: distribution(asked, name) for name in asked.space}
+    study = optuna.create_study()
+    for values, value in scored:
+        inside = {name: clamped(asked.space[name], values[name]) for name in asked.space}
+        study.add_trial(optuna.trial.create_trial(params=inside, distributions=distributions, value=value))
+    return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
+
+
+def distribution(asked: Asked, name: str) -> BaseDistribution:
+    """A range in Optuna's words."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    one = asked.space[name]
+    if isinstance(one, Choice):
+        return CategoricalDistribution(one.values)
+    if is_integer(asked.stage, name):
+        return IntDistribution(round(one.low), round(one.high), log=one.log)
+    return FloatDistribution(one.low, one.high, log=one.log)
+
+
+def finish(asked: Asked, run: Path) -> str:
+    """Writes trials.csv, pictures, report.html and the best trial's scores; what to tell the user."""
+    found = results(asked, run)
+    best = next(iter(ranked(asked, found)), None)
+    if best is None:
+        reasons = sorted({one.reason for one in found if one.reason})
+        return f"no trial reached an evaluation; {reasons[0] if reasons else 'see the trials folders'}"
+    mattered = importances(asked, found)
+    write_csv(run / "trials.csv", asked, found)
+    draw(asked, found, mattered, run)
+    score_best(best, run)
+    headline = f"{len(found)} trials, {sum(one.status == 'stopped' for one in found)} stopped early; {words_of(asked, found, best)}"
+    what_next = closing(asked, found, best, mattered, run)
+    write_html(asked, found, best, [headline, *what_next], run)
+    return "\n".join([headline, *table(asked, found), *what_next])
+
+
+def write_csv(path: Path, asked: Asked, found: Sequence[Result]) -> None:
+    """One row a trial."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "folder", "status", "reason", "step", asked.metric, "seconds", *asked.space])
+        for one in found:
+            values = [one.values.get(name) for name in asked.space]
+            writer.writerow([one.number, one.folder.name, one.status, one.reason, one.step, one.value, round(one.seconds, 1), *values])
+
+
+def score_best(best: Result, run: Path) -> None:
+    """Scores, pictures and exports of the best trial, which the link `best` names."""
+    import torch
+
+    from genlib import checkpoint
+    from genlib.config import DataConfig, from_json
+    from genlib.data.source import open_source
+    from jobs.evaluate import evaluate
+
+    link = run / "best"
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(best.folder, run))
+    final = checkpoint.find(best.folder)
+    if final and not (best.folder / "metrics.json").exists():
+        source = open_source(from_json(DataConfig, checkpoint.read_manifest(final).data), run / "data")
+        evaluate(final, source, best.folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def command_of(asked: Asked, best: Result) -> str:
+    """What trains the best trial's values as a run of its own."""
+    prefix = "" if len(asked.command.stages) == 1 else f"{asked.stage.name}."
+    flags = [f"--{prefix}{name} {shlex.quote(str(value))}" for name, value in best.values.items()]
+    return f"python jobs/train.py {asked.command.recipe} --run {asked.command.recipe}-best {' '.join(flags)}"
+
+
+def words_of(asked: Asked, found: Sequence[Result], best: Result) -> str:
+    """The best trial, and how the recipe's own values did."""
+    words = f"the best is T{best.number} with {asked.metric.removeprefix('val/')} {shown(best.value)}"
+    own = defaults(asked.stage, asked.space)
+    mine = next((one for one in found if own and all(one.values.get(name) == value for name, value in own.items())), None)
+    if mine is None or mine.value is None:
+        return words
+    if mine.number == best.number:
+        return f"{words}: the recipe's own values, the search found none better"
+    stopped = "" if mine.status == "finished" else f" when stopped at step {mine.step:,}"
+    return f"{words}; the recipe's own values, T{mine.number}: {shown(mine.value)}{stopped}"
+
+
+def closing(asked: Asked, found: Sequence[Result], best: Result, mattered: dict[str, float], run: Path) -> list[str]:
+    """What mattered, and what to do next."""
+    explained = ", ".join(f"{short(name)} {share:.0%}" for name, share in mattered.items())
+    mattering = f"what mattered at step {common_step(found):,}: {explained}" if mattered else "too few trials to say what mattered"
+    return [
+        *([mattering] if len(asked.space) > 1 else []),
+        f"train it again:  {command_of(asked, best)}",
+        f"its checkpoint:  {run / 'best'} (for jobs/evaluate.py and serving)",
+        f"report:          {run / 'report.html'}",
+    ]
+
+
+def table(asked: Asked, found: Sequence[Result]) -> list[str]:
+    """The best trials, one a line, and why the first ones failed."""
+    rows = [["trial", asked.metric.removeprefix("val/"), "step", "status", *map(short, asked.space)]]
+    for one in ranked(asked, found)[:_SHOWN]:
+        rows.append([f"T{one.number}", shown(one.value), f"{one.step:,}", one.status, *(shown(one.values.get(name)) for name in asked.space)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    failed = [f"  T{one.number} failed: {one.reason}" for one in found if one.status == "failed"]
+    return lines + failed[:3]
+
+
+def draw(asked: Asked, found: Sequence[Result], mattered: dict[str, float], run: Path) -> None:
+    """curves.png, slices.png and importance.png."""
+    from jobs.search_pictures import draw_curves, draw_importances, draw_slices
+
+    draw_curves(asked, found, run / "curves.png")
+    draw_slices(asked, ranked(asked, found), run / "slices.png")
+    if mattered:
+        draw_importances(mattered, run / "importance.png")
+
+
+def write_html(asked: Asked, found: Sequence[Result], best: Result, summary: Sequence[str], run: Path) -> None:
+    """One file that needs no other: the summary, all trials, the pictures inside it."""
+    names = list(asked.space)
+    columns = ["trial", asked.metric.removeprefix("val/"), "step", "seconds", *map(short, names), "what became of it"]
+    rows = []
+    for one in [*ranked(asked, found), *(one for one in found if one.value is None)]:
+        values = [shown(one.values.get(name)) for name in names]
+        rows.append([f"T{one.number}", shown(one.value), f"{one.step:,}", f"{one.seconds:.0f}", *values, f"{one.status} {one.reason}".strip()])
+    pictures = {"": [run / name for name in ("curves.png", "slices.png", "importance.png")], "best trial: ": sorted(best.folder.glob("*.png"))}
+    title = html.escape(f"Search {run.name}: {asked.command.recipe}")
+    page = _PAGE.format(
+        title=title, summary=html.escape("\n".join(summary)), head=_row("th", columns), rows="".join(_row("td", row) for row in rows),
+        images="".join(_figure(path, f"{of}{path.stem.replace('_', ' ')}") for of, paths in pictures.items() for path in paths if path.exists()),
+    )  # fmt: skip
+    partial = run / ".report.partial"
+    partial.write_text(page)
+    os.replace(partial, run / "report.html")
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _figure(path: Path, caption: str) -> str:
+    data, words = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
+    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
+
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; background: #fff }}
+pre {{ white-space: pre-wrap; background: #f5f5f5; padding: 1rem; border-radius: 6px; font-size: 13px }}
+table {{ border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }}
+td, th {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
+td:last-child, th:last-child {{ text-align: left; white-space: normal }}
+tbody tr:first-child {{ background: #eef6ee }}
+figure {{ margin: 1.5rem 0 }} img {{ max-width: 100% }} figcaption {{ color: #666 }}
+@media (prefers-color-scheme: dark) {{
+  body {{ color: #ddd; background: #181818 }} pre {{ background: #242424 }} td, th {{ border-color: #333 }}
+  tbody tr:first-child {{ background: #1f3323 }} figcaption {{ color: #999 }}
+}}
+</style>
+<h1>{title}</h1><pre>{summary}</pre>
+<h2>Trials</h2><table><thead>{head}</thead><tbody>{rows}</tbody></table>
+<h2>Pictures</h2>{images}</html>
+"""

@@ -1,0 +1,208 @@
+"""One trial of a search, in an actor that goes through many: trains the stage with the values it is given and tells Ray Tune how it does.
+
+A trial's folder is that of a run, and the truth: a trial that is started again goes on from its newest checkpoint, and one that was
+finished says again what it reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from genlib.recipe import Stage
+from jobs.run_folder import read_json, write_json
+
+POINTER = "trial.json"
+"""In what Ray Tune keeps as a trial's checkpoint: which trial's folder holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """What every trial of a search has in common."""
+
+    recipe: str
+    stage: Stage
+    """With the settings that are not searched."""
+    run: Path
+    """The search's folder."""
+    kept: Path
+    """Where the driver keeps what the samples are."""
+    upstream: Mapping[str, Path]
+    """Final checkpoints of the stages it needs, by role."""
+    metric: str
+    workers: int
+    each: Mapping[str, float]
+    """What one worker reserves."""
+    exploits: bool
+    """Whether trials take over each other's weights."""
+
+    def folder(self, trial: str) -> Path:
+        """A trial's folder."""
+        return self.run / "trials" / trial
+
+
+def run_trial(values: Mapping[str, Any], *, trials: Trials) -> None:
+    """Ray Tune's training function."""
+    from ray import tune
+
+    trial = tune.get_context().get_trial_id()
+    folder = trials.folder(trial)
+    folder.mkdir(parents=True, exist_ok=True)
+    if refused := read_json(folder / "refused.json"):  # what would happen again is not tried again
+        raise ValueError(refused["why"])
+    note(folder, trial, values)
+    with said_to(folder / "log.txt"):
+        try:
+            train(values, trials, folder)
+        except (ArithmeticError, ValueError) as error:
+            write_json(folder / "refused.json", {"why": str(error)})
+            raise
+
+
+def train(values: Mapping[str, Any], trials: Trials, folder: Path) -> None:
+    """Trains to the end, reporting on the way."""
+    from tune_spaces.base import with_values
+
+    stage = with_values(trials.stage, values)
+    if trials.exploits:
+        take_over(stage, folder)
+    before = evaluations(folder)
+    if trials.workers > 1:
+        return train_with_workers(stage, trials, folder)
+    final_step = fit_here(stage, trials, folder)
+    if before and before[-1]["step"] >= final_step:  # it was finished before: nothing was reported on the way
+        report({**before[-1], "trouble": ""}, None)
+
+
+def fit_here(stage: Stage, trials: Trials, folder: Path) -> int:
+    """Trains in this process; the last step."""
+    import torch
+
+    from genlib import checkpoint
+    from genlib.engine.fit import fit
+
+    torch.set_num_threads(max(1, int(trials.each.get("CPU", 1))))
+    device = torch.device("cuda" if trials.each.get("GPU") else "cpu")
+    final = fit(
+        stage, recipe=trials.recipe, source=source_of(stage.data, trials.kept), folder=folder, device=device, upstream=trials.upstream,
+        listener=listener(folder, trials.exploits),
+    )  # fmt: skip
+    return checkpoint.read_manifest(final).step
+
+
+@lru_cache(maxsize=2)
+def source_of(data: Any, kept: Path) -> Any:
+    """The samples, opened once for all trials of this actor: they share its index and its memory of what was decoded."""
+    from genlib.data.source import open_source
+
+    return open_source(data, kept)
+
+
+def listener(folder: Path, exploits: bool) -> Any:
+    """Tells Ray Tune of every evaluation once its checkpoint is whole."""
+    from genlib.engine.fit import Listener
+
+    class ToTune(Listener):
+        """The values heard last, and what is wrong with them."""
+
+        values: Mapping[str, Any] = {}
+
+        def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
+            self.values = {**values, "step": step, "trouble": trouble}
+
+        def on_checkpoint(self, checkpoint: Path, row: Mapping[str, Any]) -> None:
+            if self.values.get("step") == row["step"]:
+                append(folder, self.values)
+                report(self.values, checkpoint if exploits else None)
+
+    return ToTune()
+
+
+def report(values: Mapping[str, Any], checkpoint: Path | None) -> None:
+    """To Ray Tune, with a pointer to the checkpoint where others may take it over; does not return where the trial is to stop."""
+    from ray import tune
+
+    if checkpoint is None:
+        return tune.report(dict(values))
+    with tempfile.TemporaryDirectory() as pointer:
+        (Path(pointer) / POINTER).write_text(json.dumps({"checkpoint": str(checkpoint)}))
+        tune.report(dict(values), checkpoint=tune.Checkpoint.from_directory(pointer))
+
+
+def take_over(stage: Stage, folder: Path) -> None:
+    """Where Ray Tune says to go on from another trial's checkpoint, makes it this one's own, once."""
+    from ray import tune
+
+    from genlib import checkpoint
+
+    given = tune.get_checkpoint()
+    if given is None:
+        return
+    with given.as_directory() as pointer:
+        donor = Path(json.loads((Path(pointer) / POINTER).read_text())["checkpoint"])
+    taken = read_json(folder / "taken.json") or {"from": []}
+    if donor.is_relative_to(folder) or str(donor) in taken["from"]:
+        return
+    source = donor if donor.is_dir() else newest(donor.parent)  # it may have gone on meanwhile
+    inherited = checkpoint.inherit(source, folder / "checkpoints", stage.task, stage.train)
+    step = checkpoint.read_manifest(inherited).step
+    write_json(folder / "taken.json", {"from": [*taken["from"], str(donor)], "at": step})
+
+
+def newest(folder: Path) -> Path:
+    """The newest whole checkpoint in the folder."""
+    from genlib import checkpoint
+
+    found = checkpoint.newest(folder)
+    if found is None:
+        raise ValueError(f"{folder} holds no checkpoint to go on from")
+    return found[0]
+
+
+def train_with_workers(stage: Stage, trials: Trials, folder: Path) -> None:
+    """Trains through Ray Train, whose controller passes the workers' reports on to Ray Tune."""
+    from dataclasses import replace
+
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from jobs.train import fit_on_ray
+    from jobs.worker import Work
+
+    work = Work(trials.recipe, (replace(stage, needs={}),), folder, secrets.token_hex(8), upstream=trials.upstream, scores=False)
+    fit_on_ray(work, workers=(trials.workers, trials.workers), each=dict(trials.each), retries=1, callbacks=[TuneReportCallback()])
+
+
+def note(folder: Path, trial: str, values: Mapping[str, Any]) -> None:
+    """Writes down what the trial is of, in whichever process it is."""
+    known = read_json(folder / "trial.json") or {"started": time.time(), "actors": []}
+    write_json(folder / "trial.json", {**known, "trial": trial, "values": dict(values), "actors": [*known["actors"], os.getpid()]})
+
+
+def append(folder: Path, values: Mapping[str, Any]) -> None:
+    """Adds the evaluation to the trial's own list, in place of what was there from that step on."""
+    rows = [row for row in evaluations(folder) if row["step"] < values["step"]] + [{**values, "time": time.time()}]
+    partial = folder / ".evaluations.partial"
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(partial, folder / "evaluations.jsonl")
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """What the trial reached, by step."""
+    path = folder / "evaluations.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@contextlib.contextmanager
+def said_to(path: Path) -> Iterator[None]:
+    """Inside, what is printed goes to the end of the file."""
+    with path.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        yield

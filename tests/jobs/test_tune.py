@@ -1,0 +1,121 @@
+"""A search through Ray Tune from command to report, killed at random and resumed; and what a user reads where it cannot be."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.command_line import exit_code
+from jobs.tune import main, seconds
+from tests.jobs.runs import descendants, finish, kill, launch, start, wait_until
+
+SPACE = ("--space", "train.optim.learning_rate=1e-4:3e-2:log", "task.hidden=2:16")
+SMALL = ("--train.steps", "54", "--concurrent", "2")
+
+
+def table(run: Path) -> list[dict[str, str]]:
+    with (run / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def trained(run: Path) -> dict[str, list[int]]:
+    """The steps in each trial's metrics.jsonl."""
+    return {
+        folder.name: [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (run / "trials").iterdir()
+        if (folder / "metrics.jsonl").exists()
+    }
+
+
+@pytest.mark.ray
+def test_a_search_ends_with_an_answer(tmp_path: Path) -> None:
+    code, out, err = launch("tune", "toy", *SPACE, *SMALL, "--trials", "6", runs=tmp_path)
+    assert (code, err) == (0, ""), out
+    run = tmp_path / "tune-toy"
+    rows = table(run)
+    assert len(rows) == 6
+    assert (float(rows[0]["train.optim.learning_rate"]), int(rows[0]["task.hidden"])) == (1e-2, 8), "the recipe's own values come first"
+    assert {row["status"] for row in rows} <= {"finished", "stopped"}
+    stopped = [row for row in rows if row["status"] == "stopped"]
+    assert stopped
+    assert all(row["reason"].startswith("behind the best third at step") and int(row["step"]) in (6, 18) for row in stopped)
+    assert all(steps == list(range(1, steps[-1] + 1)) for steps in trained(run).values())
+    best = min(rows, key=lambda row: float(row["val/loss"]))
+    assert (run / "best").resolve().name == best["folder"]
+    assert json.loads((run / "best" / "metrics.json").read_text())["digits/mse"] > 0
+    assert f"the best is T{best['trial']} with loss {float(best['val/loss']):.4g}" in out
+    assert f"--task.hidden {best['task.hidden']}" in out
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 2
+    assert "http" not in page
+    code, again, _ = launch("tune", "toy", *SPACE, *SMALL, "--trials", "6", runs=tmp_path)
+    assert code == 0
+    assert again == out[out.index("6 trials, ") :], "a finished search says again what it found"
+    code, _, err = launch("tune", "toy", "--space", "task.hidden=2:32", *SMALL, "--trials", "6", runs=tmp_path)
+    assert code == 2
+    assert err.startswith("search tune-toy was started with space.task.hidden.high = 16")
+
+
+def outcomes(run: Path) -> int:
+    return len(list(run.glob("trials/*/outcome.json")))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kills_at_random_lose_no_result_and_train_nothing_twice(tmp_path: Path, seed: int) -> None:
+    words = ("tune", "toy", *SPACE, *SMALL, "--trials", "8", "--task.seconds_per_step", "0.05", "--seed", str(seed), "--scheduler", "none")
+    moments, run = random.Random(seed), tmp_path / "tune-toy"
+    before: dict[str, Any] = {}
+    for wanted in (1, 4):
+        process = start(*words, runs=tmp_path)
+        wait_until(lambda wanted=wanted: outcomes(run) >= wanted)
+        time.sleep(moments.uniform(0, 2))
+        children = descendants(process.pid)
+        kill(process.pid)
+        process.communicate()
+        wait_until(lambda children=children: not any(Path(f"/proc/{pid}").exists() for pid in children))
+        done = {path.parent.name: path.stat().st_mtime_ns for path in run.glob("trials/*/metrics.jsonl") if (path.parent / "outcome.json").exists()}
+        assert before.items() <= done.items(), "a finished trial was trained again"
+        before = done
+    code, out, err = finish(start(*words, runs=tmp_path))
+    assert (code, err) == (0, ""), out
+    rows = table(run)
+    assert [row["status"] for row in rows] == ["finished"] * 8
+    assert all(steps == list(range(1, 55)) for steps in trained(run).values())
+    assert all((run / "trials" / name / "metrics.jsonl").stat().st_mtime_ns == at for name, at in before.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nothing"], "there is no recipe 'nothing'"),
+        (["ddpm", "--space", "task.nothing=1:2"], "'task.nothing' is no field of this recipe; `--help` shows all"),
+        (["ddpm", "--space", "task.label_dropout=0.5:2"], "the space has task.label_dropout = 2.0, which the recipe refuses: ClassDDPMConfig.label_dropout is 2.0"),
+        (["ddpm", "--space", "task.label_dropout=0.5-2"], "the space has task.label_dropout = '0.5-2', which the recipe refuses: ClassDDPMConfig.label_dropout: Input should be a valid number"),
+        (["ddpm", "--space", "task.label_dropout=0.5:high"], "--space 'task.label_dropout=0.5:high' is no range; write NAME=LOW:HIGH"),
+        (["ddpm", "--trials", "0"], "trials is 0; it must be at least 1"),
+        (["ddpm", "--scheduler", "pbt"], "give --search random with it"),
+        (["ddpm", "--metric", "fid"], "say with --mode min or --mode max"),
+        (["ddpm", "--time-budget", "soon"], "time_budget is 'soon'; write a time like 90s, 30m or 2h"),
+        (["sdxl_tiny", "--stage", "base"], "there is no stage 'base'; the recipe has autoencoder, text, text_2, denoiser, refiner"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GENLIB_RUNS", str(tmp_path))
+    assert exit_code(lambda: main(words)) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_times() -> None:
+    assert [seconds(text) for text in ("", "90", "90s", "1.5m", "2h")] == [None, 90, 90, 90, 7200]
