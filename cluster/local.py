@@ -38,7 +38,7 @@ class Head:
 
 
 @contextmanager
-def local_head(*, cpus: int | None = None, gpus: int | None = None, dashboard: bool = True, timeout_seconds: float = 60.0) -> Iterator[Head]:
+def local_head(*, cpus: int | None = None, gpus: int | None = None, dashboard: bool = True, timeout_seconds: float = 180.0) -> Iterator[Head]:
     """Starts a head and ends it on the way out; inside, this process and its children reach it with the right token.
 
     RuntimeError with the end of Ray's own log where it does not come up within `timeout_seconds`.

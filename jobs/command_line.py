@@ -6,7 +6,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
 
 from genlib import registry
@@ -105,7 +105,7 @@ def parsed(arguments: Sequence[str], options: Options, script: str) -> Command[O
     stages = recipe.smoke if "--smoke" in rest else recipe.stages
     form = form_of(stages, options)
     values = read(form, rest, f"python jobs/{script} {name}", registry.describe(name))
-    return Command(name, tuple(filled(stages, values)), values.options)
+    return Command(name, one_place(tuple(filled(stages, values))), values.options)
 
 
 def listing() -> str:
@@ -137,7 +137,16 @@ def filled(stages: Sequence[Stage], values: Any) -> Iterator[Stage]:
     """The stages with the values of the form."""
     for stage in stages:
         given = values if len(stages) == 1 else getattr(values, stage.name)
-        yield dataclasses.replace(stage, task=given.task, train=given.train, data=given.data)
+        yield replace(stage, task=given.task, train=given.train, data=given.data)
+
+
+def one_place(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages, of which those that name no data read what the last one reads that does: naming it once is enough."""
+    named = next((stage.data for stage in reversed(stages) if stage.data.train), None)
+    if named is None:
+        return stages
+    place = {"train": named.train, "validation": named.validation}
+    return tuple(stage if stage.data.train else replace(stage, data=replace(stage.data, **place)) for stage in stages)
 
 
 def read(form: type, arguments: Sequence[str], program: str, description: str) -> Any:

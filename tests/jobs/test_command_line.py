@@ -34,6 +34,14 @@ def test_stages_have_their_names_in_front() -> None:
     assert second.needs == {"base": "first"}
 
 
+def test_data_named_for_one_stage_are_those_of_all_that_name_none() -> None:
+    nothing = ("--first.data.train", "")
+    stages = parse(["chain", *nothing, "--second.data.train", "shards", "--second.data.validation", "held-out"]).stages
+    assert [(stage.data.train, stage.data.validation) for stage in stages] == [("shards", "held-out")] * 2
+    first, second = parse(["chain", "--second.data.train", "shapes"]).stages
+    assert (first.data.train, second.data.train) == ("digits", "shapes")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -139,12 +139,13 @@ def _smoke() -> tuple[Stage, ...]:
 def ldm_tiny() -> Recipe:
     """Latent diffusion on icons with one text encoder: autoencoder, text encoder and denoiser, all from nothing.
 
-    `python jobs/train.py ldm_tiny`
+    `python jobs/train.py ldm_tiny`. Held-out loss 0.305 (of v, over all levels); of its 32 prompts a person names heart, home, lock, bell, cloud,
+    camera, phone, umbrella, music, tree, car, clock and "bell off" at first sight (denoiser alone: one process, 1,278 s beside other work).
     """
     unet = LatentUNetConfig(block_out_channels=(96, 96), transformer_layers=(0, 1), layers_per_block=1, head_dim=32)
     process = DiscreteConfig(beta_schedule="cosine", prediction="v", zero_terminal_snr=True, time_spread=1.0)
     task = LatentDiffusionConfig(unet=unet, process=process, prompts=tiny.PROMPTS, guidance_scale=4.0)
-    train = tiny.training(2200, 128, 2e-3, ema_halflife_samples=15_000)
+    train = tiny.training(1200, 128, 2e-3, ema_halflife_samples=15_000)
     stages = (
         tiny.autoencoder_stage(),
         tiny.text_stage("text", 256, 600),
