@@ -37,30 +37,48 @@ class Head:
     pid: int
 
 
+class NotStarted(RuntimeError):
+    """Ray did not come up; the message is for the user."""
+
+
 @contextmanager
 def local_head(*, cpus: int | None = None, gpus: int | None = None, dashboard: bool = True, timeout_seconds: float = 180.0) -> Iterator[Head]:
     """Starts a head and ends it on the way out; inside, this process and its children reach it with the right token.
 
-    RuntimeError with the end of Ray's own log where it does not come up within `timeout_seconds`.
+    NotStarted with the end of Ray's own log where it does not come up within `timeout_seconds`.
     """
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    port = free_port()
     with hold(folder), environment(folder):
+        running: list[subprocess.Popen] = []
+        try:
+            yield started(running, folder, (cpus, gpus, dashboard), time.monotonic() + timeout_seconds)
+        finally:
+            for process in running:
+                end(process)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def started(running: list[subprocess.Popen], folder: Path, wanted: tuple[int | None, int | None, bool], deadline: float) -> Head:
+    """A head that answers, its process in `running`. Ray itself gives up after half a minute, which a busy machine may need: then once more."""
+    while True:
+        port = free_port()
         process = subprocess.Popen(
-            command(folder, port, cpus, gpus, dashboard),
+            command(folder, port, *wanted),
             stdin=subprocess.DEVNULL,
             stdout=open(folder / "start.log", "wb"),  # noqa: SIM115 the child keeps it
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for us to handle
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
-        try:
-            address = wait_for_address(folder, process, timeout_seconds)
-            yield Head(address, f"http://{HOST}:{port}" if dashboard else "", folder, process.pid)
-        finally:
-            end(process)
-            shutil.rmtree(folder, ignore_errors=True)
+        running.append(process)
+        if address := wait_for_address(folder, process, deadline):
+            return Head(address, f"http://{HOST}:{port}" if wanted[2] else "", folder, process.pid)
+        end(running.pop())
+        lines = [line for line in (folder / "start.log").read_text(errors="replace").splitlines() if line.strip()] or ["its log is empty"]
+        if time.monotonic() >= deadline or "timed out during startup" not in lines[-1]:
+            raise NotStarted(f"Ray did not start on {HOST}: {lines[-1].strip()}")
+        (folder / "ray_current_cluster").unlink(missing_ok=True)
 
 
 def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboard: bool) -> list[str]:
@@ -130,18 +148,14 @@ def first_in(variable: str, folder: Path) -> str:
     return os.pathsep.join([str(folder), *filter(None, [os.environ.get(variable)])])
 
 
-def wait_for_address(folder: Path, process: subprocess.Popen, timeout_seconds: float) -> str:
-    """The address Ray writes once its head is up."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        found = folder / "ray_current_cluster"
+def wait_for_address(folder: Path, process: subprocess.Popen, deadline: float) -> str:
+    """The address Ray writes once its head is up; empty where it ends without, or the time is over."""
+    found = folder / "ray_current_cluster"
+    while time.monotonic() < deadline and process.poll() is None:
         if found.exists() and (address := found.read_text().strip()):
             return address
-        if process.poll() is not None:
-            break
         time.sleep(0.05)
-    last = "\n".join((folder / "start.log").read_text(errors="replace").splitlines()[-15:])
-    raise RuntimeError(f"Ray did not start on {HOST} within {timeout_seconds:g} s; the end of its log:\n{last}")
+    return ""
 
 
 def end(process: subprocess.Popen, grace_seconds: float = 10.0) -> None:

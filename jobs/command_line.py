@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
 
+from cluster.local import NotStarted
 from genlib import registry
 from genlib.config import nearest
 from genlib.recipe import Stage
@@ -223,6 +224,6 @@ def exit_code(work: Callable[[], int]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    except RunStopped as error:
+    except (RunStopped, NotStarted) as error:
         print(error, file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
@@ -70,9 +71,11 @@ class Follower(Callback):
         began = self.started.pop(trial.trial_id, None)
         if began is not None:
             self.ended.append(time.monotonic() - began)
-        folder = self.trials.folder(trial.trial_id)
+        folder, value = self.trials.folder(trial.trial_id), self.value(trial)
         if folder.is_dir():
             write_json(folder / "outcome.json", {"status": status, "reason": reason})
+            if value is not None:
+                tell_tensorboard(folder / "tensorboard", trial.config, self.asked.metric, value)
 
     def table(self, trials: Sequence[Trial]) -> str:
         """Where the search stands: counts, the best so far, what runs, and how long it may still take."""
@@ -125,6 +128,15 @@ class Follower(Callback):
 
     def __getstate__(self) -> Mapping[str, Any]:
         return {**self.__dict__, "started": {}, "ended": []}
+
+
+def tell_tensorboard(folder: Path, values: Mapping[str, Any], metric: str, value: float) -> None:
+    """Adds the trial to TensorBoard's table of hyperparameters, beside its curves."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    plain = {name: one if isinstance(one, bool | int | float | str) else str(one) for name, one in values.items()}
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_hparams(plain, {f"search/{metric.removeprefix('val/')}": value}, run_name=".")
 
 
 def short(name: str) -> str:

@@ -30,7 +30,6 @@ from tune_spaces.base import Choice, Space, clamped, defaults, is_integer, point
 TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what a kill may take back of the search's own books; trials keep theirs
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials' own folders say all that Ray's CSV and JSON files would
-    "TUNE_MAX_PENDING_TRIALS_PG": "auto",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train page
 }

@@ -159,3 +159,22 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path, other: Stage, sour
     train(tmp_path, stage("VAE"))
     with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
         train(tmp_path, other, source=source)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_takes_over_another_ones_checkpoint_with_all_its_state(kind: str, tmp_path: Path) -> None:
+    """What a search does with a trial that falls behind: weights, average, optimizer and position of the donor, settings of its own."""
+    donor = stage(kind, keep_checkpoints=9)
+    train(tmp_path / "donor", donor)
+    taken = tmp_path / "donor" / "checkpoints" / checkpoint.step_name(CUT)
+    other = stage(kind, keep_checkpoints=9, optim=replace(donor.train.optim, learning_rate=3 * donor.train.optim.learning_rate))
+    for name, settings in (("same", donor), ("other", other)):
+        train(tmp_path / name, stage(kind, keep_checkpoints=9, seed=5))
+        checkpoint.inherit(taken, tmp_path / name / "checkpoints", settings.task, settings.train)
+        assert [path.name for path in checkpoint.checkpoints(tmp_path / name / "checkpoints")] == [taken.name]
+        train(tmp_path / name, settings)
+    for ema in (False, True):
+        whole, same, changed = (weights(tmp_path / name, ema) for name in ("donor", "same", "other"))
+        assert all(torch.equal(same[name], value) for name, value in whole.items())
+        assert any(not torch.equal(changed[name], value) for name, value in whole.items())
+    assert [row["train/lr"] for row in rows(tmp_path / "other")][CUT:] == [3 * row["train/lr"] for row in rows(tmp_path / "donor")][CUT:]

@@ -159,7 +159,8 @@ class Reflow(RectifiedFlow):
 def rectified_flow() -> Recipe:
     """Coloured shapes, 16 x 16 pixels: a rectified flow, then one reflow that draws in few steps.
 
-    `python jobs/train.py rectified_flow`. The flow's straightness is 0.040 (0 is a straight line); one process, 281 s beside other work.
+    `python jobs/train.py rectified_flow`. Straightness (0 is a straight line) 0.040 of the flow and 0.0071 after the reflow,
+    whose pictures of one step are nearly those of 64 (one process, 281 s and 390 s beside other work).
     """
     data = DataConfig(train="shapes", image_size=16)
     flow = Stage(
