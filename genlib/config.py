@@ -128,7 +128,7 @@ class OptimConfig(Config):
 
     name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
     """Optimizer; the fused form is used where PyTorch has it."""
-    learning_rate: float = tunable(1e-3, low=1e-5, high=1e-1, log=True, at_least=0)
+    learning_rate: float = tunable(1e-3, low=1e-6, high=1e-1, log=True, at_least=0)
     """Peak learning rate."""
     beta1: float = limited(0.9, at_least=0, below=1)
     """Adam's first decay; SGD's and RMSprop's momentum is `momentum`."""

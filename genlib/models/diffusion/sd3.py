@@ -216,7 +216,8 @@ def _smoke() -> tuple[Stage, ...]:
 def sd3_tiny() -> Recipe:
     """SD3's form on icons: autoencoder, two text encoders and the flow from nothing; the third text encoder, a small T5, keeps random weights.
 
-    `python jobs/train.py sd3_tiny`
+    `python jobs/train.py sd3_tiny`. After half of its steps (`--denoiser.train.steps 1500`) the held-out loss is 0.642 and outlines follow the
+    prompts, of home, lock, clock and car for example, without being icons yet (denoiser alone: one process, 655 s beside other work).
     """
     third = T5EncoderConfig(vocab_size=2000, width=256, feed_forward=512, layers=2, heads=4, context_length=16)
     task = SD3Config(transformer=MMDiTConfig(layers=4, heads=4, head_dim=32, largest=16), prompts=tiny.PROMPTS, guidance_scale=4.0)
