@@ -277,6 +277,9 @@ class DataConfig(Config):
 class TaskConfig(Config):
     """Base of every family's configuration."""
 
+    def refuse_data(self, data: DataSpec) -> None:
+        """ValueError saying which data would do, where the task cannot learn from such; asked of every stage before the first one trains."""
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Task:
         """Makes the task for such data; `upstream` holds frozen tasks of the stages it needs, by role."""
         raise NotImplementedError

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cluster.connect import connected
 from cluster.preflight import node_resources, refuse_impossible
 from genlib.config import to_json
-from genlib.recipe import refuse_unstarted
+from genlib.recipe import Stage, refuse_unstarted
 from jobs import run_folder
 from jobs.command_line import Command, RunOptions, exit_code, parse
 from jobs.evaluate import table
@@ -98,8 +98,21 @@ def look_at_data(command: Command, run: Path) -> None:
     from genlib.data.sets import keep
 
     for stage in command.stages:
+        kept = run_folder.set_folder(run, command.stages, stage)
         with suppress(ValueError, OSError):  # data that this node does not see: its workers may, or say why not
-            keep(stage.data, run_folder.set_folder(run, command.stages, stage), partial(parallel_map, label="indexing", local_below=64))
+            keep(stage.data, kept, partial(parallel_map, label="indexing", local_below=64))
+        refuse_unfit(stage, kept)
+
+
+def refuse_unfit(stage: Stage, kept: Path) -> None:
+    """ValueError where the stage cannot learn from its data: now, and not when the stages before it have trained."""
+    from genlib.data.source import open_source
+
+    try:
+        spec = open_source(stage.data, kept).spec
+    except (ValueError, OSError):
+        return
+    stage.task.refuse_data(spec)
 
 
 def fit_on_ray(work: Work, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:

@@ -205,6 +205,7 @@ def look_at_data(stage: Stage, kept: Path) -> None:
 
     with suppress(ValueError, OSError):
         keep(stage.data, kept, partial(parallel_map, label="indexing", local_below=64))
+    train.refuse_unfit(stage, kept)
 
 
 def train_upstream(command: Command[TuneOptions], run: Path, stage: Stage) -> dict[str, Path]:

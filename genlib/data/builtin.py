@@ -86,7 +86,7 @@ BUILTIN: dict[str, tuple[Callable[[Path, int], Written], int, Callable[[], str]]
     "fashion_mnist": (write_fashion_mnist, fashion_mnist.DEFAULT_SIZE, fashion_mnist.fingerprint),
     "emoji": (write_emoji, emoji.DEFAULT_SIZE, emoji.fingerprint),
 }
-"""By name: what writes the set, its own size in pixels, and what it is made from."""
+"""By name: what writes the set, its own size in pixels (0: it has no pictures), and what it is made from."""
 
 
 def prepared(name: str, size: int = 0) -> str:
@@ -94,7 +94,7 @@ def prepared(name: str, size: int = 0) -> str:
     if name not in BUILTIN:
         return ""
     write, own_size, made_from = BUILTIN[name]
-    size = size or own_size
+    size = (size or own_size) if own_size else 0
     folder = cache_folder() / f"{name}-{size}px-{hashlib.sha256(made_from().encode()).hexdigest()[:10]}"
     if not (folder / "dataset.json").is_file():
         with locked(folder.with_suffix(".lock")):

@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster.local import Head, local_head
+from genlib.data.writer import png, write_shards
 from tests.jobs.runs import finish, kill, launch, start, steps, wait_until
 
 pytestmark = pytest.mark.ray
@@ -98,3 +100,12 @@ def test_a_running_run_is_refused_until_its_driver_is_gone(head: Head, tmp_path:
     code, out, err = launch(*command, runs=tmp_path, RAY_ADDRESS=head.address)
     assert (code, err) == (0, ""), out
     assert steps(tmp_path / "toy") == list(range(1, 61))
+
+
+def test_data_that_a_later_stage_cannot_use_is_refused_before_any_trains(head: Head, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    write_shards(shards, "train", [{"png": png(np.zeros((16, 16, 3), np.uint8))} for _ in range(8)])
+    code, _, err = launch("ldm_tiny", "--smoke", "--denoiser.data.train", str(shards), runs=tmp_path, RAY_ADDRESS=head.address)
+    assert code == 2
+    assert err.startswith("latent diffusion learns from captions, but the samples have none")
+    assert not list((tmp_path / "ldm_tiny").glob("*/checkpoints"))

@@ -54,12 +54,15 @@ class LatentConfig(TaskConfig):
         """What the sides of latents must divide by."""
         raise NotImplementedError
 
-    def refuse_unfit(self, data: DataSpec, upstream: Mapping[str, Task]) -> None:
-        """ValueError where the data or the upstream tasks cannot serve."""
+    def refuse_data(self, data: DataSpec) -> None:
         if not data.has_captions:
             raise ValueError(
                 "latent diffusion learns from captions, but the samples have none (.txt members); give shards that have with --data.train"
             )
+
+    def refuse_unfit(self, data: DataSpec, upstream: Mapping[str, Task]) -> None:
+        """ValueError where the data or the upstream tasks cannot serve."""
+        self.refuse_data(data)
         for role in self.roles:
             if role not in upstream:
                 raise ValueError(f"latent diffusion needs a stage for the role {role!r}; it was given {', '.join(upstream) or 'none'}")

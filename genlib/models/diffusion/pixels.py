@@ -93,13 +93,21 @@ class PixelTransform:
         return {"image": image, **({"label": batch["label"]} if "label" in batch else {})}
 
 
+def refuse_images(data: DataSpec) -> None:
+    """ValueError where the data has no pictures of one size."""
+    if not data.image_size:
+        raise ValueError(
+            "a pixel diffusion draws pictures of one size, and the data has none; give the size of its pictures, for example --data.image-size 32, "
+            "or a set such as digits"
+        )
+
+
 class PixelTask(Task):
     """A U-Net on pictures of one size in [-1, 1], under `net`."""
 
     def __init__(self, unet: PixelUNet, data: DataSpec, *, flip: bool, more_channels: int = 0, num_classes: int = 0) -> None:
         super().__init__()
-        if not data.image_size:
-            raise ValueError("pictures of the data have many sizes, and a pixel diffusion needs one; give it, for example --data.image-size 32")
+        refuse_images(data)
         self.unet, self.data, self.flip, self.more_channels, self.num_classes = unet, data, flip, more_channels, num_classes
         self.net = self.made()
 

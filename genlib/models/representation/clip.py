@@ -54,13 +54,16 @@ class CLIPConfig(TaskConfig):
     templates: tuple[str, ...] = ("{}",)
     """Sentences around a name whose directions are averaged in zero-shot classification."""
 
-    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> CLIP:
+    def refuse_data(self, data: DataSpec) -> None:
         if not data.has_captions:
             raise ValueError("CLIP learns from captions, but the samples have none (.txt members); give shards of image-text pairs with --data.train")
         if len(self.mean) not in (1, data.channels) or len(self.std) not in (1, data.channels):
             raise ValueError(
                 f"task.mean and task.std have {len(self.mean)} and {len(self.std)} values, images {data.channels} channels; give one or one a channel"
             )
+
+    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> CLIP:
+        self.refuse_data(data)
         return CLIP(self, data)
 
 

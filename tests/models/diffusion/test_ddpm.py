@@ -140,7 +140,7 @@ def test_refuses_to_draw_in_a_sentence(arguments: dict, sentence: str) -> None:
 def test_refuses_data_that_it_cannot_draw() -> None:
     with pytest.raises(ValueError, match="the data names none"):
         ClassDDPMConfig().build(replace(DIGITS, class_names=()), {})
-    with pytest.raises(ValueError, match="pictures of the data have many sizes"):
+    with pytest.raises(ValueError, match="draws pictures of one size, and the data has none"):
         DDPMConfig().build(replace(DIGITS, image_size=0), {})
     with pytest.raises(ValueError, match=r"give --data\.image-size 28"):
         DDPMConfig().build(replace(DIGITS, image_size=29), {})

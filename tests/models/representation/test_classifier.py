@@ -77,7 +77,7 @@ def test_the_recipe_gives_between_128_and_256_features() -> None:
     ("spec", "words"),
     [
         (DataSpec(image_size=8), "a classifier learns from labels, but the samples have none"),
-        (replace(SPEC, image_size=0), "the images have many sizes; give one with --data.image-size"),
+        (replace(SPEC, image_size=0), "the samples have no images of one size; give the size with --data.image-size"),
     ],
 )
 def test_unfit_data_is_refused(spec: DataSpec, words: str) -> None:
