@@ -36,6 +36,7 @@ class Follower(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.started.setdefault(trial.trial_id, time.monotonic())
+        write_json(self.trials.folder(trial.trial_id) / "number.json", {"number": trials.index(trial)})
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.note(trial, *self.outcome(trial))

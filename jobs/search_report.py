@@ -54,9 +54,11 @@ class Result:
 
 
 def results(asked: Asked, run: Path) -> list[Result]:
-    """All trials that began, in the order in which they did."""
-    folders = [(known["started"], folder, known) for folder in run.glob("trials/*") if (known := read_json(folder / "trial.json"))]
-    return [result(asked, number, folder, known) for number, (_, folder, known) in enumerate(sorted(folders, key=lambda one: one[0]))]
+    """All trials that began, by number; one that a kill took from the search's books comes last and has the next."""
+    found = [(folder, known) for folder in run.glob("trials/*") if (known := read_json(folder / "trial.json"))]
+    numbers = {folder: (read_json(folder / "number.json") or {}).get("number", len(found)) for folder, _ in found}
+    found.sort(key=lambda one: (numbers[one[0]], one[1]["started"]))
+    return [result(asked, number, folder, known) for number, (folder, known) in enumerate(found)]
 
 
 def result(asked: Asked, number: int, folder: Path, known: dict[str, Any]) -> Result:
@@ -87,6 +89,7 @@ def importances(asked: Asked, found: Sequence[Result]) -> dict[str, float]:
     """Share of the metric's spread at `common_step` that each hyperparameter explains, by Optuna's fANOVA; {} where trials are too few to say."""
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     step = common_step(found)
     scored = [(one.values, dict(one.curve)[step]) for one in found if step in dict(one.curve)]
     scored = [(values, value) for values, value in scored if math.isfinite(value)]
@@ -183,6 +186,7 @@ def closing(asked: Asked, found: Sequence[Result], best: Result, mattered: dict[
     mattering = f"what mattered at step {common_step(found):,}: {explained}" if mattered else "too few trials to say what mattered"
     return [
         *([mattering] if len(asked.space) > 1 else []),
+        *(["pbt changed its values while it trained: these are the last ones"] if asked.options.scheduler == "pbt" else []),
         f"train it again:  {command_of(asked, best)}",
         f"its checkpoint:  {run / 'best'} (for jobs/evaluate.py and serving)",
         f"report:          {run / 'report.html'}",
