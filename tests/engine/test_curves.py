@@ -38,20 +38,19 @@ def train_all(root: Path) -> None:
         train(root, strategy)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])  # three do not divide the batch
+def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, int]:
     root = tmp_path_factory.mktemp("curves")
     train(root, "single")
-    for world in (2, 3):
-        run_ranks(world, train_all, root)
-    return root
+    run_ranks(request.param, train_all, root)
+    return root, request.param
 
 
-@pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_curves_are_the_same(runs: Path, kind: str, strategy: str, world: int) -> None:
-    alone, together = losses(runs / f"{kind}-single-1"), losses(runs / f"{kind}-{strategy}-{world}")
+def test_loss_curves_are_the_same(runs: tuple[Path, int], kind: str, strategy: str) -> None:
+    root, world = runs
+    alone, together = losses(root / f"{kind}-single-1"), losses(root / f"{kind}-{strategy}-{world}")
     assert len(alone) == STEPS
     assert alone[-1] < 0.95 * alone[0]
     assert together == pytest.approx(alone, abs=1e-4)

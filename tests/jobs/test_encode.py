@@ -40,6 +40,7 @@ def store_in(folder: Path) -> EncodedStore:
     return EncodedStore(found, SAMPLES)
 
 
+@pytest.mark.slow
 def test_a_run_encodes_ahead_where_it_holds_every_cpu(head: Head, tmp_path: Path) -> None:
     ahead = ("encoders", "--run", "ahead", "--on_eyes.train.encode", "ahead", "--on_eyes.train.encoded_dir", str(tmp_path / "encoded"))
     code, out, err = launch(*ahead, runs=tmp_path, RAY_ADDRESS=head.address)

@@ -14,8 +14,11 @@ from jobs.command_line import Command, RunOptions, parse
 from jobs.plan import planned
 
 
-# those of one smoke form once
-@pytest.mark.parametrize("name", {repr(registry.load(name).smoke): name for name in registry.RECIPES}.values())
+ONCE = {repr(registry.load(name).smoke): name for name in registry.RECIPES}.values()  # those of one smoke form
+SLOW = ("ldm_tiny", "sd3_tiny")  # like SDXL
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ONCE])
 def test_every_recipe_has_a_plan(name: str) -> None:
     text = planned(Command(name, registry.load(name).smoke, RunOptions(gpus=2)))
     for stage in registry.load(name).smoke:

@@ -1,25 +1,76 @@
 """Spaces come from the fields themselves."""
 
-from functools import reduce
-
 import pytest
 
 from genlib import registry
-from genlib.config import OptimConfig, TrainConfig
-from tune_spaces.base import space
+from genlib.config import OptimConfig, Search, TrainConfig
+from tune_spaces.base import Choice, Range, clamped, defaults, points, refuse_contradictions, space, space_of, value_of, with_values, written
 
 
 def test_nested_fields_have_dotted_names() -> None:
     found = space(TrainConfig(players={"D": OptimConfig()}), "train.")
     assert set(found) == {"train.optim.learning_rate", "train.players.D.learning_rate"}
-    assert (found["train.optim.learning_rate"].low, found["train.optim.learning_rate"].log) == (1e-5, True)
+    assert (found["train.optim.learning_rate"].low, found["train.optim.learning_rate"].log) == (1e-6, True)
 
 
 @pytest.mark.parametrize("recipe", list(registry.RECIPES))
-def test_every_default_lies_in_its_range(recipe: str) -> None:
+def test_every_recipe_has_a_space_with_its_own_values_that_it_takes(recipe: str) -> None:
     for stage in registry.load(recipe).stages:
-        ranges = {**space(stage.task), **space(stage.train)}
-        assert ranges
-        for part in (stage.task, stage.train):
-            for name, search in space(part).items():
-                assert search.low <= reduce(getattr, name.split("."), part) <= search.high, name
+        ranges = {**space(stage.task, "task."), **space(stage.train, "train.")}
+        assert set(defaults(stage, ranges)) == set(ranges) != set()
+        refuse_contradictions(stage, ranges)
+    last = registry.load(recipe).stages[-1]
+    assert set(defaults(last, space_of(recipe, last))) == set(space_of(recipe, last))
+    refuse_contradictions(last, space_of(recipe, last))
+
+
+STAGE = registry.load("ddpm").stages[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "range"),
+    [
+        ("task.beta=0.5:8:log", "task.beta", Search(0.5, 8.0, True)),
+        ("task.latent_dim=2:64", "task.latent_dim", Search(2.0, 64.0)),
+        ("train.global_batch=64,128", "train.global_batch", Choice((64, 128))),
+        ("task.clip=true,false", "task.clip", Choice((True, False))),
+        ("task.process.beta_schedule=linear,cosine", "task.process.beta_schedule", Choice(("linear", "cosine"))),
+    ],
+)
+def test_ranges_as_users_write_them(text: str, name: str, range: Range) -> None:
+    assert written(text) == (name, range)
+
+
+@pytest.mark.parametrize("text", ["task.beta", "task.beta=", "=1:2", "a=2:1", "a=1:2:linear", "a=0:1:log", "a=1:2:log:3", "a=x:y"])
+def test_what_is_no_range(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no range; write NAME=LOW:HIGH"):
+        written(text)
+
+
+def test_values_go_where_their_names_say() -> None:
+    stage = with_values(STAGE, {"train.optim.learning_rate": 3e-3, "train.global_batch": 64.4, "task.process.beta_schedule": "linear"})
+    assert (stage.train.optim.learning_rate, stage.train.global_batch) == (3e-3, 64)
+    assert value_of(stage, "task.process.beta_schedule") == "linear"
+    with pytest.raises(ValueError, match=r"ClassDDPMConfig.label_dropout is 2\.0; it must be below 1"):
+        with_values(STAGE, {"task.label_dropout": 2.0})
+    with pytest.raises(ValueError, match=r"'model\.beta' is no field of a stage; names begin with task"):
+        value_of(STAGE, "model.beta")
+
+
+def test_a_grid_has_both_ends_and_whole_numbers_once() -> None:
+    assert points(Search(1e-4, 1e-1, True), 4) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1])
+    assert points(Search(1, 3), 9, integer=True) == [1, 2, 3]
+    assert points(Choice(("a", "b")), 9) == ["a", "b"]
+
+
+def test_the_recipes_own_values_are_tried_where_the_space_has_them() -> None:
+    assert defaults(STAGE, {"train.optim.learning_rate": Search(1e-4, 1e-2, True)}) == {"train.optim.learning_rate": 2e-3}
+    assert defaults(STAGE, {"train.optim.learning_rate": Search(1e-2, 1e-1, True)}) == {}
+    assert clamped(Search(1e-2, 1e-1), 2e-3) == 1e-2
+
+
+def test_a_space_that_the_recipe_refuses_is_refused_first() -> None:
+    with pytest.raises(ValueError, match=r"the space has task\.label_dropout = 1\.5, which the recipe refuses"):
+        refuse_contradictions(STAGE, {"task.label_dropout": Search(0.0, 1.5)})
+    with pytest.raises(ValueError, match=r"no field of the recipe is tunable"):
+        refuse_contradictions(STAGE, {})

@@ -156,6 +156,7 @@ def run_two(root: Path) -> None:
         run(root / strategy, strategy)
 
 
+@pytest.mark.slow
 def test_adversarial_training_is_the_same_under_every_strategy(tmp_path: Path) -> None:
     one, root = checkpoint.load_weights(run(tmp_path / "one", "single")), tmp_path
     run_ranks(2, run_two, root)
