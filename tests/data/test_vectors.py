@@ -66,5 +66,5 @@ def test_vectors_of_two_sizes_are_named(tmp_path: Path) -> None:
 
 def test_what_is_no_vector_is_told_which_sets_are(tmp_path: Path) -> None:
     write_shards(tmp_path, "train", [{"txt": b"a word"}])
-    with pytest.raises(ValueError, match="neither images of one size nor vectors .* rings2d"):
+    with pytest.raises(ValueError, match=r"neither images of one size nor vectors .* rings2d"):
         VectorShape.of(open_source(DataConfig(train=str(tmp_path), image_size=8)).spec)
