@@ -68,8 +68,9 @@ def result(asked: Asked, number: int, folder: Path, known: dict[str, Any]) -> Re
     if outcome is None:
         finished = bool(rows) and rows[-1]["step"] >= asked.stage.train.steps
         outcome = {"status": "finished" if finished else "unfinished", "reason": ""}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in known["values"].items()}  # JSON knows no tuples
     curve = [(row["step"], row[asked.metric]) for row in rows]
-    return Result(number, folder, known["values"], curve, outcome["status"], outcome["reason"], rows[-1]["time"] - known["started"] if rows else 0.0)
+    return Result(number, folder, values, curve, outcome["status"], outcome["reason"], rows[-1]["time"] - known["started"] if rows else 0.0)
 
 
 def ranked(asked: Asked, found: Sequence[Result]) -> list[Result]:
@@ -98,7 +99,7 @@ def importances(asked: Asked, found: Sequence[Result]) -> dict[str, float]:
     distributions = {name: distribution(asked, name) for name in asked.space}
     study = optuna.create_study()
     for values, value in scored:
-        inside = {name: clamped(asked.space[name], values[name]) for name in asked.space}
+        inside = {name: plain(clamped(asked.space[name], values[name])) for name in asked.space}
         study.add_trial(optuna.trial.create_trial(params=inside, distributions=distributions, value=value))
     return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
 
@@ -109,10 +110,15 @@ def distribution(asked: Asked, name: str) -> BaseDistribution:
 
     one = asked.space[name]
     if isinstance(one, Choice):
-        return CategoricalDistribution(one.values)
+        return CategoricalDistribution([plain(value) for value in one.values])
     if is_integer(asked.stage, name):
         return IntDistribution(round(one.low), round(one.high), log=one.log)
     return FloatDistribution(one.low, one.high, log=one.log)
+
+
+def plain(value: Any) -> Any:
+    """A value that Optuna takes as a choice."""
+    return str(value) if isinstance(value, tuple) else value
 
 
 def finish(asked: Asked, run: Path) -> str:
@@ -163,7 +169,8 @@ def score_best(best: Result, run: Path) -> None:
 def command_of(asked: Asked, best: Result) -> str:
     """What trains the best trial's values as a run of its own."""
     prefix = "" if len(asked.command.stages) == 1 else f"{asked.stage.name}."
-    flags = [f"--{prefix}{name} {shlex.quote(str(value))}" for name, value in best.values.items()]
+    words = {name: value if isinstance(value, tuple) else (value,) for name, value in best.values.items()}
+    flags = [f"--{prefix}{name} {' '.join(shlex.quote(str(word)) for word in words[name])}" for name in words]
     return f"python jobs/train.py {asked.command.recipe} --run {asked.command.recipe}-best {' '.join(flags)}"
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -358,6 +359,7 @@ def searcher(asked: Asked) -> Any:
         from ray.tune.search.optuna import OptunaSearch
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", message="Choices for a categorical distribution")  # its storage is this process's memory
         return OptunaSearch(points_to_evaluate=first, seed=options.seed, metric=asked.metric, mode=asked.mode)
     from ray.tune.search import BasicVariantGenerator
 
