@@ -35,10 +35,10 @@ check: $(READY)  ## format, lint, types, import contract, fast tests
 bench: $(READY)  ## every benchmark, then a table of ratios to the peers
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-# torch comes first and pinned, so that no other package's range replaces it; open_clip comes without what it asks for, as it asks for torchvision.
+# torch comes first and pinned, so that no other package's range replaces it; open_clip, lightly and pythae come without what they ask for, as that is torchvision.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch==3.3.0
+	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch==3.3.0 lightly==1.6.0 pythae==0.1.2
 	touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,15 +16,16 @@ COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#ed
 
 @contextmanager
 def chart(path: Path, *, rows: int = 1, columns: int = 1, width: float = 6.0, height: float = 4.0, title: str = "") -> Iterator[np.ndarray]:
-    """Inside, an array (rows, columns) of matplotlib's Axes to draw on, `width` by `height` inches in all; then the PNG is written, the folder made."""
+    """Inside, an array (rows, columns) of matplotlib's Axes to draw on, `width` by `height` inches in all; then writes the PNG, and its folder."""
     import matplotlib as mpl
+    from cycler import cycler
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "font.size": 9, "axes.titlesize": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "axes.spines.top": False,
         "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
-        "axes.prop_cycle": mpl.cycler(color=COLORS),
+        "axes.prop_cycle": cycler(color=COLORS),
     }  # fmt: skip
     with mpl.rc_context(style):
         figure = Figure(figsize=(width, height), dpi=110, layout="constrained")

@@ -1,4 +1,4 @@
-"""open_clip without torchvision, which has no CPU build beside this torch: the names it imports, none of which our tests use."""
+"""open_clip and lightly without torchvision, which has no CPU build beside this torch: the names they import, none of which our tests use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib
 import importlib.machinery
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -25,23 +27,38 @@ class _Anything(types.ModuleType):
         return _Enumeration(name, (), {"__init__": lambda self, *args, **kwargs: None})
 
 
+@contextmanager
+def without_torchvision(*parts: str) -> Iterator[None]:
+    """Inside, torchvision and these parts of it can be imported and hold anything, and timm cannot."""
+    names = ("torchvision", *(f"torchvision.{part}" for part in parts))
+    stubs: dict[str, Any] = {name: _Anything(name) for name in names}
+    for name, module in stubs.items():
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        module.__path__ = []
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(stubs[parent], child, module)
+    sys.modules.update({**stubs, "timm": None})  # type: ignore[dict-item]  (our peers do without timm)
+    try:
+        yield
+    finally:
+        for name in (*stubs, "timm"):
+            del sys.modules[name]
+
+
 def open_clip() -> types.ModuleType:
     """The real open_clip package."""
     if "open_clip" not in sys.modules:
         import transformers  # noqa: F401  (looks for torchvision by itself, so it comes before the stub)
 
-        names = ("torchvision", *(f"torchvision.{part}" for part in ("transforms", "transforms.functional", "ops", "ops.misc", "datasets")))
-        stubs: dict[str, Any] = {name: _Anything(name) for name in names}
-        for name, module in stubs.items():
-            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-            module.__path__ = []
-            parent, _, child = name.rpartition(".")
-            if parent:
-                setattr(stubs[parent], child, module)
-        sys.modules.update({**stubs, "timm": None})  # type: ignore[dict-item]  (open_clip does without timm)
-        try:
+        with without_torchvision("transforms", "transforms.functional", "ops", "ops.misc", "datasets"):
             importlib.import_module("open_clip")
-        finally:
-            for name in (*stubs, "timm"):
-                del sys.modules[name]
     return sys.modules["open_clip"]
+
+
+def lightly_losses() -> types.ModuleType:
+    """The real losses of the lightly package."""
+    if "lightly.loss" not in sys.modules:
+        with without_torchvision("models", "models.vision_transformer", "ops"):
+            importlib.import_module("lightly.loss")
+    return sys.modules["lightly.loss"]

@@ -1,6 +1,6 @@
 """Augmentation of batches of images and captions, keyed by position: a sample looks the same whatever rank or batch holds it.
 
-Images are changed by one affine resampling, then in stroke, then by hiding a square; captions lose words.
+Images are changed by one affine resampling, then in stroke, then by hiding a square, then in colour; captions lose words.
 """
 
 from __future__ import annotations
@@ -43,18 +43,30 @@ class ImageAugmentation(Config):
     """Probability of a blank square."""
     hide_side: float = limited(0.3, above=0, below=1)
     """Side of the blank square, as a share of the frame."""
+    flip: float = limited(0.0, at_least=0, at_most=1)
+    """Probability of mirroring from left to right."""
+    color: float = limited(0.0, at_least=0, at_most=1)
+    """Largest change of the brightness of each colour channel, as a share of it."""
+    grey: float = limited(0.0, at_least=0, at_most=1)
+    """Probability of losing all colour."""
 
 
 def augment(images: Tensor, position: Tensor, config: ImageAugmentation, *, size: int, seed: int) -> Tensor:
     """images (B, C, H, W) uint8 or float in [0, 1], position (B,) -> float32 (B, C, size, size) in [0, 1]."""
     draw = random.uniform(position, (10,), seed=seed, stream="augment").unbind(1)
-    images = resample(images, size, affine(draw[:5], config))
+    place = affine(draw[:5], config)
+    if config.flip:
+        mirrored = random.uniform(position, seed=seed, stream="flip") < config.flip
+        place[:, :, 0] *= torch.where(mirrored, -1.0, 1.0)[:, None]
+    images = resample(images, size, place)
     if config.outline:
         images = outline(images, draw[5] < config.outline)
     if config.thickness:
         images = thicken(images, _between(draw[6], -config.thickness, config.thickness))
     if config.hide:
         images = hide(images, draw[7] < config.hide, draw[8], draw[9], config.hide_side)
+    if config.color or config.grey:
+        images = recolor(images, random.uniform(position, (images.shape[1] + 1,), seed=seed, stream="color"), config.color, config.grey)
     if config.invert:
         chosen = random.uniform(position, seed=seed, stream="invert") < config.invert
         images = torch.where(chosen[:, None, None, None], 1 - images, images)
@@ -117,6 +129,13 @@ def hide(images: Tensor, chosen: Tensor, x: Tensor, y: Tensor, side: float) -> T
     place = (torch.arange(images.shape[-1]) + 0.5) / images.shape[-1]
     across, down = ((place - centre[:, None]).abs() < side / 2 for centre in (x, y))
     return images.masked_fill((down[:, :, None] & across[:, None, :] & chosen[:, None, None])[:, None], 0.0)
+
+
+def recolor(images: Tensor, draw: Tensor, color: float, grey: float) -> Tensor:
+    """Channels brightened or darkened each by a share up to `color`, then all made one with probability `grey`. draw (B, C + 1) uniform."""
+    gain, chosen = _between(draw[:, 1:], 1 - color, 1 + color), draw[:, 0] < grey
+    images = images.mul(gain[:, :, None, None]).clamp_(0, 1)
+    return torch.where(chosen[:, None, None, None], images.mean(1, keepdim=True), images)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

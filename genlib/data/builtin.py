@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genlib.data.files import cache_folder, locked
-from genlib.data.sources import digits, emoji, fashion_mnist, icons, rings2d, shapes
+from genlib.data.sources import cities, digits, emoji, fashion_mnist, icons, rings2d, shapes
 from genlib.data.writer import write_facts, write_shards
 
 
@@ -62,6 +62,13 @@ def write_rings2d(folder: Path, size: int = 0, train: int = rings2d.NUM_TRAIN, v
     return Written(counts)
 
 
+def write_cities(folder: Path, size: int = 0) -> Written:
+    """Writes the cities; they have no size in pixels, and none is held out."""
+    counts = {"train": write_shards(folder, "train", cities.samples())}
+    write_facts(folder, name="cities", vector_size=2, class_names=cities.CLASS_NAMES, samples=counts)
+    return Written(counts)
+
+
 def write_fashion_mnist(folder: Path, size: int = 0, where: str | Path = "") -> Written:
     """Writes Fashion-MNIST from its IDX files in the folder `where`; see `fashion_mnist.find`."""
     size, files = size or fashion_mnist.DEFAULT_SIZE, fashion_mnist.find(where)
@@ -82,6 +89,7 @@ BUILTIN: dict[str, tuple[Callable[[Path, int], Written], int, Callable[[], str]]
     "icons": (write_icons, icons.DEFAULT_SIZE, icons.fingerprint),
     "shapes": (write_shapes, shapes.DEFAULT_SIZE, lambda: f"v{shapes.VERSION}"),
     "rings2d": (write_rings2d, 0, lambda: f"v{rings2d.VERSION}"),
+    "cities": (write_cities, 0, cities.fingerprint),
     "digits": (write_digits, digits.DEFAULT_SIZE, lambda: f"v{digits.VERSION}"),
     "fashion_mnist": (write_fashion_mnist, fashion_mnist.DEFAULT_SIZE, fashion_mnist.fingerprint),
     "emoji": (write_emoji, emoji.DEFAULT_SIZE, emoji.fingerprint),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -85,7 +84,7 @@ class PlainTransform:
     `name_length` (B,). Fields of partners begin with their role: `positive_image`.
     """
 
-    fields: ClassVar[tuple[str, ...] | None] = None
+    fields: tuple[str, ...] | None = None
 
     def __init__(self, image_size: int = 0, partners: Sequence[str] = ()):
         self.image_size = image_size

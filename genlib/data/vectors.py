@@ -74,5 +74,7 @@ class VectorTransform(PlainTransform):
             if values.size == self.shape.size:
                 x[row] = torch.from_numpy(values.astype(np.float32)).flatten()
             elif not samples.failed[row]:
-                raise ValueError(f"{samples.keys[row]} holds {values.size} numbers and the first sample {self.shape.size}; give all .npy members one size")
+                raise ValueError(
+                    f"{samples.keys[row]} holds {values.size} numbers and the first sample {self.shape.size}; give all .npy members one size"
+                )
         return x

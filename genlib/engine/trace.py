@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,7 @@ def _trace(task: Task, weights: dict[str, nn.Parameter], phase: Phase, batch: Ba
     door = Door(task, precision, torch.device("cpu"))
     memory = _LiveMemory([*task.state_dict(keep_vars=True).values(), *task.buffers(), *batch.values()])
     operations = flop_counter.FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    operations.mod_tracker = _NoModules()  # type: ignore[assignment]  its hooks cannot stand gradients of gradients
     hooks = [weight.register_post_accumulate_grad_hook(memory.take_gradient) for weight in weights.values()]
     try:
         with operations, memory:
@@ -110,6 +112,18 @@ def _trace(task: Task, weights: dict[str, nn.Parameter], phase: Phase, batch: Ba
             hook.remove()
     memory.close()
     return PassTrace(phase.player, phase.every, size, tuple(memory.moments), operations.get_total_flops())
+
+
+class _NoModules:
+    """In place of what tells the counter in which module an operation is: in the whole."""
+
+    parents: ClassVar[set[str]] = {"Global"}
+
+    def __enter__(self) -> _NoModules:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 class _LiveMemory(TorchDispatchMode):

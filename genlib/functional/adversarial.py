@@ -5,12 +5,18 @@ Logits are (B, ...): one number a sample, or one a patch, over which the mean is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
+from genlib import random
 from genlib.distributed import mean_over_ranks
 
+TINY = 1e-12
+"""Added to the square of a gradient's norm, whose root has no slope at 0."""
 STABILISER, LARGEST_WEIGHT = 1e-4, 1e4  # of VQGAN's adaptive weight, in the published code
 
 
@@ -36,6 +42,64 @@ def non_saturating_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 def non_saturating_generator(fake: Tensor) -> Tensor:
     """Negative log-probability that fakes pass for data, nats (Goodfellow et al. 2014, section 3). Logits (B, ...) -> (B,)."""
     return _per_sample(F.softplus(-fake))
+
+
+def saturating_generator(fake: Tensor) -> Tensor:
+    """Log-probability that fakes are found out, log(1 - D), nats: the minimax game (Goodfellow et al. 2014, eq. 1). Logits (B, ...) -> (B,).
+
+    Where fakes are found out for sure its gradient vanishes; the non-saturating one's is larger by (1 - D) / D.
+    """
+    return -_per_sample(F.softplus(fake))
+
+
+def noisy_targets(position: Tensor, *, real: bool, smoothing: float, flips: float, seed: int) -> Tensor:
+    """What a discriminator is told of samples at positions (B,) int64: probability of being data, (B,) float32.
+
+    Data 1 - smoothing, fakes 0: one-sided label smoothing (Salimans et al. 2016, arXiv:1606.03498, section 3.4). A share `flips` of both, keyed
+    by position, is told the other's label.
+    """
+    flipped = random.uniform(position, seed=seed, stream=f"flipped labels of {'data' if real else 'fakes'}") < flips
+    return (flipped != real).float() * (1 - smoothing)
+
+
+def targeted_discriminator(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of logits (B, ...) with the probability of being data that each sample's target (B,) names, nats -> (B,)."""
+    return _per_sample(F.softplus(logits)) - target * _per_sample(logits)
+
+
+def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """What a critic lowers (Arjovsky et al. 2017, arXiv:1701.07875, eq. 2). Scores (B, ...) -> (B,).
+
+    The negative of its mean is, where the critic is the best 1-Lipschitz one, the earth mover's distance of data and fakes.
+    """
+    return _per_sample(fake) - _per_sample(real)
+
+
+def wasserstein_generator(fake: Tensor) -> Tensor:
+    """What the generator lowers against a critic. Scores (B, ...) -> (B,)."""
+    return -_per_sample(fake)
+
+
+def gradient_norm(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Euclidean norm (B,) of the gradient of each score with respect to its own sample x (B, ...), to be differentiated again.
+
+    A row's score must depend on that row alone, so the critic may hold no batch normalisation.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        return gradient.flatten(1).square().sum(1).add(TINY).sqrt()
+
+
+def interpolates(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
+    """Points between data and fakes (B, ...), at shares (B,) of the way to the data (Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1)."""
+    share = share.view(-1, *[1] * (real.dim() - 1))
+    return share * real + (1 - share) * fake
+
+
+def gradient_penalty(norm: Tensor) -> Tensor:
+    """Squared distance (B,) of gradient norms (B,) from 1, to be weighted by lambda = 10 (Gulrajani et al. 2017, eq. 3)."""
+    return (norm - 1).square()
 
 
 def adaptive_weight(main: Tensor, adversarial: Tensor) -> Tensor:

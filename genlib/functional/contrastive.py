@@ -34,11 +34,11 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, weight
         return _contrastive(image.to(kind), text.to(kind), logit_scale.to(kind), counts, tile)
 
 
-class _LogSumExp:
+class LogSumExp:
     """Online log-sum-exp of n numbers at once. Maximum and sum stay apart: together, a logit of 100 would round by 4e-6."""
 
     def __init__(self, like: Tensor, n: int) -> None:
-        self.maximum = like.new_full((n,), _low(like))
+        self.maximum = like.new_full((n,), lowest(like))
         self.total = like.new_zeros(n)
 
     def add(self, at: slice, logits: Tensor, spare: Tensor) -> None:
@@ -63,7 +63,7 @@ class _Contrastive(torch.autograd.Function):
     def forward(ctx, image: Tensor, text: Tensor, scale: Tensor, counts: Tensor, tile: int) -> Tensor:
         texts, columns, first = all_gather(text), all_gather(counts), rank() * len(text)
         scaled, own = image * scale, torch.empty_like(image[:, 0])
-        row, column = _LogSumExp(image, len(image)), _LogSumExp(image, len(texts))
+        row, column = LogSumExp(image, len(image)), LogSumExp(image, len(texts))
         kept, most = [], KEPT_BYTES // (tile**2 * image.element_size()) if any(ctx.needs_input_grad) else 0
         for rows, cols, logits, spare in _tiles(scaled, texts, counts, columns, tile):
             row.add(rows, logits, spare[0])
@@ -99,7 +99,7 @@ class _Contrastive(torch.autograd.Function):
 _contrastive: Any = torch.compiler.disable(_Contrastive.apply)  # talks to ranks, chooses tiles by the data: nothing to fuse
 
 
-def _low(like: Tensor) -> float:
+def lowest(like: Tensor) -> float:
     """A logit of pairs that do not count; not -inf, for exp(-inf - -inf) is nan."""
     return torch.finfo(like.dtype).min / 4
 
@@ -124,5 +124,5 @@ def _tiles(
         at, to = slice(r, min(r + tile, len(scaled))), slice(c, min(c + tile, len(texts)))
         logits = scaled[at] @ texts[to].T if known is None else known
         if known is None and not everything:
-            logits.masked_fill_(~(rows[at, None] & columns[to]), _low(logits))
+            logits.masked_fill_(~(rows[at, None] & columns[to]), lowest(logits))
         yield at, to, logits, spare[:, : len(logits), : logits.shape[1]]

@@ -50,10 +50,41 @@ def test_hidden_square() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("min_scale", 0.5), ("degrees", 20.0), ("shift", 0.3), ("thickness", 0.9), ("outline", 1.0), ("hide", 1.0), ("invert", 1.0)]
+    ("field", "value"),
+    [
+        ("min_scale", 0.5),
+        ("degrees", 20.0),
+        ("shift", 0.3),
+        ("thickness", 0.9),
+        ("outline", 1.0),
+        ("hide", 1.0),
+        ("invert", 1.0),
+        ("flip", 1.0),
+        ("color", 0.5),
+    ],
 )
 def test_each_field_does_something(field: str, value: float) -> None:
     assert not torch.allclose(augment(IMAGES, POSITION, ImageAugmentation(**{field: value}), size=16, seed=0), IMAGES, atol=1e-3)
+
+
+def test_mirrored_from_left_to_right() -> None:
+    torch.testing.assert_close(augment(IMAGES, POSITION, ImageAugmentation(flip=1), size=16, seed=0), IMAGES.flip(3))
+    some = augment(IMAGES, POSITION, ImageAugmentation(flip=0.5), size=16, seed=0)
+    same = (some - IMAGES).abs().amax((1, 2, 3)) < 1e-3
+    assert 16 < same.sum() < 48
+    torch.testing.assert_close(some[~same], IMAGES[~same].flip(3))
+
+
+def test_recolored() -> None:
+    color = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.1
+    found = augment(color, POSITION, ImageAugmentation(color=0.5), size=16, seed=0)
+    gain = (found / color).mean((2, 3))
+    torch.testing.assert_close(found, color * gain[:, :, None, None])  # each channel by a factor of its own
+    assert gain.min() >= 0.5 - 1e-4
+    assert gain.max() <= 1.5 + 1e-4
+    assert gain.std(0).min() > 0.2
+    grey = augment(color, POSITION, ImageAugmentation(grey=1), size=16, seed=0)
+    torch.testing.assert_close(grey, color.mean(1, keepdim=True).expand(-1, 3, -1, -1))
 
 
 def test_captions_lose_words_by_position() -> None:

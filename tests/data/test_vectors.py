@@ -11,7 +11,7 @@ import torch
 
 from genlib.config import DataConfig
 from genlib.data.source import open_source
-from genlib.data.sources import rings2d
+from genlib.data.sources import cities, rings2d
 from genlib.data.vectors import VectorShape, VectorTransform
 from genlib.data.writer import write_shards
 from genlib.types import DataSpec
@@ -68,3 +68,14 @@ def test_what_is_no_vector_is_told_which_sets_are(tmp_path: Path) -> None:
     write_shards(tmp_path, "train", [{"txt": b"a word"}])
     with pytest.raises(ValueError, match=r"neither images of one size nor vectors .* rings2d"):
         VectorShape.of(open_source(DataConfig(train=str(tmp_path), image_size=8)).spec)
+
+
+def test_cities_are_the_worlds_time_zones() -> None:
+    spec, batch = first_batch(DataConfig(train="cities"), 64)
+    assert (spec.vector_size, spec.num_samples > 400, spec.class_names[0]) == (2, True, "Africa")
+    longitude, latitude = batch["x"].T
+    assert longitude.abs().max() <= 180
+    assert latitude.abs().max() <= 90
+    assert cities.degrees("+5130-00007") == pytest.approx((-7 / 60, 51.5))
+    with pytest.raises(ValueError, match=r"has a place '5130' that is not written like \+4230\+00131"):
+        cities.degrees("5130")

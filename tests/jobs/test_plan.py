@@ -13,7 +13,6 @@ from genlib import registry
 from jobs.command_line import Command, RunOptions, parse
 from jobs.plan import planned
 
-
 ONCE = {repr(registry.load(name).smoke): name for name in registry.RECIPES}.values()  # those of one smoke form
 SLOW = ("ldm_tiny", "sd3_tiny")  # like SDXL
 

@@ -140,7 +140,10 @@ def test_overfits_eight_samples(runs: Runs, label: str) -> None:
     batch = batch_of(label, task, 8, train=False)
     strategy = strategies.choose("single", CPU)
     strategy.setup(task, replace(stage.train, optim=replace(stage.train.optim, warmup_steps=0, schedule="constant")))
-    losses = [strategy.run_phase(phase, [batch], Step(i, 60)).metrics["loss"].item() for i in range(60) for phase in task.phases[:1]]
+    losses = []
+    for index in range(60):
+        losses.append(strategy.run_phase(task.phases[0], [batch], Step(index, 60)).metrics["loss"].item())
+        strategy.after_step(Step(index, 60))
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -216,6 +219,19 @@ def test_actions_are_typed_and_say_what_comes_out(runs: Runs, label: str) -> Non
         assert all(p.kind is p.KEYWORD_ONLY and p.name in hints for p in arguments), action.name
         assert "return" in hints
         assert action.doc
+
+
+@every_stage
+def test_held_out_samples_have_the_score_that_a_search_ranks_by(runs: Runs, label: str) -> None:
+    task = checkpoint.load_task(runs.whole(label))
+    if not task.phases:
+        pytest.skip("the stage trains nothing")
+    with torch.no_grad():
+        values = task.evaluate(batch_of(label, task, train=False))
+    name, mode = task.objective
+    assert values[name].float().mean().isfinite()
+    assert mode in ("min", "max")
+    assert isinstance(task.diagnose({name: value.float().mean().item() for name, value in values.items()}), str)
 
 
 @every_stage

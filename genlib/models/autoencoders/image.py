@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ MEASURED_PIXELS, MEASURED_SAMPLES, CHUNK_PIXELS = 2**26, 512, 2**20
 class ImageTransform(PlainTransform):
     """`image` (B, C, size, size) in [0, 1] alone."""
 
-    fields: ClassVar[tuple[str, ...] | None] = ("image",)
+    fields = ("image",)
 
 
 class ImageAutoencoder(Task):

@@ -1,0 +1,163 @@
+"""Generative adversarial networks (Goodfellow et al. 2014, arXiv:1406.2661), of dense layers.
+
+A discriminator learns to tell data from what a generator makes of noise, and the generator learns to pass. Each has its own turn and its own
+optimizer, and in the other's turn it stands still. Where the discriminator is the best possible it says p_data / (p_data + p_generator),
+and where both are at their best it can say no more than one half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
+from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.functional.adversarial import noisy_targets, non_saturating_generator, saturating_generator, targeted_discriminator
+from genlib.models.adversarial.health import Health
+from genlib.models.adversarial.players import Networks, TwoPlayers
+from genlib.recipe import Recipe, Stage
+from genlib.task import Task, action
+from genlib.types import Batch, DataSpec, Metrics, Step
+
+LEAK = 0.2
+"""Slope of LeakyReLU below zero (Radford et al. 2016, arXiv:1511.06434, section 3)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dense(Config):
+    """Networks of dense layers, on vectors or flattened images."""
+
+    member: ClassVar[str] = "x"
+
+    image_size: int = limited(0, at_least=0)
+    """Pixels a side of images; 0 is the data's own."""
+    latent_dim: int = tunable(32, low=2, high=128, log=True, at_least=1)
+    """Numbers that a sample is made from."""
+    width: int = tunable(128, low=32, high=512, log=True, at_least=1)
+    """Features of each hidden layer."""
+    layers: int = limited(3, at_least=1)
+    """Hidden layers of each network."""
+
+    def shape(self, data: DataSpec) -> VectorShape:
+        return VectorShape.of(data, self.image_size)
+
+    def transform(self, shape: VectorShape) -> VectorTransform:
+        return VectorTransform(shape)
+
+    def generator(self, shape: VectorShape) -> nn.Module:
+        return DenseNetwork(self.latent_dim, self.width, self.layers, shape.size, nn.ReLU(), nn.Tanh() if shape.is_image else nn.Identity())
+
+    def discriminator(self, shape: VectorShape) -> nn.Module:
+        return DenseNetwork(shape.size, self.width, self.layers, 1, nn.LeakyReLU(LEAK), nn.Identity())
+
+
+class DenseNetwork(nn.Module):
+    """(B, inputs) -> (B, outputs) float32, through so many hidden layers of so many features; it normalises nothing."""
+
+    def __init__(self, inputs: int, width: int, layers: int, outputs: int, between: nn.Module, end: nn.Module) -> None:
+        super().__init__()
+        sizes = [inputs, *[width] * layers]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.last, self.between, self.end = nn.Linear(width, outputs), between, end
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See the class."""
+        return self.end(self.last(self.features(x)).float())
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer is given, (B, width)."""
+        for layer in self.hidden:
+            x = self.between(layer(x))
+        return x
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Game(Config):
+    """How the players are scored."""
+
+    d_steps: int = tunable(1, low=1, high=5, at_least=1)
+    """Updates of the discriminator for each one of the generator; a step of training is one of the discriminator."""
+    saturating: bool = False
+    """The generator lowers log(1 - D), the minimax game, whose gradient vanishes against a good discriminator; else it raises log D."""
+    label_smoothing: float = tunable(0.0, low=0.0, high=0.3, at_least=0, below=1)
+    """How much less than 1 the discriminator is told of data; fakes stay 0 (Salimans et al. 2016, arXiv:1606.03498)."""
+    label_flips: float = tunable(0.0, low=0.0, high=0.1, at_least=0, below=0.5)
+    """Share of samples of which the discriminator is told the wrong kind."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GANConfig(TaskConfig):
+    """The game with dense networks."""
+
+    network: Dense = field(default_factory=Dense)
+    """Both players."""
+    game: Game = field(default_factory=Game)
+    """How they are scored."""
+    health: Health = field(default_factory=Health)
+    """When a run is given up."""
+
+    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> DenseGAN:
+        return DenseGAN(self.network, self.game, self.health, data)
+
+
+class GAN(TwoPlayers):
+    """The task, whatever the networks are."""
+
+    def __init__(self, networks: Networks, game: Game, health: Health, data: DataSpec) -> None:
+        super().__init__(networks, game.d_steps, health, data)
+        self.game = game
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        if phase == "generator":
+            logits = self.fooled(batch, step)
+            return saturating_generator(logits) if self.game.saturating else non_saturating_generator(logits), {}
+        _, _, *logits = self.verdicts(batch, step)
+        loss = sum(targeted_discriminator(one, target) for one, target in zip(logits, self.targets(batch, step.seed), strict=True))
+        right = [(one[:, 0] > 0) == real for one, real in zip(logits, (True, False), strict=True)]
+        return torch.as_tensor(loss), {"real_accuracy": right[0].float(), "fake_accuracy": right[1].float()}
+
+    def targets(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
+        """What the discriminator is told of data and of fakes, (B,) each."""
+        told = partial(noisy_targets, batch["position"], smoothing=self.game.label_smoothing, flips=self.game.label_flips, seed=seed)
+        return told(real=True), told(real=False)
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        """As of all two players; and the share of held-out and of generated samples that the discriminator names rightly."""
+        values = super().evaluate(batch)
+        return {**values, "real_accuracy": (values["real_logit"] > 0).float(), "fake_accuracy": (values["fake_logit"] < 0).float()}
+
+
+class DenseGAN(GAN):
+    """The task with dense networks."""
+
+    @action
+    @torch.no_grad()
+    def embed(self, *, x: Tensor) -> Tensor:
+        """What the discriminator sees in vectors or flattened images x (B, D) before it decides: (B, width)."""
+        return self.discriminator.features(self.real({"x": x.to(self.device)})).float()  # type: ignore[operator]
+
+
+def gan() -> Recipe:
+    """Points around eight places of the plane, the test of whether a generator covers every mode.
+
+    `python jobs/train.py gan`
+    """
+    # without momentum the players circle each other less (Mescheder et al. 2018, arXiv:1801.04406)
+    optim = OptimConfig(name="adam", learning_rate=2e-3, beta1=0.0, beta2=0.9, schedule="cosine")
+    train = TrainConfig(
+        steps=2500, global_batch=128, optim=optim, players={"discriminator": optim}, ema_halflife_samples=10_000, evaluate_every_steps=500
+    )
+    task = GANConfig(network=Dense(width=64), game=Game(label_smoothing=0.1))
+    same = OptimConfig(name="adam", learning_rate=2e-3, beta1=0.0, beta2=0.9)
+    small = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=same, players={"discriminator": same})
+    data = DataConfig(train="rings2d")
+    return Recipe(
+        stages=(Stage(task=task, data=data, train=train),),
+        smoke=(Stage(task=GANConfig(network=Dense(latent_dim=4, width=16, layers=2)), data=data, train=small),),
+    )

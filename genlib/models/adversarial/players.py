@@ -1,0 +1,162 @@
+"""What the two players have in common, whatever their networks and losses: noise, the held-out scores, and what a generator can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from genlib import random
+from genlib.data.transforms import PlainTransform
+from genlib.data.vectors import VectorShape
+from genlib.distributed import all_gather
+from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
+from genlib.models.adversarial.health import Health, diagnosis, variety
+from genlib.models.diffusion.process import noise_of
+from genlib.task import Phase, Task, action
+from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+
+MEASURED_SAMPLES = 4096
+"""Training samples from which the place and scale of vectors are measured."""
+
+
+class Networks(Protocol):
+    """The settings of a pair of networks."""
+
+    member: ClassVar[str]
+    """Where batches hold the samples: `x` (B, D) or `image` (B, C, H, W)."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers that a sample is made from."""
+        ...
+
+    def shape(self, data: DataSpec) -> VectorShape:
+        """What a sample is. ValueError where the data does not fit the networks."""
+        ...
+
+    def transform(self, shape: VectorShape) -> PlainTransform:
+        """Decoded samples to batches."""
+        ...
+
+    def generator(self, shape: VectorShape) -> nn.Module:
+        """noise (B, latent_dim), rows (B,) or None -> samples (B, ...), in [-1, 1] if they are images."""
+        ...
+
+    def discriminator(self, shape: VectorShape) -> nn.Module:
+        """samples (B, ...), rows (B,) or None -> logits (B, 1), high for data. `rows` is for batch normalisation, see there."""
+        ...
+
+
+class TwoPlayers(Task):
+    """Base of the tasks, which give the loss: `discriminator` phase at each step, `generator` phase at every `d_steps`-th."""
+
+    objective = ("sliced_wasserstein", "min")
+    centre: Tensor
+    """(1,) or (D,): what samples have taken away before the networks see them."""
+    scale: Tensor
+    """(1,): and by what they are divided."""
+    progress: Tensor
+    """(1,): share of the run that was done at the last step; the monitor judges no beginner."""
+
+    def __init__(self, networks: Networks, d_steps: int, health: Health, data: DataSpec) -> None:
+        super().__init__()
+        self.networks, self.health, self.data, self.shape = networks, health, data, networks.shape(data)
+        self.generator, self.discriminator = networks.generator(self.shape), networks.discriminator(self.shape)
+        self.phases = (Phase(name="discriminator", player="discriminator"), Phase(name="generator", player="generator", every=d_steps))
+        self.register_buffer("centre", torch.full((1 if self.shape.is_image else self.shape.size,), 0.5))
+        self.register_buffer("scale", torch.full((1,), 0.5))
+        self.register_buffer("progress", torch.zeros(1))
+
+    def prepare(self, source: DataSource) -> None:
+        """Measures where vectors lie and how far they reach; pixels are known to be in [0, 1]."""
+        if self.shape.is_image:
+            return
+        batches = source.batches("train", 256, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False))
+        some = [batch["x"][batch["weight"] > 0] for batch in islice(batches, -(-min(MEASURED_SAMPLES, self.data.num_samples) // 256))]
+        x = torch.cat(some)
+        self.centre.copy_(x.mean(0))
+        self.scale.fill_(max((x - x.mean(0)).square().mean().sqrt().item(), 1e-6))
+
+    def transform(self, train: bool) -> PlainTransform:
+        return self.networks.transform(self.shape)
+
+    def example(self, size: int) -> Batch:
+        sides = self.shape.sides if self.networks.member == "image" else (self.shape.size,)
+        return {self.networks.member: torch.rand(size, *sides), "position": torch.arange(size), "weight": torch.ones(size)}
+
+    def real(self, batch: Batch) -> Tensor:
+        """The batch's samples as networks see them."""
+        return (batch[self.networks.member] - self.centre) / self.scale
+
+    def finished(self, made: Tensor) -> Tensor:
+        """What a generator made, in the units of the data; images in [0, 1]."""
+        x = made.float() * self.scale + self.centre
+        return x.clamp(0, 1) if self.shape.is_image else x
+
+    def noise(self, batch: Batch, seed: int, stream: str) -> Tensor:
+        """(B, latent_dim), keyed by position."""
+        return random.normal(batch["position"], (self.networks.latent_dim,), seed=seed, stream=f"latents of the {stream}")
+
+    def verdicts(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Data, fakes made for the discriminator's turn, and its logits (B, 1) on each; both batches are pure, and normalised apart."""
+        self.progress.fill_(step.progress)
+        rows, real = batch["weight"], self.real(batch)
+        with torch.no_grad():
+            fake = self.generator(self.noise(batch, step.seed, "discriminator"), rows)
+        return real, fake, self.discriminator(real, rows), self.discriminator(fake, rows)
+
+    def fooled(self, batch: Batch, step: Step) -> Tensor:
+        """The discriminator's logits (B, 1) on fakes made for the generator's turn."""
+        rows = batch["weight"]
+        return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), rows), rows)
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        """Of as many generated samples as held-out ones: their sliced Wasserstein distance and variety, and how well both are told apart."""
+        made = self.generator(self.noise(batch, 0, "evaluation"))
+        real_logits, fake_logits = (self.discriminator(x, batch["weight"]) for x in (self.real(batch), made))
+        told = {"real_logit": real_logits[:, 0], "fake_logit": fake_logits[:, 0]}
+        counts = all_gather(batch["weight"]) > 0
+        real, fake = (all_gather(x.flatten(1))[counts] for x in (batch[self.networks.member].float(), self.finished(made)))
+        label = all_gather(batch["label"])[counts] if "label" in batch else None
+        return {"sliced_wasserstein": self.distance(real, fake), **variety(real, fake, label), **told, "progress": self.progress[0]}
+
+    def distance(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Sliced Wasserstein distance of samples (N, D), by patches if they are images that hold some; a scalar."""
+        if self.shape.image_size < PATCH:
+            return sliced_wasserstein(real, fake)
+        return patch_distance(self.shape.image(real), self.shape.image(fake))
+
+    def diagnose(self, values: Mapping[str, float]) -> str:
+        return diagnosis(values, self.health)
+
+    @action
+    @torch.no_grad()
+    def generate(self, *, seed: list[int]) -> Tensor:
+        """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed."""
+        return self.made(noise_of(seed, (self.networks.latent_dim,), self.device))
+
+    @action
+    @torch.no_grad()
+    def interpolate(self, *, first: int, last: int, steps: int = 8) -> Tensor:
+        """The samples of two seeds and those between, `steps` in all, along the sphere that noise lies on (White 2016, arXiv:1609.04468)."""
+        if steps < 2:
+            raise ValueError(f"steps is {steps}; from one sample to another there are at least 2")
+        a, b = noise_of([first, last], (self.networks.latent_dim,), self.device)
+        angle = torch.acos((a @ b / (a.norm() * b.norm())).clamp(-1, 1)).clamp(min=1e-4)
+        share = torch.linspace(0, 1, steps, device=self.device)[:, None]
+        return self.made((torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle))
+
+    def made(self, noise: Tensor) -> Tensor:
+        """Samples of noise (B, latent_dim), in the data's units and shape; without gradient."""
+        x = self.finished(self.generator(noise))
+        return self.shape.image(x.flatten(1)) if self.shape.is_image else x
+
+    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
+        from genlib.models.adversarial.assess import assess
+
+        return assess(self, source, folder)

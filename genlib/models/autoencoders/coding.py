@@ -1,0 +1,136 @@
+"""What plain and variational autoencoders share: samples as vectors, a small encoder and decoder, and what one does with codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genlib.config import TaskConfig, limited, tunable
+from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.metrics.neighbours import nearest
+from genlib.nn.coders import CODERS, Coder
+from genlib.task import Task, action
+from genlib.types import Batch, DataSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodingConfig(TaskConfig):
+    """An encoder, the decoder that mirrors it, and the size of the code between them."""
+
+    latent_dim: int = tunable(16, low=2, high=64, log=True, at_least=1)
+    """Numbers of a code."""
+    network: Literal["dense", "tied", "convolutional"] = "dense"
+    """Kind of the layers; a tied decoder is the dense encoder's transpose, convolutional ones need images."""
+    widths: tuple[int, ...] = (512, 256)
+    """Features of each hidden layer, or channels of each convolution, which halves the image, from sample to code; none is one linear map."""
+    code_batch: int = limited(1024, at_least=1)
+    """Samples that are encoded at once outside of training."""
+
+    def validate(self) -> None:
+        if any(width < 1 for width in self.widths):
+            raise ValueError(f"task.widths {self.widths}: every layer needs at least one feature; give for example 512 256")
+        if self.network == "convolutional" and not self.widths:
+            raise ValueError("task.network convolutional has no task.widths, so no convolutions; give the channels of each, for example 32 64")
+
+    @property
+    def encoder_numbers(self) -> int:
+        """Numbers that the encoder gives."""
+        return self.latent_dim
+
+    def coder(self, shape: VectorShape) -> Coder:
+        """The untrained networks. ValueError where they do not fit the samples."""
+        if self.network == "convolutional" and not shape.is_image:
+            raise ValueError("task.network convolutional needs images, but the samples are vectors; take dense, or a set such as shapes")
+        return CODERS[self.network](shape.sides, self.widths, self.latent_dim, self.encoder_numbers)
+
+
+class CodingTask(Task):
+    """Base of the tasks; `net.encoder` and `net.decoder` are the networks. What a code and a reconstruction is, they say themselves.
+
+    Samples are images (B, C, H, W) in [0, 1] or vectors (B, D).
+    """
+
+    net: Any
+
+    def __init__(self, config: CodingConfig, data: DataSpec) -> None:
+        super().__init__()
+        self.config, self.data, self.shape = config, data, VectorShape.of(data)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The code of each sample, (B, D) -> (B, latent_dim)."""
+        raise NotImplementedError
+
+    def samples(self, codes: Tensor) -> Tensor:
+        """What the decoder makes of codes, (B, latent_dim) -> (B, D), images in [0, 1]."""
+        raise NotImplementedError
+
+    def transform(self, train: bool) -> VectorTransform:
+        return VectorTransform(self.shape)
+
+    def flat(self, samples: Tensor) -> Tensor:
+        """Samples as vectors (B, D), on this device, images scaled to the size of training. ValueError where they are of another kind."""
+        x, sides = samples.to(self.device, torch.float32), self.shape.sides
+        if self.shape.is_image and x.dim() == 4 and x.shape[1] == sides[0]:
+            if x.shape[2:] != sides[1:]:
+                x = F.interpolate(x, sides[1:], mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+            return x.flatten(1)
+        if x.dim() == 2 and x.shape[1] == self.shape.size:
+            return x
+        kind = f"images (B, {', '.join(map(str, sides))}) in [0, 1]" if self.shape.is_image else f"vectors (B, {sides[0]})"
+        raise ValueError(f"samples of shape {tuple(samples.shape)} are not what the model knows, {kind}; give such ones")
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """Vectors (B, D) as the samples they stand for, images (B, C, H, W) if they are that."""
+        return self.shape.image(x) if self.shape.is_image else x
+
+    @action
+    @torch.no_grad()
+    def embed(self, *, image: Tensor) -> Tensor:
+        """Codes (B, latent_dim) of images (B, C, H, W) in [0, 1], or of vectors (B, D)."""
+        return torch.cat([self.codes(part) for part in self.flat(image).split(self.config.code_batch)])
+
+    @action
+    @torch.no_grad()
+    def decode(self, *, code: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1], or vectors (B, D), of codes (B, latent_dim)."""
+        if code.dim() != 2 or code.shape[1] != self.config.latent_dim:
+            raise ValueError(f"codes of shape {tuple(code.shape)} are not (B, {self.config.latent_dim}), the model's; give such ones")
+        parts = code.to(self.device, torch.float32).split(self.config.code_batch)
+        return self.shaped(torch.cat([self.samples(part) for part in parts]))
+
+    @action
+    def reconstruct(self, *, image: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1], or vectors (B, D), through their codes and back."""
+        return self.decode(code=self.embed(image=image))
+
+    @action
+    def interpolate(self, *, first: Tensor, second: Tensor, steps: int = 7) -> Tensor:
+        """From each of the first images to the second on a line between their codes, both ends decoded too: (B, steps, C, H, W), or vectors."""
+        if len(first) != len(second) or steps < 2:
+            raise ValueError(f"{len(first)} samples, {len(second)} others and {steps} steps: give as many of both, and 2 steps at least")
+        share = torch.linspace(0, 1, steps, device=self.device)[None, :, None]
+        path = self.embed(image=first)[:, None].lerp(self.embed(image=second)[:, None], share)
+        return self.decode(code=path.flatten(0, 1)).unflatten(0, (len(first), steps))
+
+    @action
+    def neighbours(self, *, image: Tensor, gallery: Tensor, count: int = 10) -> Tensor:
+        """Rows of a gallery of images (M, C, H, W) whose codes are nearest to those of images (B, C, H, W), nearest first: (B, count) int64."""
+        return nearest(self.embed(image=image), self.embed(image=gallery), count)
+
+    def example(self, size: int) -> Batch:
+        return {"x": torch.rand(size, self.shape.size), "position": torch.arange(size), "weight": torch.ones(size)}
+
+    def flops_per_sample(self) -> float:
+        """Matrix products and convolutions, forward once and backward twice as much, counted without computing."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counter = FlopCounterMode(display=False)
+        with torch.device("meta"), counter, torch.no_grad():
+            net = self.config.coder(self.shape)
+            net.encoder(torch.empty(1, self.shape.size))
+            net.decoder(torch.empty(1, self.config.latent_dim))
+        return 3.0 * counter.get_total_flops()

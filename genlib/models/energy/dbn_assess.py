@@ -1,0 +1,45 @@
+"""How well a deep belief network classifies, and what its stack draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from genlib.models.energy.rbm_assess import arrays, held_out, save_filters
+from genlib.pictures import save_contact_sheet
+from genlib.types import DataSource
+
+if TYPE_CHECKING:
+    from genlib.models.energy.dbn import DBN
+
+_SHOWN, _DREAMS, _SIDE = 24, 40, 64
+
+
+@torch.no_grad()
+def assess(task: DBN, source: DataSource, folder: Path) -> dict[str, float]:
+    """Error and cross-entropy (nats) on held-out samples; of images `guesses.png`, of a stack `samples.png` and `filters.png` of its top."""
+    batches = held_out(task, source)
+    if task.shape.is_image:
+        save_pictures(task, batches, folder)
+    values = [task.evaluate(batch) for batch in batches]
+    scores = {name: torch.cat([value[name] for value in values]).double().mean().item() for name in (values[0] if values else ())}
+    renamed = {"cross_entropy" if name == "loss" else name: value for name, value in scores.items()}
+    return {f"{source.spec.validation_name}/{name}": value for name, value in renamed.items()}
+
+
+def save_pictures(task: DBN, batches: list, folder: Path) -> None:
+    """See `assess`."""
+    if batches:
+        x, label = batches[0]["x"][:_SHOWN], batches[0]["label"][:_SHOWN]
+        names, guesses = task.data.class_names, task.logits(x).argmax(1).tolist()
+        labels = [
+            [names[true], (names[guess], "#1d7a36" if guess == true else "#b3261e")] for true, guess in zip(label.tolist(), guesses, strict=True)
+        ]
+        save_contact_sheet(folder / "guesses.png", arrays(task.shape.image(x)), labels, title="Held-out images, their class, and the guess below it")
+    if task.top is not None:
+        dreams = task.generate(seed=list(range(_DREAMS)))
+        title = "Samples: 1,000 Gibbs steps at the top of the stack, then down"
+        save_contact_sheet(folder / "samples.png", arrays(dreams), [""] * _DREAMS, columns=10, side=_SIDE, label_lines=0, title=title)
+        save_filters(task.top, folder / "filters.png")

@@ -1,0 +1,181 @@
+"""What RBMs share: their configuration, their tensors, and what they do once trained: code, draw, undo noise, tell what is strange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genlib.config import TaskConfig, limited, tunable
+from genlib.data.vectors import VectorShape
+from genlib.functional import gibbs
+from genlib.functional.gibbs import Draw, Machine, Units
+from genlib.task import Task, action
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineConfig(TaskConfig):
+    """Hidden units, and how the rule comes by the model's side."""
+
+    hidden: int = tunable(256, low=64, high=1024, log=True, at_least=1)
+    """Hidden units."""
+    gibbs_steps: int = tunable(1, low=1, high=10, log=True, at_least=1)
+    """Gibbs steps between updates, from the data or of the persistent chains."""
+    chains: int = limited(0, at_least=0)
+    """Persistent chains (PCD); 0 starts chains at the data (CD)."""
+    initial_weight: float = limited(0.01, above=0)
+    """Standard deviation of the first weights."""
+    image_size: int = limited(0, at_least=0)
+    """Pixels a side; 0 is the data's own."""
+
+
+class Couplings(nn.Module):
+    """What is trained, the chains, and `base`, the visible biases of independent units that fit the data's means."""
+
+    base: Tensor
+    chain_visible: Tensor
+    chain_hidden: Tensor
+
+    def __init__(self, visible: int, config: MachineConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(config.initial_weight * torch.randn(visible, config.hidden))
+        self.visible, self.hidden = nn.Parameter(torch.zeros(visible)), nn.Parameter(torch.zeros(config.hidden))
+        self.register_buffer("base", torch.zeros(visible))
+        self.register_buffer("chain_visible", torch.zeros(config.chains, visible))
+        self.register_buffer("chain_hidden", torch.zeros(config.chains, config.hidden))
+
+
+def as_vectors(samples: Tensor, shape: VectorShape, device: torch.device) -> Tensor:
+    """Samples as vectors (B, D) on the device, images scaled to the size of training. ValueError where they are of another kind."""
+    x, sides = samples.to(device, torch.float32), shape.sides
+    if shape.is_image and x.dim() == 4 and x.shape[1] == sides[0]:
+        if x.shape[2:] != sides[1:]:
+            x = F.interpolate(x, sides[1:], mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        return x.flatten(1)
+    if x.dim() == 2 and x.shape[1] == shape.size:
+        return x
+    kind = f"images (B, {', '.join(map(str, sides))}) in [0, 1]" if shape.is_image else f"vectors (B, {sides[0]})"
+    raise ValueError(f"samples of shape {tuple(samples.shape)} are not what the model knows, {kind}; give such ones")
+
+
+class MachineTask(Task):
+    """Base of the tasks: what does not depend on how they learn.
+
+    `x` are samples as vectors (B, D) as the data gives them, `v` what the visible units hold of them (B, V). Actions take images
+    (B, C, H, W) in [0, 1], or vectors (B, D), and give such ones.
+    """
+
+    units: Units = gibbs.Bernoulli()
+    net: Couplings
+
+    def __init__(self, config: MachineConfig, shape: VectorShape, visible: int) -> None:
+        super().__init__()
+        self.config, self.shape = config, shape
+        self.net = Couplings(visible, config)
+
+    def machine(self, dtype: torch.dtype = torch.float32) -> Machine:
+        """The weights as they are."""
+        net = self.net
+        return Machine(self.units, net.weight.to(dtype), net.visible.to(dtype), net.hidden.to(dtype))
+
+    def to_visible(self, x: Tensor) -> Tensor:
+        """x (B, D) -> means of the visible units (B, V)."""
+        return x
+
+    def from_visible(self, v: Tensor, draw: Draw | None = None) -> Tensor:
+        """The reverse; with `draw` the layers between are drawn, else taken at their mean."""
+        return v
+
+    def shown(self, mean: Tensor, draw: Draw) -> Tensor:
+        """What `generate` gives for a mean of the visible units (B, V): that itself, or a state drawn from it."""
+        return mean
+
+    @property
+    def log_density(self) -> float:
+        """log of how much denser v lies than x."""
+        return 0.0
+
+    def noise_of(self, noise: float) -> float | Tensor:
+        """Noise of a sample's numbers as that of the visible units: see `gibbs.posterior`."""
+        return noise
+
+    def flat(self, samples: Tensor) -> Tensor:
+        """Samples as vectors: see `as_vectors`."""
+        return as_vectors(samples, self.shape, self.device)
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """Vectors (B, D) as the samples they stand for; grey values in [0, 1]."""
+        return self.shape.image(x.float().clamp(0, 1)) if self.shape.is_image else x.float()
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Chances of the hidden units (B, H) given x (B, D)."""
+        return self.machine(x.dtype).hidden_chance(self.to_visible(x))
+
+    def decoded(self, codes: Tensor, draw: Draw | None = None) -> Tensor:
+        """The mean x (B, D) given hidden units (B, H)."""
+        return self.from_visible(self.machine(codes.dtype).visible_mean(codes), draw)
+
+    @action
+    @torch.no_grad()
+    def embed(self, *, image: Tensor) -> Tensor:
+        """Codes (B, H): the chance of each hidden unit, given images (B, C, H, W) in [0, 1] or vectors (B, D)."""
+        return self.codes(self.flat(image))
+
+    @action
+    @torch.no_grad()
+    def decode(self, *, code: Tensor) -> Tensor:
+        """The mean image (B, C, H, W) in [0, 1], or vector (B, D), given hidden units (B, H)."""
+        hidden = self.config.hidden
+        if code.dim() != 2 or code.shape[1] != hidden:
+            raise ValueError(f"codes of shape {tuple(code.shape)} are not (B, {hidden}), the model's; give such ones")
+        return self.shaped(self.decoded(code.to(self.device, torch.float32)))
+
+    @action
+    def reconstruct(self, *, image: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1], or vectors (B, D), up to the hidden units and back down."""
+        return self.decode(code=self.embed(image=image))
+
+    @action
+    @torch.no_grad()
+    def denoise(self, *, image: Tensor, noise: float = 0.1, steps: int = 20) -> Tensor:
+        """What the model believes was there before noise, by mean field: images (B, C, H, W) in [0, 1], or vectors (B, D).
+
+        noise: of binary data the share of numbers that was flipped, of other data the standard deviation of what was added.
+        """
+        limit = 0.5 if isinstance(self.units, gibbs.Bernoulli) else float("inf")
+        if not 0 < noise < limit or steps < 1:
+            raise ValueError(f"noise is {noise:g} and steps {steps}; noise must lie between 0 and {limit:g}, and steps be 1 or more")
+        v = self.to_visible(self.flat(image))
+        machine, scale = gibbs.posterior(self.machine(), v, self.noise_of(noise))
+        mean = v * scale
+        for _ in range(steps):
+            mean = machine.visible_mean(machine.hidden_chance(mean))
+        return self.shaped(self.from_visible(mean / scale))
+
+    @action
+    @torch.no_grad()
+    def generate(self, *, seed: list[int], steps: int = 1000) -> Tensor:
+        """Images (len(seed), C, H, W) in [0, 1], or vectors, each at the end of a Gibbs chain of its own seed."""
+        wrong = next((one for one in seed if not 0 <= one < 2**63), None)
+        if wrong is not None:
+            raise ValueError(f"seed {wrong} is not between 0 and 2**63 - 1")
+        if not seed or steps < 1:
+            raise ValueError(f"there are {len(seed)} seeds and {steps} steps; give one seed a sample, and 1 step or more")
+        return self.shaped(self.dreamt(Draw(torch.tensor(seed, device=self.device), stream="generate "), steps))
+
+    def dreamt(self, draw: Draw, steps: int) -> Tensor:
+        """x (B, D), float64, after so many Gibbs steps from units at the data's means."""
+        # In single precision a sum's rounding, which depends on what else is in the batch, would now and then turn a coin over, and with it
+        # the chain from there on.
+        machine = self.machine(torch.float64)
+        v = self.units.sample(self.net.base.double().expand(len(draw.position), -1), draw, "start")
+        v, chance = gibbs.gibbs(machine, machine.hidden_chance(v), steps, draw)
+        return self.from_visible(self.shown(machine.visible_mean(draw.coins(chance, "end")), draw), draw)
+
+    @action
+    @torch.no_grad()
+    def free_energy(self, *, image: Tensor) -> Tensor:
+        """Free energies (B,), nats, of images (B, C, H, W) in [0, 1] or vectors (B, D): -log p but for a constant, the more the stranger."""
+        return self.machine().free_energy(self.to_visible(self.flat(image)))
