@@ -180,7 +180,7 @@ def free_port() -> int:
 def hold(folder: Path) -> Iterator[None]:
     """Marks the folder as in use for as long as this process lives."""
     with open(folder / "in_use", "w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -189,7 +189,7 @@ def sweep() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
             with open(folder / "in_use", "r+") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:  # in use, another user's, or just being made
             continue

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import PREFIX, Head, first_in, local_head, sweep
+from cluster.local import PREFIX, Head, first_in, hold, local_head, sweep
 from tests.jobs.runs import ROOT, alive, descendants, kill, wait_until
 
 pytestmark = pytest.mark.ray
@@ -75,7 +76,16 @@ def test_the_token_is_the_users_alone_and_in_no_command_line(head: Head) -> None
     assert token not in (head.folder / "start.log").read_text()
 
 
-def test_a_killed_starter_takes_everything_with_it_and_its_folder_is_swept() -> None:
+@pytest.fixture
+def own_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder that no other starter on this machine sweeps; its path is short, for Ray's sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def test_a_killed_starter_takes_everything_with_it_and_its_folder_is_swept(own_tmp: Path) -> None:
     starter = subprocess.Popen([sys.executable, "-c", STARTER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     pid, folder = starter.stdout.readline().split()
     below = descendants(starter.pid)
@@ -83,10 +93,18 @@ def test_a_killed_starter_takes_everything_with_it_and_its_folder_is_swept() -> 
     kill(starter.pid)
     starter.communicate()
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=20)
-    assert Path(folder).exists()
+    assert [path.name for path in own_tmp.glob(f"{PREFIX}*")] == [Path(folder).name]
     sweep()
-    assert not Path(folder).exists()
-    assert folder.rpartition("/")[2].startswith(PREFIX)
+    assert not list(own_tmp.glob(f"{PREFIX}*"))
+
+
+def test_a_second_head_of_one_process_leaves_the_first_its_folder(own_tmp: Path) -> None:
+    (own_tmp / f"{PREFIX}first").mkdir()
+    with hold(own_tmp / f"{PREFIX}first"):
+        sweep()
+        assert (own_tmp / f"{PREFIX}first").exists()
+    sweep()
+    assert not (own_tmp / f"{PREFIX}first").exists()
 
 
 def test_it_ends_with_its_block_and_leaves_the_environment_as_it_was() -> None:
