@@ -13,7 +13,7 @@ from genlib.charts import COLORS, INK, chart
 from tune_spaces.base import Choice, Range
 
 if TYPE_CHECKING:
-    from jobs.search_report import Result
+    from jobs.search_results import Result
     from jobs.tune import Asked
 
 _WORST_SHOWN = 0.9
@@ -31,7 +31,7 @@ def metric_limits(values: Sequence[float], mode: str) -> tuple[float, float]:
 
 def draw_curves(asked: Asked, found: Sequence[Result], path: Path) -> None:
     """The metric of every trial over steps; the best three in colour, a dot where a trial was stopped."""
-    from jobs.search_report import ranked
+    from jobs.search_results import ranked
 
     best, name = ranked(asked, found)[:3], asked.metric.removeprefix("val/")
     with chart(path, width=8, height=4.2, title=f"{name} of {len(found)} trials ({'less' if asked.mode == 'min' else 'more'} is better)") as axes:

@@ -12,72 +12,18 @@ import math
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jobs.run_folder import read_json
 from jobs.search_log import short, shown
-from jobs.trial import evaluations
-from tune_spaces.base import Choice, clamped, defaults, is_integer
+from jobs.search_plan import distributions, in_words
+from jobs.search_results import Result, ranked, results
+from tune_spaces.base import defaults
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
     from jobs.tune import Asked
 
 _SHOWN = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A trial as its folder tells it."""
-
-    number: int
-    folder: Path
-    values: dict[str, Any]
-    curve: list[tuple[int, float]]
-    """(step, metric) of each evaluation."""
-    status: str
-    reason: str
-    seconds: float
-
-    @property
-    def value(self) -> float | None:
-        """What it reached last."""
-        return self.curve[-1][1] if self.curve else None
-
-    @property
-    def step(self) -> int:
-        """Where it stands."""
-        return self.curve[-1][0] if self.curve else 0
-
-
-def results(asked: Asked, run: Path) -> list[Result]:
-    """All trials that began, by number; one that a kill took from the search's books comes last and has the next."""
-    found = [(folder, known) for folder in run.glob("trials/*") if (known := read_json(folder / "trial.json"))]
-    numbers = {folder: (read_json(folder / "number.json") or {}).get("number", len(found)) for folder, _ in found}
-    found.sort(key=lambda one: (numbers[one[0]], one[1]["started"]))
-    return [result(asked, number, folder, known) for number, (folder, known) in enumerate(found)]
-
-
-def result(asked: Asked, number: int, folder: Path, known: dict[str, Any]) -> Result:
-    """One of them."""
-    rows = [row for row in evaluations(folder) if asked.metric in row]
-    outcome = read_json(folder / "outcome.json")
-    if outcome is None:
-        finished = bool(rows) and rows[-1]["step"] >= asked.stage.train.steps
-        outcome = {"status": "finished" if finished else "unfinished", "reason": ""}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in known["values"].items()}  # JSON knows no tuples
-    curve = [(row["step"], row[asked.metric]) for row in rows]
-    return Result(number, folder, values, curve, outcome["status"], outcome["reason"], rows[-1]["time"] - known["started"] if rows else 0.0)
-
-
-def ranked(asked: Asked, found: Sequence[Result]) -> list[Result]:
-    """Those that reached anything, best first; a trial trained further wins a tie."""
-    sign = 1 if asked.mode == "min" else -1
-    reached = [(sign * value, -one.step, one.number, one) for one in found if (value := one.value) is not None and math.isfinite(value)]
-    return [one for *_, one in sorted(reached, key=lambda row: row[:3])]
 
 
 def common_step(found: Sequence[Result]) -> int:
@@ -96,29 +42,10 @@ def importances(asked: Asked, found: Sequence[Result]) -> dict[str, float]:
     scored = [(values, value) for values, value in scored if math.isfinite(value)]
     if len(scored) < max(4, 2 * len(asked.space)) or len({value for _, value in scored}) < 2:
         return {}
-    distributions = {name: distribution(asked, name) for name in asked.space}
-    study = optuna.create_study()
+    study, known = optuna.create_study(), distributions(asked)
     for values, value in scored:
-        inside = {name: plain(clamped(asked.space[name], values[name])) for name in asked.space}
-        study.add_trial(optuna.trial.create_trial(params=inside, distributions=distributions, value=value))
+        study.add_trial(optuna.trial.create_trial(params=in_words(asked, values), distributions=known, value=value))
     return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
-
-
-def distribution(asked: Asked, name: str) -> BaseDistribution:
-    """A range in Optuna's words."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    one = asked.space[name]
-    if isinstance(one, Choice):
-        return CategoricalDistribution([plain(value) for value in one.values])
-    if is_integer(asked.stage, name):
-        return IntDistribution(round(one.low), round(one.high), log=one.log)
-    return FloatDistribution(one.low, one.high, log=one.log)
-
-
-def plain(value: Any) -> Any:
-    """A value that Optuna takes as a choice."""
-    return str(value) if isinstance(value, tuple) else value
 
 
 def finish(asked: Asked, run: Path) -> str:

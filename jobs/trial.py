@@ -21,6 +21,8 @@ from typing import Any
 from genlib.recipe import Stage
 from jobs.run_folder import read_json, write_json
 
+NUMBER = "trial"
+"""Beside a trial's values: which trial of the search it is."""
 POINTER = "trial.json"
 """In what Ray Tune keeps as a trial's checkpoint: which trial's folder holds it."""
 
@@ -45,21 +47,19 @@ class Trials:
     exploits: bool
     """Whether trials take over each other's weights."""
 
-    def folder(self, trial: str) -> Path:
-        """A trial's folder."""
-        return self.run / "trials" / trial
+    def folder(self, values: Mapping[str, Any]) -> Path:
+        """The folder of the trial with this number among its values."""
+        return self.run / "trials" / f"T{values[NUMBER]}"
 
 
 def run_trial(values: Mapping[str, Any], *, trials: Trials) -> None:
     """Ray Tune's training function."""
-    from ray import tune
-
-    trial = tune.get_context().get_trial_id()
-    folder = trials.folder(trial)
+    folder = trials.folder(values)
+    values = {name: value for name, value in values.items() if name != NUMBER}
     folder.mkdir(parents=True, exist_ok=True)
     if refused := read_json(folder / "refused.json"):  # what would happen again is not tried again
         raise ValueError(refused["why"])
-    note(folder, trial, values)
+    note(folder, values)
     with said_to(folder / "log.txt"):
         try:
             train(values, trials, folder)
@@ -107,8 +107,8 @@ def source_of(data: Any, kept: Path) -> Any:
     return open_source(data, kept)
 
 
-def listener(folder: Path, exploits: bool) -> Any:
-    """Tells Ray Tune of every evaluation once its checkpoint is whole."""
+def listener(trial: Path, exploits: bool) -> Any:
+    """Tells Ray Tune, and the trial's folder, of every evaluation once its checkpoint is whole."""
     from genlib.engine.fit import Listener
 
     class ToTune(Listener):
@@ -119,10 +119,10 @@ def listener(folder: Path, exploits: bool) -> Any:
         def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
             self.values = {**values, "step": step, "trouble": trouble}
 
-        def on_checkpoint(self, checkpoint: Path, row: Mapping[str, Any]) -> None:
+        def on_checkpoint(self, folder: Path, row: Mapping[str, Any]) -> None:
             if self.values.get("step") == row["step"]:
-                append(folder, self.values)
-                report(self.values, checkpoint if exploits else None)
+                append(trial, self.values)
+                report(self.values, folder if exploits else None)
 
     return ToTune()
 
@@ -181,10 +181,10 @@ def train_with_workers(stage: Stage, trials: Trials, folder: Path) -> None:
     fit_on_ray(work, workers=(trials.workers, trials.workers), each=dict(trials.each), retries=1, callbacks=[TuneReportCallback()])
 
 
-def note(folder: Path, trial: str, values: Mapping[str, Any]) -> None:
+def note(folder: Path, values: Mapping[str, Any]) -> None:
     """Writes down what the trial is of, in whichever process it is."""
     known = read_json(folder / "trial.json") or {"started": time.time(), "actors": []}
-    write_json(folder / "trial.json", {**known, "trial": trial, "values": dict(values), "actors": [*known["actors"], os.getpid()]})
+    write_json(folder / "trial.json", {**known, "values": dict(values), "actors": [*known["actors"], os.getpid()]})
 
 
 def append(folder: Path, values: Mapping[str, Any]) -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import secrets
+import shutil
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,83 +25,15 @@ from genlib.recipe import Stage
 from jobs import run_folder, train
 from jobs.command_line import Command, RunOptions, exit_code, parsed
 from jobs.trial import Trials, run_trial
-from tune_spaces.base import Choice, Space, clamped, defaults, is_integer, points, refuse_contradictions, space_of, value_of, with_values, written
+from jobs.tune_options import TuneOptions, seconds
+from tune_spaces.base import Choice, Space, points, refuse_contradictions, space_of, value_of, with_values, written
 
 TUNE_SETTINGS = {
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what a kill may take back of the search's own books; trials keep theirs
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads Ray Tune's own books: the trials' folders say where the search stands
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials' own folders say all that Ray's CSV and JSON files would
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train page
 }
-REDUCTION = 3
-"""Of the trials that reach a rung of ASHA, one in so many goes on (Li et al. 2020, arXiv:1810.05934)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TuneOptions:
-    """How a search looks and where its trials run."""
-
-    trials: int = 16
-    """Trials in all; of a grid as many as it has points, of pbt the population."""
-    scheduler: Literal["asha", "pbt", "none"] = "asha"
-    """asha stops what falls behind early, pbt lets the worst take over the best's weights with changed values, none trains all to the end."""
-    search: Literal["optuna", "random", "grid"] = "optuna"
-    """How values are chosen: by Optuna's TPE from what trials reached so far, at random, or all points of a grid."""
-    grid_points: int = 3
-    """Values that a grid tries of each range that is no choice."""
-    space: tuple[str, ...] = ()
-    """Ranges in place of the recipe's own: task.beta=0.5:8:log task.latent_dim=2:64 train.global_batch=64,128."""
-    metric: str = ""
-    """What trials are ranked by, a held-out score; by default the recipe's own objective."""
-    mode: Literal["", "min", "max"] = ""
-    """Whether less or more of the metric is better; known for the recipe's own."""
-    evaluations: int = 9
-    """Times that a whole trial scores the held-out samples; ASHA may stop it at the first and at every third power of it."""
-    time_budget: str = ""
-    """Time after which no trial goes on, like 90s, 30m or 2h; empty is none."""
-    concurrent: int = 0
-    """Trials at the same time; 0 is as many as the cluster holds."""
-    workers: int = 1
-    """Worker processes of a trial; more than one train through Ray Train."""
-    cpus_per_worker: float = 1.0
-    """CPUs a worker reserves; on a machine without GPUs also its threads."""
-    gpus_per_worker: float | None = None
-    """GPUs a worker reserves, such as 0.25; by default one where the cluster has any, else none."""
-    retries: int = 2
-    """Times a trial whose process was lost goes on from its newest checkpoint."""
-    seed: int = 0
-    """Of the search; trials train with train.seed."""
-    stage: str = ""
-    """Of a recipe with several stages the one to search, by default the last; those it needs are trained once, before."""
-    run: str = ""
-    """Name of the search: it lives in runs/NAME. Empty is tune-RECIPE."""
-    run_dir: str = ""
-    """Folder of the search, instead of runs/NAME; every worker must see it under this path."""
-    smoke: bool = False
-    """The recipe's smallest size, which trains in seconds."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("evaluations", 1), ("grid_points", 1), ("concurrent", 0), ("workers", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        RunOptions(cpus_per_worker=self.cpus_per_worker, gpus_per_worker=self.gpus_per_worker)
-        seconds(self.time_budget)
-        if self.scheduler == "pbt" and self.search != "random":
-            raise ValueError("scheduler pbt changes values by itself and starts at random ones; give --search random with it")
-        if self.scheduler == "pbt" and self.workers > 1:
-            raise ValueError("scheduler pbt runs trials of one worker; give --workers 1, or another scheduler")
-        if self.metric and not self.mode:
-            raise ValueError(f"metric is {self.metric}; say with --mode min or --mode max which way it gets better")
-
-
-def seconds(text: str) -> float | None:
-    """A time like 90s, 30m or 2h in seconds; None where it is empty."""
-    if not text:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if found is None or not float(found[1]):
-        raise ValueError(f"time_budget is {text!r}; write a time like 90s, 30m or 2h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def search(command: Command[TuneOptions], run: Path) -> int:
     """The whole search: what it needs, its trials, what came out."""
+    from jobs.search_plan import total
     from jobs.search_report import finish
 
     stage = searched(command)
@@ -146,9 +78,10 @@ def search(command: Command[TuneOptions], run: Path) -> int:
         upstream = train_upstream(command, run, stage)
         look_at_data(stage, run / "data")
         asked = ask(command, stage, ranges, run, upstream)
-        if not (run / "search_done").exists():
+        if (run_folder.read_json(run / "search_done.json") or {"trials": 0})["trials"] < total(asked):
             trials = Trials(command.recipe, asked.stage, run, run / "data", upstream, asked.metric, options.workers, each, options.scheduler == "pbt")
             run_trials(asked, trials, together(options, each))
+            run_folder.write_json(run / "search_done.json", {"trials": total(asked)})
     print(finish(asked, run))
     return 0
 
@@ -177,7 +110,7 @@ def ranges_of(command: Command[TuneOptions], stage: Stage) -> Space:
 def begin(run: Path, command: Command[TuneOptions], stage: Stage, ranges: Space) -> None:
     """Notes what the search is of. ValueError naming the first thing in which the one that is there differs."""
     options = to_json(command.options)
-    free = {"run", "run_dir", "retries", "space"}
+    free = {"run", "run_dir", "retries", "space", "trials", "concurrent"}
     now = {
         "recipe": command.recipe, "stage": stage.name, "space": {name: described(one) for name, one in ranges.items()},
         "options": {name: value for name, value in options.items() if name not in free},
@@ -295,29 +228,29 @@ def together(options: TuneOptions, each: Mapping[str, float]) -> int:
 
 
 def run_trials(asked: Asked, trials: Trials, concurrent: int) -> None:
-    """Through Ray Tune to the end, from where an earlier start of the search was cut off."""
+    """Through Ray Tune to the end, from where an earlier start of the search was cut off: the trials' own folders say where."""
     from ray import tune
 
-    from jobs.search_log import Follower
+    from jobs.search_log import Follower, spent_seconds
+    from jobs.search_plan import Plan, scheduler
+    from jobs.search_results import results
 
-    options, storage = asked.options, trials.run / "tune"
-    trainable = tune.with_resources(tune.with_parameters(run_trial, trials=trials), reserved(trials))
-    if tune.Tuner.can_restore(str(storage)):
-        tuner = tune.Tuner.restore(str(storage), trainable, resume_unfinished=True, restart_errored=False)
-    else:
-        tuner = tune.Tuner(
-            trainable, param_space=sampled(asked),
-            tune_config=tune.TuneConfig(
-                metric=asked.metric, mode=asked.mode, num_samples=1 if options.search == "grid" else options.trials, search_alg=searcher(asked),
-                scheduler=scheduler(asked), max_concurrent_trials=concurrent, time_budget_s=seconds(options.time_budget), reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=storage.name, storage_path=str(trials.run), verbose=0, failure_config=tune.FailureConfig(max_failures=options.retries),
-                stop=stop_hopeless, callbacks=[Follower(asked, trials, concurrent)],
-            ),
-        )  # fmt: skip
-    tuner.fit()
-    (trials.run / "search_done").touch()
+    storage, known = trials.run / "tune", results(asked, trials.run)
+    shutil.rmtree(storage, ignore_errors=True)  # Ray Tune's own books, which a kill leaves behind the truth
+    left_seconds = None if (budget := seconds(asked.options.time_budget)) is None else budget - spent_seconds(trials.run)
+    if left_seconds is not None and left_seconds <= 0:
+        return
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, trials=trials), reserved(trials)),
+        tune_config=tune.TuneConfig(
+            num_samples=-1, search_alg=Plan(asked, known), scheduler=scheduler(asked, known), max_concurrent_trials=concurrent,
+            time_budget_s=left_seconds, reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=storage.name, storage_path=str(trials.run), verbose=0, failure_config=tune.FailureConfig(max_failures=asked.options.retries),
+            stop=stop_hopeless, callbacks=[Follower(asked, trials, concurrent, left_seconds)],
+        ),
+    ).fit()  # fmt: skip
 
 
 def stop_hopeless(trial: str, result: Mapping[str, Any]) -> bool:
@@ -330,61 +263,6 @@ def reserved(trials: Trials) -> dict[str, float]:
     if trials.workers > 1:
         return {"cpu": 0.1}  # 0 would put all drivers on the head
     return {name.lower(): amount for name, amount in trials.each.items()}
-
-
-def sampled(asked: Asked) -> dict[str, Any]:
-    """The space in Ray Tune's words."""
-    from ray import tune
-
-    found: dict[str, Any] = {}
-    for name, one in asked.space.items():
-        integer = is_integer(asked.stage, name)
-        if asked.options.search == "grid":
-            found[name] = tune.grid_search(points(one, asked.options.grid_points, integer))
-        elif isinstance(one, Choice):
-            found[name] = tune.choice(list(one.values))
-        elif integer:
-            found[name] = (tune.lograndint if one.log else tune.randint)(round(one.low), round(one.high) + 1)
-        else:
-            found[name] = (tune.loguniform if one.log else tune.uniform)(one.low, one.high)
-    return found
-
-
-def searcher(asked: Asked) -> Any:
-    """What chooses values; the recipe's own come first."""
-    first = [found] if (found := defaults(asked.stage, asked.space)) else None
-    options = asked.options
-    if options.search == "optuna":
-        import optuna
-        from ray.tune.search.optuna import OptunaSearch
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        warnings.filterwarnings("ignore", message="Choices for a categorical distribution")  # its storage is this process's memory
-        return OptunaSearch(points_to_evaluate=first, seed=options.seed, metric=asked.metric, mode=asked.mode)
-    from ray.tune.search import BasicVariantGenerator
-
-    return BasicVariantGenerator(points_to_evaluate=first if options.search == "random" else None, random_state=options.seed)
-
-
-def scheduler(asked: Asked) -> Any:
-    """What stops trials, or changes them."""
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
-
-    train, options = asked.stage.train, asked.options
-    every = train.evaluate_every_steps
-    if options.scheduler == "asha":
-        return ASHAScheduler(time_attr="step", max_t=train.steps, grace_period=min(every, train.steps), reduction_factor=REDUCTION)
-    if options.scheduler == "pbt":
-        return PopulationBasedTraining(
-            time_attr="step", perturbation_interval=every, hyperparam_mutations=sampled(asked),
-            custom_explore_fn=partial(within, space=dict(asked.space)), quantile_fraction=0.25,
-        )  # fmt: skip
-    return FIFOScheduler()
-
-
-def within(values: dict[str, Any], space: Space) -> dict[str, Any]:
-    """Changed values, kept in their ranges."""
-    return {name: clamped(space[name], value) if name in space else value for name, value in values.items()}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from genlib import registry
 from genlib.config import Config, Search, replaced
 from genlib.recipe import Stage
 
@@ -33,12 +34,15 @@ PARTS = ("task", "train", "data")
 
 
 def space(config: Config, prefix: str = "") -> dict[str, Search]:
-    """Search ranges of a configuration and of those inside it, named as on the command line; `space(stage.task, "task.")`."""
+    """Search ranges of a configuration and of those inside it, named as on the command line; `space(stage.task, "task.")`.
+
+    Each reaches at least to the value that the configuration has.
+    """
     found: dict[str, Search] = {}
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
         if search := field.metadata.get("search"):
-            found[name] = search
+            found[name] = Search(min(search.low, value), max(search.high, value), search.log)
         elif isinstance(value, Config):
             found |= space(value, f"{name}.")
         elif isinstance(value, dict):
@@ -47,8 +51,8 @@ def space(config: Config, prefix: str = "") -> dict[str, Search]:
 
 
 def space_of(recipe: str, stage: Stage) -> dict[str, Range]:
-    """The family's own space, else what its fields say."""
-    if find_spec(f"tune_spaces.{recipe}"):
+    """The family's own space, which is of its last stage, else what the stage's fields say."""
+    if find_spec(f"tune_spaces.{recipe}") and stage.name == registry.load(recipe).stages[-1].name:
         return dict(importlib.import_module(f"tune_spaces.{recipe}").space())
     return {**space(stage.task, "task."), **space(stage.train, "train.")}
 
@@ -131,6 +135,15 @@ def points(one: Range, count: int, integer: bool = False) -> list[Any]:
     spread = np.geomspace if one.log else np.linspace
     found = spread(one.low, one.high, count).tolist() if count > 1 else [one.low]
     return sorted({round(value) for value in found}) if integer else found
+
+
+def drawn(one: Range, generator: np.random.Generator, integer: bool = False) -> Any:
+    """A value at random: any choice alike, else even over the range, or over its logarithm."""
+    if isinstance(one, Choice):
+        return one.values[generator.integers(len(one.values))]
+    low, high = (one.low - 0.5, one.high + 0.5) if integer and not one.log else (one.low, one.high)
+    value = float(np.exp(generator.uniform(np.log(low), np.log(high)))) if one.log else float(generator.uniform(low, high))
+    return min(max(round(value), round(one.low)), round(one.high)) if integer else value
 
 
 def refuse_contradictions(stage: Stage, ranges: Space) -> None:

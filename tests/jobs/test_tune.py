@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from jobs.command_line import exit_code
-from jobs.tune import main, seconds
+from jobs.tune import main
+from jobs.tune_options import seconds
 from tests.jobs.runs import descendants, finish, kill, launch, start, wait_until
 
 SPACE = ("--space", "train.optim.learning_rate=1e-4:3e-2:log", "task.hidden=2:16")

@@ -1,0 +1,67 @@
+"""What the trials of a search reached, as their folders tell it: `runs/NAME/trials/T7` is the folder of trial 7, and outlives whatever was killed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.run_folder import read_json
+from jobs.trial import evaluations
+
+if TYPE_CHECKING:
+    from jobs.tune import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A trial as its folder tells it."""
+
+    number: int
+    folder: Path
+    values: dict[str, Any]
+    curve: list[tuple[int, float]]
+    """(step, metric) of each evaluation."""
+    status: str
+    """finished, stopped or failed; unfinished where it was cut off."""
+    reason: str
+    """Why it was stopped, or failed."""
+    seconds: float
+
+    @property
+    def value(self) -> float | None:
+        """What it reached last."""
+        return self.curve[-1][1] if self.curve else None
+
+    @property
+    def step(self) -> int:
+        """Where it stands."""
+        return self.curve[-1][0] if self.curve else 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return self.status != "unfinished"
+
+
+def results(asked: Asked, run: Path) -> list[Result]:
+    """All trials that began, by number."""
+    found = [(int(folder.name[1:]), folder, known) for folder in run.glob("trials/T*") if (known := read_json(folder / "trial.json"))]
+    return [_result(asked, number, folder, known) for number, folder, known in sorted(found, key=lambda one: one[0])]
+
+
+def _result(asked: Asked, number: int, folder: Path, known: dict[str, Any]) -> Result:
+    rows = [row for row in evaluations(folder) if asked.metric in row]
+    outcome = read_json(folder / "outcome.json") or {"status": "unfinished", "reason": ""}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in known["values"].items()}  # JSON knows no tuples
+    curve = [(row["step"], row[asked.metric]) for row in rows]
+    return Result(number, folder, values, curve, outcome["status"], outcome["reason"], rows[-1]["time"] - known["started"] if rows else 0.0)
+
+
+def ranked(asked: Asked, found: Sequence[Result]) -> list[Result]:
+    """Those that reached anything, best first; a trial trained further wins a tie."""
+    sign = 1 if asked.mode == "min" else -1
+    reached = [(sign * value, -one.step, one.number, one) for one in found if (value := one.value) is not None and math.isfinite(value)]
+    return [one for *_, one in sorted(reached, key=lambda row: row[:3])]
