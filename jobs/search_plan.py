@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import BasicVariantGenerator, Searcher
 
 from jobs.search_results import Result
 from jobs.trial import NUMBER
@@ -56,6 +56,10 @@ class Plan(Searcher):
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Passes on what a trial reached last."""
         self.values.tell(trial_id, None if error else result)
+
+    def rest(self) -> list[dict[str, Any]]:
+        """What `suggest` would give, at once."""
+        return list(iter(lambda: self.suggest(""), Searcher.FINISHED))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the trials' folders say it."""
@@ -165,11 +169,18 @@ def from_words(one: Range, value: Any) -> Any:
     return one.values[value] if isinstance(one, Choice) else value
 
 
+def search_algorithm(asked: Asked, known: Sequence[Result]) -> Searcher | BasicVariantGenerator:
+    """What gives trials their values; under pbt a plain list, as Ray Tune takes nothing else there."""
+    plan = Plan(asked, known)
+    return BasicVariantGenerator(points_to_evaluate=plan.rest()) if asked.options.scheduler == "pbt" else plan
+
+
 class Asha(ASHAScheduler):
     """Ray Tune's, which knows trials by their numbers and so knows those of an earlier start."""
 
     def __init__(self, asked: Asked, known: Sequence[Result]) -> None:
         train = asked.stage.train
+        self.steps = train.steps
         super().__init__(
             time_attr="step", max_t=train.steps, grace_period=min(train.evaluate_every_steps, train.steps), reduction_factor=REDUCTION,
             metric=asked.metric, mode=asked.mode,
@@ -185,8 +196,9 @@ class Asha(ASHAScheduler):
         super().on_trial_add(tune_controller, _by_number(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
-        """As the base class does, by number."""
-        return super().on_trial_result(tune_controller, _by_number(trial), result)
+        """As the base class does, by number; but a trial that is through ends by itself, with all it has to write."""
+        decision = super().on_trial_result(tune_controller, _by_number(trial), result)
+        return TrialScheduler.CONTINUE if result["step"] >= self.steps else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
         """As the base class does, by number."""

@@ -177,8 +177,15 @@ def train_with_workers(stage: Stage, trials: Trials, folder: Path) -> None:
     from jobs.train import fit_on_ray
     from jobs.worker import Work
 
+    class ToTune(TuneReportCallback):
+        """Writes down in the trial's folder what is passed on."""
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            append(folder, metrics[0])
+            super().after_report(run_context, metrics, checkpoint)
+
     work = Work(trials.recipe, (replace(stage, needs={}),), folder, secrets.token_hex(8), upstream=trials.upstream, scores=False)
-    fit_on_ray(work, workers=(trials.workers, trials.workers), each=dict(trials.each), retries=1, callbacks=[TuneReportCallback()])
+    fit_on_ray(work, workers=(trials.workers, trials.workers), each=dict(trials.each), retries=1, callbacks=[ToTune()])
 
 
 def note(folder: Path, values: Mapping[str, Any]) -> None:

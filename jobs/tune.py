@@ -24,7 +24,7 @@ from genlib.config import Search, nearest, to_json
 from genlib.recipe import Stage
 from jobs import run_folder, train
 from jobs.command_line import Command, RunOptions, exit_code, parsed
-from jobs.trial import Trials, run_trial
+from jobs.trial import NUMBER, Trials, run_trial
 from jobs.tune_options import TuneOptions, seconds
 from tune_spaces.base import Choice, Space, points, refuse_contradictions, space_of, value_of, with_values, written
 
@@ -232,18 +232,19 @@ def run_trials(asked: Asked, trials: Trials, concurrent: int) -> None:
     from ray import tune
 
     from jobs.search_log import Follower, spent_seconds
-    from jobs.search_plan import Plan, scheduler
+    from jobs.search_plan import scheduler, search_algorithm, total
     from jobs.search_results import results
 
     storage, known = trials.run / "tune", results(asked, trials.run)
     shutil.rmtree(storage, ignore_errors=True)  # Ray Tune's own books, which a kill leaves behind the truth
     left_seconds = None if (budget := seconds(asked.options.time_budget)) is None else budget - spent_seconds(trials.run)
-    if left_seconds is not None and left_seconds <= 0:
+    left = total(asked) - sum(one.ended for one in known)
+    if not left or (left_seconds is not None and left_seconds <= 0):
         return
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, trials=trials), reserved(trials)),
+        tune.with_resources(tune.with_parameters(run_trial, trials=trials), reserved(trials)), param_space=dict.fromkeys([*asked.space, NUMBER]),
         tune_config=tune.TuneConfig(
-            num_samples=-1, search_alg=Plan(asked, known), scheduler=scheduler(asked, known), max_concurrent_trials=concurrent,
+            num_samples=left, search_alg=search_algorithm(asked, known), scheduler=scheduler(asked, known), max_concurrent_trials=concurrent,
             time_budget_s=left_seconds, reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -261,7 +262,8 @@ def stop_hopeless(trial: str, result: Mapping[str, Any]) -> bool:
 def reserved(trials: Trials) -> dict[str, float]:
     """What a trial's own process reserves: all it uses, or next to nothing where workers of its own do the work."""
     if trials.workers > 1:
-        return {"cpu": 0.1}  # 0 would put all drivers on the head
+        only_node = len(node_resources()) == 1  # else next to no CPU: with none reserved Ray puts all of them on the head
+        return {"memory": 1.0} if only_node else {"cpu": 0.1}
     return {name.lower(): amount for name, amount in trials.each.items()}
 
 

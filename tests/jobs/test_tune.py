@@ -93,6 +93,35 @@ def test_kills_at_random_lose_no_result_and_train_nothing_twice(tmp_path: Path, 
     assert all((run / "trials" / name / "metrics.jsonl").stat().st_mtime_ns == at for name, at in before.items())
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_under_pbt_the_worst_go_on_from_the_bests_weights_and_stay_the_trials_they_are(tmp_path: Path) -> None:
+    words = ("--space", SPACE[1], *SMALL, "--scheduler", "pbt", "--search", "random", "--trials", "4", "--seed", "3")
+    code, out, err = launch("tune", "toy", *words, runs=tmp_path)
+    assert (code, err) == (0, ""), out
+    run = tmp_path / "tune-toy"
+    assert {row["status"] for row in table(run)} == {"finished"}
+    assert {folder.name for folder in (run / "trials").iterdir()} == {"T0", "T1", "T2", "T3"}
+    taken = {path.parent.name: json.loads(path.read_text()) for path in run.glob("trials/*/taken.json")}
+    assert taken
+    for name, one in taken.items():
+        assert all(f"/trials/{name}/" not in donor for donor in one["from"])
+        assert (run / "trials" / name / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"step": 54')
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_of_several_workers_reach_what_one_process_reaches(tmp_path: Path) -> None:
+    words = (*SPACE, "--train.steps", "36", "--trials", "2", "--scheduler", "none", "--search", "random", "--evaluations", "3")
+    values = []
+    for name, more in (("one", ()), ("two", ("--workers", "2"))):
+        code, out, err = launch("tune", "toy", *words, *more, "--run", name, runs=tmp_path)
+        assert (code, err) == (0, ""), out
+        values.append([float(row["val/loss"]) for row in table(tmp_path / name)])
+        assert all(steps == list(range(1, steps[-1] + 1)) for steps in trained(tmp_path / name).values())
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
