@@ -75,8 +75,8 @@ def search(command: Command[TuneOptions], run: Path) -> int:
         options = command.options
         each = train.worker_resources(RunOptions(cpus_per_worker=options.cpus_per_worker, gpus_per_worker=options.gpus_per_worker))
         refuse_impossible(options.workers, each)
-        upstream = train_upstream(command, run, stage)
         look_at_data(stage, run / "data")
+        upstream = train_upstream(command, run, stage)
         asked = ask(command, stage, ranges, run, upstream)
         if (run_folder.read_json(run / "search_done.json") or {"trials": 0})["trials"] < total(asked):
             trials = Trials(command.recipe, asked.stage, run, run / "data", upstream, asked.metric, options.workers, each, options.scheduler == "pbt")

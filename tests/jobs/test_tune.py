@@ -112,10 +112,10 @@ def test_under_pbt_the_worst_go_on_from_the_bests_weights_and_stay_the_trials_th
 @pytest.mark.ray
 @pytest.mark.slow
 def test_trials_of_several_workers_reach_what_one_process_reaches(tmp_path: Path) -> None:
-    words = (*SPACE, "--train.steps", "36", "--trials", "2", "--scheduler", "none", "--search", "random", "--evaluations", "3")
+    words = ("--smoke", *SPACE[:2], "--train.steps", "12", "--trials", "2", "--scheduler", "none", "--search", "random", "--evaluations", "3")
     values = []
     for name, more in (("one", ()), ("two", ("--workers", "2"))):
-        code, out, err = launch("tune", "toy", *words, *more, "--run", name, runs=tmp_path)
+        code, out, err = launch("tune", "autoencoder", *words, *more, "--run", name, runs=tmp_path)
         assert (code, err) == (0, ""), out
         values.append([float(row["val/loss"]) for row in table(tmp_path / name)])
         assert all(steps == list(range(1, steps[-1] + 1)) for steps in trained(tmp_path / name).values())
