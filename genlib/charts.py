@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 INK, GRID = "#222222", "#dddddd"
+_PAD = 0.08  # inches around each axes, so that no title touches the edge
 COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#ff9da7", "#9c755f", "#767676")
 """Of series and classes, in their order: Tableau's ten (2016), told apart by most people."""
 
@@ -21,6 +22,7 @@ def chart(path: Path, *, rows: int = 1, columns: int = 1, width: float = 6.0, he
     from cycler import cycler
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     style: dict[Any, Any] = {
         "font.size": 9, "axes.titlesize": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "axes.spines.top": False,
@@ -28,7 +30,7 @@ def chart(path: Path, *, rows: int = 1, columns: int = 1, width: float = 6.0, he
         "axes.prop_cycle": cycler(color=COLORS),
     }  # fmt: skip
     with mpl.rc_context(style):
-        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=110, layout=ConstrainedLayoutEngine(w_pad=_PAD, h_pad=_PAD))
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False)
         if title:

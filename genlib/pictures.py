@@ -12,7 +12,7 @@ Line = str | tuple[str, str]
 """A line of a label, or (line, colour) with any colour name or #rrggbb."""
 
 _PAPER, _INK, _EDGE = "#ffffff", "#222222", "#d0d0d0"
-_MARGIN = 8
+_MARGIN, _TITLE_LINES = 8, 4
 
 
 def _wrapped(line: Line, width: int, font: ImageFont.FreeTypeFont, lines: int) -> list[tuple[str, str]]:
@@ -60,7 +60,7 @@ def contact_sheet(
     title: str = "",
     font_size: int = 12,
 ) -> Image.Image:
-    """A grid of images, each above its label: a caption, which is wrapped, or a list of lines, each cut where it is too long.
+    """A grid of images under a title, each above its label: a caption, wrapped as the title is, or a list of lines, each cut where it is too long.
 
     images: uint8 (H, W), (H, W, C) or floats in [0, 1]; `side` and `font_size` in pixels. An empty list gives the title alone.
     """
@@ -72,10 +72,14 @@ def contact_sheet(
         for label in labels
     ]
     cell_height = side + line_height * max((len(text) for text in texts), default=0) + 2 * _MARGIN
-    rows, top = -(-len(images) // columns), _MARGIN + (2 * line_height if title else 0)
-    sheet = Image.new("RGB", (columns * (side + _MARGIN) + _MARGIN, top + rows * cell_height), _PAPER)
+    width, title_size = columns * (side + _MARGIN) + _MARGIN, round(font_size * 1.3)
+    title_font, title_pitch = font.font_variant(size=title_size), round(title_size * 1.35)
+    titles = _wrapped(title, width - 2 * _MARGIN, title_font, _TITLE_LINES) if title else []
+    rows, top = -(-len(images) // columns), _MARGIN + (title_pitch * len(titles) + _MARGIN // 2 if titles else 0)
+    sheet = Image.new("RGB", (width, top + rows * cell_height), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_MARGIN, _MARGIN), title, _INK, font=ImageFont.load_default(round(font_size * 1.3)))
+    for at, (line, color) in enumerate(titles):
+        pen.text((_MARGIN, _MARGIN + at * title_pitch), line, color, font=title_font)
     for number, (image, text) in enumerate(zip(images, texts, strict=True)):
         left, up = _MARGIN + number % columns * (side + _MARGIN), top + number // columns * cell_height
         picture = _picture(image, side)

@@ -24,6 +24,14 @@ def test_floats_colours_large_and_flat_images_are_taken() -> None:
     assert (pixels == 128).all(axis=2).sum() >= 62 * 34
 
 
+def test_a_title_wider_than_the_sheet_goes_on_below() -> None:
+    images = [np.full((8, 8), 200, np.uint8)] * 2
+    short, long = (contact_sheet(images, [""] * 2, columns=2, side=64, title="word " * count) for count in (1, 12))
+    assert short.width == long.width
+    last = [np.flatnonzero((np.asarray(sheet) < 100).any(axis=(1, 2)))[-1] for sheet in (short, long)]
+    assert last[1] - last[0] == long.height - short.height > 0  # all of the growth is lines of the title
+
+
 def test_long_labels_are_cut_and_nothing_is_still_a_sheet(tmp_path: Path) -> None:
     one = contact_sheet([np.zeros((8, 8), np.uint8)], ["word"], side=64, columns=1)
     long = contact_sheet([np.zeros((8, 8), np.uint8)], ["supercalifragilistic " * 30], side=64, columns=1, label_lines=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genlib.data.transforms import PlainTransform, to_float
@@ -51,6 +52,21 @@ class VectorShape:
         """(B, D) -> (B, C, H, W)."""
         assert self.is_image, "these vectors are no images"
         return x.view(-1, *self.sides)
+
+    def flat(self, samples: Tensor, device: torch.device | None = None) -> Tensor:
+        """Samples as a user gives them -> float32 (B, D), on the device where one is named.
+
+        Images (B, C, H, W) of another size are scaled; vectors (B, D), images flattened among them, stay. ValueError where they are neither.
+        """
+        x = samples.to(device, torch.float32)
+        if self.is_image and x.dim() == 4 and x.shape[1] == self.sides[0]:
+            if x.shape[2:] != self.sides[1:]:
+                x = F.interpolate(x, self.sides[1:], mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+            return x.flatten(1)
+        if x.dim() == 2 and x.shape[1] == self.size:
+            return x
+        kind = f"images (B, {', '.join(map(str, self.sides))}) in [0, 1]" if self.is_image else f"vectors (B, {self.size})"
+        raise ValueError(f"samples of shape {tuple(samples.shape)} are not what the model knows, {kind}; give such ones")
 
 
 class VectorTransform(PlainTransform):

@@ -52,6 +52,7 @@ def bubble(distance: Tensor, radius: float) -> Tensor:
 
 NEIGHBOURHOODS: dict[NeighbourhoodName, Neighbourhood] = {"gaussian": gaussian, "bubble": bubble}
 _ROUNDING = 1e-4  # of distances on a grid
+_NUMBERS = 2**22  # of neighbours' prototypes that are there at once: 16 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +185,18 @@ def _both_ways(pairs: Tensor, units: int) -> tuple[Tensor, Tensor, Tensor]:
     return unit, other, torch.bincount(unit, minlength=units).clamp(min=1)
 
 
+def _added(total: Tensor, unit: Tensor, other: Tensor, what: Callable[[Tensor, Tensor], Tensor], prototypes: Tensor) -> Tensor:
+    """`total`, with what(units, neighbours) added to each unit's row; so many pairs at once as keep the memory bounded."""
+    size = max(1, _NUMBERS // prototypes.shape[1])
+    for a, b in zip(unit.split(size), other.split(size), strict=True):
+        total.index_add_(0, a, what(a, b))
+    return total
+
+
 def heights(prototypes: Tensor, pairs: Tensor) -> Tensor:
     """The U-matrix (Ultsch & Siemon 1990): the mean distance of each unit's prototype to its neighbours'. prototypes (K, D) -> (K,)."""
     unit, other, count = _both_ways(pairs, len(prototypes))
-    apart = (prototypes[unit] - prototypes[other]).norm(dim=1)
-    return prototypes.new_zeros(len(prototypes)).index_add_(0, unit, apart) / count
+    return _added(prototypes.new_zeros(len(prototypes)), unit, other, lambda a, b: (prototypes[a] - prototypes[b]).norm(dim=1), prototypes) / count
 
 
 def neighbour_distortion(x: Tensor, winner: Tensor, prototypes: Tensor, pairs: Tensor) -> Tensor:
@@ -198,8 +206,8 @@ def neighbour_distortion(x: Tensor, winner: Tensor, prototypes: Tensor, pairs: T
     doi:10.1007/BF00118594).
     """
     unit, other, count = _both_ways(pairs, len(prototypes))
-    mean = torch.zeros_like(prototypes).index_add_(0, unit, prototypes[other]) / count[:, None]
-    spread = prototypes.new_zeros(len(prototypes)).index_add_(0, unit, (prototypes[other] - mean[unit]).square().sum(1)) / count
+    mean = _added(torch.zeros_like(prototypes), unit, other, lambda _, b: prototypes[b], prototypes) / count[:, None]
+    spread = _added(prototypes.new_zeros(len(prototypes)), unit, other, lambda a, b: (prototypes[b] - mean[a]).square().sum(1), prototypes) / count
     return (x - mean[winner]).square().sum(1) + spread[winner]
 
 

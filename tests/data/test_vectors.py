@@ -49,6 +49,22 @@ def test_images_flattened_come_back_as_they_were() -> None:
     assert torch.equal(batch["label"], plain["label"])
 
 
+def test_samples_that_a_user_gives_become_vectors() -> None:
+    shape, images = VectorShape((3, 4, 4)), torch.rand(2, 3, 4, 4)
+    assert torch.equal(shape.image(shape.flat(images)), images)
+    assert torch.equal(shape.flat(images.double().flatten(1)), images.flatten(1))
+    assert shape.flat(torch.full((2, 3, 9, 9), 0.25)).allclose(torch.full((2, 48), 0.25))
+    checks = (torch.arange(8)[:, None] + torch.arange(8)) % 2
+    assert shape.flat(checks.expand(1, 3, 8, 8)).allclose(torch.tensor(0.5), atol=0.1), "smaller images are smoothed first"
+    numbers = VectorShape((5,))
+    assert numbers.flat(torch.arange(10).view(2, 5)).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    for bad in (torch.rand(2, 1, 4, 4), torch.rand(3, 4, 4), torch.rand(2, 47)):
+        with pytest.raises(ValueError, match=r"samples of shape .* what the model knows, images \(B, 3, 4, 4\) in \[0, 1\]; give such ones"):
+            shape.flat(bad)
+    with pytest.raises(ValueError, match=r"samples of shape \(2, 1, 1, 5\) .* vectors \(B, 5\)"):
+        numbers.flat(torch.rand(2, 1, 1, 5))
+
+
 def test_vectors_of_a_users_own_any_number_type(tmp_path: Path) -> None:
     rows = [np.arange(6, dtype=kind).reshape(2, 3) for kind in (np.float64, np.float16, np.int32, np.uint8)]
     write_shards(tmp_path, "train", [{"npy": npy(row)} for row in rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 import typing
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from genlib.engine import strategy as strategies
 from genlib.engine.encoding import encoded
 from genlib.recipe import Stage
 from genlib.task import Task, freeze, weighted_mean
-from genlib.types import Batch, Step
+from genlib.types import Batch, DataSpec, Step
 from tests.models.stages import CPU, source_of, train_stage
 from tests.processes import run_ranks
 
@@ -133,6 +134,20 @@ def test_each_phase_is_finite_and_reaches_its_player_and_no_other(runs: Runs, la
 
 
 @every_stage
+@pytest.mark.parametrize("spec", [DataSpec(), DataSpec(vector_size=3), DataSpec(image_size=2)], ids=["neither", "vectors", "2 pixels"])
+def test_data_that_no_task_is_built_for_is_refused_before(runs: Runs, label: str, spec: DataSpec) -> None:
+    config, spec = STAGES[label].stage.task, replace(spec, num_samples=16)
+    tasks = {role: checkpoint.load_task(runs.upstream(label)[name]) for role, name in STAGES[label].stage.needs.items()}
+    try:
+        config.build(spec, tasks)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"\w"):
+            config.refuse_data(spec)
+    else:
+        config.refuse_data(spec)
+
+
+@every_stage
 def test_overfits_eight_samples(runs: Runs, label: str) -> None:
     task, stage = runs.built(label), STAGES[label].stage
     if not task.phases:
@@ -190,6 +205,12 @@ def test_resume_at_k_equals_uninterrupted(runs: Runs, label: str, tmp_path: Path
     assert all(torch.equal(again[name], value) for name, value in checkpoint.load_weights(final).items())
 
 
+def metrics(run: Path) -> list[dict[str, float]]:
+    """What a run logged of each step, but for what the clock says."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name.startswith(("train/", "val/"))} for row in rows]
+
+
 @every_stage
 def test_same_seed_same_weights_other_seed_others(runs: Runs, label: str, tmp_path: Path) -> None:
     path = runs.trained(label)
@@ -199,6 +220,9 @@ def test_same_seed_same_weights_other_seed_others(runs: Runs, label: str, tmp_pa
     assert all(torch.equal(same[name], value) for name, value in final.items())
     assert any(not torch.equal(other[name], value) for name, value in final.items())
     assert any(not torch.equal(earlier[name], value) for name, value in final.items())
+    rows, again, others = (metrics(folder) for folder in (path.parents[1], tmp_path / "0", tmp_path / "1"))
+    assert rows == again
+    assert rows != others
 
 
 @every_stage

@@ -1,7 +1,11 @@
 """Spaces come from the fields themselves."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 
+import tune_spaces
 from genlib import registry
 from genlib.config import OptimConfig, Search, TrainConfig
 from tune_spaces.base import Choice, Range, clamped, defaults, points, refuse_contradictions, space, space_of, value_of, with_values, written
@@ -14,12 +18,32 @@ def test_nested_fields_have_dotted_names() -> None:
 
 
 @pytest.mark.parametrize("recipe", list(registry.RECIPES))
-def test_every_recipe_has_a_space_with_its_own_values_that_it_takes(recipe: str) -> None:
+def test_every_stage_has_a_space_with_its_own_values_that_it_takes(recipe: str) -> None:
     for stage in registry.load(recipe).stages:
-        refuse_contradictions(stage, {**space(stage.task, "task."), **space(stage.train, "train.")})
-    last = registry.load(recipe).stages[-1]
-    assert set(defaults(last, space_of(recipe, last))) == set(space_of(recipe, last))
-    refuse_contradictions(last, space_of(recipe, last))
+        ranges = space_of(recipe, stage)
+        assert set(defaults(stage, ranges)) == set(ranges)
+        refuse_contradictions(stage, ranges)
+
+
+FILES = sorted(path.stem for path in Path(tune_spaces.__file__).parent.glob("*.py") if path.stem not in ("__init__", "base"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_is_the_space_of_a_recipes_last_stage_and_gives_reasons(name: str) -> None:
+    module = importlib.import_module(f"tune_spaces.{name}")
+    assert space_of(name, registry.load(name).stages[-1]) == module.space()
+    assert len(module.__doc__) > 60
+
+
+def test_a_file_is_not_the_space_of_earlier_stages() -> None:
+    first, *_, last = registry.load("dbn").stages
+    assert "task.hidden" in space_of("dbn", first)
+    assert "task.hidden" not in space_of("dbn", last)
+
+
+def test_a_range_reaches_to_the_recipes_own_value() -> None:
+    assert space(OptimConfig(learning_rate=0.2))["learning_rate"] == Search(1e-6, 0.2, True)
+    assert space(OptimConfig(learning_rate=1e-7))["learning_rate"] == Search(1e-7, 1e-1, True)
 
 
 STAGE = registry.load("ddpm").stages[0]

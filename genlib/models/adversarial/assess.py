@@ -54,11 +54,18 @@ def held_out(task: TwoPlayers, source: DataSource) -> tuple[Tensor, Tensor | Non
 def save_pictures(task: TwoPlayers, made: Tensor, path: Path) -> None:
     """A sheet of samples (N, C, H, W); and beside it `interpolations.png`, ways from one sample to another."""
     shown = min(_SHOWN, len(made)) // _COLUMNS * _COLUMNS
-    save_contact_sheet(path, _pixels(made[:shown]), [[]] * shown, columns=_COLUMNS, side=80, title="Samples")
+    seeds, side = [f"seed {seed}" for seed in range(shown)], _side(made)
+    save_contact_sheet(path, _pixels(made[:shown]), seeds, columns=_COLUMNS, side=side, label_lines=1, title="Samples, each drawn by its own seed")
     ways = [task.interpolate(first=2 * number, last=2 * number + 1, steps=_COLUMNS).cpu() for number in range(_PATHS)]
     labels = [f"{share / (_COLUMNS - 1):.0%}" for share in range(_COLUMNS)] * _PATHS
-    title = "From one sample to another, a row each"
-    save_contact_sheet(path.with_name("interpolations.png"), _pixels(torch.cat(ways)), labels, columns=_COLUMNS, side=80, label_lines=1, title=title)
+    title, path = "From one sample to another on the way between their noises, a row each", path.with_name("interpolations.png")
+    save_contact_sheet(path, _pixels(torch.cat(ways)), labels, columns=_COLUMNS, side=side, label_lines=1, title=title)
+
+
+def _side(images: Tensor) -> int:
+    """Pixels a side of images (N, C, H, W) on a sheet: a multiple of their own near 80."""
+    own = images.shape[-1]
+    return own * max(1, round(80 / own))
 
 
 def _pixels(images: Tensor) -> list[np.ndarray]:

@@ -171,6 +171,9 @@ class DCGANConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
+    def refuse_data(self, data: DataSpec) -> None:
+        self.network.shape(data)
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> DCGAN:
         return DCGAN(self.network, self.game, self.health, data)
 

@@ -55,6 +55,9 @@ class WGANGPConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
+    def refuse_data(self, data: DataSpec) -> None:
+        self.network.shape(data)
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> WGANGP:
         return WGANGP(self.network, self.game, self.health, data)
 
@@ -69,6 +72,9 @@ class DenseWGANGPConfig(TaskConfig):
     """How they are scored."""
     health: Health = field(default_factory=Health)
     """When a run is given up."""
+
+    def refuse_data(self, data: DataSpec) -> None:
+        self.network.shape(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> WGANGP:
         return WGANGP(self.network, self.game, self.health, data)

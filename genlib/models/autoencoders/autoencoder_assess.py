@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from genlib.models.autoencoders.coding_pictures import Row, Shown, code_scores, mean_values, save_rows, spread
+from genlib.metrics.held_out import mean_values
+from genlib.models.autoencoders.coding_pictures import Row, Shown, code_scores, decibels, save_rows, spread
 from genlib.types import DataSource
 
 if TYPE_CHECKING:
@@ -39,17 +40,17 @@ def save_reconstructions(task: Autoencoder, path: Path, shown: Shown) -> None:
         *_rows(task, shown, spread(len(shown.x)), odd, task.config.denoises),
         *_rows(task, shown, odd.topk(min(_ODD, len(odd))).indices.tolist(), odd),
     ]
-    title = "Held-out images above their reconstructions; the last two rows are the worst reconstructed. Error as a share of the image"
+    title = "Held-out images above their reconstructions, with the error as a share of the image; the last two rows are the worst of all"
     if task.config.denoises:
-        title = "Held-out images, what the encoder sees of them, and what it makes of that; then the worst reconstructed, without noise"
+        title = "Held-out images, what the encoder sees, what comes of it, and how near both are; then the worst reconstructed, seen without noise"
     save_rows(path, rows, title)
 
 
 @torch.no_grad()
-def _rows(task: Autoencoder, shown: Shown, rows: list[int], odd: torch.Tensor, noisy: bool = False) -> list[Row]:
+def _rows(task: Autoencoder, shown: Shown, rows: list[int], odd: torch.Tensor, corrupt: bool = False) -> list[Row]:
     x, names = shown.x[rows].to(task.device), [shown.name(row) for row in rows]
-    if not noisy:
+    if not corrupt:
         return [Row(task.shaped(x), names), Row(task.reconstruct(image=x), [f"{odd[row]:.1%}" for row in rows])]
-    seen = task.corrupted(x, torch.tensor(rows, device=task.device), 0)
-    blank = [""] * len(rows)
-    return [Row(task.shaped(x), names), Row(task.shaped(seen).clamp(0, 1), blank), Row(task.reconstruct(image=seen), blank)]
+    noisy = task.corrupted(x, torch.tensor(rows, device=task.device), 0)
+    image, seen, made = task.shaped(x), task.shaped(noisy).clamp(0, 1), task.reconstruct(image=noisy)
+    return [Row(image, names), Row(seen, decibels(seen, image)), Row(made, decibels(made, image))]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from genlib.config import TaskConfig, limited, tunable
@@ -41,6 +40,10 @@ class CodingConfig(TaskConfig):
         """Numbers that the encoder gives."""
         return self.latent_dim
 
+    def refuse_data(self, data: DataSpec) -> None:
+        with torch.device("meta"):  # all that the networks refuse, without their weights
+            self.coder(VectorShape.of(data))
+
     def coder(self, shape: VectorShape) -> Coder:
         """The untrained networks. ValueError where they do not fit the samples."""
         if self.network == "convolutional" and not shape.is_image:
@@ -72,16 +75,8 @@ class CodingTask(Task):
         return VectorTransform(self.shape)
 
     def flat(self, samples: Tensor) -> Tensor:
-        """Samples as vectors (B, D), on this device, images scaled to the size of training. ValueError where they are of another kind."""
-        x, sides = samples.to(self.device, torch.float32), self.shape.sides
-        if self.shape.is_image and x.dim() == 4 and x.shape[1] == sides[0]:
-            if x.shape[2:] != sides[1:]:
-                x = F.interpolate(x, sides[1:], mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-            return x.flatten(1)
-        if x.dim() == 2 and x.shape[1] == self.shape.size:
-            return x
-        kind = f"images (B, {', '.join(map(str, sides))}) in [0, 1]" if self.shape.is_image else f"vectors (B, {sides[0]})"
-        raise ValueError(f"samples of shape {tuple(samples.shape)} are not what the model knows, {kind}; give such ones")
+        """Samples as vectors (B, D) on this device: see `VectorShape.flat`."""
+        return self.shape.flat(samples, self.device)
 
     def shaped(self, x: Tensor) -> Tensor:
         """Vectors (B, D) as the samples they stand for, images (B, C, H, W) if they are that."""

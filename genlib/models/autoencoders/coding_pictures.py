@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from genlib.charts import COLORS, chart
+from genlib.functional.perceptual import psnr_db
+from genlib.metrics.held_out import BATCH, held_out
 from genlib.metrics.neighbours import nearest, neighbour_precision
 from genlib.pictures import Line, save_contact_sheet
 from genlib.task import Task
@@ -19,29 +21,9 @@ from genlib.types import Batch, DataSource
 
 SHOWN_SAMPLES = 1000
 """Held-out samples, from the first, whose codes are mapped and searched."""
-_BATCH, _COLUMNS, _NEIGHBOURS, _QUERIES, _COUNTED = 500, 12, 11, 6, 10
+_COLUMNS, _NEIGHBOURS, _QUERIES, _COUNTED = 12, 11, 6, 10
 _FEWEST = 32  # codes that make a map
 _RIGHT, _WRONG = "#1d7a36", "#b3261e"
-
-
-def held_out(task: Task, source: DataSource, transform: Any = None) -> Iterator[Batch]:
-    """Batches of all held-out samples, each once, on the task's device."""
-    transform = transform or task.transform(train=False)
-    for batch in source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=transform):
-        real = batch["weight"] > 0
-        yield {name: value[real].to(task.device) for name, value in batch.items()}
-
-
-@torch.no_grad()
-def mean_values(task: Task, source: DataSource) -> dict[str, float]:
-    """Each value of `evaluate`, its mean over all held-out samples, named as scores are; nothing where there are none."""
-    totals: dict[str, float] = {}
-    count = 0
-    for batch in held_out(task, source):
-        count += len(batch["position"])
-        for name, value in task.evaluate(batch).items():
-            totals[name] = totals.get(name, 0.0) + value.double().sum().item()
-    return {f"{source.spec.validation_name}/{name}": total / count for name, total in totals.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +40,7 @@ class Shown:
     def of(cls, task: Task, source: DataSource) -> Shown:
         """The first held-out samples."""
         found: list[Batch] = []
-        for _, batch in zip(range(SHOWN_SAMPLES // _BATCH), held_out(task, source), strict=False):
+        for _, batch in zip(range(SHOWN_SAMPLES // BATCH), held_out(task, source), strict=False):
             found.append({name: value.cpu() for name, value in batch.items()})
         x = torch.cat([batch["x"] for batch in found]) if found else torch.zeros(0, 1)
         labels = torch.cat([batch["label"] for batch in found]) if found and "label" in found[0] else None
@@ -88,6 +70,11 @@ def code_scores(images: Tensor | None, codes: Tensor, shown: Shown, folder: Path
 def pixels(image: Tensor) -> np.ndarray:
     """(C, H, W) -> (H, W, C)."""
     return image.permute(1, 2, 0).cpu().numpy()
+
+
+def decibels(made: Tensor, images: Tensor) -> list[str]:
+    """How near each image (N, C, H, W) is to another in [0, 1], as a label."""
+    return [f"{value:.1f} dB" for value in psnr_db(made, images).tolist()]
 
 
 @dataclass(frozen=True, slots=True)

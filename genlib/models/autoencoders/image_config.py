@@ -71,6 +71,9 @@ class ImageAutoencoderConfig(TaskConfig):
         """Pixels a side that a latent cell covers."""
         return 2 ** (len(self.block_out_channels) - 1)
 
+    def refuse_data(self, data: DataSpec) -> None:
+        self.side(data)
+
     def side(self, data: DataSpec) -> int:
         """Pixels a side of training images. ValueError where there is no such number, or where it does not divide."""
         size = self.image_size or data.image_size

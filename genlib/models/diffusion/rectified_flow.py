@@ -19,7 +19,7 @@ from genlib.config import DataConfig, TaskConfig, TrainConfig, limited
 from genlib.functional.diffusion import interpolate, straightness, to_x0_from_velocity, velocity
 from genlib.functional.samplers import Grid, OnStep, flow_euler
 from genlib.models.diffusion.ddpm import SHORT, SMALL, smoke
-from genlib.models.diffusion.pixels import PixelTask, PixelUNet
+from genlib.models.diffusion.pixels import PixelTask, PixelUNet, refuse_images
 from genlib.models.diffusion.process import noise_of
 from genlib.pictures import save_contact_sheet
 from genlib.recipe import Recipe, Stage
@@ -62,6 +62,9 @@ class RectifiedFlowConfig(TaskConfig):
     """What says the velocity."""
     flip: bool = False
     """Mirror half of the training pictures from left to right."""
+
+    def refuse_data(self, data: DataSpec) -> None:
+        refuse_images(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> RectifiedFlow:
         return RectifiedFlow(self, data)

@@ -20,7 +20,6 @@ from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limi
 from genlib.data.vectors import VectorShape, VectorTransform
 from genlib.functional.gibbs import Draw
 from genlib.models.energy import dbn_assess
-from genlib.models.energy.machine import as_vectors
 from genlib.models.energy.rbm import RBM, ContrastiveTask, RBMConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
@@ -33,6 +32,9 @@ _FIRST_WEIGHTS = 0.1
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackedRBMConfig(RBMConfig):
     """An RBM whose visible units are the hidden ones of the stage `below`; it reads samples at that one's size."""
+
+    def refuse_data(self, data: DataSpec) -> None:
+        """The stage below says what it cannot learn from."""
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> StackedRBM:
         below = upstream.get("below")
@@ -90,9 +92,12 @@ class DBNConfig(TaskConfig):
         if any(size < 1 for size in self.layers):
             raise ValueError(f"task.layers {self.layers}: every layer needs at least one unit; give for example 256 256 256")
 
-    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> DBN:
+    def refuse_data(self, data: DataSpec) -> None:
         if len(data.class_names) < 2:
             raise ValueError("fine-tuning learns from labels, but the samples have none (.cls members); give labelled shards, or a set like digits")
+
+    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> DBN:
+        self.refuse_data(data)
         top = upstream.get("top")
         if not isinstance(top, ContrastiveTask) and not self.layers:
             raise ValueError(
@@ -145,13 +150,13 @@ class DBN(Task):
     @torch.no_grad()
     def embed(self, *, image: Tensor) -> Tensor:
         """What the last hidden layer says (B, H) of images (B, C, H, W) in [0, 1] or vectors (B, D)."""
-        return self.net[:-1](self.inputs(as_vectors(image, self.shape, self.device)))
+        return self.net[:-1](self.inputs(self.shape.flat(image, self.device)))
 
     @action
     @torch.no_grad()
     def classify(self, *, image: Tensor) -> Tensor:
         """Probabilities (B, classes) of images (B, C, H, W) in [0, 1] or vectors (B, D)."""
-        return self.logits(as_vectors(image, self.shape, self.device)).softmax(1)
+        return self.logits(self.shape.flat(image, self.device)).softmax(1)
 
     @action
     def generate(self, *, seed: list[int], steps: int = 1000) -> Tensor:

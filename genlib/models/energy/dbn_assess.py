@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from genlib.models.energy.rbm_assess import arrays, held_out, save_filters
+from genlib.models.energy.rbm_assess import arrays, held_out, save_dreams, save_filters
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
 
 if TYPE_CHECKING:
     from genlib.models.energy.dbn import DBN
 
-_SHOWN, _DREAMS, _SIDE = 24, 40, 64
+_SHOWN, _DREAMS = 24, 48
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def save_pictures(task: DBN, batches: list, folder: Path) -> None:
         ]
         save_contact_sheet(folder / "guesses.png", arrays(task.shape.image(x)), labels, title="Held-out images, their class, and the guess below it")
     if task.top is not None:
-        dreams = task.generate(seed=list(range(_DREAMS)))
-        title = "Samples: 1,000 Gibbs steps at the top of the stack, then down"
-        save_contact_sheet(folder / "samples.png", arrays(dreams), [""] * _DREAMS, columns=10, side=_SIDE, label_lines=0, title=title)
+        seeds = list(range(_DREAMS))
+        title = "Samples, each by its own seed: 1,000 Gibbs steps at the top of the stack, then down"
+        save_dreams(task.generate(seed=seeds), seeds, title, folder / "samples.png")
         save_filters(task.top, folder / "filters.png")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import TaskConfig, limited, tunable
@@ -13,6 +12,7 @@ from genlib.data.vectors import VectorShape
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, Machine, Units
 from genlib.task import Task, action
+from genlib.types import DataSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +30,9 @@ class MachineConfig(TaskConfig):
     image_size: int = limited(0, at_least=0)
     """Pixels a side; 0 is the data's own."""
 
+    def refuse_data(self, data: DataSpec) -> None:
+        VectorShape.of(data, self.image_size)
+
 
 class Couplings(nn.Module):
     """What is trained, the chains, and `base`, the visible biases of independent units that fit the data's means."""
@@ -45,19 +48,6 @@ class Couplings(nn.Module):
         self.register_buffer("base", torch.zeros(visible))
         self.register_buffer("chain_visible", torch.zeros(config.chains, visible))
         self.register_buffer("chain_hidden", torch.zeros(config.chains, config.hidden))
-
-
-def as_vectors(samples: Tensor, shape: VectorShape, device: torch.device) -> Tensor:
-    """Samples as vectors (B, D) on the device, images scaled to the size of training. ValueError where they are of another kind."""
-    x, sides = samples.to(device, torch.float32), shape.sides
-    if shape.is_image and x.dim() == 4 and x.shape[1] == sides[0]:
-        if x.shape[2:] != sides[1:]:
-            x = F.interpolate(x, sides[1:], mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        return x.flatten(1)
-    if x.dim() == 2 and x.shape[1] == shape.size:
-        return x
-    kind = f"images (B, {', '.join(map(str, sides))}) in [0, 1]" if shape.is_image else f"vectors (B, {sides[0]})"
-    raise ValueError(f"samples of shape {tuple(samples.shape)} are not what the model knows, {kind}; give such ones")
 
 
 class MachineTask(Task):
@@ -102,8 +92,8 @@ class MachineTask(Task):
         return noise
 
     def flat(self, samples: Tensor) -> Tensor:
-        """Samples as vectors: see `as_vectors`."""
-        return as_vectors(samples, self.shape, self.device)
+        """Samples as vectors (B, D) on this device: see `VectorShape.flat`."""
+        return self.shape.flat(samples, self.device)
 
     def shaped(self, x: Tensor) -> Tensor:
         """Vectors (B, D) as the samples they stand for; grey values in [0, 1]."""

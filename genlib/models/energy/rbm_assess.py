@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_SAMPLES = 10_000
 """Held-out samples that scores are means over, from the first."""
-_BATCH, _SHOWN, _FILTERS, _DREAMS, _SIDE = 500, 8, 48, 40, 64
+_BATCH, _SHOWN, _FILTERS, _DREAMS, _DREAM_COLUMNS, _POINTS, _SIDE = 500, 12, 48, 48, 12, 2000, 64
 _EXACT = min(20, MOST_ENUMERATED)  # 2**20 states are added up in seconds
 _FLIPPED, _ADDED = 0.1, 0.3
 _STEPS, _CHAINS = 2000, 100
@@ -34,8 +34,8 @@ def assess(task: ContrastiveTask, source: DataSource, folder: Path) -> dict[str,
     exact; `auroc_noise`, the chance that the free energy of a sample is below that of noise with the same means, where each number comes
     from another sample; and `evaluate`'s values.
     """
-    save_pictures(task, source, folder)
-    batches = list(held_out(task, source))
+    batches = held_out(task, source)
+    save_pictures(task, source, batches, folder)
     if not batches:
         return {}
     x = torch.cat([batch["x"] for batch in batches])
@@ -83,16 +83,23 @@ def auroc(low: Tensor, high: Tensor) -> float:
     return wins.double().mean().item() / (2 * len(high))
 
 
-def save_pictures(task: ContrastiveTask, source: DataSource, folder: Path) -> None:
-    """`filters.png`, `denoised.png` and `samples.png` of images, `samples.png` alone of vectors."""
-    dreams = task.generate(seed=list(range(_DREAMS if task.shape.is_image else 2000)))
-    batch = next(iter(source.batches("train", max(_SHOWN, 2000), rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))))
+def save_pictures(task: ContrastiveTask, source: DataSource, batches: list[Batch], folder: Path) -> None:
+    """`filters.png`, `samples.png` and, of held-out batches, `denoised.png` of images; `samples.png` alone of vectors."""
+    seeds = list(range(_DREAMS if task.shape.is_image else _POINTS))
+    dreams = task.generate(seed=seeds)
     if not task.shape.is_image:
-        return save_scatter(batch["x"], dreams, folder / "samples.png")
+        known = next(iter(source.batches("train", _POINTS, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))))
+        return save_scatter(known["x"], dreams, folder / "samples.png")
     save_filters(task, folder / "filters.png")
-    save_denoised(task, batch["x"][:_SHOWN].to(task.device), folder / "denoised.png")
-    title = "Samples: each the end of a chain of 1,000 Gibbs steps"
-    save_contact_sheet(folder / "samples.png", arrays(dreams), [""] * len(dreams), columns=10, side=_SIDE, label_lines=0, title=title)
+    if batches:
+        save_denoised(task, batches[0]["x"][:_SHOWN], folder / "denoised.png")
+    save_dreams(dreams, seeds, "Samples, each the end of a chain of 1,000 Gibbs steps of its own seed", folder / "samples.png")
+
+
+def save_dreams(dreams: Tensor, seeds: list[int], title: str, path: Path) -> None:
+    """Drawn images (B, C, H, W) above their seeds."""
+    labels = [f"seed {seed}" for seed in seeds]
+    save_contact_sheet(path, arrays(dreams), labels, columns=_DREAM_COLUMNS, side=_SIDE, label_lines=1, title=title)
 
 
 def arrays(images: Tensor) -> list:
@@ -105,8 +112,8 @@ def save_filters(task: ContrastiveTask, path: Path) -> None:
     weight = filters(task)
     order = weight.norm(dim=1).argsort(descending=True)[:_FILTERS]
     shown = 0.5 + 0.5 * weight[order] / weight[order].abs().amax(1, keepdim=True).clamp(min=1e-12)
-    title = f"What the {len(order)} strongest of {len(weight)} hidden units add to a picture: white more, black less"
-    labels = [str(number) for number in order.tolist()]
+    title = f"What the {len(order)} strongest of {len(weight)} hidden units, numbered, add to a picture: white more, black less"
+    labels = [f"unit {number}" for number in order.tolist()]
     save_contact_sheet(path, arrays(task.shape.image(shown)), labels, columns=12, side=_SIDE, label_lines=1, title=title)
 
 
@@ -129,7 +136,7 @@ def save_denoised(task: ContrastiveTask, x: Tensor, path: Path) -> None:
         noisy = x + noise * torch.randn(x.shape, generator=generator).to(x.device)
     rows = [task.shape.image(x), task.shape.image(noisy), task.denoise(image=task.shape.image(noisy), noise=noise)]
     labels = [label for label in ("sample", "with noise", "undone") for _ in x]
-    title = f"Samples, the same with {f'{noise:.0%} of pixels flipped' if binary else f'noise of {noise:g}'}, and what the model makes of it"
+    title = f"Held-out samples, the same with {f'{noise:.0%} of pixels flipped' if binary else f'noise of {noise:g}'}, and what the model makes of it"
     save_contact_sheet(path, [image for row in rows for image in arrays(row)], labels, columns=len(x), side=_SIDE, label_lines=1, title=title)
 
 

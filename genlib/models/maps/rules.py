@@ -64,10 +64,18 @@ def _lowest(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Rule(Protocol):
-    """Where prototypes belong after the samples of one step on all ranks."""
+    """Where prototypes belong after the samples of one step on all ranks, which may come in several micro-batches."""
 
-    def targets(self, prototypes: Tensor, x: Tensor, counts: Tensor, winner: Tensor, pull: Pull, progress: float) -> Tensor:
-        """prototypes (K, D), this rank's samples x (B, D), counts (B,) 1 for those that count and else 0, winner (B,) -> (K, D)."""
+    def start(self, prototypes: Tensor) -> Tensor:
+        """What is known before the first samples, with prototypes (K, D)."""
+        ...
+
+    def add(self, known: Tensor, x: Tensor, counts: Tensor, winner: Tensor, pull: Pull, progress: float) -> Tensor:
+        """What is known after more of them: this rank's samples x (B, D), counts (B,) 1 for those that count and else 0, winner (B,)."""
+        ...
+
+    def targets(self, known: Tensor, prototypes: Tensor) -> Tensor:
+        """Where prototypes (K, D) belong by then, (K, D)."""
         ...
 
 
@@ -75,18 +83,26 @@ class Rule(Protocol):
 class BatchRule:
     """Each prototype becomes the mean of all samples, weighted by their winners' pull on it (Kohonen 2001, section 3.6)."""
 
-    def targets(self, prototypes: Tensor, x: Tensor, counts: Tensor, winner: Tensor, pull: Pull, progress: float) -> Tensor:
-        """See `Rule`. A unit that nothing pulls stays."""
-        units, every = len(prototypes), slice(None)
+    def start(self, prototypes: Tensor) -> Tensor:
+        """The sum of pulls on each unit and the pulled sum of samples, (K, 1 + D)."""
+        return prototypes.new_zeros(len(prototypes), 1 + prototypes.shape[1])
+
+    def add(self, known: Tensor, x: Tensor, counts: Tensor, winner: Tensor, pull: Pull, progress: float) -> Tensor:
+        """See `Rule`."""
+        units, every = len(known), slice(None)
         rows = torch.cat([counts[:, None], x * counts[:, None]], 1)  # counts and samples share their sums
-        if len(x) > len(prototypes) and x.device.type == "cpu":  # on a GPU, index_add_ would add in any order
+        if len(x) > units and x.device.type == "cpu":  # on a GPU, index_add_ would add in any order
             winner, rows = torch.arange(units), rows.new_zeros(units, rows.shape[1]).index_add_(0, winner, rows)
         total = rows.new_zeros(units, rows.shape[1])
         size = max(1, TILE // units)
         for winners, part in zip(winner.split(size), rows.split(size), strict=True):
             total.addmm_(pull(winners, every).T, part)
-        total = mean_over_ranks(total)
-        return torch.where(total[:, :1] > 0, total[:, 1:] / total[:, :1].clamp(min=torch.finfo(total.dtype).tiny), prototypes)
+        return known + mean_over_ranks(total)
+
+    def targets(self, known: Tensor, prototypes: Tensor) -> Tensor:
+        """See `Rule`. A unit that nothing pulls stays."""
+        pulls, samples = known[:, :1], known[:, 1:]
+        return torch.where(pulls > 0, samples / pulls.clamp(min=torch.finfo(known.dtype).tiny), prototypes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +116,25 @@ class OnlineRule:
     rate: float
     final_rate: float
 
-    def targets(self, prototypes: Tensor, x: Tensor, counts: Tensor, winner: Tensor, pull: Pull, progress: float) -> Tensor:
+    def start(self, prototypes: Tensor) -> Tensor:
+        """Where prototypes are, (K, D)."""
+        return prototypes
+
+    def add(self, known: Tensor, x: Tensor, counts: Tensor, winner: Tensor, pull: Pull, progress: float) -> Tensor:
         """See `Rule`."""
         x, shares, winner = all_gather(x), all_gather(counts) * exponential(self.rate, self.final_rate, progress), all_gather(winner)
         found, size = [], max(1, TILE // len(x))
-        for first in range(0, len(prototypes), size):
-            units = slice(first, min(first + size, len(prototypes)))
+        for first in range(0, len(known), size):
+            units = slice(first, min(first + size, len(known)))
             share = pull(winner, units) * shares[:, None]
             left = (1 - share).flip(0).cumprod(0).flip(0)  # of what a prototype was, after this sample and all later ones
             later = torch.cat([left[1:], torch.ones_like(left[:1])])
-            found.append(torch.addmm(left[0][:, None] * prototypes[units], (share * later).T, x))
+            found.append(torch.addmm(left[0][:, None] * known[units], (share * later).T, x))
         return torch.cat(found)
+
+    def targets(self, known: Tensor, prototypes: Tensor) -> Tensor:
+        """See `Rule`."""
+        return known
 
 
 Start = Literal["samples", "plane", "random"]

@@ -8,7 +8,7 @@ distance to a winner tells what is unlike anything seen, and a ring laid through
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,6 +79,9 @@ class SOMConfig(TaskConfig):
         """The rule with its rates."""
         return BatchRule() if self.rule == "batch" else OnlineRule(self.rate, self.final_rate)
 
+    def refuse_data(self, data: DataSpec) -> None:
+        VectorShape.of(data, self.image_size)
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> SOM:
         return SOM(self, data)
 
@@ -92,6 +95,7 @@ class SOM(TrainedMap):
         super().__init__(data, VectorShape.of(data, config.image_size), config.make_grid(data.num_samples))
         self.config, self.rule, self.neighbourhood = config, config.make_rule(), topology.NEIGHBOURHOODS[config.neighbourhood]
         self.first_radius = max(config.final_radius, config.start_radius * self.grid.extent)
+        self.seen: tuple[int, int, Tensor] | None = None  # the step, how many micro-batches of it there were, and what the rule knows of them
 
     @torch.no_grad()
     def prepare(self, source: DataSource) -> None:
@@ -115,12 +119,24 @@ class SOM(TrainedMap):
         x, counts, prototypes = batch["x"].float(), (batch["weight"] > 0).float(), self.prototypes
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             units, distance = two_nearest(x, prototypes)
-            targets = self.rule.targets(prototypes, x, counts, units[:, 0], pull, step.progress)
+            gradient = self.whole_step(step, lambda known: self.rule.add(known, x, counts, units[:, 0], pull, step.progress))
             self.votes.add(units[:, 0], counts, batch.get("label"))
         values = {"loss": distance, "radius": x.new_tensor(radius)}
-        return learning_rule((prototypes, prototypes - targets)), values
+        return learning_rule((prototypes, gradient)), values
+
+    def whole_step(self, step: Step, add: Callable[[Tensor], Tensor]) -> Tensor:
+        """The gradient of one more micro-batch, such that the mean over a step's is what the rule says of all their samples together.
+
+        If G(n) is that of the first n, n G(n) - (n - 1) G(n - 1) is the n-th one's: whatever their number, they add up to n G(n).
+        """
+        _, count, known = self.seen if self.seen and self.seen[0] == step.index else (step.index, 0, self.rule.start(self.prototypes))
+        before = count * (self.prototypes - self.rule.targets(known, self.prototypes)) if count else 0.0
+        known = add(known)
+        self.seen = step.index, count + 1, known
+        return (count + 1) * (self.prototypes - self.rule.targets(known, self.prototypes)) - before
 
     def after_step(self, step: Step) -> None:
+        self.seen = None
         self.votes.settle(step)
 
     def evaluate(self, batch: Batch) -> Metrics:

@@ -109,7 +109,7 @@ def _panel_height(task: SOM) -> float:
 def draw_map(task: SOM, hits: Tensor, path: Path) -> None:
     """Left the most voted class of each unit, or how many held-out samples each won; right the U-matrix, ridges dark."""
     votes = task.votes.labelled and bool(task.votes.counts.any())
-    with chart(path, columns=2, width=2 * _INCHES + 1.6, height=_panel_height(task) + 0.7) as axes:
+    with chart(path, columns=2, width=2 * _INCHES + 1.6, height=_panel_height(task) + 0.4) as axes:
         left, right = axes[0]
         if votes:
             _cells(task, left, _unit_colors(task))
@@ -136,7 +136,7 @@ def draw_planes(task: SOM, path: Path) -> None:
             _cells(task, axis, None, plane)
             low, high = plane.min().item(), plane.max().item()
             low = 0.0 if abs(low) < 1e-3 * (high - low) else low
-            axis.set_title(f"{component_name(task, component)}: {low:.2g} to {high:.2g}", fontsize=8)
+            axis.set_title(f"{component_name(task, component)}: {low:.3g} to {high:.3g}", fontsize=8)
         for axis in list(axes.flat)[len(most) :]:
             axis.axis("off")
 
@@ -198,7 +198,7 @@ def draw_net(task: SOM, x: Tensor, label: Tensor | None, order: Tensor | None, p
 
     prototypes, point = task.prototypes.detach().cpu(), x.cpu()
     spans = (point.amax(0) - point.amin(0)).clamp(min=1e-6).tolist()
-    height = min(9.0, max(2.5, 6.0 * spans[1] / spans[0])) + 0.6
+    height = min(9.0, max(2.5, 6.0 * spans[1] / spans[0])) + 0.8
     colors = class_colors(task.data.class_names)[label.cpu().numpy()] if label is not None and task.data.class_names else COLORS[0]
     with chart(path, width=7.0, height=height) as axes:
         axis = axes[0, 0]
@@ -212,6 +212,6 @@ def draw_net(task: SOM, x: Tensor, label: Tensor | None, order: Tensor | None, p
             better = tours.length(point, order.cpu()) / tours.length(point, tours.nearest_neighbour(point))
             axis.set_title(f"Round trip through {len(point):,} places: {better:.2f} of the nearest-neighbour trip's length")
         axis.scatter(*point.T.numpy(), s=10 if order is None else 18, c=colors, zorder=1.5, linewidths=0)
-        axis.set(aspect="equal")
+        axis.set(aspect="equal", xlabel=component_name(task, 0), ylabel=component_name(task, 1))
         if label is not None:
             _class_legend(task, axis)

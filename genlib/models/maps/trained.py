@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.data.vectors import VectorShape, VectorTransform
@@ -58,16 +57,8 @@ class TrainedMap(Task):
         return VectorTransform(self.shape)
 
     def flat(self, samples: Tensor) -> Tensor:
-        """Samples as vectors (B, D), on this device, images scaled to the size of training. ValueError where they are of another kind."""
-        x, sides = samples.to(self.device, torch.float32), self.shape.sides
-        if self.shape.is_image and x.dim() == 4 and x.shape[1] == sides[0]:
-            if x.shape[2:] != sides[1:]:
-                x = F.interpolate(x, sides[1:], mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-            return x.flatten(1)
-        if x.dim() == 2 and x.shape[1] == self.shape.size:
-            return x
-        kind = f"images (B, {', '.join(map(str, sides))}) in [0, 1]" if self.shape.is_image else f"vectors (B, {sides[0]})"
-        raise ValueError(f"samples of shape {tuple(samples.shape)} are not what the map knows, {kind}; give such ones")
+        """Samples as vectors (B, D) on this device: see `VectorShape.flat`."""
+        return self.shape.flat(samples, self.device)
 
     @action
     @torch.no_grad()

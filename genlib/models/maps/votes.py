@@ -48,8 +48,10 @@ class Votes(nn.Module):
         """Shares of the classes among each unit's votes, (units, classes); a unit without votes is like the nearest that has some."""
         if not self.labelled:
             raise ValueError("the map has seen no labels, so it cannot classify; train it on labelled samples, such as digits")
-        voted = self.counts.sum(1).nonzero()[:, 0]
+        has_some = self.counts.sum(1) > 0
+        voted, others = has_some.nonzero()[:, 0], (~has_some).nonzero()[:, 0]
         if not len(voted):
             raise ValueError("the map has not won a sample yet, so it cannot classify; train it")
-        like = voted[torch.cdist(prototypes, prototypes[voted]).argmin(1)]
+        like = torch.arange(len(prototypes), device=voted.device)
+        like[others] = voted[torch.cdist(prototypes[others], prototypes[voted]).argmin(1)]
         return F.normalize(self.counts[like], p=1, dim=1)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from genlib.functional.divergence import gaussian_kl
 from genlib.metrics.disentanglement import mutual_information_gap
-from genlib.models.autoencoders.coding_pictures import Row, Shown, cell_side, code_scores, held_out, mean_values, pixels, save_rows, spread
+from genlib.metrics.held_out import held_out, mean_values
+from genlib.models.autoencoders.coding_pictures import Row, Shown, cell_side, code_scores, decibels, pixels, save_rows, spread
 from genlib.models.variational.factors import FactorTransform
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
@@ -22,6 +23,8 @@ BOUND_SAMPLES = 64
 """Codes a sample of the importance-weighted bound."""
 USED_NATS = 0.01
 """Mean rate above which a number of the code counts as used."""
+_BOUND_NUMBERS = 2**24  # of decoded samples that are there at once: 64 MB
+_SEEN_NATS = 0.1  # what carries less hardly changes a picture
 _COLUMNS, _GENERATED, _STEPS, _REACH, _BOUND_BATCH = 12, 48, 9, 2.5, 100
 
 
@@ -53,9 +56,9 @@ def assess(task: VAE, source: DataSource, folder: Path) -> dict[str, float]:
 
 def bound(task: VAE, x: Tensor) -> float:
     """Mean importance-weighted bound of samples (N, D), nats."""
-    total = 0.0
-    for low in range(0, len(x), _BOUND_BATCH):
-        part = x[low : low + _BOUND_BATCH]
+    total, size = 0.0, max(1, min(_BOUND_BATCH, _BOUND_NUMBERS // (BOUND_SAMPLES * x.shape[1])))
+    for low in range(0, len(x), size):
+        part = x[low : low + size]
         position = torch.arange(low, low + len(part), device=x.device)
         total += task.log_likelihood_bound(part, position, 0, BOUND_SAMPLES).double().sum().item()
     return total / len(x)
@@ -84,8 +87,9 @@ def save_reconstructions(task: VAE, path: Path, shown: Shown) -> None:
     for low in range(0, len(rows), _COLUMNS):
         part = rows[low : low + _COLUMNS]
         images = task.shaped(shown.x[part])
-        sheet += [Row(images, [shown.name(row) for row in part]), Row(task.reconstruct(image=images), [""] * len(part))]
-    save_rows(path, sheet, "Held-out images above their reconstructions from the mean code")
+        made = task.reconstruct(image=images).cpu()
+        sheet += [Row(images, [shown.name(row) for row in part]), Row(made, decibels(made, images))]
+    save_rows(path, sheet, "Held-out images above their reconstructions from the mean code, and how near these are")
 
 
 def save_interpolations(task: VAE, path: Path, shown: Shown) -> None:
@@ -106,7 +110,7 @@ def save_interpolations(task: VAE, path: Path, shown: Shown) -> None:
 
 def save_traversal(task: VAE, path: Path, code: Tensor, nats: Tensor) -> None:
     """One held-out image's code (K,) with one number at a time moved through the prior, those that carry most nats (K,) first."""
-    used = max(1, int((nats > USED_NATS).sum()))
+    used = max(1, int((nats > _SEEN_NATS).sum()))
     most = nats.argsort(descending=True)[: min(10, used)].tolist()
     places = torch.linspace(-_REACH, _REACH, _STEPS)
     codes = code.repeat(len(most), _STEPS, 1)

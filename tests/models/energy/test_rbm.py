@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from genlib.config import DataConfig
+from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.source import open_source
 from genlib.data.vectors import VectorShape
+from genlib.engine import strategy as strategies
 from genlib.functional.partition import annealed_log_partition, log_partition
 from genlib.models.energy.gaussian_rbm import GaussianRBM, GaussianRBMConfig
 from genlib.models.energy.rbm import RBM, RBMConfig, share_of
@@ -148,6 +149,25 @@ def test_weights_of_placeholders_count_as_nothing() -> None:
         return task.net.weight.grad.clone()
 
     torch.testing.assert_close(gradient(x[:3], [1.0] * 3), gradient(x, [2.0] * 3 + [0.0] * 3))
+
+
+@pytest.mark.parametrize("config", [BINARY, replace(BINARY, chains=7)], ids=["CD", "PCD"])
+def test_a_step_in_micro_batches_is_the_step(config: RBMConfig) -> None:
+    x, ends = bars_and_stripes()[:24], []
+    batch = {"x": x, "position": torch.arange(24), "weight": (torch.arange(24) % 5 > 0).float()}
+    for parts in (1, 3):
+        torch.manual_seed(0)
+        task = RBM(config, VectorShape((16,)))
+        start(task, x)
+        strategy = strategies.choose("single", torch.device("cpu"))
+        strategy.setup(task, TrainConfig(optim=OptimConfig(name="sgd", learning_rate=0.5)))
+        for index in range(3):
+            chunks = [{name: value.chunk(parts)[part] for name, value in batch.items()} for part in range(parts)]
+            strategy.run_phase(task.phases[0], chunks, Step(index, 3))
+            strategy.after_step(Step(index, 3))
+        ends.append(task.state_dict())
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, atol=1e-6, rtol=1e-6)
 
 
 def moved_chains(steps: int) -> dict[str, Tensor]:

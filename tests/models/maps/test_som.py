@@ -20,6 +20,7 @@ from genlib.engine import strategy as strategies
 from genlib.functional import tours
 from genlib.functional.topology import HexagonalGrid, RingGrid
 from genlib.models.maps.som import SOM, SOMConfig, som
+from genlib.models.maps.votes import Votes
 from genlib.types import DataSpec, Step
 from tests.models.maps.maps import EXACT, VectorSource, batch_of, blobs, digits, errors, factors, trained
 from tests.models.stages import train_stage
@@ -228,6 +229,28 @@ def test_sums_over_two_processes_are_those_of_one(tmp_path: Path) -> None:
                 torch.testing.assert_close(other[name], value, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_in_micro_batches_is_the_step(rule: str) -> None:
+    x, label = digits()
+    batch = batch_of(x[:300], label[:300])
+    batch["weight"][batch["position"] % 9 == 4] = 0
+    ends = []
+    for parts in (1, 3):
+        torch.manual_seed(0)
+        source = VectorSource(x[:300], label[:300])
+        task = SOMConfig(units=40, rule=rule).build(source.spec, {})
+        task.prepare(source)
+        strategy = strategies.choose("single", torch.device("cpu"))
+        strategy.setup(task, EXACT)
+        for index in range(4):
+            chunks = [{name: value.chunk(parts)[i] for name, value in batch.items()} for i in range(parts)]
+            strategy.run_phase(task.phases[0], chunks, Step(index, 4))
+            strategy.after_step(Step(index, 4))
+        ends.append(task.state_dict())
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, atol=2e-6, rtol=0)
+
+
 def test_labels_and_hits_that_count() -> None:
     task = SOMConfig(sides=(3, 3)).build(replace(SPEC, num_samples=9), {})
     batch = {**batch_of(torch.rand(6, 3)), "label": torch.tensor([0, 1, -1, 7, 1, 1]), "weight": torch.tensor([1.0, 1, 1, 1, 0, 1])}
@@ -240,13 +263,20 @@ def test_labels_and_hits_that_count() -> None:
     assert unlabelled.votes.counts.sum().item() == 5
 
 
+def test_a_unit_without_votes_is_like_the_nearest_that_has_some() -> None:
+    votes = Votes(4, 2)
+    votes.replace(torch.tensor([0, 0, 3, 3, 3, 3]), torch.tensor([0, 0, 1, 1, 1, 0]))
+    prototypes = torch.tensor([[0.0], [1.0], [9.0], [5.5]])
+    assert votes.classes(prototypes).tolist() == [[1, 0], [1, 0], [0.25, 0.75], [0.25, 0.75]]
+
+
 def test_what_does_not_fit_is_refused() -> None:
     task = SOMConfig(sides=(3, 3)).build(replace(SPEC, class_names=()), {})
     with pytest.raises(ValueError, match="the map has seen no labels"):
         task.classify(image=torch.rand(2, 3))
     with pytest.raises(ValueError, match="a tour needs a ring"):
         task.tour(image=torch.rand(2, 3))
-    with pytest.raises(ValueError, match=r"samples of shape \(2, 5\) are not what the map knows, vectors \(B, 3\)"):
+    with pytest.raises(ValueError, match=r"samples of shape \(2, 5\) are not what the model knows, vectors \(B, 3\)"):
         task.assign(image=torch.rand(2, 5))
     with pytest.raises(ValueError, match="places on the map"):
         task.decode(code=torch.rand(2, 3))

@@ -145,6 +145,13 @@ def test_moves_sums_and_lines_of_codes() -> None:
     torch.testing.assert_close(path[2], task.decode(code=(code[:2].mean(0))[None])[0])
 
 
+def test_whole_numbers_do_as_well() -> None:
+    task, image = made(), images(3)
+    assert torch.equal(task.attribute_direction(image=image, value=[0, 1, 3]), task.attribute_direction(image=image, value=[0.0, 1.0, 3.0]))
+    assert torch.equal(task.combine(image=image, weight=[1, -1, 1]), task.combine(image=image, weight=[1.0, -1.0, 1.0]))
+    assert torch.equal(task.move(image=image, direction=torch.ones(4), amount=[2]), task.move(image=image, direction=torch.ones(4), amount=[2.0]))
+
+
 def test_the_direction_of_a_yes_or_no_attribute_is_the_difference_of_means() -> None:
     task, image = made(), images(6)
     code = task.embed(image=image)
@@ -202,6 +209,7 @@ def test_unfit_data_is_refused(config: VAEConfig, spec: DataSpec, words: str) ->
     ("changes", "words"),
     [
         ({"importance_samples": 5, "beta": 2.0}, "task.importance_samples 5 trains a bound in which the rate has no price"),
+        ({"std": 0.5}, "task.std 0.5 is of the gaussian likelihood, but task.likelihood is bernoulli; change one of them"),
         ({"widths": (8, 0)}, r"task.widths \(8, 0\): every layer needs at least one feature"),
         ({"network": "convolutional", "widths": ()}, "task.network convolutional has no task.widths"),
     ],
@@ -223,6 +231,8 @@ def test_unfit_arguments_are_refused() -> None:
         task.attribute_direction(image=image, value=[1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="there are 1 weights for 3 samples; give one each"):
         task.combine(image=image, weight=[1.0])
+    with pytest.raises(ValueError, match=r"a direction of shape \(1,\) is not \(4,\), the model's; give such a one"):
+        task.move(image=image, direction=torch.ones(1), amount=[1.0])
     with pytest.raises(ValueError, match="3 samples, 2 others and 7 steps: give as many of both"):
         task.interpolate(first=image, second=image[:2])
 

@@ -1,0 +1,37 @@
+"""The held-out samples, each once, and what a task's own `evaluate` says of them: where the final scores of most families begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from genlib.task import Task
+from genlib.types import Batch, DataSource, Transform
+
+BATCH = 500
+"""Samples of one batch."""
+
+
+def held_out(task: Task, source: DataSource, transform: Transform | None = None) -> Iterator[Batch]:
+    """Batches of all held-out samples, each once, on the task's device, by the task's own transform or another."""
+    transform = transform or task.transform(train=False)
+    for batch in source.batches("validation", BATCH, rank=0, world=1, seed=0, start=0, transform=transform):
+        real = batch["weight"] > 0
+        yield {name: value[real].to(task.device) for name, value in batch.items()}
+
+
+@torch.no_grad()
+def mean_values(task: Task, source: DataSource) -> dict[str, float]:
+    """Each value of `evaluate`, its mean over all held-out samples, under the name that `assess` gives it; nothing where there are none.
+
+    A value of a whole batch counts as often as the batch has samples.
+    """
+    totals: dict[str, float] = {}
+    count = 0
+    for batch in held_out(task, source):
+        rows = len(batch["position"])
+        count += rows
+        for name, value in task.evaluate({**batch, **task.encode(batch)}).items():
+            totals[name] = totals.get(name, 0.0) + (value.double().sum().item() if value.dim() else rows * value.item())
+    return {f"{source.spec.validation_name}/{name}": total / count for name, total in totals.items()}
