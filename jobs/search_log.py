@@ -11,7 +11,7 @@ from ray.tune import Callback
 
 from jobs.run_folder import read_json, write_json
 from jobs.search_plan import total
-from jobs.search_results import Result, ranked, results
+from jobs.search_results import Result, ranked, results, short, shown
 from jobs.trial import NUMBER, Trials, evaluations
 
 if TYPE_CHECKING:
@@ -119,16 +119,6 @@ def tell_tensorboard(folder: Path, values: Mapping[str, Any], metric: str, value
     plain = {name: one if isinstance(one, bool | int | float | str) else str(one) for name, one in values.items()}
     with SummaryWriter(str(folder)) as writer:
         writer.add_hparams(plain, {f"search/{metric.removeprefix('val/')}": value}, run_name=".")
-
-
-def short(name: str) -> str:
-    """The last part of a dotted name, where it says enough."""
-    return name.rpartition(".")[2]
-
-
-def shown(value: Any) -> str:
-    """A value for people."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def first_line(text: str) -> str:

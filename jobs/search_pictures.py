@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genlib.charts import COLORS, INK, chart
+from jobs.search_results import shown
 from tune_spaces.base import Choice, Range
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def draw_curves(asked: Asked, found: Sequence[Result], path: Path) -> None:
 
 def draw_slices(asked: Asked, found: Sequence[Result], path: Path) -> None:
     """The metric over each hyperparameter; darker trials were trained further, the best is ringed."""
-    names, columns = list(asked.space), min(3, len(asked.space))
+    names, columns = list(asked.space), 2 if len(asked.space) == 4 else min(3, len(asked.space))
     rows = -(-len(names) // columns)
     shares = [one.step / asked.stage.train.steps for one in found]
     values = [float(one.value or 0.0) for one in found]
@@ -72,10 +73,17 @@ def draw_slices(asked: Asked, found: Sequence[Result], path: Path) -> None:
 def places(axis: Any, one: Range, values: Sequence[Any]) -> np.ndarray:
     """Where values stand on the axis, whose scale and ticks are set."""
     if isinstance(one, Choice):
-        axis.set_xticks(range(len(one.values)), [str(value) for value in one.values])
+        axis.set_xticks(range(len(one.values)), [shown(value) for value in one.values])
+        axis.set_xlim(-0.5, len(one.values) - 0.5)
         return np.array([one.values.index(value) if value in one.values else -1 for value in values], float)
     if one.log:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         axis.set_xscale("log")
+        decades = math.log10(max(values) / min(values)) if min(values) > 0 else 1.0
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     return np.array(values, float)
 
 

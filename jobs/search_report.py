@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.search_log import short, shown
 from jobs.search_plan import distributions, in_words
-from jobs.search_results import Result, ranked, results
+from jobs.search_results import Result, ranked, results, short, shown
 from tune_spaces.base import defaults
 
 if TYPE_CHECKING:

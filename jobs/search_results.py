@@ -65,3 +65,15 @@ def ranked(asked: Asked, found: Sequence[Result]) -> list[Result]:
     sign = 1 if asked.mode == "min" else -1
     reached = [(sign * value, -one.step, one.number, one) for one in found if (value := one.value) is not None and math.isfinite(value)]
     return [one for *_, one in sorted(reached, key=lambda row: row[:3])]
+
+
+def short(name: str) -> str:
+    """The last part of a dotted name, where it says enough."""
+    return name.rpartition(".")[2]
+
+
+def shown(value: Any) -> str:
+    """A value for people."""
+    if isinstance(value, tuple | list):
+        return " ".join(map(shown, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

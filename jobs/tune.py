@@ -6,6 +6,7 @@ again resumes a search that was cut off, by whatever: finished trials stay, the 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import secrets
@@ -128,8 +129,8 @@ def begin(run: Path, command: Command[TuneOptions], stage: Stage, ranges: Space)
 
 
 def described(one: Search | Choice) -> Any:
-    """A range as plain values."""
-    return list(one.values) if isinstance(one, Choice) else {"low": one.low, "high": one.high, "log": one.log}
+    """A range as JSON has it."""
+    return json.loads(json.dumps(one.values)) if isinstance(one, Choice) else {"low": one.low, "high": one.high, "log": one.log}
 
 
 def look_at_data(stage: Stage, kept: Path) -> None:
