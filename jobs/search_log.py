@@ -58,7 +58,7 @@ class Follower(Callback):
             return "stopped", f"at step {last.get('step')}: {last['trouble']}"
         if last.get("step", 0) >= steps:
             return "finished", ""
-        why = "time budget is over" if self.over() else f"behind the best third at step {last.get('step', 0)}"
+        why = "time budget is over" if self.over() else f"behind the best quarter at step {last.get('step', 0)}"
         return "stopped", why
 
     def over(self) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from jobs.tune import Asked
 
-REDUCTION = 3
+REDUCTION = 4
 """Of the trials that reach a rung of ASHA, one in so many goes on (Li et al. 2020, arXiv:1810.05934)."""
 
 

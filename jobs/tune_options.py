@@ -28,7 +28,7 @@ class TuneOptions:
     mode: Literal["", "min", "max"] = ""
     """Whether less or more of the metric is better; known for the recipe's own."""
     evaluations: int = 9
-    """Times that a whole trial scores the held-out samples; ASHA may stop it at the first and at every third power of it."""
+    """Times that a whole trial scores the held-out samples; ASHA may stop it at the first, the 4th, the 16th and so on."""
     time_budget: str = ""
     """Time after which no trial goes on, like 90s, 30m or 2h; empty is none."""
     concurrent: int = 0

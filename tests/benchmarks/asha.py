@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.benchmarks.measure import report
 
 TRIALS, SEEDS = 16, (0, 1, 2)
-FAMILIES = {"vae": ("val/negative_elbo_nats", 1000), "rbm": ("val/loss", 1000)}
+FAMILIES = {"vae": ("val/negative_elbo_nats", 600), "rbm": ("val/loss", 1000)}
 """The metric, of which less is better, and the steps of a whole trial."""
 
 

@@ -125,7 +125,7 @@ def test_asha_judges_by_trials_of_an_earlier_start() -> None:
     again = Asha(search, [*known, result(9, {}, [(6, 3.5)], "unfinished")])
     assert decision(again, 9, 12, 3.5) == "CONTINUE", "what it was judged by before does not judge it again"
     assert decision(again, 9, 54, 3.5) == "CONTINUE", "it ends by itself"
-    assert decision(again, 9, 18, 3.5) == "CONTINUE"
+    assert decision(again, 9, 24, 3.5) == "CONTINUE"
 
 
 def test_random_draws_reach_both_ends_of_whole_numbers() -> None:

@@ -45,7 +45,7 @@ def test_a_search_ends_with_an_answer(tmp_path: Path) -> None:
     assert {row["status"] for row in rows} <= {"finished", "stopped"}
     stopped = [row for row in rows if row["status"] == "stopped"]
     assert stopped
-    assert all(row["reason"].startswith("behind the best third at step") and int(row["step"]) in (6, 18) for row in stopped)
+    assert all(row["reason"].startswith("behind the best quarter at step") and int(row["step"]) in (6, 24) for row in stopped)
     assert all(steps == list(range(1, steps[-1] + 1)) for steps in trained(run).values())
     best = min(rows, key=lambda row: float(row["val/loss"]))
     assert (run / "best").resolve().name == best["folder"]
@@ -120,6 +120,19 @@ def test_under_pbt_the_worst_go_on_from_the_bests_weights_and_stay_the_trials_th
     for name, one in taken.items():
         assert all(f"/trials/{name}/" not in donor for donor in one["from"])
         assert (run / "trials" / name / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"step": 54')
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_collapsed_gan_is_stopped_with_the_reason(tmp_path: Path) -> None:
+    """The generator of the first trial runs to the one place that a discriminator likes best which hardly learns."""
+    words = ("--space", "train.players.discriminator.learning_rate=1e-5,2e-3", "--search", "grid", "--scheduler", "none", "--concurrent", "2")
+    code, out, err = launch("tune", "gan", *words, runs=tmp_path)
+    assert (code, err) == (0, ""), out
+    first, second = table(tmp_path / "tune-gan")
+    assert (first["status"], second["status"]) == ("stopped", "finished")
+    assert "the generator has collapsed" in first["reason"]
+    assert int(first["step"]) < 2500 == int(second["step"])
 
 
 @pytest.mark.ray
