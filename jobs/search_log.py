@@ -11,7 +11,7 @@ from ray.tune import Callback
 
 from jobs.run_folder import read_json, write_json
 from jobs.search_plan import total
-from jobs.search_results import Result, ranked, results, short, shown
+from jobs.search_results import Result, ranked, results, short_names, shown
 from jobs.trial import NUMBER, Trials, evaluations
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ class Follower(Callback):
     def line(self, one: Result, running: bool) -> str:
         """A trial: its number, where it is, what it reached, with which values."""
         state = "running" if running and not one.ended else one.status if one.ended else "waits"
-        values = " ".join(f"{short(name)}={shown(value)}" for name, value in one.values.items())
+        names = short_names(one.values)
+        values = " ".join(f"{names[name]}={shown(value)}" for name, value in one.values.items())
         return f"  T{one.number:<3} {state:<8} step {one.step:>6,}  {self.asked.metric.removeprefix('val/')} {shown(one.value):<10} {values}"
 
     def left(self, waiting: int) -> str:

@@ -214,7 +214,19 @@ def _by_number(trial: Any) -> Any:
 
 
 class Population(PopulationBasedTraining):
-    """Ray Tune's; a trial that takes over another's values stays the trial it is."""
+    """Ray Tune's; a trial that takes over another's values stays the trial it is, and one that is through ends with its own."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.steps, generator = asked.stage.train.steps, np.random.default_rng(asked.options.seed)
+        super().__init__(
+            time_attr="step", metric=asked.metric, mode=asked.mode, perturbation_interval=asked.stage.train.evaluate_every_steps,
+            quantile_fraction=0.25, custom_explore_fn=partial(within, space=dict(asked.space)),
+            hyperparam_mutations={name: mutation(one, generator, is_integer(asked.stage, name)) for name, one in asked.space.items()},
+        )  # fmt: skip
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
+        """As the base class does, but at the end."""
+        return TrialScheduler.CONTINUE if result["step"] >= self.steps else super().on_trial_result(tune_controller, trial, result)
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict, dict]:
         values, operations = super()._get_new_config(trial, trial_to_clone)
@@ -227,12 +239,7 @@ def scheduler(asked: Asked, known: Sequence[Result]) -> TrialScheduler:
         return Asha(asked, known)
     if asked.options.scheduler == "none":
         return FIFOScheduler()
-    generator = np.random.default_rng(asked.options.seed)
-    return Population(
-        time_attr="step", metric=asked.metric, mode=asked.mode, perturbation_interval=asked.stage.train.evaluate_every_steps, quantile_fraction=0.25,
-        hyperparam_mutations={name: mutation(one, generator, is_integer(asked.stage, name)) for name, one in asked.space.items()},
-        custom_explore_fn=partial(within, space=dict(asked.space)),
-    )  # fmt: skip
+    return Population(asked)
 
 
 def mutation(one: Range, generator: np.random.Generator, integer: bool) -> Any:

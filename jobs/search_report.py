@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.search_plan import distributions, in_words
-from jobs.search_results import Result, ranked, results, short, shown
+from jobs.search_results import Result, ranked, results, short_names, shown
 from tune_spaces.base import defaults
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def words_of(asked: Asked, found: Sequence[Result], best: Result) -> str:
 
 def closing(asked: Asked, found: Sequence[Result], best: Result, mattered: dict[str, float], run: Path) -> list[str]:
     """What mattered, and what to do next."""
-    explained = ", ".join(f"{short(name)} {share:.0%}" for name, share in mattered.items())
+    names = short_names(asked.space)
+    explained = ", ".join(f"{names[name]} {share:.0%}" for name, share in mattered.items())
     mattering = f"what mattered at step {common_step(found):,}: {explained}" if mattered else "too few trials to say what mattered"
     return [
         *([mattering] if len(asked.space) > 1 else []),
@@ -128,7 +129,7 @@ def closing(asked: Asked, found: Sequence[Result], best: Result, mattered: dict[
 
 def table(asked: Asked, found: Sequence[Result]) -> list[str]:
     """The best trials, one a line, and why the first ones failed."""
-    rows = [["trial", asked.metric.removeprefix("val/"), "step", "status", *map(short, asked.space)]]
+    rows = [["trial", asked.metric.removeprefix("val/"), "step", "status", *short_names(asked.space).values()]]
     for one in ranked(asked, found)[:_SHOWN]:
         rows.append([f"T{one.number}", shown(one.value), f"{one.step:,}", one.status, *(shown(one.values.get(name)) for name in asked.space)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -150,7 +151,7 @@ def draw(asked: Asked, found: Sequence[Result], mattered: dict[str, float], run:
 def write_html(asked: Asked, found: Sequence[Result], best: Result, summary: Sequence[str], run: Path) -> None:
     """One file that needs no other: the summary, all trials, the pictures inside it."""
     names = list(asked.space)
-    columns = ["trial", asked.metric.removeprefix("val/"), "step", "seconds", *map(short, names), "what became of it"]
+    columns = ["trial", asked.metric.removeprefix("val/"), "step", "seconds", *short_names(names).values(), "what became of it"]
     rows = []
     for one in [*ranked(asked, found), *(one for one in found if one.value is None)]:
         values = [shown(one.values.get(name)) for name in names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,9 +67,18 @@ def ranked(asked: Asked, found: Sequence[Result]) -> list[Result]:
     return [one for *_, one in sorted(reached, key=lambda row: row[:3])]
 
 
-def short(name: str) -> str:
-    """The last part of a dotted name, where it says enough."""
-    return name.rpartition(".")[2]
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Each dotted name's last part, and as many before it as tell it from the others."""
+    parts = {name: name.split(".") for name in names}
+
+    def last(name: str, count: int) -> str:
+        return ".".join(parts[name][-count:])
+
+    found = {}
+    for name in parts:
+        counts = range(1, len(parts[name]) + 1)
+        found[name] = next((last(name, count) for count in counts if [last(other, count) for other in parts].count(last(name, count)) == 1), name)
+    return found
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,7 @@ from genlib import registry
 from genlib.config import Search
 from jobs.command_line import Command
 from jobs.search_plan import Adaptive, Asha, Plan, distributions, from_words, grid, in_words, total
-from jobs.search_results import Result
+from jobs.search_results import Result, short_names
 from jobs.trial import NUMBER
 from jobs.tune import Asked
 from jobs.tune_options import TuneOptions
@@ -135,3 +135,8 @@ def test_random_draws_reach_both_ends_of_whole_numbers() -> None:
     found = [drawn(Search(1, 4), generator, integer=True) for _ in range(400)]
     assert set(found) == {1, 2, 3, 4}
     assert all(80 < found.count(value) < 120 for value in (1, 2, 3, 4))
+
+
+def test_short_names_tell_hyperparameters_apart() -> None:
+    names = ["train.optim.learning_rate", "train.players.discriminator.learning_rate", "task.width"]
+    assert list(short_names(names).values()) == ["optim.learning_rate", "discriminator.learning_rate", "width"]
