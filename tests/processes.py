@@ -24,5 +24,6 @@ def _rank(rank: int, world: int, store: Path, function: Callable[..., None], arg
     dist.init_process_group("gloo", store=dist.FileStore(str(store), world), rank=rank, world_size=world)
     try:
         function(*arguments)
+        dist.barrier()  # who leaves first would close connections that another still uses
     finally:
         dist.destroy_process_group()
