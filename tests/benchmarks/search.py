@@ -31,7 +31,7 @@ from genlib.recipe import Stage
 from tests.benchmarks.measure import report
 from tune_spaces.base import defaults, drawn, is_integer, space_of, with_values
 
-RECIPE, TRIALS, STEPS, EVALUATIONS, ROUNDS = "vae", 8, 400, 3, 3
+RECIPE, TRIALS, STEPS, EVALUATIONS, ROUNDS = "vae", 8, 300, 3, 3
 BATCH = 256
 
 
@@ -71,9 +71,9 @@ def bare(part: list[Stage]) -> None:
     def objective(trial: optuna.Trial) -> float:
         stage = part[trial.number]
         task = stage.task.build(source.spec, {})
-        for split in ("train", "validation"):
-            if split not in data:
-                data[split] = torch.cat([batch["x"] for batch in source.batches(split, 4096, transform=task.transform(train=False))])
+        if not data:
+            data["train"] = next(iter(source.batches("train", source.spec.num_samples, transform=task.transform(train=False))))["x"]
+            data["validation"] = torch.cat([batch["x"] for batch in source.batches("validation", 4096, transform=task.transform(train=False))])
         optimizer = torch.optim.Adam(task.parameters(), stage.train.optim.learning_rate, fused=True)
         size, value = stage.train.global_batch, float("nan")
         order = torch.randperm(len(data["train"]))
