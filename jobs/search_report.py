@@ -109,6 +109,8 @@ def words_of(asked: Asked, found: Sequence[Result], best: Result) -> str:
         return words
     if mine.number == best.number:
         return f"{words}: the recipe's own values, the search found none better"
+    if shown(mine.value) == shown(best.value):
+        return f"{words}; the recipe's own values, T{mine.number}, are as good"
     stopped = "" if mine.status == "finished" else f" when stopped at step {mine.step:,}"
     return f"{words}; the recipe's own values, T{mine.number}: {shown(mine.value)}{stopped}"
 
