@@ -94,6 +94,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_pictures_of_all_buckets_are_learnt(runs: Path) -> None:
     losses, widths = rows(runs / "single-1", "loss"), rows(runs / "single-1", "width")
     assert len(losses) == STEPS
@@ -101,6 +102,7 @@ def test_pictures_of_all_buckets_are_learnt(runs: Path) -> None:
     assert min(widths) < 32 < max(widths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_loss_curves_are_the_same(runs: Path, strategy: str, world: int) -> None:
@@ -108,12 +110,14 @@ def test_loss_curves_are_the_same(runs: Path, strategy: str, world: int) -> None
         assert rows(runs / f"{strategy}-{world}", name) == pytest.approx(rows(runs / "single-1", name), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_restart_in_another_world_goes_on(runs: Path) -> None:
     train(runs, "single", "restarted", steps=15)
     run_ranks(3, train, runs, "ddp", "restarted")
     assert rows(runs / "restarted", "loss") == pytest.approx(rows(runs / "single-1", "loss"), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("setting", "value"), [("bucket_step", 16), ("bucket_max_aspect", 1.5), ("bucket_step", 0)])
 def test_other_buckets_are_another_run(runs: Path, setting: str, value: float) -> None:
     what = stage(runs, "single", STEPS + 1)

@@ -62,6 +62,7 @@ def same(expected: Path, found: Path) -> None:
             torch.testing.assert_close(other[name], value, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", KINDS)
 def test_offloaded_equals_one_process(runs: Path, name: str, way: str) -> None:
@@ -70,6 +71,7 @@ def test_offloaded_equals_one_process(runs: Path, name: str, way: str) -> None:
         assert after == pytest.approx(before, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_resumed_equals_uninterrupted(runs: Path, way: str) -> None:
     same(runs / "VAE-single", runs / f"VAE-{way}-again")
