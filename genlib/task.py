@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,24 @@ class Phase:
     """Runs at steps whose index it divides."""
 
 
-def action(method: F) -> F:
-    """Marks a task's method as something it can do once trained; keyword arguments must be typed, the docstring says what comes out."""
-    method.__action__ = True  # type: ignore[attr-defined]
-    return method
+@overload
+def action(method: F) -> F: ...
+@overload
+def action(*, joint: bool = False, shared: tuple[str, ...] = ()) -> Callable[[F], F]: ...
+def action(method: F | None = None, *, joint: bool = False, shared: tuple[str, ...] = ()) -> F | Callable[[F], F]:
+    """Marks a task's method as something it can do once trained; keyword arguments must be typed, the docstring says what comes out.
+
+    Row i of what comes out is a function of row i of its tensors and lists, so calls can be merged into one. `shared` names tensors and
+    lists that belong to all rows, as a gallery does; a `joint` action looks at its rows together and is never merged.
+    """
+
+    def marked(method: F) -> F:
+        if unknown := set(shared) - set(inspect.signature(method).parameters):
+            raise TypeError(f"action {method.__name__} has no arguments {', '.join(sorted(unknown))} to share")
+        method.__action__ = (joint, shared)  # type: ignore[attr-defined]
+        return method
+
+    return marked(method) if method else marked
 
 
 class Task(nn.Module):
@@ -141,8 +156,8 @@ class Task(nn.Module):
     @classmethod
     def actions(cls) -> tuple[Action, ...]:
         """All methods marked with `@action`."""
-        found = [name for name in dir(cls) if getattr(getattr(cls, name, None), "__action__", False)]
-        return tuple(Action(name, getattr(cls, name), (getattr(cls, name).__doc__ or "").strip()) for name in found)
+        found = {name: getattr(cls, name) for name in dir(cls) if hasattr(getattr(cls, name, None), "__action__")}
+        return tuple(Action(name, method, (method.__doc__ or "").strip(), *method.__action__) for name, method in found.items())
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,3 +174,15 @@ class Action:
     name: str
     method: Callable[..., Any] = field(repr=False)
     doc: str = ""
+    joint: bool = False
+    """Whether it looks at its rows together, so that calls are never merged."""
+    shared: tuple[str, ...] = ()
+    """Tensors and lists among its arguments that belong to all rows."""
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Its arguments that have an entry for each row: all other tensors and lists."""
+        hints = typing.get_type_hints(self.method)
+        return tuple(
+            name for name, hint in hints.items() if name not in ("return", *self.shared) and (hint is Tensor or typing.get_origin(hint) is list)
+        )

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from genlib.types import Action
 
-_ENCODED = (str, Field(json_schema_extra={"contentEncoding": "base64"}))
-
 
 def arguments_schema(action: Action) -> dict[str, Any]:
-    """JSON schema of one request; unknown arguments are refused. TypeError where an argument has no type."""
+    """JSON schema of one request; unknown arguments are refused. TypeError where an argument has no type.
+
+    Arguments with an entry for each row are marked `x-rows`.
+    """
     hints = typing.get_type_hints(action.method)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(action.method).parameters.items():
@@ -23,8 +24,10 @@ def arguments_schema(action: Action) -> dict[str, Any]:
             continue
         if name not in hints:
             raise TypeError(f"argument {name} of action {action.name} has no type")
+        extra: dict[str, Any] = {"x-rows": True} if name in action.rows else {}
         if hints[name] is Tensor:
-            fields[name] = _ENCODED
+            fields[name] = (str, Field(json_schema_extra={"contentEncoding": "base64", **extra}))
         else:
-            fields[name] = (hints[name], ... if parameter.default is parameter.empty else parameter.default)
+            default: Any = ... if parameter.default is parameter.empty else parameter.default
+            fields[name] = (hints[name], Field(default, json_schema_extra=extra))
     return create_model(action.name, __config__=ConfigDict(extra="forbid"), **fields).model_json_schema()

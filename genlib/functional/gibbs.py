@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlib import random
+from genlib.functional import watching
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ def gibbs(machine: Machine, chance: Tensor, steps: int, draw: Draw) -> tuple[Ten
     for step in range(steps):
         v = machine.units.sample(machine.visible_input(draw.coins(chance, f"hidden {step}")), draw, f"visible {step}")
         chance = machine.hidden_chance(v)
+        watching.after_step(step, steps, v)
     return v, chance
 
 

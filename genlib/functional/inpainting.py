@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genlib.functional import watching
 from genlib.functional.grids import Grid
 from genlib.functional.samplers import Denoiser, Noise, OnStep, ancestral
 
@@ -39,10 +40,12 @@ def inpaint(
     draws = (noise(call) for call in itertools.count())
     alpha, sigma = grid.levels()
     points = walk(len(grid), jump, passes)
+    forward, done = sum(there > here for here, there in itertools.pairwise(points)), itertools.count()
     for here, there in itertools.pairwise(points):
         if there > here:
             step = grid.part(here, there)
-            x = ancestral(denoiser, x, step, noise=lambda _: next(draws), on_step=on_step)
+            with watching.part(next(done), forward):
+                x = ancestral(denoiser, x, step, noise=lambda _: next(draws), on_step=on_step)
             x = torch.where(keep, alpha[there] * image + sigma[there] * next(draws), x)
         else:
             ratio = alpha[there] / alpha[here]

@@ -140,7 +140,7 @@ class TwoPlayers(Task):
         """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed."""
         return self.made(noise_of(seed, (self.networks.latent_dim,), self.device))
 
-    @action
+    @action(joint=True)
     @torch.no_grad()
     def interpolate(self, *, first: int, last: int, steps: int = 8) -> Tensor:
         """The samples of two seeds and those between, `steps` in all, along the sphere that noise lies on (White 2016, arXiv:1609.04468)."""

@@ -111,7 +111,7 @@ class CodingTask(Task):
         path = self.embed(image=first)[:, None].lerp(self.embed(image=second)[:, None], share)
         return self.decode(code=path.flatten(0, 1)).unflatten(0, (len(first), steps))
 
-    @action
+    @action(shared=("gallery",))
     def neighbours(self, *, image: Tensor, gallery: Tensor, count: int = 10) -> Tensor:
         """Rows of a gallery of images (M, C, H, W) whose codes are nearest to those of images (B, C, H, W), nearest first: (B, count) int64."""
         return nearest(self.embed(image=image), self.embed(image=gallery), count)

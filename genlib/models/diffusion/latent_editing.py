@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlib.functional import inpainting
+from genlib.functional import inpainting, watching
 from genlib.functional.samplers import ddim, invert
 from genlib.models.diffusion.latent import LatentTask
 from genlib.models.diffusion.sampling import SamplerName, walk
@@ -57,8 +57,10 @@ class LatentEditor(LatentTask):
         latents, grid = self.latents_of(image), self.grid(steps, clean=False).strength(strength)
         if not len(grid):
             return self.pictures(latents)
-        start = invert(self.guided(self.wish(source_prompt, "", 1.0, 0.0, *sides)), latents, grid)
-        return self.pictures(ddim(self.guided(wish), start, grid))
+        with watching.part(0, 2 * len(grid)):
+            start = invert(self.guided(self.wish(source_prompt, "", 1.0, 0.0, *sides)), latents, grid)
+        with watching.part(len(grid), 2 * len(grid)):
+            return self.pictures(ddim(self.guided(wish), start, grid))
 
     @action
     @torch.no_grad()

@@ -115,7 +115,7 @@ class TrainedMap(Task):
         """How unlike the training samples images (B, C, H, W) in [0, 1] or vectors (B, D) are, (B,): the distance to their winner."""
         return two_nearest(self.flat(image), self.prototypes)[1]
 
-    @action
+    @action(joint=True)
     @torch.no_grad()
     def tour(self, *, image: Tensor) -> Tensor:
         """The order, int64 (B,), in which a ring passes images (B, C, H, W) in [0, 1] or vectors (B, D), each once."""

@@ -158,7 +158,7 @@ class CLIP(Task):
             raise ValueError("there is no text to embed; give at least one")
         return torch.cat([self.net.embed_text(self.tokenizer.encode(text[i : i + 1024]).to(self.device)) for i in range(0, len(text), 1024)])
 
-    @action
+    @action(shared=("labels",))
     @torch.no_grad()
     def classify(self, *, image: Tensor, labels: list[str], templates: tuple[str, ...] = ()) -> Tensor:
         """Probabilities (B, L) of labels for images (B, C, H, W) in [0, 1]; a label's direction is the mean over templates, if none the recipe's."""

@@ -156,7 +156,7 @@ class SimCLR(Task):
             image = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         return self.net.features(image)
 
-    @action
+    @action(shared=("candidates",))
     @torch.no_grad()
     def neighbours(self, *, image: Tensor, candidates: Tensor, count: int = 5) -> Tensor:
         """Numbers (B, count) of the candidates (N, C, H, W) that are most like each image (B, C, H, W), both in [0, 1], the likest first."""

@@ -125,7 +125,7 @@ class VAE(CodingTask):
         """Images (len(seed), C, H, W) in [0, 1], or vectors, each of a code drawn from the standard normal by its own seed."""
         return self.decode(code=noise_of(seed, (self.config.latent_dim,), self.device))
 
-    @action
+    @action(joint=True)
     def attribute_direction(self, *, image: Tensor, value: list[float]) -> Tensor:
         """Change of the code (latent_dim,) that goes with one more of an attribute of which images (B, C, H, W) have so much, one value each.
 
@@ -137,7 +137,7 @@ class VAE(CodingTask):
         centred = amount - amount.mean()
         return centred @ self.embed(image=image) / centred.square().sum()
 
-    @action
+    @action(shared=("direction", "amount"))
     def move(self, *, image: Tensor, direction: Tensor, amount: list[float]) -> Tensor:
         """Each image (B, C, H, W) with its code moved by every amount of a direction (latent_dim,): (B, len(amount), C, H, W), or vectors."""
         if direction.shape != (self.config.latent_dim,):
@@ -145,7 +145,7 @@ class VAE(CodingTask):
         steps = torch.tensor(amount, dtype=torch.float32, device=self.device)[:, None] * direction.to(self.device)
         return self.decode(code=(self.embed(image=image)[:, None] + steps).flatten(0, 1)).unflatten(0, (len(image), len(amount)))
 
-    @action
+    @action(joint=True)
     def combine(self, *, image: Tensor, weight: list[float]) -> Tensor:
         """The image (1, C, H, W) whose code is the weighted sum of those of images (B, C, H, W): weights 1, -1, 1 say a - b + c."""
         if len(weight) != len(image):

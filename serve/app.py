@@ -1,0 +1,109 @@
+"""The HTTP application: a gate, the routes, and one page. It runs in a light process, and knows models only through a `Backend`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from serve.backend import Backend
+from serve.front import Front, json_response
+from serve.guard import Guard
+from serve.jobs import Jobs
+from serve.observability import Metrics
+from serve.options import ServeOptions
+from serve.problem import Problem
+from serve.routes import about, actions, edits, images, jobs, vectors
+
+PAGE = Path(__file__).parent / "page"
+_KINDS = {
+    ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
+    ".json": "application/json", ".png": "image/png", ".webmanifest": "application/manifest+json", ".woff2": "font/woff2",
+}  # fmt: skip
+PROBES = ("/healthz", "/readyz")
+"""Open without a key: what a cluster asks of every process."""
+
+
+def page_files() -> dict[str, Path]:
+    """The page's files by path; open without a key, as a browser fetches them before anyone can type one, and they hold nothing of the server."""
+    files = {f"/page/{path.name}": path for path in sorted(PAGE.glob("*")) if path.suffix in _KINDS and path.name != "index.html"}
+    index = PAGE / "index.html"
+    return {"/": index, **files} if index.is_file() else files
+
+
+def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
+    """The application over models, as `options` say."""
+    metrics = Metrics()
+    front = Front(backend, options, metrics, Jobs(backend, metrics, options))
+    app = FastAPI(
+        title="genlib", version="1", description="Trained models: pictures, vectors, and every action they have.",
+        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan,
+    )  # fmt: skip
+    app.state.front = front
+    for routes in (images, edits, vectors, actions, jobs, about):
+        app.router.routes.extend(routes.ROUTER.routes)  # one flat list, which is what the gate's tests go over
+    pages = page_files()
+    for path, file in pages.items():
+        app.add_api_route(path, _page(file), methods=["GET"], include_in_schema=False)
+    app.add_middleware(Guard, options=options, metrics=metrics, open_paths=(*PROBES, *pages))
+    if options.cors_origins:
+        told = ["x-request-id", "retry-after", "location", "server-timing", "x-seed"]
+        app.add_middleware(CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=told)
+    app.add_exception_handler(Problem, _told)
+    app.add_exception_handler(HTTPException, _told)
+    app.add_exception_handler(RequestValidationError, _told)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Takes up what was left undone; lets go of what runs at the end."""
+    front: Front = app.state.front
+    keeper = asyncio.create_task(front.jobs.keep())
+    yield
+    keeper.cancel()
+    await front.jobs.stop()
+
+
+def _page(file: Path):
+    """A route that answers with one file, read each time: it is small, and may be edited."""
+
+    async def answer() -> Response:
+        return Response(file.read_bytes(), media_type=_KINDS[file.suffix], headers={"Cache-Control": "no-cache"})
+
+    return answer
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    """Every refusal in one shape."""
+    if isinstance(error, HTTPException):
+        said = {404: "there is no such route; /openapi.json lists all", 405: "this route does not take that method"}
+        message = said.get(error.status_code, "the request cannot be served")
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        error = Problem(error.status_code, message, code="not_found" if error.status_code == 404 else "invalid_request", headers=headers)
+    elif isinstance(error, RequestValidationError):
+        error = _of_parameters(error)
+    assert isinstance(error, Problem)
+    return json_response(error.body(), error.status, error.headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of a path; each route alone knows its own."""
+    routes = [route for route in request.app.routes if isinstance(route, APIRoute) and route.path_regex.fullmatch(request.url.path)]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
+
+
+def _of_parameters(error: RequestValidationError) -> Problem:
+    """A wrong path is one that does not exist; a wrong query is named."""
+    place, name = (*error.errors()[0]["loc"], "")[:2]
+    if place == "path":
+        return Problem(404, "there is no such job or file", code="not_found")
+    return Problem(400, f"{name} has a value that is not taken; /openapi.json says which are", param=str(name))

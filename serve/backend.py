@@ -1,0 +1,151 @@
+"""What the HTTP front asks of the models behind it: plain values in, PNG bytes or numbers out, wherever the models run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from serve.runner import Runner
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """What a served model is and can do, in plain values: `dataclasses.asdict` is JSON."""
+
+    name: str
+    recipe: str
+    step: int
+    sha256: str
+    """Of its weights, as its checkpoint's manifest says."""
+    actions: dict[str, dict[str, Any]]
+    """JSON schema of each action's arguments, see `serve.schema`."""
+    docs: dict[str, str]
+    """First paragraph of each action's docstring."""
+    image_size: int
+    """Pixels a side that it was trained on; 0 where it knows no images."""
+    channels: int
+    multiple: int
+    """Pixels of which the sides of its pictures must be multiples; 0: no other size than `image_size`."""
+    classes: tuple[str, ...]
+    max_batch: int
+    """Rows that it computes at once."""
+    max_steps: int
+    """Steps of its noise schedule; 0 where it has none."""
+    created: int
+    """Unix seconds at which its checkpoint was written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What an action gave: pictures or numbers."""
+
+    images: list[bytes] = field(default_factory=list)
+    """PNG files in row order; a result (B, K, C, H, W) is B * K of them, row by row."""
+    numbers: np.ndarray | None = None
+    """What is no picture, rows first."""
+    per_row: int = 1
+    """Pictures a row, K."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Where the time went: queue, batch, model, encode."""
+    batch_size: int = 0
+    """Rows of the largest call that it was part of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """News of an action that runs. The last one is its result."""
+
+    kind: Literal["progress", "partial", "result"]
+    step: int
+    """Steps done, from 1."""
+    steps: int
+    """Of the whole run; 0 where the action has none."""
+    images: list[bytes] = field(default_factory=list)
+    """PNG files of a partial: what the pictures will look like."""
+    result: Result | None = None
+
+
+class Backend(Protocol):
+    """Models that run actions.
+
+    Arguments are plain values, and numpy arrays where an action takes tensors: images float32 (B, C, H, W) in [0, 1], codes float32.
+    `parameters` are text chunks of every PNG, to which the seed of its row is added; None writes none.
+    Errors: ValueError, the request's fault in one sentence, also for a model or action that there is not; Overloaded; Unavailable.
+    """
+
+    def models(self) -> list[ModelCard]:
+        """All that are served."""
+        ...
+
+    async def run(self, model: str, action: str, arguments: dict[str, Any], *, parameters: dict[str, str] | None = None) -> Result:
+        """Runs an action to its end. Cancelling the await stops the work within one step."""
+        ...
+
+    def stream(
+        self, model: str, action: str, arguments: dict[str, Any], *, partial_images: int = 0, parameters: dict[str, str] | None = None
+    ) -> AsyncIterator[Event]:
+        """The same with news on the way, `partial_images` of them with pictures. Closing the iterator stops the work within one step."""
+        ...
+
+
+class Overloaded(Exception):
+    """More is waiting than will be done in time: try again after `retry_after_seconds`."""
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(f"too many requests are waiting; try again in {retry_after_seconds:g} seconds")
+        self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.retry_after_seconds,)
+
+
+class Unavailable(Exception):
+    """The model cannot answer now, as when it is being loaded: try again after `retry_after_seconds`."""
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(f"the model is not available; try again in {retry_after_seconds:g} seconds")
+        self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.retry_after_seconds,)
+
+
+class LocalBackend:
+    """Models that run in this process."""
+
+    def __init__(self, runners: Sequence[Runner]) -> None:
+        """ValueError where two have one name."""
+        self.runners = {runner.card().name: runner for runner in runners}
+        if len(self.runners) < len(runners):
+            raise ValueError("two models have the same name; give one of them another with Runner.load(..., name=...)")
+
+    def models(self) -> list[ModelCard]:
+        """See `Backend`."""
+        return [runner.card() for runner in self.runners.values()]
+
+    async def run(self, model: str, action: str, arguments: dict[str, Any], *, parameters: dict[str, str] | None = None) -> Result:
+        """See `Backend`."""
+        return await self._runner(model).run(action, arguments, parameters=parameters)
+
+    async def stream(
+        self, model: str, action: str, arguments: dict[str, Any], *, partial_images: int = 0, parameters: dict[str, str] | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """See `Backend`."""
+        async with aclosing(self._runner(model).stream(action, arguments, partial_images=partial_images, parameters=parameters)) as events:
+            async for event in events:
+                yield event
+
+    def close(self) -> None:
+        """Ends all models' threads."""
+        for runner in self.runners.values():
+            runner.close()
+
+    def _runner(self, model: str) -> Runner:
+        if model not in self.runners:
+            raise ValueError(f"there is no such model; there are {', '.join(self.runners) or 'none'}")
+        return self.runners[model]

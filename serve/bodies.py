@@ -1,0 +1,163 @@
+"""Bodies of requests: JSON taken strictly, forms as far as their texts say, both into a model of fields; and how OpenAPI describes them."""
+
+from __future__ import annotations
+
+import base64
+import typing
+from typing import Annotated, Any, TypeVar
+
+import pydantic_core
+from fastapi import Request
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from serve.problem import Problem
+from serve.work import EXAMPLE
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 2.0 is whole."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Comes after the limits in a field's type, so that it is asked before them."""
+_ENCODED = Field(
+    min_length=1, examples=[EXAMPLE], json_schema_extra={"contentEncoding": "base64"}, description="PNG, JPEG or WebP as base64 or a data URI."
+)
+Picture = Annotated[str, _ENCODED]
+"""A file in a form, text in JSON."""
+
+
+class Body(BaseModel):
+    """What every body has: unknown fields are refused, and numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=False, hide_input_in_errors=True)
+
+
+class Asked(Body):
+    """How work is to be done and answered, the same for every endpoint that does some."""
+
+    model: Annotated[str, Field(max_length=200)] | None = Field(None, description="A name of /v1/models; the first that can do this, if none.")
+    stream: bool | None = Field(None, description="Server-sent events: progress, partial pictures, the result.")
+    partial_images: Annotated[int, Field(ge=0, le=10), WHOLE] | None = Field(None, description="Pictures on the way, of a stream or a job.")
+    as_job: bool | None = Field(None, alias="async", description="Answers at once with a job, which goes on without its client.")
+    response_format: typing.Literal["b64_json", "url"] | None = Field(None, description="Pictures as base64, or where to get them.")
+    png_parameters: bool | None = Field(None, description="Whether pictures carry what they were made of.")
+    user: Annotated[str, Field(max_length=500)] | None = Field(None, description="Accepted for other clients' sake; has no effect.")
+
+
+ASKED = tuple(field.alias or name for name, field in Asked.model_fields.items())
+"""Names of those fields in a body."""
+
+
+async def body_of(request: Request, model: type[T]) -> T:
+    """The request's body as `model`, from JSON or a form. Problem names the field that is wrong, never what stood there."""
+    kind = await _kind(request, forms=True)
+    content = await request.body()
+    if kind == "application/json":
+        return checked(model, content)
+    try:
+        return model.model_validate(await _fields(await _form(request), model))
+    except ValidationError as error:
+        raise _refused(error, model) from None
+
+
+def checked(model: type[T], content: bytes) -> T:
+    """JSON as `model`. Problem names the field that is wrong."""
+    try:
+        return model.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        raise _refused(error, model) from None
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """A body that must be a JSON object."""
+    await _kind(request, forms=False)
+    try:
+        value = pydantic_core.from_json(await request.body(), allow_inf_nan=False)
+    except ValueError as error:
+        raise Problem(400, f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise Problem(400, "the body must be a JSON object", code="invalid_json")
+    return value
+
+
+async def _kind(request: Request, *, forms: bool) -> str:
+    """The body's media type, checked."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    allowed = ("application/json", "multipart/form-data") if forms else ("application/json",)
+    if kind not in allowed:
+        raise Problem(415, f"Content-Type must be {' or '.join(allowed)}", code="unsupported_media_type")
+    return kind
+
+
+async def _form(request: Request) -> FormData:
+    try:
+        return await request.form(max_files=64, max_fields=256, max_part_size=1 << 20)
+    except (HTTPException, ValueError, KeyError):  # KeyError and ValueError: python-multipart on a strange header
+        raise Problem(400, "the form cannot be read; send multipart/form-data with a boundary", code="invalid_form") from None
+
+
+async def _fields(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
+    """A form's entries by field: files as base64, several of a name as a list, as `image[]` is."""
+    lists = {field.alias or name for name, field in model.model_fields.items() if _takes_list(field.annotation)}
+    fields: dict[str, Any] = {}
+    for name in form:
+        values = [base64.b64encode(await one.read()).decode() if isinstance(one, UploadFile) else one for one in form.getlist(name)]
+        short = name.removesuffix("[]")
+        if short not in lists and len(values) > 1:
+            raise Problem(400, "a field comes more than once, and takes one value", code="invalid_form")
+        fields[short] = values if short in lists and (name.endswith("[]") or len(values) > 1) else values[0]
+    return fields
+
+
+def _takes_list(kind: Any) -> bool:
+    """Whether a type has a list among its alternatives."""
+    return typing.get_origin(kind) is list or any(_takes_list(one) for one in typing.get_args(kind))
+
+
+_MESSAGES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "missing", "finite_number", "too_short", "too_long",
+             "string_too_short", "string_too_long", "literal_error", "json_invalid", "value_error")  # fmt: skip
+"""Kinds of pydantic's messages that say more than the type, and nothing of what was sent."""
+
+
+def _refused(error: ValidationError, model: type[BaseModel]) -> Problem:
+    """The first finding in a sentence."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    name = str(first["loc"][0]) if first["loc"] and first["loc"][0] in names else None
+    if first["type"] == "extra_forbidden" or (first["loc"] and name is None):
+        return Problem(400, f"there is a field that this does not take; it takes {', '.join(names)}", code="unknown_parameter")
+    if first["type"] == "json_invalid":
+        return Problem(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
+    telling = first["type"] in _MESSAGES or first["type"].endswith(("_type", "_parsing"))
+    said = first["msg"].removeprefix("Value error, ") if telling else "has a wrong form"
+    code = "missing_parameter" if first["type"] == "missing" else "invalid_value"
+    return Problem(400, f"{name or 'the body'}: {said[0].lower()}{said[1:]}", param=name, code=code)
+
+
+def described(model: type[BaseModel], *, forms: bool = False) -> dict[str, Any]:
+    """OpenAPI's `requestBody` of a route that reads `model`."""
+    schema = model.model_json_schema(by_alias=True)
+    kinds = {"application/json": {"schema": schema}}
+    if forms:
+        kinds["multipart/form-data"] = {"schema": _as_form(schema)}
+    return {"requestBody": {"required": True, "content": kinds}}
+
+
+def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same with files in place of encoded pictures, and no null, for which a form has no word."""
+    properties = {name: _in_form(one) for name, one in schema["properties"].items()}
+    return {**schema, "properties": properties}
+
+
+def _in_form(schema: dict[str, Any]) -> dict[str, Any]:
+    choices = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    if any(one.get("contentEncoding") == "base64" for one in (schema, *choices)):
+        return {"type": "string", "minLength": 1, "contentMediaType": "application/octet-stream"}  # as OpenAPI 3.1 says it
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    return {**rest, **choices[0]} if len(choices) == 1 else {**rest, "anyOf": choices} if choices else rest

@@ -1,0 +1,245 @@
+"""The gate before every route: who asks, from which page, how much and how fast, and that work stops once nobody waits for it.
+
+All is refused that is not allowed: a path that is not in `open_paths` needs the key, whether there is such a route or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.observability import Exchange, Metrics, log, opened
+from serve.options import ServeOptions, is_loopback
+from serve.problem import Problem, as_problem, busy
+
+LOG = logging.getLogger("serve.guard")
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'none'",
+}
+"""Of every answer: what a browser may do with it."""
+
+
+class _Gone(Exception):
+    """The client has gone away; 499 is what others log for that."""
+
+
+class Guard:
+    """ASGI middleware; `open_paths` need no key, as whoever asks for them cannot have one or has nothing to gain."""
+
+    def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics, open_paths: Collection[str]) -> None:
+        self.app, self.options, self.metrics, self.open_paths = app, options, metrics, frozenset(open_paths)
+        self.digests = [hashlib.sha256(key.encode()).digest() for key in options.keys]
+        self.at_once = 0
+        self.held_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] != "http":
+            await self.app(scope, receive, send)
+        else:
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            await self.exchange(scope, headers, receive, Answer(send, opened(headers, scope["method"])))
+
+    async def exchange(self, scope: Scope, headers: Mapping[str, str], receive: Receive, answer: Answer) -> None:
+        """One request from its first to its last byte, counted and logged."""
+        self.metrics.open.inc()
+        try:
+            await self.admitted(scope, headers, receive, answer)
+        except (_Gone, asyncio.CancelledError) as error:
+            answer.exchange.status = answer.exchange.status or 499
+            self.metrics.cancelled.labels("request").inc()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        except Exception as error:
+            await self.failed(error, answer)
+        finally:
+            answer.exchange.route = getattr(scope.get("route"), "path", "other")
+            self.metrics.open.dec()
+            self.metrics.closed(answer.exchange)
+            log(answer.exchange, prompts=self.options.log_prompts)
+
+    async def failed(self, error: Exception, answer: Answer) -> None:
+        """Tells the client, as far as it can still be told."""
+        problem = as_problem(error) if isinstance(error, Problem) else None
+        if problem is None:
+            LOG.error("request %s failed", answer.exchange.request_id, exc_info=error)
+            problem = Problem(500, "the server failed; the request's id is in the header x-request-id", code="internal_error")
+        if not answer.exchange.status:
+            await answer.problem(problem)
+
+    async def admitted(self, scope: Scope, headers: Mapping[str, str], receive: Receive, answer: Answer) -> None:
+        """Lets a request in, within the number that may be in at once."""
+        self.check_host(headers)
+        if scope["path"] not in self.open_paths:
+            self.check_key(headers)
+        if scope["method"] not in _SAFE:
+            self.check_origin(headers)
+        if scope["path"] in self.open_paths:
+            await self.app(scope, receive, answer.send)
+            return
+        if self.at_once >= self.options.requests_at_once:
+            raise busy(429, f"{self.at_once} requests are being answered, which is the limit; try again", 1, "overloaded")
+        self.at_once += 1
+        body = b""
+        try:
+            body = await self.body(headers, receive)
+            await self.while_connected(scope, body, receive, answer.send)
+        finally:
+            self.at_once -= 1
+            self.held_bytes -= len(body)
+
+    def check_host(self, headers: Mapping[str, str]) -> None:
+        """Without a key, no name that others chose for this address: a page of theirs would count as ours (DNS rebinding)."""
+        host = (urlsplit(f"//{headers.get('host', '')}").hostname or "") if self.valid_host(headers) else ""
+        if not self.digests and not is_loopback(host) and host not in (self.options.host, *self.options.hosts):
+            raise Problem(403, "this server is not known under that name; use 127.0.0.1, or name it in `hosts`", code="unknown_host")
+
+    def valid_host(self, headers: Mapping[str, str]) -> bool:
+        """Whether the header can be taken apart."""
+        try:
+            return bool(urlsplit(f"//{headers.get('host', '')}").hostname)
+        except ValueError:
+            return False
+
+    def check_key(self, headers: Mapping[str, str]) -> None:
+        """Compares in constant time, and the digests of keys, so that not even their lengths show."""
+        if not self.digests:
+            return
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = hashlib.sha256(given.encode("latin-1")).digest()
+        if True not in [hmac.compare_digest(digest, one) for one in self.digests]:  # all are compared, whichever fits
+            raise Problem(
+                401,
+                "a valid API key is needed; send it as `Authorization: Bearer ...`",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def check_origin(self, headers: Mapping[str, str]) -> None:
+        """What changes state comes from our own page, from one that is allowed, or from no browser at all."""
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
+        if origin in self.options.cors_origins:
+            return
+        try:
+            same = origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
+        except ValueError:
+            same = False
+        if not same or site not in ("same-origin", "none"):
+            raise Problem(403, "this comes from another site's page; name its origin in `cors_origins` to allow that", code="cross_origin")
+
+    async def body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+        """The whole body, counted among what is held. Problem 413 where it is too large, 408 where too slow, 503 where there is no room."""
+        limit, declared = self.options.limits.body_bytes, headers.get("content-length", "0")
+        if not declared.isdecimal():
+            raise Problem(400, "Content-Length is no number", code="invalid_length", headers=_CLOSE)
+        if int(declared[:20]) > limit:
+            raise _too_large(limit)
+        chunks: list[bytes] = []
+        size, loop = 0, asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout_at(began + self.options.body_timeout_seconds) as patience:
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    chunk = message.get("body", b"")
+                    size += len(chunk)
+                    self.hold(len(chunk))
+                    chunks.append(chunk)
+                    if size > limit:
+                        raise _too_large(limit)
+                    if not message.get("more_body", False):
+                        return b"".join(chunks)
+                    patience.reschedule(began + self.options.body_timeout_seconds + size / self.options.body_bytes_per_second)
+        except BaseException as error:
+            self.held_bytes -= size
+            if isinstance(error, TimeoutError):
+                raise Problem(408, "the body came too slowly; send it again, faster", code="timeout", headers=_CLOSE) from None
+            raise
+
+    def hold(self, size: int) -> None:
+        """Counts bytes that are held."""
+        self.held_bytes += size
+        if self.held_bytes > self.options.limits.bodies_bytes:
+            raise busy(503, "the bodies of other requests fill the room there is; try again", 1, "overloaded")
+
+    async def while_connected(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Runs the routes, and stops them once the client has gone."""
+        gone, unread = asyncio.Event(), True
+
+        async def replay() -> Message:
+            nonlocal unread
+            if unread:
+                unread = False
+                return {"type": "http.request", "body": body, "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+
+        work, watcher = asyncio.ensure_future(self.app(scope, replay, send)), asyncio.ensure_future(watch())
+        try:
+            await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise _Gone
+            work.result()
+        finally:
+            work.cancel()
+            watcher.cancel()
+            await asyncio.wait({work, watcher})
+
+
+class Answer:
+    """The way back to the client, which puts on every response what all have in common."""
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self._send, self.exchange = send, exchange
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.exchange.status = message["status"]
+            ours = {**_HEADERS, "x-request-id": self.exchange.request_id, "traceparent": self.exchange.traceparent}
+            present = {name.lower() for name, _ in message.get("headers", ())}
+            added = [(name.encode(), value.encode()) for name, value in ours.items() if name.encode() not in present]
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
+        await self._send(message)
+
+    async def problem(self, problem: Problem) -> None:
+        """A whole response that says what went wrong."""
+        content = json_bytes(problem.body())
+        headers = {"content-type": "application/json", "content-length": str(len(content)), **problem.headers}
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": content})
+
+
+_CLOSE = {"Connection": "close"}
+"""Of a request whose body was not read to its end: what follows on the connection is still that."""
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"the body is larger than {limit:,} bytes, which is the limit; send less", code="body_too_large", headers=_CLOSE)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Compact JSON; ValueError for what it cannot say, as NaN."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()

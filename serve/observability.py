@@ -1,0 +1,140 @@
+"""What an operator sees: Prometheus metrics, JSON logs, and the trace to which a request belongs. Never a prompt, unless asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from serve.backend import Result
+
+LOG = logging.getLogger("serve.requests")
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600)
+_POWERS = tuple(2**power for power in range(11))
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request on its way: who it is, and what there is to say of it."""
+
+    request_id: str
+    traceparent: str
+    """W3C trace context: the caller's trace, or a new one, with a span of our own."""
+    method: str = ""
+    route: str = "other"
+    """Its template, never the path that was asked."""
+    status: int = 0
+    began: float = field(default_factory=time.perf_counter)
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Of the work: model, pictures, steps."""
+    prompt: str = ""
+
+
+_current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+def current() -> Exchange:
+    """The request in whose task this runs; one of its own outside of any."""
+    exchange = _current.get()
+    if exchange is None:
+        exchange = opened({})
+    return exchange
+
+
+def context() -> dict[str, str]:
+    """What is passed on to whoever does the work: `x-request-id` and `traceparent`."""
+    exchange = current()
+    return {"x-request-id": exchange.request_id, "traceparent": exchange.traceparent}
+
+
+def opened(headers: Mapping[str, str], method: str = "") -> Exchange:
+    """The exchange of a request with these headers (names in lower case), which is `current` from here on in this task."""
+    asked, parent = headers.get("x-request-id", ""), headers.get("traceparent", "")
+    request_id = asked if _REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
+    trace, flags = (parent[3:35], parent[-2:]) if _TRACEPARENT.fullmatch(parent) else (secrets.token_hex(16), "00")
+    exchange = Exchange(request_id, f"00-{trace}-{secrets.token_hex(8)}-{flags}", method)
+    _current.set(exchange)
+    return exchange
+
+
+class Metrics:
+    """Counters of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("serve_requests", "Requests answered", ("method", "route", "status"), registry=registry)
+        self.latency = Histogram(
+            "serve_request_seconds", "From the first byte of a request to the last of its answer", ("route",), buckets=_SECONDS, registry=registry
+        )
+        self.phases = Histogram("serve_phase_seconds", "Where the time of work went", ("model", "phase"), buckets=_SECONDS, registry=registry)
+        self.batch = Histogram(
+            "serve_batch_rows", "Rows of the largest call that a request was part of", ("model",), buckets=_POWERS, registry=registry
+        )
+        self.steps = Histogram("serve_steps", "Denoising steps asked for", ("model",), buckets=_POWERS, registry=registry)
+        self.pictures = Counter("serve_pictures", "Pictures made", ("model",), registry=registry)
+        self.cancelled = Counter("serve_cancelled", "Work stopped because its client went away or said so", ("kind",), registry=registry)
+        self.answers = Counter(
+            "serve_idempotent_answers", "Requests with an Idempotency-Key, by whether the answer was there", ("cache",), registry=registry
+        )
+        self.open = Gauge("serve_requests_open", "Requests being read or answered", registry=registry)
+        self.jobs = Gauge("serve_jobs", "Jobs of this process", ("state",), registry=registry)
+
+    def closed(self, exchange: Exchange) -> None:
+        """Counts a request that is answered."""
+        self.requests.labels(exchange.method, exchange.route, str(exchange.status)).inc()
+        self.latency.labels(exchange.route).observe(time.perf_counter() - exchange.began)
+
+    def worked(self, model: str, steps: int, results: list[Result]) -> None:
+        """Counts work that is done."""
+        for result in results:
+            for phase, seconds in result.seconds.items():
+                self.phases.labels(model, phase).observe(seconds)
+            if result.batch_size:
+                self.batch.labels(model).observe(result.batch_size)
+            self.pictures.labels(model).inc(len(result.images))
+        if steps:
+            self.steps.labels(model).observe(steps)
+
+
+def log(exchange: Exchange, *, prompts: bool) -> None:
+    """One line a request."""
+    level = logging.ERROR if exchange.status >= 500 else logging.INFO
+    if not LOG.isEnabledFor(level):
+        return
+    values = {"method": exchange.method, "route": exchange.route, "status": exchange.status, **exchange.notes}
+    values["seconds"] = round(time.perf_counter() - exchange.began, 4)
+    if prompts and exchange.prompt:
+        values["prompt"] = exchange.prompt
+    LOG.log(level, "request", extra={"values": {**values, "request_id": exchange.request_id, "trace_id": exchange.traceparent[3:35]}})
+
+
+class JsonFormatter(logging.Formatter):
+    """A line of JSON a record: time, level, message, and the record's `values`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        line = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage(), **getattr(record, "values", {})}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def log_as_json(level: int = logging.INFO) -> None:
+    """Sends this package's logs to standard error as lines of JSON, once."""
+    logger = logging.getLogger("serve")
+    if not any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter())
+        logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False

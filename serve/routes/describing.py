@@ -1,0 +1,113 @@
+"""Routes with what OpenAPI says of them, which is exact: bodies from their models, answers from `shapes`, actions from what is served."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from serve.backend import ModelCard
+from serve.bodies import ASKED, Asked, described
+from serve.routes import shapes
+from serve.work import public_schema
+
+_EVENT = {"type": "object", "properties": {name: {"type": "string"} for name in ("data", "event", "id")}, "additionalProperties": False}
+PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
+EVENTS = {"text/event-stream": {"schema": _EVENT}}
+_PROBLEMS = {"4XX": "What is wrong with the request", "5XX": "What went wrong"}
+_HEADER = {
+    "name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "The same key and body get the same answer again.",
+}  # fmt: skip
+
+
+def _json(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+
+def answers(name: str, *, kinds: dict[str, Any] | None = None, job: bool = False) -> dict[str, Any]:
+    """OpenAPI's `responses`: this shape, perhaps other media types or a job, or a problem."""
+    found = {"200": {"description": "Done", "content": {**(_json(name) if name else {}), **(kinds or {})}}}
+    if job:
+        location = {"Location": {"schema": {"type": "string"}, "description": "The job's address"}}
+        found["202"] = {"description": "A job that goes on", "content": _json("Job"), "headers": location}
+    return {"responses": {**found, **{status: {"description": said, "content": _json("Problem")} for status, said in _PROBLEMS.items()}}}
+
+
+def route(
+    router: APIRouter, path: str, body: type[Asked], *, actions: Sequence[str], answer: str, stream: bool = False, forms: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A POST route that does work with a model that has one of `actions`."""
+    kinds = {**(PNG if answer in ("Pictures", "Reconstructions") else {}), **(EVENTS if stream else {})}
+    extra = {**described(body, forms=forms), **answers(answer, kinds=kinds, job=True), "parameters": [_HEADER], "x-actions": list(actions)}
+    return router.post(path, response_class=Response, openapi_extra=extra)
+
+
+def get(router: APIRouter, path: str, answer: str, *, kinds: dict[str, Any] | None = None, method: str = "GET") -> Callable[..., Any]:
+    """A route without a body."""
+    return router.api_route(path, methods=[method], response_class=Response, openapi_extra=answers(answer, kinds=kinds))
+
+
+def document(app: FastAPI, cards: Sequence[ModelCard], *, keys: bool) -> dict[str, Any]:
+    """The OpenAPI document of what is served now: models by name, and a path for each of their actions."""
+    found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    components = found.setdefault("components", {})
+    components["schemas"] = _schemas()
+    paths = found["paths"]
+    template = paths.pop("/v1/models/{model}/actions/{action}")["post"]
+    for card in cards:
+        for action in card.actions:
+            paths[f"/v1/models/{card.name}/actions/{action}"] = {"post": _action(template, card, action)}
+    for operations in paths.values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            _name_models(operation, cards)
+    if keys:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in paths.items():
+            for operation in operations.values():
+                operation["security"] = [] if path in ("/", "/healthz", "/readyz") else [{"key": []}]
+    return found
+
+
+def _schemas() -> dict[str, Any]:
+    models = [one for one in vars(shapes).values() if isinstance(one, type) and issubclass(one, BaseModel) and one.__module__ == shapes.__name__]
+    _, found = models_json_schema([(one, "serialization") for one in models], ref_template="#/components/schemas/{model}")
+    return found["$defs"]
+
+
+def _name_models(operation: dict[str, Any], cards: Sequence[ModelCard]) -> None:
+    """Says which models there are where one may be named."""
+    actions = operation.pop("x-actions", None)
+    if actions is None:
+        return
+    pictures = operation["operationId"].endswith("_post") and "images" in operation["operationId"]
+    names = [card.name for card in cards if any(one in card.actions for one in actions) and (card.image_size or not pictures)]
+    for content in operation["requestBody"]["content"].values():
+        schema = copy.deepcopy(content["schema"])
+        if "model" in schema.get("properties", {}) and names:
+            schema["properties"]["model"] = {"anyOf": [{"type": "string", "enum": names}, {"type": "null"}]}
+        content["schema"] = schema
+
+
+def _action(template: dict[str, Any], card: ModelCard, action: str) -> dict[str, Any]:
+    """The operation of one action of one model."""
+    schema = public_schema(card.actions[action])
+    asked = Asked.model_json_schema(by_alias=True)["properties"]
+    asked = {name: asked[name] for name in ASKED if name != "model" and name not in schema["properties"]}
+    whole = {**schema, "properties": {**schema["properties"], **asked}}
+    operation = copy.deepcopy(template)
+    operation["parameters"] = [_HEADER]
+    return {
+        **operation,
+        "operationId": f"{card.name}_{action}",
+        "summary": f"{action} of {card.name}",
+        "description": card.docs.get(action, ""),
+        "requestBody": {"required": True, "content": {"application/json": {"schema": whole}}},
+    }

@@ -1,0 +1,64 @@
+"""What all endpoints that draw pictures take."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from serve.backend import ModelCard
+from serve.bodies import WHOLE, Asked
+from serve.routes.pictures import SIZE
+from serve.work import SEEDS
+
+Text = Annotated[str, Field(max_length=4000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Drawn(Asked):
+    """What all have that draw pictures."""
+
+    n: Annotated[int, Field(ge=1, le=64), WHOLE] | None = Field(None, description="How many pictures; picture i is that of seed + i alone.")
+    size: Annotated[str, Field(pattern=SIZE)] | None = Field(None, description="WIDTHxHEIGHT in pixels, or auto.")
+    seed: Annotated[int, Field(ge=0, lt=SEEDS), WHOLE] | None = Field(None, description="Of the first picture; a random one, which is told, if none.")
+    negative_prompt: Text | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    guidance_rescale: Share | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = None
+    scheduler: Literal["ddim", "ancestral", "heun", "dpm_solver_pp_2m"] | None = None
+    # what OpenAI's clients may send and nothing here follows
+    output_format: Literal["png"] | None = None
+    output_compression: Annotated[int, Field(ge=0, le=100), WHOLE] | None = None
+    background: Literal["auto", "opaque"] | None = None
+    quality: Annotated[str, Field(max_length=50)] | None = None
+    style: Annotated[str, Field(max_length=50)] | None = None
+    moderation: Annotated[str, Field(max_length=50)] | None = None
+
+    def sampling(self) -> dict[str, tuple[str, Any]]:
+        """Arguments of actions that draw, with the fields they come from."""
+        return {
+            "negative_prompt": ("negative_prompt", self.negative_prompt or None),
+            "guidance_scale": ("guidance_scale", self.guidance_scale),
+            "guidance_rescale": ("guidance_rescale", self.guidance_rescale),
+            "steps": ("num_inference_steps", self.num_inference_steps),
+            "sampler": ("scheduler", self.scheduler),
+        }
+
+    def shown(self) -> dict[str, Any]:
+        """What was asked, as its job shows."""
+        return self.model_dump(by_alias=True, exclude_none=True, exclude={"image", "mask", "as_job", "stream", "user", "model"})
+
+
+def sized(known: dict[str, Any], sides: tuple[int, int]) -> dict[str, tuple[str, Any]]:
+    """Arguments that say how large, of an action that has such."""
+    return {name: ("size", side) for name, side in zip(("width", "height"), sides, strict=True) if name in known}
+
+
+def words_of(body: Any, card: ModelCard, action: str, count: int) -> dict[str, tuple[str, Any]]:
+    """Prompts, as far as the model reads any."""
+    known = card.actions[action]["properties"]
+    source = getattr(body, "source_prompt", None)
+    words: dict[str, tuple[str, Any]] = {"source_prompt": ("source_prompt", None if source is None else [source] * count)}
+    if "prompt" in known or body.prompt:
+        words["prompt"] = ("prompt", [body.prompt or ""] * count)
+    return words

@@ -1,0 +1,116 @@
+"""Pictures changed: a part filled, continued beyond their edges, or drawn anew after words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from serve.backend import ModelCard
+from serve.bodies import Picture, body_of
+from serve.front import of, respond
+from serve.pictures_in import batch_of, fitted, transparent, with_channels
+from serve.problem import Problem
+from serve.routes.describing import route
+from serve.routes.drawing import Drawn, Share, Text, sized, words_of
+from serve.routes.pictures import decoded, fitted_batch, options_of, picture_work, sides_of, steps_of
+from serve.work import seeds_from
+
+ROUTER = APIRouter()
+
+
+class Edit(Drawn):
+    """POST /v1/images/edits."""
+
+    image: Picture | Annotated[list[Picture], Field(min_length=1, max_length=1)]
+    mask: Picture | None = Field(None, description="Filled is what is fully transparent, or, without alpha, what is white.")
+    prompt: Text | None = None
+    mode: Literal["auto", "inpaint", "outpaint", "image_to_image", "edit"] | None = None
+    strength: Share | None = Field(None, description="How far from the picture: 0 keeps it, 1 forgets it.")
+    source_prompt: Text | None = Field(None, description="What is true of the picture as it is; then it is edited by inversion.")
+    left: Share | None = Field(None, description="Of an outpainting: share of the new room that lies to the left.")
+    top: Share | None = Field(None, description="Of an outpainting: share of the new room that lies above.")
+
+
+@route(ROUTER, "/v1/images/edits", Edit, actions=("inpaint", "outpaint", "image_to_image", "edit"), answer="Pictures", stream=True, forms=True)
+async def edits(request: Request) -> Response:
+    """Changes a picture: fills a part of it, continues it, or draws it anew after words."""
+    body, front = await body_of(request, Edit), of(request)
+    limits = front.options.limits
+    (picture,) = await decoded([_single(body.image)], limits, "image")
+    given = (await decoded([body.mask], limits, "mask"))[0] if body.mask else None
+    mask = _mask(given) if given is not None else transparent(picture)
+    wanted = _modes(body, mask is not None)
+    card = front.card(body.model, wanted, f"edits of this kind ({' or '.join(wanted)})", pictures=True)
+    action = next(one for one in wanted if one in card.actions)
+    count = body.n or 1
+    seeds = seeds_from(body.seed, count)
+    sides = sides_of(card, body.size, limits, None if action == "outpaint" else (picture.shape[1], picture.shape[0]))
+    arrays = await _arrays(card, action, picture, mask, sides, count)
+    values = {**body.sampling(), **words_of(body, card, action, count), **_placed(body, card, action, sides)}
+    known = card.actions[action]["properties"]
+    arguments = {**options_of(card, action, values, limits), **arrays, **({"seed": seeds} if "seed" in known else {})}
+    work = picture_work(
+        card, action, arguments, body, front.options,
+        endpoint="images.edits", event="image_edit", seeds=seeds, steps=steps_of(card, action, body.num_inference_steps), sides=sides,
+        request=body.shown(),
+    )  # fmt: skip
+    return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
+
+
+def _single(image: str | list[str]) -> str:
+    return image if isinstance(image, str) else image[0]
+
+
+def _mask(given: np.ndarray) -> np.ndarray:
+    """float32 (H, W), 1 where a picture is to be filled."""
+    if given.shape[2] == 4:
+        return (given[:, :, 3] == 0).astype(np.float32)
+    return (with_channels(given, 1)[:, :, 0] >= 128).astype(np.float32)
+
+
+def _modes(body: Edit, masked: bool) -> tuple[str, ...]:
+    """The actions that would do, the best first."""
+    if body.mode not in (None, "auto"):
+        if body.mode == "inpaint" and not masked:
+            raise Problem(400, "inpainting needs a mask, or a picture with transparent places", param="mask", code="missing_parameter")
+        return (body.mode,)  # type: ignore[return-value]
+    if masked:
+        return ("inpaint",)
+    if body.source_prompt is not None:
+        return ("edit",)
+    if body.left is not None or body.top is not None:
+        return ("outpaint",)
+    return ("image_to_image", "outpaint")
+
+
+async def _arrays(
+    card: ModelCard, action: str, picture: np.ndarray, mask: np.ndarray | None, sides: tuple[int, int], count: int
+) -> dict[str, np.ndarray]:
+    """The picture, and the mask where there is one, once for each seed, in the size that the model takes."""
+    if action == "outpaint":
+        if picture.shape[1] > sides[0] or picture.shape[0] > sides[1]:
+            raise Problem(
+                400,
+                f"the picture is larger than the {sides[0]}x{sides[1]} it would be continued to; send a smaller one",
+                param="image",
+                code="invalid_image",
+            )
+        return {"image": np.repeat(batch_of([with_channels(picture, card.channels)]), count, axis=0)}
+    image = np.repeat(await fitted_batch([picture], *sides, card.channels), count, axis=0)
+    if action != "inpaint":
+        return {"image": image}
+    assert mask is not None
+    if mask.shape != picture.shape[:2]:
+        raise Problem(400, "the mask has another size than the picture; make both the same", param="mask", code="invalid_image")
+    scaled = fitted((mask[:, :, None] * 255).astype(np.uint8), *sides, smooth=False)
+    return {"image": image, "mask": np.repeat(batch_of([scaled]), count, axis=0)}
+
+
+def _placed(body: Edit, card: ModelCard, action: str, sides: tuple[int, int]) -> dict[str, tuple[str, Any]]:
+    """Where an outpainting puts the picture, and how strong a change is."""
+    room = sized(card.actions[action]["properties"], sides) if action == "outpaint" else {}
+    return {"left": ("left", body.left), "top": ("top", body.top), "strength": ("strength", body.strength), **room}

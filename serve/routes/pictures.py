@@ -1,0 +1,112 @@
+"""What endpoints that take or make pictures share: sizes, given pictures, and what a PNG says of how it was made."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from serve.backend import ModelCard
+from serve.bodies import Asked
+from serve.limits import Limits, check_cost
+from serve.options import ServeOptions
+from serve.pictures_in import batch_of, file_of, fitted, pixels_of, with_channels
+from serve.problem import Problem
+from serve.work import Call, Work, checked_arguments
+
+_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
+"""What a size looks like."""
+
+
+def sides_of(card: ModelCard, size: str | None, limits: Limits, given: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Width and height in pixels that a model is to make: as asked, else those of a given picture as near as it can, else its own."""
+    found = _SIZE.fullmatch(size or "")
+    if found is None:
+        return _near(card, given, limits) if given and card.multiple else (card.image_size, card.image_size)
+    width, height = int(found[1]), int(found[2])
+    if not card.multiple and (width, height) != (card.image_size, card.image_size):
+        raise Problem(400, f"this model makes {card.image_size}x{card.image_size} only; take that, or auto", param="size", code="unsupported_size")
+    if card.multiple and (width % card.multiple or height % card.multiple):
+        raise Problem(400, f"both sides must be multiples of {card.multiple} with this model", param="size", code="unsupported_size")
+    if max(width, height) > limits.side:
+        raise Problem(400, f"a side may have {limits.side} pixels; ask for less", param="size", code="limit_exceeded")
+    return width, height
+
+
+def _near(card: ModelCard, given: tuple[int, int], limits: Limits) -> tuple[int, int]:
+    """Sides in a picture's proportions and of about the area that the model was trained on."""
+    scale = (card.image_size**2 / (given[0] * given[1])) ** 0.5
+    width, height = (max(1, round(side * scale / card.multiple)) * card.multiple for side in given)
+    return min(width, limits.side), min(height, limits.side)
+
+
+def options_of(card: ModelCard, action: str, values: Mapping[str, tuple[str, Any]], limits: Limits) -> dict[str, Any]:
+    """An action's arguments from a body's fields, {argument: (field, value)}; None is not given. Problem where the model has no such thing."""
+    known, taken = card.actions[action]["properties"], {}
+    for argument, (field, value) in values.items():
+        if value is None:
+            continue
+        if argument not in known:
+            raise Problem(400, f"this model's {action} has no {field}; leave it out", param=field, code="unsupported_parameter")
+        taken[argument] = value
+    try:
+        return checked_arguments(card, action, taken, limits, later=("seed",))
+    except Problem as problem:
+        problem.param = values.get(problem.param or "", (problem.param,))[0]
+        raise
+
+
+def steps_of(card: ModelCard, action: str, asked: int | None) -> int:
+    """Denoising steps of a call; 0 where the action has none."""
+    schema = card.actions[action]["properties"].get("steps")
+    steps = 0 if schema is None else schema.get("default", 1) if asked is None else asked
+    if asked is not None and card.max_steps and asked > card.max_steps:
+        message = f"this model's noise schedule has {card.max_steps} steps; ask for no more"
+        raise Problem(400, message, param="num_inference_steps", code="limit_exceeded")
+    return steps
+
+
+async def decoded(texts: Sequence[str], limits: Limits, param: str) -> list[np.ndarray]:
+    """Pictures that came as text, uint8 (H, W, C) each, decoded beside the loop."""
+    if len(texts) > limits.inputs:
+        raise Problem(400, f"there are {len(texts)} pictures, and one request may bring {limits.inputs}", param=param, code="limit_exceeded")
+    return await asyncio.to_thread(lambda: [pixels_of(file_of(text, param), limits, param) for text in texts])
+
+
+async def fitted_batch(pictures: Sequence[np.ndarray], width: int, height: int, channels: int) -> np.ndarray:
+    """float32 (B, C, height, width) in [0, 1]."""
+    return await asyncio.to_thread(lambda: batch_of([fitted(with_channels(one, channels), width, height) for one in pictures]))
+
+
+def picture_work(
+    card: ModelCard, action: str, arguments: dict[str, Any], body: Asked, options: ServeOptions, *,
+    endpoint: str, event: str, seeds: Sequence[int], steps: int, sides: tuple[int, int], request: dict[str, Any], more: Sequence[Call] = (),
+) -> Work:  # fmt: skip
+    """Work that makes pictures, within the limit of what one request may cost."""
+    rows = max(len(seeds), *(len(value) for value in arguments.values() if isinstance(value, np.ndarray)), 1)
+    check_cost(options.limits, pictures=rows, steps=steps * arguments.get("passes", 1), pixels=sides[0] * sides[1])
+    shown = {**request, "size": f"{sides[0]}x{sides[1]}", **({"seed": seeds[0]} if seeds else {})}
+    wanted = options.png_parameters and body.png_parameters is not False
+    return Work(
+        endpoint=endpoint, model=card.name, calls=(Call(action=action, arguments=arguments), *more), event=event, seeds=tuple(seeds), steps=steps,
+        parameters=settings(card, arguments, sides) if wanted else None, partial_images=body.partial_images or 0,
+        link=body.response_format == "url", request=shown,
+    )  # fmt: skip
+
+
+def settings(card: ModelCard, arguments: Mapping[str, Any], sides: tuple[int, int]) -> dict[str, str]:
+    """Text of a PNG as the field's tools read it: prompt, negative prompt, then a line of settings, to which the seed is added."""
+    names = {"steps": "Steps", "sampler": "Sampler", "guidance_scale": "CFG scale", "strength": "Denoising strength", "label": "Class"}
+    said = [f"{names[name]}: {_first(arguments[name])}" for name in names if name in arguments]
+    line = ", ".join([*said, f"Size: {sides[0]}x{sides[1]}", f"Model hash: {card.sha256[:10]}", f"Model: {card.name}"])
+    prompt = _first(arguments.get("prompt", ""))
+    negative = f"Negative prompt: {arguments['negative_prompt']}" if arguments.get("negative_prompt") else ""
+    return {"parameters": "\n".join(part for part in (str(prompt), negative, line) if part)}
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else value

@@ -1,0 +1,104 @@
+"""What models make of texts and pictures: embeddings, and classes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from serve.backend import ModelCard
+from serve.bodies import WHOLE, Asked, Picture, body_of
+from serve.front import Front, of, respond
+from serve.pictures_in import batch_of, fitted, is_data_uri, with_channels
+from serve.problem import Problem
+from serve.routes.describing import route
+from serve.routes.pictures import decoded
+from serve.work import Call, Work, checked_arguments
+
+ROUTER = APIRouter()
+Words = Annotated[str, Field(min_length=1, max_length=16 << 20)]
+Label = Annotated[str, Field(min_length=1, max_length=500)]
+_PICTURES, _TEXTS = ("embed_image", "embed"), ("embed_text",)
+
+
+class Embedding(Asked):
+    """POST /v1/embeddings. A picture is a data URI, which is no part of OpenAI's API."""
+
+    input: Words | Annotated[list[Words], Field(min_length=1, max_length=256)]
+    encoding_format: Literal["float", "base64"] | None = None
+
+
+class Classification(Asked):
+    """POST /v1/classifications."""
+
+    image: Picture | Annotated[list[Picture], Field(min_length=1, max_length=256)]
+    labels: Annotated[list[Label], Field(min_length=1, max_length=1000)] | None = Field(None, description="Any words, of a model that reads them.")
+    templates: Annotated[list[Label], Field(min_length=1, max_length=100)] | None = Field(None, description="Sentences with {} for the label.")
+    top: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = Field(None, description="How many labels to tell, the likeliest; all, if none.")
+
+
+@route(ROUTER, "/v1/embeddings", Embedding, actions=(*_TEXTS, *_PICTURES), answer="Embeddings", stream=True)
+async def embeddings(request: Request) -> Response:
+    """Vectors of texts and pictures."""
+    body, front = await body_of(request, Embedding), of(request)
+    inputs = [body.input] if isinstance(body.input, str) else body.input
+    texts = [at for at, one in enumerate(inputs) if not is_data_uri(one)]
+    pictures = [at for at, one in enumerate(inputs) if is_data_uri(one)]
+    card = front.card(body.model, _TEXTS if texts else _PICTURES, f"embeddings of {'texts' if texts else 'pictures'}")
+    calls: list[tuple[list[int], Call]] = []
+    if texts:
+        arguments = checked_arguments(card, "embed_text", {"text": [inputs[at] for at in texts]}, front.options.limits)
+        calls.append((texts, Call(action="embed_text", arguments=arguments)))
+    if pictures:
+        action = next((one for one in _PICTURES if one in card.actions), None)
+        if action is None:
+            raise Problem(400, "this model embeds no pictures; send texts alone", param="input", code="unsupported_parameter")
+        calls += await _of_pictures(front, card, action, [inputs[at] for at in pictures], pictures, {}, "input")
+    work = _work("embeddings", card, calls, {"base64": body.encoding_format == "base64"})
+    return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
+
+
+@route(ROUTER, "/v1/classifications", Classification, actions=("classify",), answer="Classifications", stream=True, forms=True)
+async def classifications(request: Request) -> Response:
+    """How likely each label is for pictures."""
+    body, front = await body_of(request, Classification), of(request)
+    card = front.card(body.model, ("classify",), "classifications")
+    known = card.actions["classify"]["properties"]
+    if "labels" in known and body.labels is None:
+        raise Problem(400, "this model knows no classes of its own; give labels", param="labels", code="missing_parameter")
+    if "labels" not in known and (body.labels or body.templates):
+        raise Problem(400, "this model knows its own classes only; leave labels and templates out", param="labels", code="unsupported_parameter")
+    given = {"labels": body.labels, "templates": body.templates}
+    options = checked_arguments(card, "classify", {name: value for name, value in given.items() if value}, front.options.limits)
+    images = body.image if isinstance(body.image, list) else [body.image]
+    calls = await _of_pictures(front, card, "classify", images, list(range(len(images))), options, "image")
+    labels = body.labels or list(card.classes)
+    work = _work("classifications", card, calls, {"labels": labels, "top": body.top or 0})
+    return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
+
+
+def _work(endpoint: str, card: ModelCard, calls: list[tuple[list[int], Call]], note: dict[str, Any]) -> Work:
+    places = [places for places, _ in calls]
+    return Work(endpoint=endpoint, model=card.name, calls=tuple(call for _, call in calls), event=endpoint[:-1], note={**note, "places": places})
+
+
+async def _of_pictures(
+    front: Front, card: ModelCard, action: str, texts: list[str], places: list[int], options: dict[str, Any], param: str
+) -> list[tuple[list[int], Call]]:
+    """Calls for pictures of any sizes, those of one size together, each with the places of its rows."""
+    groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    for place, pixels in zip(places, await decoded(texts, front.options.limits, param), strict=True):
+        picture = _shrunk(with_channels(pixels, card.channels), card.image_size)
+        groups.setdefault(picture.shape, []).append((place, picture))
+    return [
+        ([place for place, _ in group], Call(action=action, arguments={**options, "image": batch_of([picture for _, picture in group])}))
+        for group in groups.values()
+    ]
+
+
+def _shrunk(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture as the model was trained on: a square cut from its middle, of the model's size."""
+    return fitted(picture, side, side) if side else picture

@@ -1,0 +1,199 @@
+"""A verified checkpoint that runs its actions for many at once.
+
+Actions that walk noise away step by step run in a thread each, and what is merged are their networks' calls: so every request has its own
+sampler, steps, seed and guidance, and joins and leaves between any two steps. Other actions are merged as a whole, but for joint ones,
+which look at their rows together. Image i of any request is a function of its own arguments alone, whatever it was merged with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from genlib import checkpoint
+from genlib.checkpoint import Manifest
+from genlib.functional.watching import watching
+from genlib.task import Task
+from serve import card, made_up, pictures
+from serve.arguments import Arguments
+from serve.backend import Event, ModelCard, Overloaded, Result, Unavailable
+from serve.calls import Cancelled, Ticket
+from serve.diversion import divert
+from serve.merging import Merger
+from serve.news import News
+
+_PAST = 0.9
+"""Weight of earlier requests in their mean time."""
+
+
+class Runner:
+    """A loaded model. `run` and `stream` are those of `serve.backend.Backend`, without the model's name; all in one event loop."""
+
+    def __init__(self, task: Task, card: ModelCard, *, max_active: int = 32, max_queued: int = 256) -> None:
+        """The task is this runner's from now on. `max_active` step-by-step requests run at a time; of all, `max_queued` more may wait."""
+        self.task, self.max_active, self.max_inside, self._card = task, max_active, max_active + max_queued, card
+        self.actions = {action.name: Arguments(action) for action in type(task).actions()}
+        self.merger = Merger(card.max_batch)
+        self.walks = divert(task, self.merger)
+        self.walkers = ThreadPoolExecutor(max_active, thread_name_prefix="request")
+        self.encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
+        self.inside, self.mean_seconds, self.closed = 0, 1.0, False
+
+    @classmethod
+    def load(cls, folder: Path, *, name: str = "", device: str = "", threads: int = 0, max_batch: int = 32, **options: int) -> Self:
+        """The newest checkpoint of a run or stage that verifies, or that in the folder itself; its moving average where there is one.
+
+        device: by default a GPU where there is one. threads: of this process's arithmetic, 0 leaves them. max_batch: rows at once.
+        ValueError in one sentence where there is no checkpoint or its files are not those it was sealed with.
+        """
+        if threads:
+            torch.set_num_threads(threads)
+        path, manifest = verified(folder)
+        task = manifest.blueprint.build()
+        task.load_state_dict(checkpoint.load_weights(path, ema=True))
+        task.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval().requires_grad_(False)
+        return cls(task, card.of(task, path, manifest, name or manifest.recipe, max_batch), **options)
+
+    def card(self) -> ModelCard:
+        """What it is and can do."""
+        return self._card
+
+    def memory_bytes(self) -> int:
+        """Of its weights."""
+        return sum(value.numel() * value.element_size() for value in self.task.state_dict().values() if isinstance(value, Tensor))
+
+    def close(self) -> None:
+        """Ends its threads; requests that still run raise Unavailable."""
+        self.closed = True
+        self.merger.close()
+        self.walkers.shutdown(wait=False)
+        self.encoders.shutdown(wait=False)
+
+    @torch.no_grad()
+    def self_test(self) -> str:
+        """A digest of what actions give for made-up arguments, the same wherever the same weights run on the same kind of machine.
+
+        Every action that can be tried, but of those that go step by step only the first. It runs beside all requests, in the caller's
+        thread. ValueError where something that comes out is not finite.
+        """
+        digest, walked = hashlib.sha256(), False
+        for name, known in self.actions.items():
+            values = made_up.arguments(self.task, known, self._card)
+            if values is None or (walked and self.steps(name)):
+                continue
+            walked = walked or self.steps(name)
+            try:
+                made = getattr(self.task, name)(**known.taken(values)).cpu()
+            except ValueError:
+                continue  # it does not take what was made up
+            if not made.isfinite().all():
+                raise ValueError(f"{name} of {self._card.name} gives numbers that are not finite; its weights are no use")
+            digest.update(made.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def steps(self, action: str) -> bool:
+        """Whether the action asks a network at each of several steps."""
+        return self.walks and "steps" in self.actions[action].kinds
+
+    async def run(self, action: str, arguments: dict[str, Any], *, parameters: dict[str, str] | None = None) -> Result:
+        """Runs an action to its end; cancelling the await stops the work within one step."""
+        with self.admitted(action) as ticket:
+            return await self.result(action, self.actions[action].taken(arguments), ticket, parameters)
+
+    async def stream(
+        self, action: str, arguments: dict[str, Any], *, partial_images: int = 0, parameters: dict[str, str] | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """The same with news on the way; closing the iterator stops the work within one step."""
+        with self.admitted(action) as ticket:
+            taken = self.actions[action].taken(arguments)
+            news = News(partial_images, self.shown)
+            ticket.observer = news.step
+            work = asyncio.create_task(self.result(action, taken, ticket, parameters))
+            try:
+                async for event in news.until(work):
+                    yield event
+            finally:
+                work.cancel()
+
+    @contextlib.contextmanager
+    def admitted(self, action: str) -> Iterator[Ticket]:
+        """A place for a request; whatever the request still does when it is left ends. Overloaded where there is no more room."""
+        if action not in self.actions:
+            raise ValueError(f"{self._card.name} has no such action; it has {', '.join(self.actions) or 'none'}")
+        if self.closed:
+            raise Unavailable(1.0)
+        if self.inside >= self.max_inside:
+            raise Overloaded(max(1.0, round(self.mean_seconds * self.inside / self.max_active)))
+        ticket, began = Ticket(), time.perf_counter()
+        self.inside += 1
+        try:
+            yield ticket
+            self.mean_seconds = _PAST * self.mean_seconds + (1 - _PAST) * (time.perf_counter() - began)
+        except Cancelled:
+            raise Unavailable(1.0) from None
+        finally:
+            ticket.cancelled = True
+            self.inside -= 1
+
+    async def result(self, action: str, taken: dict[str, Any], ticket: Ticket, parameters: dict[str, str] | None) -> Result:
+        """What an action gives, in the form in which it travels."""
+        method, loop = getattr(self.task, action), asyncio.get_running_loop()
+        if self.steps(action):
+            made = await loop.run_in_executor(self.walkers, walked, self.merger, ticket, method, taken, time.perf_counter())
+        else:
+            rows = [name for name in self.actions[action].merged if name in taken]
+            made = await asyncio.wrap_future(self.merger.submit(method, taken, rows, ticket))
+        if not pictures.are_pictures(made):
+            return Result(numbers=made.cpu().numpy(), seconds={**ticket.seconds, "encode": 0.0}, batch_size=ticket.batch_size)
+        return await loop.run_in_executor(self.encoders, encoded, made, ticket, parameters, taken.get("seed", ()))
+
+    def shown(self, x0: Tensor) -> list[bytes]:
+        """A sampler's estimate of what comes out, as files of pictures: of latents what the decoder makes of them; none where it is no picture."""
+        decode = getattr(self.task, "pictures", None)
+        made = decode(x0) if decode else x0 / 2 + 0.5
+        return pictures.files(made) if pictures.are_pictures(made) else []
+
+
+def walked(merger: Merger, ticket: Ticket, method: Callable[..., Tensor], taken: dict[str, Any], asked: float) -> Tensor:
+    """What a method gives that goes step by step, in this thread, with its networks' calls merged."""
+    ticket.check()
+    ticket.seconds["queue"] += time.perf_counter() - asked
+
+    def observer(step: int, steps: int, x: Tensor, x0: Tensor | None) -> None:
+        ticket.check()
+        if ticket.observer:
+            ticket.observer(step, steps, x, x0)
+
+    with merger.request(ticket), torch.no_grad(), watching(observer):
+        return method(**taken)
+
+
+def encoded(made: Tensor, ticket: Ticket, parameters: dict[str, str] | None, seeds: Sequence[int]) -> Result:
+    """Pictures as files."""
+    ticket.check()
+    began = time.perf_counter()
+    images = pictures.files(made, parameters, seeds)
+    seconds = {**ticket.seconds, "encode": time.perf_counter() - began}
+    return Result(images=images, per_row=pictures.per_row(made), seconds=seconds, batch_size=ticket.batch_size)
+
+
+def verified(folder: Path) -> tuple[Path, Manifest]:
+    """The newest checkpoint of a run or stage that verifies, or the one that the folder is, with its manifest. ValueError says what is wrong."""
+    one = (folder / "manifest.json").is_file()
+    paths = [folder] if one else checkpoint.checkpoints(folder / "checkpoints")
+    problems = []
+    for path in paths:
+        try:
+            return path, checkpoint.verify(path)
+        except ValueError as error:
+            problems.append(str(error))
+    raise ValueError(problems[0] if problems else f"{folder} holds no checkpoint; name the folder of a run, of one of its stages, or of a checkpoint")

@@ -1,0 +1,101 @@
+"""Running work: at once, or with news on the way. What the models raise becomes a problem here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve.answers import Answer, answer_of
+from serve.backend import Backend, Result
+from serve.observability import Metrics
+from serve.problem import as_problem
+from serve.work import Work
+
+_BETWEEN_SECONDS = 0.05
+"""Between two news of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that happened to work."""
+
+    kind: str
+    """`progress`, `partial_image`, or `done`."""
+    values: dict[str, Any] = field(default_factory=dict)
+    image: bytes = b""
+    answer: Answer | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+async def run(backend: Backend, metrics: Metrics, work: Work, timeout_seconds: float) -> tuple[Answer, dict[str, float]]:
+    """The answer, and the seconds that each phase took. Problem where it fails; cancelled, the work stops within a step."""
+    with problems_of(work):
+        async with asyncio.timeout(timeout_seconds):
+            calls = [backend.run(work.model, call.action, call.arguments, parameters=work.parameters) for call in work.calls]
+            results = [await calls[0]] if len(calls) == 1 else await _together(calls)
+        return finished(metrics, work, results)
+
+
+@contextmanager
+def problems_of(work: Work) -> Iterator[None]:
+    """Makes problems of what a backend raises; what only a bug raises stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        raise as_problem(error, work.texts()) or error from error
+
+
+async def _together(calls: list[Any]) -> list[Result]:
+    """All results; the first failure stops the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def finished(metrics: Metrics, work: Work, results: list[Result]) -> tuple[Answer, dict[str, float]]:
+    """Counts the work and says its answer, and the phases of the longest of its calls."""
+    metrics.worked(work.model, work.steps, results)
+    seconds: dict[str, float] = {}
+    for result in results:
+        for phase, spent in result.seconds.items():
+            seconds[phase] = max(seconds.get(phase, 0.0), spent)
+    return answer_of(work, results), seconds
+
+
+async def news_of(backend: Backend, metrics: Metrics, work: Work) -> AsyncGenerator[News, None]:
+    """The same, with news; the last is `done` with the answer. Closing it stops the work."""
+    results: list[Result] = []
+    with problems_of(work):
+        for call in work.calls:
+            async with aclosing(_news(backend, work, call, results)) as news:
+                async for one in news:
+                    yield one
+        answer, seconds = finished(metrics, work, results)
+    yield News("done", answer=answer, seconds=seconds)
+
+
+async def _news(backend: Backend, work: Work, call: Any, results: list[Result]) -> AsyncGenerator[News, None]:
+    """News of one call, whose result joins the others."""
+    partials, told = 0, 0.0
+    stream = backend.stream(work.model, call.action, call.arguments, partial_images=work.partial_images, parameters=work.parameters)
+    async with aclosing(stream) as events:  # type: ignore[type-var]
+        async for event in events:
+            place = {"step": event.step, "steps": event.steps}
+            if event.kind == "result":
+                assert event.result is not None
+                results.append(event.result)
+                return
+            if event.kind == "partial":
+                for index, image in enumerate(event.images):
+                    yield News("partial_image", {"partial_image_index": partials, "index": index, **place}, image)
+                partials += 1
+            elif event.step == event.steps or time.monotonic() - told >= _BETWEEN_SECONDS:
+                told = time.monotonic()
+                yield News("progress", place)

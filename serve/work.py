@@ -1,0 +1,213 @@
+"""What a request asks of a model, once everything in it is checked: plain values that can be run now, streamed, or kept on disk and run later."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from jsonschema import Draft202012Validator, ValidationError
+
+from serve.backend import ModelCard
+from serve.limits import Limits
+from serve.pictures_in import tensor_of
+from serve.problem import Problem
+
+SEEDS = 2**63
+"""Seeds are below this."""
+COUNTS = ("steps", "passes", "jump", "count")
+"""By custom the arguments that say how often something is done."""
+EXAMPLE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mM8wQABTAwUMQA6AADYbMmlZgAAAABJRU5ErkJggg=="
+"""A grey picture of 8 x 8 pixels."""
+_PICTURE = {"type": "string", "contentEncoding": "base64", "minLength": 1, "examples": [EXAMPLE]}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """An action and its arguments, tensors as numpy arrays."""
+
+    action: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """One or several calls of a model, and what is needed to answer."""
+
+    endpoint: str
+    """Whose answer it is, a name in `serve.answers.ANSWERS`."""
+    model: str
+    calls: tuple[Call, ...]
+    event: str = "action"
+    """How its events are called: `image_generation.completed`."""
+    seeds: tuple[int, ...] = ()
+    steps: int = 0
+    parameters: dict[str, str] | None = None
+    """Text of each PNG; None writes none."""
+    partial_images: int = 0
+    link: bool = False
+    """Pictures come as addresses rather than as base64."""
+    note: dict[str, Any] = field(default_factory=dict)
+    """What the answer needs beside the results."""
+    request: dict[str, Any] = field(default_factory=dict)
+    """What was asked, as its job shows: no pictures, but the seed that was used."""
+
+    def texts(self) -> list[str]:
+        """Words of the client that stand in it."""
+        values = [value for call in self.calls for value in call.arguments.values()]
+        flat = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
+        return [one for one in flat if isinstance(one, str)]
+
+
+def to_bytes(work: Work) -> bytes:
+    """The work as a .npz file: its plain values as JSON in the array `json`, its arrays beside it."""
+    plain, arrays = asdict(work), {}
+    for number, call in enumerate(plain["calls"]):
+        for name in [name for name, value in call["arguments"].items() if isinstance(value, np.ndarray)]:
+            arrays[f"{number}.{name}"] = call["arguments"].pop(name)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, json=np.frombuffer(json.dumps(plain).encode(), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes) -> Work:
+    """The work that `to_bytes` wrote."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        plain = json.loads(file["json"].tobytes())
+        for name in file.files:
+            if name != "json":
+                number, argument = name.split(".", 1)
+                plain["calls"][int(number)]["arguments"][argument] = file[name]
+    calls = tuple(Call(**call) for call in plain.pop("calls"))
+    return Work(**{**plain, "calls": calls, "seeds": tuple(plain["seeds"])})
+
+
+def seeds_from(seed: int | None, count: int) -> list[int]:
+    """`count` seeds from the given one on, or from a random one of 32 bits, as other tools have them."""
+    first = secrets.randbelow(2**32 - count) if seed is None else seed
+    if first + count > SEEDS:
+        raise Problem(400, f"the last seed would be 2**63 or more; take a seed below {SEEDS - count}", param="seed")
+    return [first + number for number in range(count)]
+
+
+def is_tensor(schema: Mapping[str, Any]) -> bool:
+    """Whether an argument of this schema is a tensor."""
+    return schema.get("contentEncoding") == "base64"
+
+
+def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema in which a number has limits: what lies beyond is no value of any model, and overflows in some."""
+    limit = {"number": 10**6, "integer": SEEDS - 1}.get(schema.get("type", ""))
+    return schema if limit is None else {"minimum": -limit, "maximum": limit, **schema}
+
+
+def public_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """An action's schema as clients see it: what a tensor may be given as, and no marks of our own."""
+    properties = {}
+    for name, one in schema.get("properties", {}).items():
+        rest = {key: value for key, value in one.items() if not key.startswith("x-")}
+        if is_tensor(one):
+            del rest["type"], rest["contentEncoding"]
+            lists = {"type": "array", "minItems": 1, "items": {"type": ["number", "array"]}}
+            rest["anyOf"] = [_PICTURE, {"type": "array", "minItems": 1, "items": _PICTURE}, lists]
+            rest["description"] = "A picture (PNG, JPEG, WebP) or .npy file as base64 or a data URI, a list of pictures, or lists of numbers."
+        elif name == "seed":
+            rest["items"] = {"type": "integer", "minimum": 0, "maximum": SEEDS - 1}
+        elif name in COUNTS and one.get("type") == "integer":
+            rest |= {"minimum": 1, "maximum": Limits().steps}
+        else:
+            rest = {**_bounded(rest), **({"items": _bounded(rest["items"])} if "items" in rest else {})}
+        if one.get("x-rows") and one.get("type") == "array":
+            rest["minItems"] = 1
+        properties[name] = rest
+    return {**schema, "properties": properties}
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What an action takes, made ready once."""
+
+    schema: dict[str, Any]
+    validator: Draft202012Validator
+    tensors: frozenset[str]
+    required: tuple[str, ...]
+
+
+_KNOWN: dict[tuple[str, str, str], _Known] = {}
+"""By model, its weights, and action."""
+
+
+def _known(card: ModelCard, action: str) -> _Known:
+    key = (card.name, card.sha256, action)
+    if key not in _KNOWN:
+        if len(_KNOWN) >= 4096:  # a server that reloads for months
+            _KNOWN.clear()
+        schema, public = card.actions[action], public_schema(card.actions[action])
+        tensors = frozenset(name for name, one in schema.get("properties", {}).items() if is_tensor(one))
+        rest = {name: value for name, value in public.items() if name != "required"}
+        _KNOWN[key] = _Known(public, Draft202012Validator(rest), tensors, tuple(schema.get("required", ())))
+    return _KNOWN[key]
+
+
+def tensors_of(card: ModelCard, action: str) -> frozenset[str]:
+    """Names of the arguments that are tensors."""
+    return _known(card, action).tensors
+
+
+def checked_arguments(
+    card: ModelCard, action: str, values: Mapping[str, Any], limits: Limits, *, decode: bool = False, later: Collection[str] = ()
+) -> dict[str, Any]:
+    """An action's arguments, checked against its schema; with `decode`, tensors are still as they came, else they and `later` ones may lack.
+
+    Problem names the argument, and never what it was.
+    """
+    known = _known(card, action)
+    tensors = known.tensors
+    plain = {name: value for name, value in values.items() if decode or name not in tensors}
+    error = next(known.validator.iter_errors(plain), None)
+    if error is None and (
+        missing := [name for name in known.required if name not in plain and (decode or name not in tensors) and name not in later]
+    ):
+        raise Problem(400, f"{action} needs {missing[0]}; give it", param=missing[0], code="missing_parameter")
+    if error is not None:
+        raise _refused(error, action, known.schema)
+    for name, value in plain.items():
+        _check_texts(name, value, limits, name in tensors)
+    arrays = {name: tensor_of(values[name], name, card.channels, limits) for name in tensors if decode and name in values}
+    return {**values, **arrays}
+
+
+def _check_texts(name: str, value: Any, limits: Limits, tensor: bool) -> None:
+    texts = value if isinstance(value, list) else [value]
+    if not tensor and any(isinstance(text, str) and len(text) > limits.text_characters for text in texts):
+        message = f"{name} is longer than {limits.text_characters} characters; shorten it"
+        raise Problem(400, message, param=name, code="limit_exceeded")
+    if any(isinstance(number, float) and not np.isfinite(number) for number in texts):
+        raise Problem(400, f"{name} is not finite; give a number", param=name)
+
+
+def _refused(error: ValidationError, action: str, schema: Mapping[str, Any]) -> Problem:
+    """A validator's finding in a sentence of ours, as its own holds the value."""
+    known = schema.get("properties", {})
+    name = str(error.path[0]) if error.path else None
+    if error.validator == "additionalProperties":
+        return Problem(400, f"there is an argument that {action} does not take; it takes {', '.join(known)}", code="unknown_parameter")
+    if error.validator == "enum":
+        choices: Any = error.validator_value
+        return Problem(400, f"{name} must be one of {', '.join(map(str, choices))}", param=name)
+    if error.validator == "minItems":
+        return Problem(400, f"{name} is empty; give at least one entry", param=name)
+    if error.validator in ("minimum", "maximum"):
+        return Problem(400, f"{name} must be at {'least' if error.validator == 'minimum' else 'most'} {error.validator_value}", param=name)
+    wanted = known.get(name, {}).get("type", "of another kind") if name else "an object"
+    return Problem(400, f"{name or 'the body'} must be {wanted}; /v1/models has its schema", param=name)
+
+
+def png_as_text(png: bytes) -> str:
+    """As it stands in JSON."""
+    return base64.b64encode(png).decode("ascii")

@@ -1,0 +1,109 @@
+"""Pictures that come in: upright, cut in the middle, on white where there is nothing, and never larger than they say."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from serve.limits import Limits, check_action, check_cost, rows_of
+from serve.pictures_in import fitted, is_data_uri, pixels_of, tensor_of, transparent, with_channels
+from serve.problem import Problem
+from tests.serve.models import picture, png, uri
+
+LIMITS = Limits()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_stands_upright(orientation: int) -> None:
+    original = Image.fromarray(np.kron(picture(4), np.ones((16, 24, 1), np.uint8)))
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # how it was turned before it was stored
+    buffer = io.BytesIO()
+    (original if stored is None else original.transpose(Image.Transpose(stored))).save(buffer, "JPEG", quality=95, exif=exif)
+    found = pixels_of(buffer.getvalue(), LIMITS, "image")
+    assert found.shape == (64, 96, 3)
+    assert np.abs(found.astype(int) - np.asarray(original).astype(int)).mean() < 6
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_what_is_transparent_lies_on_white_and_is_told(kind: str) -> None:
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:2, :, 3] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, lossless=True, exact=True)
+    found = pixels_of(buffer.getvalue(), LIMITS, "image")
+    assert with_channels(found, 3)[:2].max() == 0
+    assert with_channels(found, 1)[2:].min() == 255
+    empty = transparent(found)
+    assert empty is not None
+    assert empty.tolist() == [[0] * 4] * 2 + [[1] * 4] * 2
+    assert transparent(picture(4)) is None
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 70), st.integers(1, 70))
+def test_a_picture_is_cut_in_its_middle_to_any_size(rows: int, columns: int, width: int, height: int) -> None:
+    found = fitted(np.full((rows, columns, 3), 90, np.uint8), width, height)
+    assert found.shape == (height, width, 3)
+    assert (found == 90).all()
+
+
+def test_the_middle_is_kept() -> None:
+    wide = np.zeros((8, 24, 1), np.uint8)
+    wide[:, 8:16] = 200
+    assert (fitted(wide, 8, 8) == 200).all()
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
+    for content in (data, b"\x89PNG\r\n\x1a\n" + data, b"\xff\xd8\xff" + data, b"RIFF\x00\x00\x00\x00WEBP" + data):
+        with pytest.raises(Problem) as refused:
+            pixels_of(content, LIMITS, "image")
+        assert refused.value.status == 400
+
+
+def test_lists_of_numbers_and_of_pictures() -> None:
+    assert tensor_of([[1, 2], [3, 4]], "code", 3, LIMITS).dtype == np.float32
+    assert tensor_of([[1, 2], [3, 4]], "codes", 3, LIMITS).dtype == np.int64
+    batch = tensor_of([uri(png(picture(8))), uri(png(picture(8, seed=1)))], "image", 1, LIMITS)
+    assert batch.shape == (2, 1, 8, 8)
+    assert batch.max() == 1
+    assert batch.dtype == np.float32
+    for wrong in ([[1], [2, 3]], [["a"]], [None], [1, "a"], [[]], [float("inf")], [10**400], [[[[[[[1]]]]]]]):
+        with pytest.raises(Problem):
+            tensor_of(wrong, "code", 3, LIMITS)
+    with pytest.raises(Problem, match="numbers"):
+        tensor_of([0.0] * 11, "code", 3, Limits(numbers=10))
+
+
+def test_a_data_uri_is_told_from_words() -> None:
+    assert is_data_uri("data:image/png;base64,AAAA")
+    assert is_data_uri("DATA:image/webp;base64,")
+    assert not any(map(is_data_uri, ("data: a word", "data:image/png,AAAA", "a cat", "")))
+
+
+@pytest.mark.parametrize(("pictures", "steps", "pixels"), [(10**6, 1, 64), (1, 10**9, 64), (1, 1, 99999**2), (64, 1000, 512 * 512)])
+def test_one_limit_over_pictures_steps_and_pixels(pictures: int, steps: int, pixels: int) -> None:
+    with pytest.raises(Problem) as refused:
+        check_cost(LIMITS, pictures=pictures, steps=steps, pixels=pixels)
+    assert refused.value.code == "limit_exceeded"
+    assert check_cost(LIMITS, pictures=10, steps=100, pixels=1024 * 1024) <= LIMITS.cost
+
+
+def test_the_cost_of_an_action_of_any_family() -> None:
+    image = np.zeros((4, 3, 8, 8), np.float32)
+    assert rows_of({"seed": [1, 2, 3], "prompt": ["a", "b", "c"], "steps": 5}) == 3
+    assert rows_of({"image": image, "amount": [0.0] * 9, "direction": np.zeros(32, np.float32)}) == 36
+    assert rows_of({"first": 3, "last": 4}) == 1
+    assert check_action(LIMITS, {"seed": [1, 2], "steps": 10, "passes": 3}, 8) == 2 * 30 * 64
+    for arguments in (
+        {"seed": [1], "steps": 10**9}, {"seed": [1] * 65}, {"seed": [1], "width": 10**6}, {"image": image, "amount": [0.0] * 1001},
+        {"seed": [1] * 64, "steps": 1000, "passes": 100}, {"seed": [1] * 10, "steps": 1000, "width": 4096, "height": 4096},
+    ):  # fmt: skip
+        with pytest.raises(Problem):
+            check_action(LIMITS, arguments, 64)

@@ -1,0 +1,102 @@
+"""Several models in one process: loaded when asked for, put away, renewed without losing a request, and refused where a byte changed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from serve.backend import Unavailable
+from serve.finding import Source
+from serve.shelf import Shelf
+from tests.models.stages import train_stages
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny trained models, each with two checkpoints."""
+    root = tmp_path_factory.mktemp("runs")
+    return {name: next(iter(train_stages(name, root / name).values())).parents[1] for name in ("gan", "rbm")}
+
+
+@pytest.fixture
+def runs(trained: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """Copies that a test may change, of the older checkpoint alone."""
+    for name, folder in trained.items():
+        older, *_ = sorted((folder / "checkpoints").glob("step_*"))
+        shutil.copytree(older, tmp_path / name / "checkpoints" / older.name)
+    return {name: tmp_path / name for name in trained}
+
+
+def goes_on(name: str, trained: dict[str, Path], runs: dict[str, Path]) -> Path:
+    """The run's newer checkpoint arrives."""
+    *_, newer = sorted((trained[name] / "checkpoints").glob("step_*"))
+    return Path(shutil.copytree(newer, runs[name] / "checkpoints" / newer.name))
+
+
+def shelf_of(runs: dict[str, Path], **options: float) -> Shelf:
+    return Shelf(tuple(Source(name, str(folder)) for name, folder in runs.items()), device="cpu", **options)
+
+
+async def test_all_models_are_known_and_answer(runs: dict[str, Path]) -> None:
+    shelf = shelf_of(runs)
+    await shelf.ready()
+    assert {card.name: card.step for card in shelf.models()} == {"gan": 4, "rbm": 4}
+    made = await shelf.run("rbm", "generate", {"seed": [1, 2], "steps": 3})
+    assert len(made.images) == 2
+    with pytest.raises(KeyError):
+        await shelf.run("nothing", "generate", {"seed": [1]})
+
+
+async def test_short_of_memory_the_least_recently_used_goes_and_comes_back(runs: dict[str, Path]) -> None:
+    shelf = shelf_of(runs, memory_gb=1e-9)
+    await shelf.ready()
+    assert list(shelf.runners) == ["rbm"]
+    assert {card.name for card in shelf.models()} == {"gan", "rbm"}
+    await shelf.run("gan", "generate", {"seed": [1]})
+    assert list(shelf.runners) == ["gan"]
+
+
+async def test_a_newer_checkpoint_takes_over_while_requests_run(trained: dict[str, Path], runs: dict[str, Path]) -> None:
+    shelf = shelf_of(runs)
+    await shelf.ready()
+    assert await shelf.refresh() == []
+    running = [asyncio.create_task(shelf.run("rbm", "generate", {"seed": [seed], "steps": 400})) for seed in range(4)]
+    await asyncio.sleep(0.05)
+    goes_on("rbm", trained, runs)
+    assert await shelf.refresh() == ["rbm"]
+    assert {card.name: card.step for card in shelf.models()} == {"gan": 4, "rbm": 8}
+    assert all(len(made.images) == 1 for made in await asyncio.gather(*running))
+
+
+async def test_a_newer_checkpoint_with_a_changed_byte_is_not_taken(trained: dict[str, Path], runs: dict[str, Path]) -> None:
+    shelf = shelf_of(runs)
+    await shelf.ready()
+    weights = goes_on("rbm", trained, runs) / "weights.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-9] ^= 1
+    weights.write_bytes(damaged)
+    assert await shelf.refresh() == []
+    assert {card.name: card.step for card in shelf.models()} == {"gan": 4, "rbm": 4}
+    assert "weights.safetensors is damaged" in shelf.problems["rbm"]
+    assert (await shelf.run("rbm", "generate", {"seed": [1], "steps": 3})).images
+
+
+async def test_a_model_that_cannot_be_opened_keeps_no_other_from_being_served(runs: dict[str, Path]) -> None:
+    (weights,) = runs["gan"].glob("checkpoints/*/weights.safetensors")
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    shelf = shelf_of(runs)
+    await shelf.ready()
+    assert [card.name for card in shelf.models()] == ["rbm"]
+    assert list(shelf.problems) == ["gan"]
+    with pytest.raises(Unavailable):
+        await shelf.run("gan", "generate", {"seed": [1]})
