@@ -19,20 +19,21 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+    """SplitMix64's finaliser; x is overwritten, as memory is what this waits for."""
+    x.bitwise_xor_(_shift(x, 30)).mul_(_MIX_1)
+    x.bitwise_xor_(_shift(x, 27)).mul_(_MIX_2)
+    return x.bitwise_xor_(_shift(x, 31))
 
 
 def bits(position: Tensor, shape: tuple[int, ...], *, seed: int, stream: str) -> Tensor:
     """64 random bits an element. position (B,) int64 -> (B, *shape) int64; `stream` names the use, so that two uses never share bits."""
     key = torch.tensor([seed * 1_000_003 + zlib.crc32(stream.encode())], dtype=torch.int64, device=position.device)
     row = _mix(_mix(key) ^ (position * _GOLDEN))
-    element = torch.arange(1, math.prod(shape) + 1, dtype=torch.int64, device=position.device) * _GOLDEN
+    element = torch.arange(1, math.prod(shape) + 1, dtype=torch.int64, device=position.device).mul_(_GOLDEN)
     return _mix(row[:, None] + element).view(-1, *shape)
 
 
