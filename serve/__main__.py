@@ -82,10 +82,12 @@ def run(port: int, served: tuple[Source, ...], replicas: Replicas, options: Serv
 
     from serve.app import build_app
     from serve.deployment import models
+    from serve.observability import log_as_json
 
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     serve.start(http_options={"location": "NoServer"}, logging_config=quiet)
     handle = serve.run(models(served, replicas), name=APPLICATION, route_prefix=None, logging_config=quiet)
+    log_as_json()
     backend = RayBackend(handle)
     app = build_app(backend, options)
     server = uvicorn.Server(uvicorn.Config(app, host=options.host, port=port, log_level="error", access_log=False, timeout_graceful_shutdown=30))
