@@ -35,7 +35,9 @@ export class Create {
     form.addEventListener("input", () => this.draft());
     form.addEventListener("change", () => this.draft());
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !byId("create").hidden) this.submit();
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || byId("create").hidden || byId("viewer").open) return;
+      event.preventDefault(); // a field would submit the form once more
+      this.submit();
     });
     const take = guarded(([file]) => file && this.take(file));
     byId("source-pick").addEventListener("click", async () => take(await pickPictures()));
@@ -99,7 +101,9 @@ export class Create {
   }
 
   async paint() {
-    if (this.source && this.mode.value) await this.painter.open(this.source, ...this.frame, this.mode.value);
+    if (!this.source || !this.mode.value) return;
+    this.opening = this.painter.open(this.source, ...this.frame, this.mode.value);
+    await this.opening;
   }
 
   /** Starts from a file; one that says how it was made can also be made again. */
@@ -187,6 +191,7 @@ export class Create {
   });
 
   async edit(settings) {
+    await this.opening;
     const mask = await this.painter.mask();
     const more = { mode: mask ? "inpaint" : settings.mode, ...(settings.strength !== undefined && { strength: settings.strength }) };
     const pairs = Object.entries({ ...spoken(settings), ...more }).map(([name, value]) => [name, String(value)]);

@@ -51,7 +51,13 @@ export function notify(sentence, { bad = false, action = null, seconds = bad ? 1
   const close = () => notice.remove();
   if (action) notice.append(element("button", { type: "button", on: { click: () => (close(), action[1]()) } }, action[0]));
   notice.append(button("Dismiss", "close", close, { quiet: true }));
-  byId("notices").append(notice);
+  const notices = byId("notices");
+  const dialog = document.querySelector("dialog[open]"); // what lies outside an open one cannot be pressed
+  if (dialog && notices.parentElement !== dialog) {
+    dialog.append(notices);
+    dialog.addEventListener("close", () => document.body.append(notices), { once: true });
+  }
+  notices.append(notice);
   setTimeout(close, seconds * 1000);
 }
 

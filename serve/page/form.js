@@ -65,6 +65,7 @@ export class Segments {
 
   /** `options` are [value, label]; the value before stays where it can. */
   offer(options) {
+    if ([...this.root.children].map((one) => one.dataset.value).join() === options.map(([value]) => value).join()) return; // focus stays
     const kept = options.some(([value]) => value === this.value) ? this.value : options[0]?.[0];
     this.root.replaceChildren(
       ...options.map(([value, label]) =>

@@ -92,16 +92,17 @@ export class Latent {
   }
 
   /** Draws the code; while one is being drawn, only the newest waits. */
-  async decode() {
+  decode() {
     this.stale = true;
-    if (this.busy) return;
-    this.busy = true;
+    this.pending ??= this.decoded().finally(() => (this.pending = null));
+  }
+
+  async decoded() {
     while (this.stale) {
       this.stale = false;
       const made = await guarded(() => this.app.api.action(this.card.id, "decode", { code: [this.code] }))();
       if (made) this.show(made[0]);
     }
-    this.busy = false;
   }
 
   async embed(file) {
@@ -127,7 +128,12 @@ export class Latent {
     await this.travel();
   }
 
-  travel = guarded(async () => {
+  travel() {
+    this.pending = this.travelled().finally(() => (this.pending = null));
+    return this.pending;
+  }
+
+  travelled = guarded(async () => {
     this.frames = await this.app.api.action(this.card.id, "interpolate", { first: Number(this.first.value), last: Number(this.last.value), steps: FRAMES });
     const jump = (at) => ((this.place.value = (100 * at) / (FRAMES - 1)), this.pass());
     this.strip.replaceChildren(...this.frames.map((blob, at) => at % 3 ? null : element("button", { type: "button", aria: { label: `${Math.round((100 * at) / (FRAMES - 1))}% of the way` }, on: { click: () => jump(at) } },
@@ -141,6 +147,7 @@ export class Latent {
 
   /** Puts the picture into the gallery. */
   async keep() {
+    await this.pending;
     const { width, height } = await decoded(this.blob);
     await this.app.store.keep({ id: `latent-${crypto.randomUUID()}`, created: Date.now(), blob: this.blob, width, height, model: this.card.id, seed: null, settings: { model: this.card.id, mode: "latent space" }, favourite: false });
   }

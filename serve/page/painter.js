@@ -47,13 +47,14 @@ export class Painter {
 
   /** Shows a picture, filling a frame of so many pixels. What was painted stays where the frame does. */
   async open(blob, width, height, mode) {
-    this.bitmap = await decoded(blob);
-    Object.assign(this, { width, height, mode, at: { x: width / 2, y: height / 2 }, offset: { x: 0.5, y: 0.5 } });
-    this.zoom = Math.max(1, Math.ceil(SHOWN / Math.max(width, height)));
-    if (this.hole.width !== width || this.hole.height !== height || this.painted !== blob) {
+    const same = this.painted === blob && this.width === width && this.height === height;
+    Object.assign(this, { width, height, mode, painted: blob, zoom: Math.max(1, Math.ceil(SHOWN / Math.max(width, height))) });
+    if (!same) {
       Object.assign(this.hole, { width, height });
-      this.past = [];
-      this.painted = blob;
+      Object.assign(this, { past: [], bitmap: null, at: { x: width / 2, y: height / 2 }, offset: { x: 0.5, y: 0.5 } });
+      const bitmap = await decoded(blob);
+      if (this.painted !== blob) return; // another one was opened meanwhile
+      this.bitmap = bitmap;
     }
     Object.assign(this.canvas, { width: width * this.zoom, height: height * this.zoom });
     this.brush.hidden = this.tools.hidden = mode !== "inpaint";
@@ -74,6 +75,7 @@ export class Painter {
   }
 
   draw() {
+    if (!this.bitmap) return;
     const pen = this.canvas.getContext("2d");
     const ink = getComputedStyle(this.canvas).getPropertyValue("--accent");
     pen.setTransform(this.zoom, 0, 0, this.zoom, 0, 0);

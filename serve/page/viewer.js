@@ -31,7 +31,7 @@ export class Viewer {
     if (!this.picture || this.picture.gone) return this.dialog.close();
     const at = this.among.indexOf(id);
     const side = (step, name, label) => Object.assign(button(label, name, () => this.step(step), { quiet: true, className: `square ${name}` }), { disabled: !this.among[at + step] });
-    this.dialog.replaceChildren(
+    byId("viewed").replaceChildren(
       element("div", { className: "lightbox" }, image(this.picture, { loading: "eager" }), side(-1, "left", "Previous picture"), side(1, "right", "Next picture")),
       element("div", { className: "facts" }, element("div", { className: "row end" }, this.star(), button("Close", "close", () => this.dialog.close(), { quiet: true, className: "square plain" })),
         this.facts(), element("div", { className: "actions" }, ...this.actions())),

@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,8 +20,26 @@ _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-pipe",
 )  # fmt: skip
+_START = """
+import fcntl, os, sys
+for number, given in ((3, sys.argv[1]), (4, sys.argv[2])):
+    os.dup2(fcntl.fcntl(int(given), fcntl.F_DUPFD, 10 + number), number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Starts a program with the two ends of pipes where Chromium expects them."""
 _KEYS = {"Enter": 13, "Escape": 27, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Delete": 46}
 _CONTROL = 2
+_PLACE = """(selector, text) => {
+  const found = [...document.querySelectorAll(selector)].find((one) => one.checkVisibility() && !one.disabled && one.textContent.includes(text));
+  found?.scrollIntoView({ block: "center", behavior: "instant" });
+  const place = found?.getBoundingClientRect();
+  return place && [place.left, place.top, place.width, place.height];
+}"""
+_CHOOSE = """(select, value) => {
+  if (![...select.options].some((one) => one.value === value)) return false;
+  select.value = value;
+  return select.dispatchEvent(new Event("change", { bubbles: true }));
+}"""
 
 
 class Chromium:
@@ -30,7 +49,7 @@ class Chromium:
         self.profile = tempfile.mkdtemp(prefix="chromium-")
         commands, self.input = os.pipe()
         self.output, answers = os.pipe()
-        command = ["sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh", str(BINARY), *_FLAGS, f"--user-data-dir={self.profile}"]
+        command = [sys.executable, "-c", _START, str(commands), str(answers), str(BINARY), *_FLAGS, f"--user-data-dir={self.profile}"]
         quiet = subprocess.DEVNULL
         self.process = subprocess.Popen(command, pass_fds=(commands, answers), stdout=quiet, stderr=quiet)
         os.close(commands)
@@ -134,7 +153,7 @@ class Page:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                if value := self.script(code):
+                if value := self.script(f"Promise.resolve({code}).then((value) => (value instanceof Node ? true : value))"):
                     return value
             except RuntimeError:  # the page is being left
                 pass
@@ -147,25 +166,19 @@ class Page:
 
     def drag(self, selector: str, places: list[tuple[float, float]], text: str = "") -> None:
         """Presses the mouse at the first place, moves to the others and lets go; places are shares of the element's width and height."""
-        found = f"""[...document.querySelectorAll({json.dumps(selector)})].find((one) => one.checkVisibility() && one.textContent.includes({json.dumps(text)}))"""
-        self.until(f"Boolean({found})")
-        left, top, width, height = self.script(
-            f"(() => {{ const one = {found}; one.scrollIntoView({{block: 'center', behavior: 'instant'}}); const r = one.getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; }})()"
-        )
+        left, top, width, height = self.until(f"({_PLACE})({json.dumps(selector)}, {json.dumps(text)})")
         points = [(left + x * width, top + y * height) for x, y in places]
         for kind, (x, y) in [("mousePressed", points[0]), *(("mouseMoved", point) for point in points[1:]), ("mouseReleased", points[-1])]:
-            self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=kind != "mouseReleased", clickCount=1)
+            self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=int(kind != "mouseReleased"), clickCount=1)
 
     def write(self, selector: str, text: str) -> None:
         """Puts text into a field in place of what is there, as a paste does."""
-        self.script(f"(() => {{ const one = document.querySelector({json.dumps(selector)}); one.focus(); one.select(); }})()")
+        self.script(f"((one) => (one.focus(), one.select()))(document.querySelector({json.dumps(selector)}))")
         self.do("Input.insertText", text=text)
 
     def choose(self, selector: str, value: str) -> None:
         """Picks an option of a <select>."""
-        self.script(
-            f"(() => {{ const one = document.querySelector({json.dumps(selector)}); one.value = {json.dumps(value)}; one.dispatchEvent(new Event('change', {{bubbles: true}})); }})()"
-        )
+        self.until(f"({_CHOOSE})(document.querySelector({json.dumps(selector)}), {json.dumps(value)})")
 
     def key(self, name: str, *, control: bool = False) -> None:
         """Presses a key."""
