@@ -399,7 +399,8 @@ def test_every_view_fits_narrow_and_wide_and_can_be_read(page: Page, served: str
             assert len(np.unique(np.asarray(Image.open(io.BytesIO((tmp_path / f"{view}.png").read_bytes())).convert("L")))) > 20
             assert nameless(page) == []
     colours = page.script(
-        "['--paper', '--sheet', '--ink', '--soft', '--accent', '--bad'].map((one) => getComputedStyle(document.documentElement).getPropertyValue(one))"
+        "['--paper', '--sheet', '--ink', '--soft', '--accent', '--bad']"
+        ".map((one) => getComputedStyle(document.documentElement).getPropertyValue(one))"
     )
     paper, sheet, *inks = (luminance(one) for one in colours)
     assert (paper < 0.1) == (theme == "dark")
