@@ -68,7 +68,9 @@ export class Classify {
   result(one) {
     const shown = element("img", { src: one.url, alt: one.answer ? `Most likely ${one.answer[0].label}` : "A picture", on: { load: () => shown.classList.toggle("pixels", isSmall({ width: shown.naturalWidth, height: shown.naturalHeight })) } });
     const rows = (one.answer ?? []).slice(0, SHOWN).map(({ label, score }) => {
-      const bar = element("meter", { min: 0, max: 1, value: score, aria: { label } });
+      const filled = element("i");
+      filled.style.width = `${100 * score}%`;
+      const bar = element("div", { className: "meter", role: "meter", aria: { label, valuemin: 0, valuemax: 1, valuenow: score } }, filled);
       return element("li", {}, element("span", {}, label), bar, element("span", { className: "share" }, `${(100 * score).toFixed(score < 0.1 ? 1 : 0)}%`));
     });
     const away = button("Put away", "close", () => ((this.pictures = this.pictures.filter((other) => other !== one)), this.draw()), { quiet: true, className: "plain square" });

@@ -279,7 +279,9 @@ def test_own_labels_get_the_shares_that_the_api_gives(page: Page, served: str, t
     page.click("#classify-pick")
     page.give_files(path)
     page.until("document.querySelectorAll('.guess li').length === 3")
-    seen = page.script("[...document.querySelectorAll('.guess li')].map((one) => [one.firstChild.textContent, one.querySelector('meter').value])")
+    seen = page.script(
+        "[...document.querySelectorAll('.guess li')].map((one) => [one.firstChild.textContent, Number(one.querySelector('.meter').ariaValueNow)])"
+    )
     labels = ["a house", "a boat", "a tree"]
     answer = post(served, "/v1/classifications", model="clip_tiny", image=[uri(path.read_bytes())], labels=labels)["data"][0]["labels"]
     assert [label for label, _ in seen] == [one["label"] for one in answer]
@@ -398,10 +400,8 @@ def test_every_view_fits_narrow_and_wide_and_can_be_read(page: Page, served: str
             page.screenshot(tmp_path / f"{view}.png")
             assert len(np.unique(np.asarray(Image.open(io.BytesIO((tmp_path / f"{view}.png").read_bytes())).convert("L")))) > 20
             assert nameless(page) == []
-    colours = page.script(
-        "['--paper', '--sheet', '--ink', '--soft', '--accent', '--bad']"
-        ".map((one) => getComputedStyle(document.documentElement).getPropertyValue(one))"
-    )
+    names = json.dumps(["--paper", "--sheet", "--ink", "--soft", "--accent", "--bad"])
+    colours = page.script(f"{names}.map((one) => getComputedStyle(document.documentElement).getPropertyValue(one))")
     paper, sheet, *inks = (luminance(one) for one in colours)
     assert (paper < 0.1) == (theme == "dark")
     for ink in inks:
