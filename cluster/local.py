@@ -113,6 +113,7 @@ def environment(folder: Path) -> Iterator[None]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of its own, on every system: only then does Ray stay on 127.0.0.1
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # there is no other node to move to
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this node away
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": os.environ.get("RAY_TRAIN_ENABLE_STATE_TRACKING", "0"),  # nobody looks: it costs a process
         "PATH": first_in("PATH", Path(sys.executable).parent),  # a job's `python` is this one
         "PYTHONPATH": first_in("PYTHONPATH", Path(__file__).parents[1]),  # workers import this code
     }  # fmt: skip

@@ -128,6 +128,7 @@ def fit_on_ray(work: Work, *, workers: tuple[int, int], each: dict[str, float], 
     (run / ".token").write_text(work.token)
     snapshot = run / "checkpoint_manager_snapshot.json"  # Ray's own list of checkpoints, which a kill leaves behind; the engine's folder is the truth
     snapshot.unlink(missing_ok=True)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # a cluster's dashboard knows of the run
     trainer = TorchTrainer(
         worker.work,
         train_loop_config={"work": work},

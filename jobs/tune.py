@@ -33,7 +33,6 @@ TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads Ray Tune's own books: the trials' folders say where the search stands
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials' own folders say all that Ray's CSV and JSON files would
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train page
 }
 
 
