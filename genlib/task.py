@@ -162,7 +162,8 @@ class Task(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the first weight lives."""
-        return next(iter(self.parameters()), torch.empty(0)).device
+        first = next(self.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
 
 def weighted_mean(values: Tensor, batch: Batch) -> Tensor:
@@ -173,13 +174,27 @@ def weighted_mean(values: Tensor, batch: Batch) -> Tensor:
     return values if values.dim() == 0 else (values * batch["weight"]).mean()
 
 
+class _LearningRule(torch.autograd.Function):
+    """(count, count parameters, as many gradients) -> 0."""
+
+    @staticmethod
+    def forward(ctx, count: int, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors[count:])
+        return tensors[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        gradients = ctx.saved_tensors
+        return None, *(gradient * grads[0] for gradient in gradients), *(None for _ in gradients)
+
+
 def learning_rule(*updates: tuple[nn.Parameter, Tensor]) -> Tensor:
     """A scalar whose gradient with respect to each parameter is exactly the tensor beside it, so that a textbook rule can be an optimizer's gradient.
 
     `learning_rule((W, -delta_W), (b, -delta_b))`: plain SGD with learning rate r then adds r * delta. Data-parallel like any loss.
     """
-    terms = [(parameter * gradient.detach()).sum() for parameter, gradient in updates]
-    return torch.stack(terms).sum()
+    parameters, gradients = zip(*updates, strict=True)
+    return _LearningRule.apply(len(updates), *parameters, *gradients)  # type: ignore[return-value]
 
 
 def freeze(upstream: Mapping[str, Task]) -> None:

@@ -19,6 +19,8 @@ from genlib.types import Batch, Metrics, Step
 
 def mean_metrics(micro: Sequence[Metrics]) -> Metrics:
     """Mean of each value over the micro-batches."""
+    if len(micro) == 1:
+        return micro[0]
     return {name: torch.stack([m[name] for m in micro]).mean() for name in micro[0]}
 
 
@@ -52,15 +54,17 @@ class SingleDevice:
     def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
         self.players.turn_to(phase.player)
         door, optimizer, optim = self.doors[phase.player], self.optimizers[phase.player], optim_of(self.config, phase.player)
-        optimizer.zero_grad(set_to_none=True)
+        weights = self.players.weights[phase.player].values()
+        for weight in weights:
+            weight.grad = None
         metrics = []
         for i, batch in enumerate(micro_batches):
             last = i + 1 == len(micro_batches)
             with nullcontext() if last else self.without_sync(door):
                 loss, values = door(phase.name, batch, step)
-                (loss / len(micro_batches)).backward()
+                (loss / len(micro_batches) if len(micro_batches) > 1 else loss).backward()
             metrics.append(values)
-        norm = clip_gradients(self.players.weights[phase.player].values(), optim.clip_norm).item()
+        norm = clip_gradients(weights, optim.clip_norm).item()
         applied = norm == norm and norm != float("inf")
         if applied:
             set_learning_rate(optimizer, learning_rate(optim, step.index, step.total))

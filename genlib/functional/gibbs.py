@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genlib import random
 from genlib.functional import watching
+from genlib.products import linear, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ class Draw:
         """1 with these chances (B, N) in [0, 1], else 0; in their type."""
         count = chance.shape[1]
         words = random.bits(self.position, (-(-count // 2),), seed=self.seed, stream=self.stream + name)
-        halves = words.view(torch.int32)[:, :count] >> 8  # two numbers of 24 bits a word, from -2**23 up, which float32 holds exactly
-        return (halves.to(chance.dtype) < chance.mul(2.0**24).sub_(2.0**23)).to(chance.dtype)
+        halves = words.view(torch.int32)[:, :count].bitwise_right_shift_(8)  # two numbers of 24 bits a word, which float32 holds exactly
+        return halves.to(chance.dtype).mul_(2.0**-24).add_(0.5).lt_(chance)  # in place: booleans would cost more than all before
 
     def normal(self, like: Tensor, name: str) -> Tensor:
         """Standard normal noise of that shape (B, N) and type."""
@@ -106,11 +107,12 @@ class Machine:
 
     def hidden_input(self, v: Tensor) -> Tensor:
         """(B, D) -> (B, H)."""
-        return torch.addmm(self.hidden, v, self.weight)
+        return linear(v, self.weight.T, self.hidden)
 
     def visible_input(self, h: Tensor) -> Tensor:
         """(B, H) -> (B, D)."""
-        return torch.addmm(self.visible, h, self.weight.T)
+        own = self.visible.dim() > 1
+        return product(h, self.weight.T).add_(self.visible) if own else linear(h, self.weight, self.visible)
 
     def hidden_chance(self, v: Tensor) -> Tensor:
         """p(h = 1 | v) of each hidden unit: (B, D) -> (B, H)."""
@@ -163,9 +165,9 @@ def contrast(data: tuple[Tensor, Tensor, Tensor], model: tuple[Tensor, Tensor, T
     Each side is v (B, D), p(h = 1 | v) (B, H) and the share of each row in the mean (B,); exact where the model's rows are its own.
     """
     (v, h, share), (model_v, model_h, model_share) = data, model
-    h, model_h = h * share[:, None], model_h * model_share[:, None]
-    weight = (model_v.T @ model_h).addmm_(v.T, h, alpha=-1)
-    return Gradient(weight, model_share @ model_v - share @ v, model_h.sum(0) - h.sum(0))
+    states, signed = torch.cat([model_v, v]), torch.cat([model_share, -share])
+    chances = torch.cat([model_h, h]) * signed[:, None]
+    return Gradient(product(chances.T, states).T, signed @ states, chances.sum(0))
 
 
 def pseudo_likelihood(machine: Machine, v: Tensor, index: Tensor, given: Tensor | None = None) -> Tensor:
@@ -177,8 +179,7 @@ def pseudo_likelihood(machine: Machine, v: Tensor, index: Tensor, given: Tensor 
     w, chosen = machine.weight[index], v.gather(1, index)
     without = torch.addcmul((machine.hidden_input(v) if given is None else given)[:, None], chosen[:, :, None], w, value=-1)
     logit = machine.visible[index] + (F.softplus(without + w) - F.softplus(without)).sum(2)
-    wrong = F.binary_cross_entropy_with_logits(logit, chosen, reduction="none")
-    return -wrong.mean(1) * v.shape[1]
+    return (chosen * logit - F.softplus(logit)).mean(1) * v.shape[1]
 
 
 def score_matching(machine: Machine, v: Tensor) -> Tensor:

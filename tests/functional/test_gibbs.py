@@ -111,7 +111,7 @@ def test_more_gibbs_steps_are_nearer_to_the_exact_gradient(seed: int) -> None:
     m, data = machine(8, 5, seed=seed, scale=1.5), all_states(8)[[3, 9, 60, 21, 200, 170]]
     many = data.repeat(5000, 1)
     cosines = []
-    for steps in (1, 5, 25):
+    for steps in (1, 2, 25):
         v, h = gibbs.gibbs(m, m.hidden_chance(many), steps, Draw(torch.arange(len(many)), seed))
         ours = ascent(m, data, (v, h, torch.full((len(v),), 1 / len(v), dtype=v.dtype)))
         cosines.append(F.cosine_similarity(ours, exact_gradient(m, data), dim=0).item())

@@ -97,7 +97,7 @@ class ContrastiveTask(MachineTask):
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         net = self.net
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # coins of rounded chances are others
+        with torch.no_grad(), torch.autocast(net.weight.device.type, enabled=False):  # coins of rounded chances are others
             gradient, values = self.rule(batch, step)
         return learning_rule((net.weight, gradient.weight), (net.visible, gradient.visible), (net.hidden, gradient.hidden)), values
 
@@ -116,19 +116,21 @@ class ContrastiveTask(MachineTask):
 
     def fantasies(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's chains, and the share of each in a mean over ranks."""
-        v, h = self.net.chain_visible[self.slots()], self.net.chain_hidden[self.slots()]
+        mine = self.slots()
+        v, h = self.net.chain_visible[mine], self.net.chain_hidden[mine]
         return v, h, like.new_full((len(v),), distributed.world_size() / self.config.chains)
 
     def after_step(self, step: Step) -> None:
         """Moves the persistent chains, each rank its own, under the weights as they now are."""
-        net, chains = self.net, self.config.chains
+        net, chains, mine, world = self.net, self.config.chains, self.slots(), distributed.world_size()
         if not chains:
             return
-        slot = torch.arange(chains, device=self.device)[self.slots()]
-        draw = Draw(step.index * chains + slot, step.seed, "chain ")
-        moved = gibbs.gibbs(self.machine(), net.chain_hidden[self.slots()], self.config.gibbs_steps, draw)
+        slots = torch.arange(step.index * chains + mine.start, step.index * chains + mine.stop, device=net.weight.device)
+        draw = Draw(slots, step.seed, "chain ")
+        moved = gibbs.gibbs(self.machine(), net.chain_hidden[mine], self.config.gibbs_steps, draw)
         for buffer, values in zip((net.chain_visible, net.chain_hidden), moved, strict=True):
-            padded = F.pad(values, (0, 0, 0, -(-chains // distributed.world_size()) - len(values)))
+            missing = -(-chains // world) - len(values)
+            padded = F.pad(values, (0, 0, 0, missing)) if missing else values
             buffer.copy_(distributed.all_gather(padded)[:chains])
 
     def evaluate(self, batch: Batch) -> Metrics:
@@ -166,8 +168,8 @@ class RBM(ContrastiveTask):
     def misfit(self, machine: Machine, v: Tensor, draw: Draw, count: int, given: Tensor | None = None) -> Tensor:
         """-log pseudo-likelihood, nats."""
         size, count = v.shape[1], min(count, v.shape[1])
-        number = draw.position[:, None] * count + torch.arange(count, device=v.device)
-        return -gibbs.pseudo_likelihood(machine, v, number * _STRIDE % size, given)
+        number = (draw.position * (count * _STRIDE))[:, None] + torch.arange(0, count * _STRIDE, _STRIDE, device=v.device)
+        return -gibbs.pseudo_likelihood(machine, v, number % size, given)
 
     def measure(self, x: Tensor) -> None:
         """Sets `base` by samples (N, D), with a pseudo-count of one for each value. ValueError where a number is not in [0, 1]."""
