@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -28,7 +29,9 @@ _KINDS = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
     ".json": "application/json", ".png": "image/png", ".webmanifest": "application/manifest+json", ".woff2": "font/woff2",
 }  # fmt: skip
-PROBES = ("/healthz", "/readyz")
+_OURS: Any = {"tracing": False, "metrics": False, "logs": False}
+"""Of FastAPI's own telemetry nothing: `serve.observability` says what is said, and no value of a request is in it."""
+PROBES = ("/health", "/healthz", "/readyz")
 """Open without a key: what a cluster asks of every process."""
 
 
@@ -45,14 +48,14 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     front = Front(backend, options, metrics, Jobs(backend, metrics, options))
     app = FastAPI(
         title="genlib", version="1", description="Trained models: pictures, vectors, and every action they have.",
-        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan,
+        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan, telemetry=_OURS,
     )  # fmt: skip
     app.state.front = front
     for routes in (images, edits, vectors, actions, jobs, about):
         app.router.routes.extend(routes.ROUTER.routes)  # one flat list, which is what the gate's tests go over
     pages = page_files()
     for path, file in pages.items():
-        app.add_api_route(path, _page(file), methods=["GET"], include_in_schema=False)
+        app.add_api_route(path, _page(file), methods=["GET", "HEAD"], include_in_schema=False)
     app.add_middleware(Guard, options=options, metrics=metrics, open_paths=(*PROBES, *pages))
     if options.cors_origins:
         told = ["x-request-id", "retry-after", "location", "server-timing", "x-seed"]

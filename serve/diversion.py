@@ -25,6 +25,14 @@ def divert(task: Task, merger: Merger) -> bool:
     return bool(networks)
 
 
+def restore(module: nn.Module) -> None:
+    """Undoes `divert`: what is diverted is part of a cycle, whose memory would go back only when Python looks for such."""
+    for name in ("forward", "encode_texts", "pictures"):
+        vars(module).pop(name, None)
+    for child in module.children():
+        restore(child)
+
+
 def denoisers(module: nn.Module) -> Iterator[nn.Module]:
     """The outermost networks in it that are told a time beside x: `forward` takes (x, time, ...), every tensor with a row for each sample."""
     names = list(inspect.signature(module.forward).parameters)

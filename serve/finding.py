@@ -20,12 +20,14 @@ class Source:
     folder: str
     """A run's or a stage's, of which the newest whole checkpoint is served, or a checkpoint's own."""
 
-    def newest(self) -> Path | None:
-        """The newest checkpoint there, not yet verified; None where there is none."""
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints there, newest first, not yet verified."""
         folder = Path(self.folder)
-        if (folder / "manifest.json").is_file():
-            return folder
-        return next(iter(checkpoint.checkpoints(folder / "checkpoints")), None)
+        return [folder] if (folder / "manifest.json").is_file() else checkpoint.checkpoints(folder / "checkpoints")
+
+    def newest(self) -> Path | None:
+        """The newest of them; None where there is none."""
+        return next(iter(self.checkpoints()), None)
 
 
 def sources(given: Sequence[str], runs: Path) -> tuple[Source, ...]:

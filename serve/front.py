@@ -20,10 +20,13 @@ from serve.job import ENDED, Job, job_id
 from serve.jobs import Jobs
 from serve.observability import Metrics, current
 from serve.options import ServeOptions
-from serve.problem import Problem, as_problem
+from serve.problem import Problem, as_problem, busy, no_model
 from serve.running import News, news_of, run
 from serve.streams import Event, event_stream
 from serve.work import Work, png_as_text
+
+_OPEN_SECONDS = 30
+"""After which a model that could not be opened may be asked for again."""
 
 
 @dataclass(slots=True)
@@ -48,14 +51,23 @@ class Front:
         """
         cards = self.backend.models()
         able = [card for card in cards if any(action in card.actions for action in actions) and (card.image_size or not pictures)]
+        if name is None and not able:
+            raise no_model(f"no model that is served does {what}", "model")
         if name is not None:
+            self.named(name)
             able = [card for card in able if card.name == name]
-            if not able and any(card.name == name for card in cards):
+            if not able:
                 raise Problem(404, f"this model does not do {what}; /v1/models lists what each one does", param="model", code="model_not_found")
-        if not able:
-            known = "there is no model of that name" if name is not None else f"no model that is served does {what}"
-            raise Problem(404, f"{known}; /v1/models lists all", param="model", code="model_not_found")
         return min(able, key=best)
+
+    def named(self, name: str) -> ModelCard:
+        """The model of that name. Problem 404 where there is none, 503 where there is one that cannot be opened now."""
+        for card in self.backend.models():
+            if card.name == name:
+                return card
+        if name in getattr(self.backend, "problems", {}):
+            raise busy(503, "this model cannot be opened now; /readyz says why", _OPEN_SECONDS, "unavailable")
+        raise no_model("there is no model of that name", "model")
 
 
 def of(request: Request) -> Front:

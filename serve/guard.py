@@ -6,6 +6,7 @@ All is refused that is not allowed: a path that is not in `open_paths` needs the
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import json
@@ -16,24 +17,25 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.connected import Connected, Gone
 from serve.observability import Exchange, Metrics, log, opened
 from serve.options import ServeOptions, is_loopback
 from serve.problem import Problem, as_problem, busy
 
 LOG = logging.getLogger("serve.guard")
+_HOST_CHARACTERS = 512
+"""More than any name and port have; what is longer is no name of ours."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
-    "frame-ancestors 'none'; form-action 'none'",
-}
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'",
+    ),
+)
 """Of every answer: what a browser may do with it."""
-
-
-class _Gone(Exception):
-    """The client has gone away; 499 is what others log for that."""
 
 
 class Guard:
@@ -59,7 +61,7 @@ class Guard:
         self.metrics.open.inc()
         try:
             await self.admitted(scope, headers, receive, answer)
-        except (_Gone, asyncio.CancelledError) as error:
+        except (Gone, asyncio.CancelledError) as error:
             answer.exchange.status = answer.exchange.status or 499
             self.metrics.cancelled.labels("request").inc()
             if isinstance(error, asyncio.CancelledError):
@@ -97,23 +99,18 @@ class Guard:
         body = b""
         try:
             body = await self.body(headers, receive)
-            await self.while_connected(scope, body, receive, answer.send)
+            await Connected(body, receive, lambda: answer.over).run(lambda read: self.app(scope, read, answer.send))
         finally:
             self.at_once -= 1
             self.held_bytes -= len(body)
 
     def check_host(self, headers: Mapping[str, str]) -> None:
         """Without a key, no name that others chose for this address: a page of theirs would count as ours (DNS rebinding)."""
-        host = (urlsplit(f"//{headers.get('host', '')}").hostname or "") if self.valid_host(headers) else ""
-        if not self.digests and not is_loopback(host) and host not in (self.options.host, *self.options.hosts):
+        if self.digests:
+            return
+        host, ours = host_of(headers.get("host", "")[:_HOST_CHARACTERS])
+        if not ours and host not in (self.options.host, *self.options.hosts):
             raise Problem(403, "this server is not known under that name; use 127.0.0.1, or name it in `hosts`", code="unknown_host")
-
-    def valid_host(self, headers: Mapping[str, str]) -> bool:
-        """Whether the header can be taken apart."""
-        try:
-            return bool(urlsplit(f"//{headers.get('host', '')}").hostname)
-        except ValueError:
-            return False
 
     def check_key(self, headers: Mapping[str, str]) -> None:
         """Compares in constant time, and the digests of keys, so that not even their lengths show."""
@@ -157,7 +154,7 @@ class Guard:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _Gone
+                        raise Gone
                     chunk = message.get("body", b"")
                     size += len(chunk)
                     self.hold(len(chunk))
@@ -179,48 +176,33 @@ class Guard:
         if self.held_bytes > self.options.limits.bodies_bytes:
             raise busy(503, "the bodies of other requests fill the room there is; try again", 1, "overloaded")
 
-    async def while_connected(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Runs the routes, and stops them once the client has gone."""
-        gone, unread = asyncio.Event(), True
 
-        async def replay() -> Message:
-            nonlocal unread
-            if unread:
-                unread = False
-                return {"type": "http.request", "body": body, "more_body": False}
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            gone.set()
-
-        work, watcher = asyncio.ensure_future(self.app(scope, replay, send)), asyncio.ensure_future(watch())
-        try:
-            await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise _Gone
-            work.result()
-        finally:
-            work.cancel()
-            watcher.cancel()
-            await asyncio.wait({work, watcher})
+@functools.lru_cache(1024)
+def host_of(header: str) -> tuple[str, bool]:
+    """The name in a Host header, without its port, and whether only this machine can be reached by it; no name where it cannot be taken apart."""
+    try:
+        host = urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        host = ""
+    return host, is_loopback(host)
 
 
 class Answer:
     """The way back to the client, which puts on every response what all have in common."""
 
     def __init__(self, send: Send, exchange: Exchange) -> None:
-        self._send, self.exchange = send, exchange
+        self._send, self.exchange, self.over = send, exchange, False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.exchange.status = message["status"]
-            ours = {**_HEADERS, "x-request-id": self.exchange.request_id, "traceparent": self.exchange.traceparent}
-            present = {name.lower() for name, _ in message.get("headers", ())}
-            added = [(name.encode(), value.encode()) for name, value in ours.items() if name.encode() not in present]
-            message = {**message, "headers": [*message.get("headers", ()), *added]}
+            given = list(message.get("headers", ()))
+            names = {name.lower() for name, _ in given}
+            ours = (b"x-request-id", self.exchange.request_id.encode()), (b"traceparent", self.exchange.traceparent.encode())
+            message = {**message, "headers": given + [header for header in (*_HEADERS, *ours) if header[0] not in names]}
+        else:
+            self.over = not message.get("more_body", False)
+            message = {**message, "body": b""} if self.exchange.method == "HEAD" else message
         await self._send(message)
 
     async def problem(self, problem: Problem) -> None:
@@ -240,6 +222,9 @@ def _too_large(limit: int) -> Problem:
     return Problem(413, f"the body is larger than {limit:,} bytes, which is the limit; send less", code="body_too_large", headers=_CLOSE)
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 def json_bytes(value: Any) -> bytes:
     """Compact JSON; ValueError for what it cannot say, as NaN."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()

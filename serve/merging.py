@@ -8,11 +8,11 @@ come together as there are requests. Who keeps its turn for long, as when it enc
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
@@ -32,6 +32,11 @@ class Merger:
     def __init__(self, max_rows: int = 32, patience_seconds: float = 0.002) -> None:
         self.max_rows, self.patience_seconds = max_rows, patience_seconds
         self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked: list[Call] = []
+        """Calls of this turn of the event loop."""
+        self._arrived: list[tuple[asyncio.Future[Any], Call]] = []
+        """Calls that are done, of which the event loop does not know yet."""
         self._ready: deque[Ticket] = deque()
         self._pending: list[Call] = []
         self._holder: Ticket | Merger | None = None
@@ -81,21 +86,27 @@ class Merger:
             raise call.error
         return call.result
 
-    def submit(self, function: Callable[..., Any], arguments: Mapping[Any, Any], rows: Sequence[str], ticket: Ticket) -> Future[Any]:
-        """function(**arguments), merged with like calls; `rows` names the arguments that have rows. The future does not cancel: the ticket does."""
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
+    async def outcome(self, function: Callable[..., Any], arguments: Mapping[Any, Any], rows: Sequence[str], ticket: Ticket) -> Any:
+        """function(**arguments), merged with like calls; `rows` names the arguments that have rows.
 
-        def done(call: Call) -> None:
-            ticket.seconds["model"] += call.seconds
-            ticket.seconds["batch"] += time.perf_counter() - call.since - call.seconds
-            if call.error is None:
-                future.set_result(call.result)
-            else:
-                future.set_exception(call.error)
+        Always asked from the same event loop. What is asked within one of its turns comes together, and it is woken once for all calls that
+        ran together: threads that hand things to each other one by one cost more than most models here. What stops a call is its ticket.
+        """
+        self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if not self._asked:
+            self._loop.call_soon(self._add_asked)
+        self._asked.append(Call(ticket, function, arguments, rows, lambda call: self._arrived.append((future, call))))
+        return await future
 
-        self._add(Call(ticket, function, arguments, rows, done))
-        return future
+    def _add_asked(self) -> None:
+        asked, self._asked = self._asked, []
+        try:
+            self._add(*asked)
+        except Cancelled as error:
+            for call in asked:
+                call.error = error
+            self._finish(asked)
 
     def close(self) -> None:
         """Ends the thread that computes; calls that wait raise Cancelled."""
@@ -103,11 +114,11 @@ class Merger:
             self._closed = True
             self._wake.put(None)
 
-    def _add(self, call: Call) -> None:
+    def _add(self, *calls: Call) -> None:
         with self._lock:
             self._refuse_closed()
-            self._pending.append(call)
-            if self._holder in (None, call.ticket):
+            self._pending.extend(calls)
+            if self._holder in (None, calls[0].ticket):
                 self._pass_on()
             self._watch()
 
@@ -160,9 +171,17 @@ class Merger:
                 call.error = Cancelled()
         else:
             run(group, self.max_rows)
-        for call in group:
-            call.done(call)
+        self._finish(group)
         return True
+
+    def _finish(self, calls: Sequence[Call]) -> None:
+        """Tells all who wait for these."""
+        for call in calls:
+            call.done(call)
+        if self._arrived and self._loop is not None:
+            arrived, self._arrived = self._arrived, []
+            with suppress(RuntimeError):  # the event loop is no more: nobody waits
+                self._loop.call_soon_threadsafe(_tell, arrived)
 
     def _end(self) -> None:
         """Lets all go that wait."""
@@ -170,7 +189,7 @@ class Merger:
             left, self._pending = self._pending, []
         for call in left:
             call.error = Cancelled()
-            call.done(call)
+        self._finish(left)
         with self._lock:
             while self._ready:
                 self._ready.popleft().turn.put(None)
@@ -187,3 +206,15 @@ class Merger:
         taken = set(map(id, group))
         self._pending = [call for call in self._pending if id(call) not in taken]
         return group
+
+
+def _tell(arrived: Sequence[tuple[asyncio.Future[Any], Call]]) -> None:
+    for future, call in arrived:
+        call.ticket.seconds["model"] += call.seconds
+        call.ticket.seconds["batch"] += time.perf_counter() - call.since - call.seconds
+        if future.done():
+            continue
+        if call.error is None:
+            future.set_result(call.result)
+        else:
+            future.set_exception(call.error)

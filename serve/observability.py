@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import os
 import re
-import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from serve.backend import Result
 
 LOG = logging.getLogger("serve.requests")
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600)
+_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
 _POWERS = tuple(2**power for power in range(11))
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -38,6 +40,10 @@ class Exchange:
     notes: dict[str, Any] = field(default_factory=dict)
     """Of the work: model, pictures, steps."""
     prompt: str = ""
+
+    def ids(self) -> dict[str, str]:
+        """By which lines of several processes are found to be of one request."""
+        return {"request_id": self.request_id, "trace_id": self.traceparent[3:35]}
 
 
 _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
@@ -60,9 +66,10 @@ def context() -> dict[str, str]:
 def opened(headers: Mapping[str, str], method: str = "") -> Exchange:
     """The exchange of a request with these headers (names in lower case), which is `current` from here on in this task."""
     asked, parent = headers.get("x-request-id", ""), headers.get("traceparent", "")
-    request_id = asked if _REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
-    trace, flags = (parent[3:35], parent[-2:]) if _TRACEPARENT.fullmatch(parent) else (secrets.token_hex(16), "00")
-    exchange = Exchange(request_id, f"00-{trace}-{secrets.token_hex(8)}-{flags}", method)
+    digits = os.urandom(36).hex()
+    request_id = asked if _REQUEST_ID.fullmatch(asked) else f"req_{digits[:24]}"
+    trace, flags = (parent[3:35], parent[-2:]) if _TRACEPARENT.fullmatch(parent) else (digits[24:56], "00")
+    exchange = Exchange(request_id, f"00-{trace}-{digits[56:]}-{flags}", method)
     _current.set(exchange)
     return exchange
 
@@ -88,22 +95,31 @@ class Metrics:
         )
         self.open = Gauge("serve_requests_open", "Requests being read or answered", registry=registry)
         self.jobs = Gauge("serve_jobs", "Jobs of this process", ("state",), registry=registry)
+        self._known: dict[tuple[Hashable, ...], Any] = {}
+
+    def _of(self, metric: Counter | Histogram, *labels: str | int) -> Any:
+        """The metric for these labels, looked up faster than by the library's checks."""
+        known = self._known.get((metric, *labels))
+        if known is None:
+            known = self._known[metric, *labels] = metric.labels(*labels)
+        return known
 
     def closed(self, exchange: Exchange) -> None:
         """Counts a request that is answered."""
-        self.requests.labels(exchange.method, exchange.route, str(exchange.status)).inc()
-        self.latency.labels(exchange.route).observe(time.perf_counter() - exchange.began)
+        method = exchange.method if exchange.method in _METHODS else "other"  # a client may invent any number of them
+        self._of(self.requests, method, exchange.route, exchange.status).inc()
+        self._of(self.latency, exchange.route).observe(time.perf_counter() - exchange.began)
 
     def worked(self, model: str, steps: int, results: list[Result]) -> None:
         """Counts work that is done."""
         for result in results:
             for phase, seconds in result.seconds.items():
-                self.phases.labels(model, phase).observe(seconds)
+                self._of(self.phases, model, phase).observe(seconds)
             if result.batch_size:
-                self.batch.labels(model).observe(result.batch_size)
-            self.pictures.labels(model).inc(len(result.images))
+                self._of(self.batch, model).observe(result.batch_size)
+            self._of(self.pictures, model).inc(len(result.images))
         if steps:
-            self.steps.labels(model).observe(steps)
+            self._of(self.steps, model).observe(steps)
 
 
 def log(exchange: Exchange, *, prompts: bool) -> None:
@@ -115,14 +131,21 @@ def log(exchange: Exchange, *, prompts: bool) -> None:
     values["seconds"] = round(time.perf_counter() - exchange.began, 4)
     if prompts and exchange.prompt:
         values["prompt"] = exchange.prompt
-    LOG.log(level, "request", extra={"values": {**values, "request_id": exchange.request_id, "trace_id": exchange.traceparent[3:35]}})
+    extra = {"values": {**values, **exchange.ids()}}
+    LOG.handle(LOG.makeRecord(LOG.name, level, "", 0, "request", (), None, extra=extra))  # `LOG.log` would look through the stack for its caller
+
+
+@functools.lru_cache(1)
+def _second(seconds: int) -> str:
+    """A moment to the second, as ISO 8601 has it; most lines share theirs with the one before."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class JsonFormatter(logging.Formatter):
     """A line of JSON a record: time, level, message, and the record's `values`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        moment = f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
         line = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage(), **getattr(record, "values", {})}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

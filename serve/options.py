@@ -38,6 +38,14 @@ class ServeOptions:
     requests_at_once: int = 256
     """More are refused with 429."""
     request_timeout_seconds: float = 600.0
+    connections: int = 4096
+    """That are open at once; the newest ends where there are more, or no more files may be open."""
+    head_timeout_seconds: float = 10.0
+    """In which the first line and the headers of a request must come."""
+    read_timeout_seconds: float = 30.0
+    """In which a client must take a part of the answer that waits for it."""
+    idle_timeout_seconds: float = 75.0
+    """That a connection is kept for a next request: longer than a load balancer keeps it, which would use one that ends."""
     body_timeout_seconds: float = 10.0
     """For the first bytes of a body; the others must come at `body_bytes_per_second` or faster."""
     body_bytes_per_second: int = 16 << 10

@@ -32,6 +32,11 @@ def busy(status: int, message: str, seconds: float, code: str) -> Problem:
     return Problem(status, message, code=code, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
+def no_model(message: str, param: str | None = None) -> Problem:
+    """Of a model that there is not."""
+    return Problem(404, f"{message}; /v1/models lists all", param=param, code="model_not_found")
+
+
 def as_problem(error: BaseException, texts: Iterable[str] = ()) -> Problem | None:
     """What a client is told of a backend's exception; None for one that only a bug raises.
 
@@ -45,8 +50,6 @@ def as_problem(error: BaseException, texts: Iterable[str] = ()) -> Problem | Non
         return busy(503, str(error), error.retry_after_seconds, "unavailable")
     if isinstance(error, TimeoutError):
         return Problem(504, "the work took longer than a request may; ask for less, or send async: true", code="timeout")
-    if isinstance(error, KeyError):
-        return Problem(404, "this model or action is no longer served; /v1/models lists what is", code="model_not_found")
     if isinstance(error, ValueError):
         message = str(error)
         if any(text in message for text in texts if len(text) > 3):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +22,16 @@ from genlib import checkpoint
 from genlib.checkpoint import Manifest
 from genlib.functional.watching import watching
 from genlib.task import Task
-from serve import card, made_up, pictures
+from serve import card, pictures
 from serve.arguments import Arguments
 from serve.backend import Event, ModelCard, Overloaded, Result, Unavailable
 from serve.calls import Cancelled, Ticket
-from serve.diversion import divert
+from serve.diversion import divert, restore
 from serve.merging import Merger
 from serve.news import News
 
+_SMALL = 64 * 64 * 3
+"""Numbers of pictures that are packed as fast as they could be handed to another thread."""
 _PAST = 0.9
 """Weight of earlier requests in their mean time."""
 
@@ -77,28 +78,12 @@ class Runner:
         self.merger.close()
         self.walkers.shutdown(wait=False)
         self.encoders.shutdown(wait=False)
+        self.let_go()
 
-    @torch.no_grad()
-    def self_test(self) -> str:
-        """A digest of what actions give for made-up arguments, the same wherever the same weights run on the same kind of machine.
-
-        Every action that can be tried, but of those that go step by step only the first. It runs beside all requests, in the caller's
-        thread. ValueError where something that comes out is not finite.
-        """
-        digest, walked = hashlib.sha256(), False
-        for name, known in self.actions.items():
-            values = made_up.arguments(self.task, known, self._card)
-            if values is None or (walked and self.steps(name)):
-                continue
-            walked = walked or self.steps(name)
-            try:
-                made = getattr(self.task, name)(**known.taken(values)).cpu()
-            except ValueError:
-                continue  # it does not take what was made up
-            if not made.isfinite().all():
-                raise ValueError(f"{name} of {self._card.name} gives numbers that are not finite; its weights are no use")
-            digest.update(made.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def let_go(self) -> None:
+        """Once it is closed and nobody is in it, its memory goes back as soon as nobody holds it."""
+        if self.closed and not self.inside:
+            restore(self.task)
 
     def steps(self, action: str) -> bool:
         """Whether the action asks a network at each of several steps."""
@@ -143,6 +128,7 @@ class Runner:
         finally:
             ticket.cancelled = True
             self.inside -= 1
+            self.let_go()
 
     async def result(self, action: str, taken: dict[str, Any], ticket: Ticket, parameters: dict[str, str] | None) -> Result:
         """What an action gives, in the form in which it travels."""
@@ -151,10 +137,13 @@ class Runner:
             made = await loop.run_in_executor(self.walkers, walked, self.merger, ticket, method, taken, time.perf_counter())
         else:
             rows = [name for name in self.actions[action].merged if name in taken]
-            made = await asyncio.wrap_future(self.merger.submit(method, taken, rows, ticket))
+            made = await self.merger.outcome(method, taken, rows, ticket)
         if not pictures.are_pictures(made):
             return Result(numbers=made.cpu().numpy(), seconds={**ticket.seconds, "encode": 0.0}, batch_size=ticket.batch_size)
-        return await loop.run_in_executor(self.encoders, encoded, made, ticket, parameters, taken.get("seed", ()))
+        seeds = taken.get("seed", ())
+        if made.numel() <= _SMALL:
+            return encoded(made, ticket, parameters, seeds)
+        return await loop.run_in_executor(self.encoders, encoded, made, ticket, parameters, seeds)
 
     def shown(self, x0: Tensor) -> list[bytes]:
         """A sampler's estimate of what comes out, as files of pictures: of latents what the decoder makes of them; none where it is no picture."""

@@ -12,7 +12,7 @@ from typing import Any
 from serve.answers import Answer, answer_of
 from serve.backend import Backend, Result
 from serve.observability import Metrics
-from serve.problem import as_problem
+from serve.problem import as_problem, no_model
 from serve.work import Work
 
 _BETWEEN_SECONDS = 0.05
@@ -33,7 +33,7 @@ class News:
 
 async def run(backend: Backend, metrics: Metrics, work: Work, timeout_seconds: float) -> tuple[Answer, dict[str, float]]:
     """The answer, and the seconds that each phase took. Problem where it fails; cancelled, the work stops within a step."""
-    with problems_of(work):
+    with problems_of(backend, work):
         async with asyncio.timeout(timeout_seconds):
             calls = [backend.run(work.model, call.action, call.arguments, parameters=work.parameters) for call in work.calls]
             results = [await calls[0]] if len(calls) == 1 else await _together(calls)
@@ -41,11 +41,13 @@ async def run(backend: Backend, metrics: Metrics, work: Work, timeout_seconds: f
 
 
 @contextmanager
-def problems_of(work: Work) -> Iterator[None]:
+def problems_of(backend: Backend, work: Work) -> Iterator[None]:
     """Makes problems of what a backend raises; what only a bug raises stays what it is."""
     try:
         yield
     except Exception as error:
+        if isinstance(error, ValueError) and all(card.name != work.model for card in backend.models()):
+            raise no_model("this model is no longer served") from error
         raise as_problem(error, work.texts()) or error from error
 
 
@@ -72,7 +74,7 @@ def finished(metrics: Metrics, work: Work, results: list[Result]) -> tuple[Answe
 async def news_of(backend: Backend, metrics: Metrics, work: Work) -> AsyncGenerator[News, None]:
     """The same, with news; the last is `done` with the answer. Closing it stops the work."""
     results: list[Result] = []
-    with problems_of(work):
+    with problems_of(backend, work):
         for call in work.calls:
             async with aclosing(_news(backend, work, call, results)) as news:
                 async for one in news:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,15 +14,19 @@ from typing import Any
 from serve.backend import Event, ModelCard, Result, Unavailable
 from serve.finding import Source
 from serve.runner import Runner
+from serve.self_test import pass_test
 
+LOG = logging.getLogger("serve.shelf")
 _DRAIN_SECONDS = 600.0
+_AGAIN_SECONDS = 300.0
+"""After which a checkpoint that was refused is opened again: what kept it from being read may have passed."""
 
 
 class Shelf:
     """A `Backend` over runners.
 
     A model whose checkpoint cannot be opened is in `problems` with the reason; the others are served. A newer checkpoint takes the place
-    of the one before once it is loaded and its self-test passes twice alike; requests that run finish where they began.
+    of the one before once it is loaded and passes its self-test; requests that run finish where they began.
     """
 
     def __init__(self, sources: tuple[Source, ...], *, device: str = "", threads: int = 0, memory_gb: float = 0.0) -> None:
@@ -29,8 +35,10 @@ class Shelf:
         """Those in memory, the least recently used first."""
         self.cards: dict[str, ModelCard] = {}
         self.problems: dict[str, str] = {}
-        self.refused: dict[str, Path] = {}
-        """The newest checkpoint of a model that was looked at and not taken."""
+        self.refused: dict[Path, tuple[float, str]] = {}
+        """Checkpoints that were opened and not taken: when, and why."""
+        self.tested: set[str] = set()
+        """sha256 of the weights that passed here."""
         self.locks = {name: asyncio.Lock() for name in self.sources}
         self.leaving: set[asyncio.Task] = set()
 
@@ -42,44 +50,71 @@ class Shelf:
         """Opens each model once, for what it is."""
         for name in self.sources:
             if name not in self.cards and name not in self.problems:
-                try:
+                with contextlib.suppress(ValueError):
                     await self.runner(name)
-                except ValueError as error:
-                    self.problems[name] = str(error)
 
     async def runner(self, name: str) -> Runner:
-        """The model's runner, loaded where it is not. ValueError where its checkpoint is not whole; KeyError where there is no such model."""
+        """The model's runner, loaded where it is not. ValueError where none of its checkpoints can be served."""
         async with self.locks[name]:
             if name not in self.runners:
-                self.take(name, await self.opened(Path(self.sources[name].folder), name))
+                self.take(name, await self.newest(name))
             self.runners.move_to_end(name)
             return self.runners[name]
 
+    async def newest(self, name: str) -> Runner:
+        """A runner of the newest checkpoint that can be served; `problems` says why it is not a newer one. ValueError where there is none."""
+        why = ""
+        for folder in self.sources[name].checkpoints():
+            try:
+                runner = await self.opened(folder, name)
+            except ValueError as error:
+                why = why or str(error)
+                continue
+            self.problems.pop(name, None)
+            if why:
+                self.problems[name] = why
+            return runner
+        self.problems[name] = why or f"{self.sources[name].folder} holds no checkpoint"
+        raise ValueError(self.problems[name])
+
     async def opened(self, folder: Path, name: str) -> Runner:
-        """A new runner, loaded beside the event loop."""
-        return await asyncio.to_thread(Runner.load, folder, name=name, device=self.device, threads=self.threads)
+        """A new runner of a checkpoint, loaded and tested beside the event loop. ValueError says why it cannot be served."""
+        since, why = self.refused.get(folder, (0.0, ""))
+        if why and time.monotonic() - since < _AGAIN_SECONDS:
+            raise ValueError(why)
+        try:
+            return await asyncio.to_thread(self.tested_runner, folder, name)
+        except Exception as error:
+            if not isinstance(error, ValueError):
+                LOG.error("checkpoint %s cannot be opened", folder, exc_info=error)
+            said = str(error) if isinstance(error, ValueError) else f"{folder} cannot be opened ({type(error).__name__}); the log says more"
+            self.refused[folder] = time.monotonic(), f"step {step_of(folder)} is not served: {said}"
+            raise ValueError(self.refused[folder][1]) from None
+
+    def tested_runner(self, folder: Path, name: str) -> Runner:
+        """A new runner of a checkpoint, which passed its self-test here."""
+        runner = Runner.load(folder, name=name, device=self.device, threads=self.threads)
+        try:
+            if runner.card().sha256 not in self.tested:
+                pass_test(runner, folder)
+        except BaseException:
+            runner.close()
+            raise
+        self.tested.add(runner.card().sha256)
+        return runner
 
     def take(self, name: str, runner: Runner) -> None:
         """Puts a runner in its place, and others away until the weights fit."""
         if before := self.runners.pop(name, None):
             self.leave(before)
         self.runners[name], self.cards[name] = runner, runner.card()
-        self.problems.pop(name, None)
         while self.memory_bytes and len(self.runners) > 1 and sum(one.memory_bytes() for one in self.runners.values()) > self.memory_bytes:
             _, oldest = self.runners.popitem(last=False)
             self.leave(oldest)
 
     def leave(self, runner: Runner) -> None:
         """Closes a runner once its requests are through."""
-
-        async def drained() -> None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DRAIN_SECONDS):
-                    while runner.inside:
-                        await asyncio.sleep(0.1)
-            runner.close()
-
-        task = asyncio.get_running_loop().create_task(drained())
+        task = asyncio.get_running_loop().create_task(drained(runner))
         self.leaving.add(task)
         task.add_done_callback(self.leaving.discard)
 
@@ -88,18 +123,15 @@ class Shelf:
         changed = []
         for name, source in self.sources.items():
             newest = source.newest()
-            if newest is None or newest == self.refused.get(name) or (name in self.cards and step_of(newest) <= self.cards[name].step):
-                continue
-            if name in self.cards and name not in self.runners:
+            if newest is None or (name in self.cards and (name not in self.runners or step_of(newest) <= self.cards[name].step)):
                 continue  # what is put away is opened at its newest when it is asked for
             try:
                 runner = await self.opened(newest, name)
-                if await asyncio.to_thread(runner.self_test) != await asyncio.to_thread(runner.self_test):
-                    raise ValueError(f"the self-test of {newest} does not give the same twice")
             except ValueError as error:
-                self.refused[name], self.problems[name] = newest, f"step {step_of(newest)} is not served: {error}"
+                self.problems[name] = str(error)
                 continue
             async with self.locks[name]:
+                self.problems.pop(name, None)
                 self.take(name, runner)
             changed.append(name)
         return changed
@@ -119,14 +151,22 @@ class Shelf:
                 yield event
 
     async def entered(self, model: str) -> Runner:
-        """The runner for a request. KeyError where there is no such model, Unavailable where its checkpoint cannot be opened."""
+        """The runner for a request. ValueError where there is no such model, Unavailable where its checkpoint cannot be opened."""
         if model not in self.sources:
-            raise KeyError(model)
+            raise ValueError(f"there is no such model; there are {', '.join(self.sources) or 'none'}")
         try:
             return await self.runner(model)
-        except ValueError as error:
-            self.problems[model] = str(error)
+        except ValueError:
             raise Unavailable(30.0) from None
+
+
+async def drained(runner: Runner) -> None:
+    """Closes a runner once nobody is in it, and gives its memory back."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while runner.inside:
+                await asyncio.sleep(0.1)
+    runner.close()
 
 
 def step_of(folder: Path) -> int:

@@ -117,9 +117,12 @@ def public_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
             rest["anyOf"] = [_PICTURE, {"type": "array", "minItems": 1, "items": _PICTURE}, lists]
             rest["description"] = "A picture (PNG, JPEG, WebP) or .npy file as base64 or a data URI, a list of pictures, or lists of numbers."
         elif name == "seed":
-            rest["items"] = {"type": "integer", "minimum": 0, "maximum": SEEDS - 1}
+            one_seed = {"type": "integer", "minimum": 0, "maximum": SEEDS - 1}
+            rest |= {"items": one_seed, "maxItems": Limits().pictures} if one.get("type") == "array" else one_seed
         elif name in COUNTS and one.get("type") == "integer":
             rest |= {"minimum": 1, "maximum": Limits().steps}
+        elif name in ("width", "height") and one.get("type") == "integer":
+            rest |= {"minimum": 0, "maximum": Limits().side}
         else:
             rest = {**_bounded(rest), **({"items": _bounded(rest["items"])} if "items" in rest else {})}
         if one.get("x-rows") and one.get("type") == "array":
@@ -159,6 +162,12 @@ def tensors_of(card: ModelCard, action: str) -> frozenset[str]:
     return _known(card, action).tensors
 
 
+def usual_counts(card: ModelCard, action: str) -> dict[str, int]:
+    """How often an action does things that a request does not say."""
+    known = card.actions[action].get("properties", {})
+    return {name: known[name]["default"] for name in COUNTS if isinstance(known.get(name, {}).get("default"), int)}
+
+
 def checked_arguments(
     card: ModelCard, action: str, values: Mapping[str, Any], limits: Limits, *, decode: bool = False, later: Collection[str] = ()
 ) -> dict[str, Any]:
@@ -169,7 +178,7 @@ def checked_arguments(
     known = _known(card, action)
     tensors = known.tensors
     plain = {name: value for name, value in values.items() if decode or name not in tensors}
-    error = next(known.validator.iter_errors(plain), None)
+    error = next(known.validator.iter_errors(plain), None) if plain else None
     if error is None and (
         missing := [name for name in known.required if name not in plain and (decode or name not in tensors) and name not in later]
     ):
@@ -202,6 +211,8 @@ def _refused(error: ValidationError, action: str, schema: Mapping[str, Any]) -> 
         return Problem(400, f"{name} must be one of {', '.join(map(str, choices))}", param=name)
     if error.validator == "minItems":
         return Problem(400, f"{name} is empty; give at least one entry", param=name)
+    if error.validator == "maxItems":
+        return Problem(400, f"{name} has more than {error.validator_value} entries; send fewer", param=name, code="limit_exceeded")
     if error.validator in ("minimum", "maximum"):
         return Problem(400, f"{name} must be at {'least' if error.validator == 'minimum' else 'most'} {error.validator_value}", param=name)
     wanted = known.get(name, {}).get("type", "of another kind") if name else "an object"

@@ -35,10 +35,7 @@ async def models(request: Request) -> Response:
 @get(ROUTER, "/v1/models/{model}", "Model")
 async def model(request: Request, model: str) -> Response:
     """One of them."""
-    card = next((card for card in of(request).backend.models() if card.name == model), None)
-    if card is None:
-        raise Problem(404, "there is no model of that name; /v1/models lists all", code="model_not_found")
-    return json_response(described(card))
+    return json_response(described(of(request).named(model)))
 
 
 def described(card: ModelCard) -> dict[str, Any]:
@@ -54,6 +51,7 @@ def described(card: ModelCard) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@ROUTER.api_route("/health", methods=["GET", "HEAD"], include_in_schema=False)  # as it is called elsewhere
 @get(ROUTER, "/healthz", "Status")
 async def alive(request: Request) -> Response:
     """Whether the process answers; open, as probes bring no key, and it says nothing else."""

@@ -17,7 +17,7 @@ from serve.options import ServeOptions
 from serve.problem import Problem
 from serve.routes.describing import route
 from serve.routes.pictures import settings
-from serve.work import Call, Work, checked_arguments, tensors_of
+from serve.work import Call, Work, checked_arguments, tensors_of, usual_counts
 
 ROUTER = APIRouter()
 
@@ -26,15 +26,15 @@ ROUTER = APIRouter()
 async def run_action(request: Request, model: str, action: str) -> Response:
     """Runs an action."""
     values, front = await json_object(request), of(request)
-    card = next((card for card in front.backend.models() if card.name == model), None)
-    if card is None or action not in card.actions:
-        raise Problem(404, "there is no such model, or it has no such action; /v1/models lists all", code="model_not_found")
+    card = front.named(model)
+    if action not in card.actions:
+        raise Problem(404, f"{card.name} has no such action; it has {', '.join(card.actions) or 'none'}", code="action_not_found")
     arguments = {name: value for name, value in values.items() if name not in ASKED or name in card.actions[action]["properties"]}
     body = checked(Asked, pydantic_core.to_json({name: value for name, value in values.items() if name not in arguments}))
     if body.model not in (None, model):
         raise Problem(400, "the body names another model than the path", param="model")
     taken = await _taken(card, action, arguments, front.options.limits)
-    check_action(front.options.limits, taken, card.image_size)
+    check_action(front.options.limits, {**usual_counts(card, action), **taken}, card.image_size)
     work = _work(card, action, taken, body, front.options)
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 

@@ -49,9 +49,18 @@ def route(
     return router.post(path, response_class=Response, openapi_extra=extra)
 
 
-def get(router: APIRouter, path: str, answer: str, *, kinds: dict[str, Any] | None = None, method: str = "GET") -> Callable[..., Any]:
-    """A route without a body."""
-    return router.api_route(path, methods=[method], response_class=Response, openapi_extra=answers(answer, kinds=kinds))
+def get(
+    router: APIRouter, path: str, answer: str, *, kinds: dict[str, Any] | None = None, method: str = "GET"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A route without a body. What answers GET in one piece answers HEAD too, as probes ask."""
+
+    def added(function: Callable[..., Any]) -> Callable[..., Any]:
+        router.add_api_route(path, function, methods=[method], response_class=Response, openapi_extra=answers(answer, kinds=kinds))
+        if method == "GET" and kinds is not EVENTS:
+            router.add_api_route(path, function, methods=["HEAD"], response_class=Response, include_in_schema=False)
+        return function
+
+    return added
 
 
 def document(app: FastAPI, cards: Sequence[ModelCard], *, keys: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from serve.limits import Limits, check_cost
 from serve.options import ServeOptions
 from serve.pictures_in import batch_of, file_of, fitted, pixels_of, with_channels
 from serve.problem import Problem
-from serve.work import Call, Work, checked_arguments
+from serve.work import Call, Work, checked_arguments, usual_counts
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
@@ -88,7 +88,8 @@ def picture_work(
 ) -> Work:  # fmt: skip
     """Work that makes pictures, within the limit of what one request may cost."""
     rows = max(len(seeds), *(len(value) for value in arguments.values() if isinstance(value, np.ndarray)), 1)
-    check_cost(options.limits, pictures=rows, steps=steps * arguments.get("passes", 1), pixels=sides[0] * sides[1])
+    passes = {**usual_counts(card, action), **arguments}.get("passes", 1)
+    check_cost(options.limits, pictures=rows, steps=steps, pixels=sides[0] * sides[1] * passes)
     shown = {**request, "size": f"{sides[0]}x{sides[1]}", **({"seed": seeds[0]} if seeds else {})}
     wanted = options.png_parameters and body.png_parameters is not False
     return Work(

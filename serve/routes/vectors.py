@@ -29,6 +29,9 @@ class Embedding(Asked):
 
     input: Words | Annotated[list[Words], Field(min_length=1, max_length=256)]
     encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+        None, description="Of models trained to be cut short, of which there are none here."
+    )
 
 
 class Classification(Asked):
@@ -44,6 +47,9 @@ class Classification(Asked):
 async def embeddings(request: Request) -> Response:
     """Vectors of texts and pictures."""
     body, front = await body_of(request, Embedding), of(request)
+    if body.dimensions is not None:
+        message = "these models were not trained for vectors that are cut short; leave dimensions out"
+        raise Problem(400, message, param="dimensions", code="unsupported_parameter")
     inputs = [body.input] if isinstance(body.input, str) else body.input
     texts = [at for at, one in enumerate(inputs) if not is_data_uri(one)]
     pictures = [at for at, one in enumerate(inputs) if is_data_uri(one)]

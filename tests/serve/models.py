@@ -21,6 +21,7 @@ from PIL import Image
 from serve.app import build_app
 from serve.backend import Backend, Event, ModelCard, Result
 from serve.options import ServeOptions
+from serve.protocol import uvicorn_settings
 
 T = TypeVar("T")
 SOON = 60.0
@@ -97,7 +98,8 @@ def events_of(text: str) -> list[dict[str, Any]]:
 @contextmanager
 def listening(backend: Backend, **options: Any) -> Iterator[str]:
     """The application on a port of its own; its address."""
-    server = uvicorn.Server(uvicorn.Config(build_app(backend, ServeOptions(**options)), port=0, log_level="warning"))
+    given = ServeOptions(**options)
+    server = uvicorn.Server(uvicorn.Config(build_app(backend, given), port=0, **uvicorn_settings(given)))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from serve.backend import LocalBackend
+from serve.limits import Limits
 from serve.work import public_schema
 from tests.serve.models import ask, events_of, picture, png, post, run, shown, uri
 
@@ -72,7 +73,7 @@ def test_a_stream_and_a_job(local: LocalBackend) -> None:
         ("ddpm/generate", {"seed": [], "label": []}, "seed"),
         ("ddpm/generate", {"seed": [1], "label": [1], "guidance_scale": "high"}, "guidance_scale"),
         ("ddpm/generate", {"seed": [1], "label": [1], "colour": "red"}, None),
-        ("ddpm/generate", {"seed": [1] * 65, "label": [1] * 65}, None),
+        ("ddpm/generate", {"seed": [1] * 65, "label": [1] * 65}, "seed"),
         ("gan/interpolate", {"first": 1, "last": 2, "steps": 5000}, "steps"),
         ("vae/decode", {"code": [[1.0], [1.0, 2.0]]}, "code"),
         ("vae/decode", {"code": [["a"]]}, "code"),
@@ -86,6 +87,15 @@ def test_arguments_are_checked_by_name(local: LocalBackend, action: str, body: d
     model, name = action.split("/")
     response = post(local, path(model, name), body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+
+
+def test_what_is_not_said_costs_as_much_as_what_is(local: LocalBackend) -> None:
+    (steps,) = [card.actions["generate"]["properties"]["steps"]["default"] for card in local.models() if card.name == "ddpm"]
+    limits = Limits(cost=8 * 8 * steps - 1)
+    for body in ({"seed": [1], "label": [1]}, {"seed": [1], "label": [1], "steps": steps}):
+        response = post(local, path("ddpm", "generate"), body, limits=limits)
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "limit_exceeded")
+    assert post(local, path("ddpm", "generate"), {"seed": [1], "label": [1], "steps": 2}, limits=limits).status_code == 200
 
 
 def test_an_object_in_npy_is_not_opened(local: LocalBackend) -> None:

@@ -232,7 +232,50 @@ def test_what_is_no_json_is_told_so() -> None:
 def test_a_method_that_a_path_does_not_take_is_told_those_it_takes() -> None:
     response = ask(Walker(), lambda client: client.put("/v1/jobs/job_" + "0" * 32))
     assert response.status_code == 405
-    assert response.headers["allow"] == "DELETE, GET"
+    assert response.headers["allow"] == "DELETE, GET, HEAD"
+
+
+def test_head_answers_as_get_without_a_body() -> None:
+    def raw(port: int, method: str, path: str) -> tuple[list[bytes], bytes]:
+        with socket.create_connection(("127.0.0.1", port), timeout=SOON) as connection:
+            connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+            with connection.makefile("rb") as answer:
+                head, _, body = answer.read().partition(b"\r\n\r\n")
+        own = (b"x-request-id", b"traceparent", b"date")
+        return [line for line in head.lower().split(b"\r\n") if not line.startswith(own)], body
+
+    with listening(Walker()) as address:
+        port = int(address.rsplit(":", 1)[1])
+        for path in ("/health", "/healthz", "/readyz", "/", "/v1/models", "/v1/models/nothing", "/nothing"):
+            (said, body), (whole, content) = raw(port, "HEAD", path), raw(port, "GET", path)
+            assert said == whole
+            assert body == b""
+            assert content != b""
+
+
+def test_a_model_that_there_is_not_is_not_found_wherever_it_is_named() -> None:
+    async def asked(client: Client) -> list[httpx2.Response]:
+        generated = await client.post(GENERATE, json={"model": "nothing"})
+        acted = await client.post("/v1/models/nothing/actions/generate", json={"seed": [1]})
+        return [generated, acted, await client.get("/v1/models/nothing")]
+
+    class Closed(Walker):
+        problems = {"nothing": "weights.safetensors is damaged"}  # noqa: RUF012
+
+    class Gone(Walker):
+        """Its model goes between the check and the work."""
+
+        async def run(self, *_: Any, **__: Any) -> Any:
+            self.models = list  # type: ignore[method-assign]
+            raise ValueError("there is no such model; there are none")
+
+    for response in ask(Walker(), asked):
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+    for response in ask(Closed(), asked):
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+        assert "retry-after" in response.headers
+    gone = ask(Gone(), lambda client: client.post(GENERATE, json={}))
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_a_bug_in_the_models_is_no_leak() -> None:

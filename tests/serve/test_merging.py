@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,18 @@ def merger() -> Iterator[Merger]:
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(16) as made:
         yield made
+
+
+LOOP = asyncio.new_event_loop()
+threading.Thread(target=LOOP.run_forever, daemon=True).start()
+
+
+def submit(merger: Merger, function: Callable[..., Any], arguments: dict[str, Any], rows: Sequence[str], ticket: Ticket) -> Future[Any]:
+    """What an event loop asks of it; on return the merger has it."""
+    asked = asyncio.run_coroutine_threadsafe(merger.outcome(function, arguments, rows, ticket), LOOP)
+    for _ in range(2):
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), LOOP).result(SOON)
+    return asked
 
 
 class Crowd:
@@ -178,9 +191,9 @@ def test_cancelled_while_it_waits(merger: Merger) -> None:
         return x
 
     network, ticket = Network(), Ticket()
-    first = merger.submit(slow, {"x": torch.ones(1)}, ["x"], Ticket())
+    first = submit(merger, slow, {"x": torch.ones(1)}, ["x"], Ticket())
     entered.wait(SOON)
-    second = merger.submit(network, {"x": torch.ones(1, 2), "time": torch.ones(1)}, ["x", "time"], ticket)
+    second = submit(merger, network, {"x": torch.ones(1, 2), "time": torch.ones(1)}, ["x", "time"], ticket)
     ticket.cancelled = True
     release.set()
     assert first.result(SOON) == 1
@@ -207,7 +220,7 @@ def test_who_keeps_its_turn_does_not_hold_up_the_others(merger: Merger, pool: Th
     first = pool.submit(slow)
     held.wait(SOON)
     pool.submit(quick).result(SOON)
-    assert merger.submit(network, {"x": torch.ones(1, 2), "time": torch.ones(1)}, ["x"], Ticket()).result(SOON)[0, 0] == 2
+    assert submit(merger, network, {"x": torch.ones(1, 2), "time": torch.ones(1)}, ["x"], Ticket()).result(SOON)[0, 0] == 2
     done.set()
     first.result(SOON)
     assert len(network.rows) == 8
@@ -226,7 +239,7 @@ def test_whole_actions_merge_by_rows(merger: Merger) -> None:
     def ask(value: float, texts: Sequence[str], labels: list[str], gallery: float) -> Future[Tensor]:
         images = torch.full((len(texts), 1, 2, 2), value)
         arguments = {"image": images, "text": list(texts), "labels": labels, "gallery": torch.full((3,), gallery)}
-        return merger.submit(act, arguments, ["image", "text"], Ticket())
+        return submit(merger, act, arguments, ["image", "text"], Ticket())
 
     first = ask(9.0, ["held"], ["x"], 0.0)
     entered.wait(SOON)
@@ -252,7 +265,7 @@ def test_rows_that_do_not_fit_run_by_themselves(merger: Merger) -> None:
     asked = [([0], [0]), ([1], [1]), ([2, 3], [2]), ([4], [4, 5])]  # the last two would fit each other
     futures = []
     for seed, label in asked:
-        futures.append(merger.submit(act, {"seed": seed, "label": label}, ["seed", "label"], Ticket()))
+        futures.append(submit(merger, act, {"seed": seed, "label": label}, ["seed", "label"], Ticket()))
         entered.wait(SOON)
     release.set()
     assert [future.result(SOON).tolist() for future in futures[:2]] == [[0], [1]]
@@ -308,3 +321,15 @@ def test_any_crowd_gets_its_own(requests: list[tuple[int, int, float]], patience
     merger.close()
     assert max(network.rows, default=0) <= 8
     assert sum(network.rows) == sum(rows * calls for rows, calls, _ in requests)
+
+
+def test_what_an_event_loop_asks_in_one_turn_comes_together(merger: Merger) -> None:
+    network = Network()
+
+    async def crowd() -> list[Tensor]:
+        values = [{"x": torch.full((1, 2), float(number)), "time": torch.ones(1)} for number in range(5)]
+        asks = [merger.outcome(network, value, ["x", "time"], Ticket()) for value in values]
+        return await asyncio.gather(*asks)
+
+    assert [result[0, 0].item() for result in asyncio.run(crowd())] == [1, 2, 3, 4, 5]
+    assert network.rows == [5]

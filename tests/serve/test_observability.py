@@ -71,6 +71,16 @@ def test_metrics_count_phases_batches_steps_and_what_was_refused(local: LocalBac
     assert "no-such-model" not in text
 
 
+def test_methods_that_clients_invent_make_no_new_series(local: LocalBackend) -> None:
+    async def asked(client: httpx2.AsyncClient) -> str:
+        for number in range(3):
+            await client.request(f"ODD{number}", "/healthz")
+        return (await client.get("/metrics")).text
+
+    assert 'serve_requests_total{method="other",route="/healthz",status="405"} 3.0' in (text := ask(local, asked))
+    assert "ODD" not in text
+
+
 def test_alive_is_not_ready() -> None:
     class Empty(Walker):
         problems = {"clip": "weights.safetensors is not what its manifest says"}  # noqa: RUF012

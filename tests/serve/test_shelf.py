@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
 
-from serve.backend import Unavailable
+from serve.backend import LocalBackend, Unavailable
 from serve.finding import Source
+from serve.runner import Runner
 from serve.shelf import Shelf
 from tests.models.stages import train_stages
 
@@ -53,8 +56,21 @@ async def test_all_models_are_known_and_answer(runs: dict[str, Path]) -> None:
     assert {card.name: card.step for card in shelf.models()} == {"gan": 4, "rbm": 4}
     made = await shelf.run("rbm", "generate", {"seed": [1, 2], "steps": 3})
     assert len(made.images) == 2
-    with pytest.raises(KeyError):
-        await shelf.run("nothing", "generate", {"seed": [1]})
+
+
+async def test_a_model_that_there_is_not_is_told_in_the_same_words_by_all_backends(runs: dict[str, Path]) -> None:
+    shelf = shelf_of(runs)
+    local = LocalBackend([Runner.load(folder, name=name, device="cpu") for name, folder in runs.items()])
+    said = set()
+    for backend in (shelf, local):
+        with pytest.raises(ValueError, match="there is no such model; there are gan, rbm") as error:
+            await backend.run("nothing", "generate", {"seed": [1]})
+        with pytest.raises(ValueError, match="there is no such model") as streamed:
+            async for _ in backend.stream("nothing", "generate", {"seed": [1]}):
+                pass
+        said |= {str(error.value), str(streamed.value)}
+    assert len(said) == 1
+    local.close()
 
 
 async def test_short_of_memory_the_least_recently_used_goes_and_comes_back(runs: dict[str, Path]) -> None:
@@ -62,8 +78,32 @@ async def test_short_of_memory_the_least_recently_used_goes_and_comes_back(runs:
     await shelf.ready()
     assert list(shelf.runners) == ["rbm"]
     assert {card.name for card in shelf.models()} == {"gan", "rbm"}
-    await shelf.run("gan", "generate", {"seed": [1]})
-    assert list(shelf.runners) == ["gan"]
+    gone = [weakref.ref(weight) for weight in shelf.runners["rbm"].task.parameters()]
+    gc.disable()  # its memory goes back as the model is put away, not some time later
+    try:
+        await shelf.run("gan", "generate", {"seed": [1]})
+        assert list(shelf.runners) == ["gan"]
+        await asyncio.gather(*shelf.leaving)
+        await asyncio.sleep(0.2)  # its threads end
+        assert [one for one in gone if one() is not None] == []
+    finally:
+        gc.enable()
+    await shelf.run("rbm", "generate", {"seed": [1], "steps": 3})
+    assert list(shelf.runners) == ["rbm"]
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ldm_tiny"])
+def test_a_closed_runner_is_part_of_no_cycle(tmp_path: Path, name: str) -> None:
+    runner = Runner.load(list(train_stages(name, tmp_path).values())[-1].parents[1], device="cpu")
+    gone = [weakref.ref(module) for module in runner.task.modules()]
+    gc.disable()
+    try:
+        runner.close()
+        runner.merger._thread.join()
+        del runner
+        assert [one for one in gone if one() is not None] == []
+    finally:
+        gc.enable()
 
 
 async def test_a_newer_checkpoint_takes_over_while_requests_run(trained: dict[str, Path], runs: dict[str, Path]) -> None:

@@ -60,3 +60,9 @@ def test_a_model_that_cannot_is_named_as_such(local: LocalBackend) -> None:
     assert post(local, EMBED, {"model": "vae", "input": "words"}).status_code == 404
     assert post(local, EMBED, {"model": "vae", "input": uri(png(picture(8)))}).status_code == 200
     assert post(local, CLASSIFY, {"model": "vae", "image": uri(png(picture(8)))}).status_code == 404
+
+
+def test_vectors_are_not_cut_short_by_models_that_were_not_trained_so(local: LocalBackend) -> None:
+    response = post(local, EMBED, {"model": "clip_tiny", "input": "a cat", "dimensions": 4})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "dimensions")
+    assert post(local, EMBED, {"model": "clip_tiny", "input": "a cat", "dimensions": None}).status_code == 200

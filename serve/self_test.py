@@ -1,0 +1,163 @@
+"""Whether a model is of any use, and whether it gives here what it gave where it ran before.
+
+Its actions are run on made-up arguments, and what they give is written down beside the checkpoint: another replica, or the same one after
+a restart, that has the same weights, code and kind of device must give the same but for the rounding of its arithmetic. A checkpoint
+itself is never changed; where nothing can be written beside it, a model is compared with itself alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import genlib
+from genlib.data.files import write_atomically
+from serve import made_up, pictures
+from serve.arguments import Arguments
+from serve.backend import ModelCard
+from serve.runner import Runner
+
+LOG = logging.getLogger("serve.self_test")
+FOLDER = ".self_tests"
+"""Beside a checkpoint's folder."""
+_VALUES, _LEVELS = 512, 255
+"""Numbers that are kept of what an action gives, and to what part of the largest."""
+_KEPT = 16
+"""Records beside the checkpoints of one run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some of the numbers that an action gives, in whole levels."""
+
+    level: float
+    values: list[int]
+
+    def __post_init__(self) -> None:
+        """ValueError where it cannot be one: it may come from a file."""
+        if not (isinstance(self.level, float) and 0 < self.level < float("inf") and all(type(value) is int for value in self.values)):
+            raise ValueError("this is no sample of numbers")
+
+    @staticmethod
+    def of(made: Tensor) -> Sample:
+        """Of finite numbers, evenly chosen."""
+        flat = made.detach().flatten().double().cpu()
+        flat = flat[:: max(1, len(flat) // _VALUES)][:_VALUES]
+        level = max(float(flat.abs().max()) / _LEVELS, 1e-9) if len(flat) else 1.0
+        return Sample(level, (flat / level).round().long().tolist())
+
+    def agrees(self, other: Sample) -> bool:
+        """Whether all but one in a hundred are within one level: rounding may turn a coin that a model tosses, and no more."""
+        if len(self.values) != len(other.values):
+            return False
+        scale = other.level / self.level
+        beyond = sum(abs(one * scale - mine) > 2 for mine, one in zip(self.values, other.values, strict=True))  # half a level each is rounding
+        return beyond <= len(self.values) // 100
+
+
+def pass_test(runner: Runner, checkpoint: Path) -> None:
+    """Runs the self-test of a checkpoint's model, beside all requests, in the caller's thread; warm afterwards. ValueError says how it fails."""
+    name, made = runner.card().name, samples(runner)
+    if not agree(made, samples(runner)):
+        raise ValueError(f"the self-test of {name} does not give the same twice; this machine or its device is not to be trusted")
+    path = record_of(runner, checkpoint)
+    known = recorded(path, made)
+    if not agree(known, made):
+        raise ValueError(
+            f"the self-test of {name} differs from what the same weights gave before, which is in {path}; if that machine was the faulty one, "
+            "delete the file"
+        )
+
+
+@torch.no_grad()
+def samples(runner: Runner) -> dict[str, Sample]:
+    """What actions give for made-up arguments, those whose results are no numbers but choices left out.
+
+    Every action that can be tried, but of those that go step by step only the first. ValueError where something cannot be right.
+    """
+    found: dict[str, Sample] = {}
+    walked = False
+    for name, known in runner.actions.items():
+        values = made_up.arguments(runner.task, known, runner.card())
+        if values is None or (walked and runner.steps(name)):
+            continue
+        walked = walked or runner.steps(name)
+        try:
+            made = getattr(runner.task, name)(**known.taken(values))
+        except ValueError:
+            continue  # it does not take what was made up
+        check(made, known, runner.card())
+        if made.is_floating_point():
+            found[name] = Sample.of(made)
+    return found
+
+
+def check(made: Tensor, known: Arguments, card: ModelCard) -> None:
+    """ValueError where what an action gave is not finite, has other rows, or is no picture of this model's."""
+    what = f"{known.action.name} of {card.name}"
+    if not made.isfinite().all():
+        raise ValueError(f"{what} gives numbers that are not finite; its weights are of no use")
+    if known.merged and len(made) != made_up.ROWS:
+        raise ValueError(f"{what} gives {len(made)} rows for {made_up.ROWS}")
+    if pictures.are_pictures(made) and known.merged and (made.shape[-3] != card.channels or made.min() < 0 or made.max() > 1):
+        raise ValueError(f"{what} gives what is no picture of {card.channels} channels between 0 and 1")
+
+
+def agree(one: Mapping[str, Sample], other: Mapping[str, Sample]) -> bool:
+    """Whether all actions give the same."""
+    return one.keys() == other.keys() and all(one[name].agrees(other[name]) for name in one)
+
+
+def record_of(runner: Runner, checkpoint: Path) -> Path:
+    """Where such a model's record lies: of the same weights, code and kind of device."""
+    device = next((weight.device for weight in runner.task.parameters()), torch.device("cpu"))
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    key = hashlib.sha256("\0".join([runner.card().sha256, code(), torch.__version__, kind]).encode()).hexdigest()
+    return checkpoint.parent / FOLDER / f"{key[:32]}.json"
+
+
+@functools.cache
+def code() -> str:
+    """A digest of what models are computed by."""
+    root = Path(genlib.__file__).parent
+    digest = hashlib.sha256()
+    for path in [Path(made_up.__file__), Path(__file__), *sorted(root.rglob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def recorded(path: Path, made: Mapping[str, Sample]) -> Mapping[str, Sample]:
+    """What the record says; `made` where there is none yet, which becomes the record."""
+    try:
+        return {name: Sample(**values) for name, values in json.loads(path.read_bytes()).items()}
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):  # beside a checkpoint that is only to be read
+            return first(path, made)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        LOG.warning("the record %s cannot be read (%s) and is passed over", path, type(error).__name__)
+    return made
+
+
+def first(path: Path, made: Mapping[str, Sample]) -> Mapping[str, Sample]:
+    """Writes a record, and says what it is: of several replicas that write one at a time the first counts. Deletes the oldest of many."""
+    mine = path.with_suffix(f".{os.getpid()}.{id(made)}")
+    write_atomically(mine, json.dumps({name: asdict(sample) for name, sample in made.items()}).encode())
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return recorded(path, made)
+    finally:
+        mine.unlink()
+    for old in sorted(path.parent.glob("*.json"), key=lambda one: one.stat().st_mtime, reverse=True)[_KEPT:]:
+        old.unlink(missing_ok=True)
+    return made
