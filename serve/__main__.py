@@ -7,7 +7,7 @@ The page and the API are at http://HOST:PORT.
 from __future__ import annotations
 
 import asyncio
-import os
+import gc
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,14 +17,12 @@ from typing import Annotated, Any
 import tyro
 
 from cluster.connect import connected
-from jobs.command_line import exit_code
+from jobs.command_line import exit_code, read
 from jobs.run_folder import only_one, runs_root
 from serve.deployment import APPLICATION, Replicas
 from serve.finding import Source, sources
 from serve.options import ServeOptions
 from serve.ray_backend import RayBackend
-
-RAY_SETTINGS = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}  # one loop less between the front and its replicas
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +45,7 @@ class Command:
     """Between looks for newer checkpoints of the runs that are served; 0 never looks."""
     write_config: Path | None = None
     """Write what `serve deploy` and KubeRay's RayService take to this file, and serve nothing."""
-    options: tyro.conf.OmitArgPrefixes[ServeOptions] = field(default_factory=ServeOptions)
+    options: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
 
     def sized(self) -> Replicas:
         """The replicas that are asked for. ValueError where that is no number or range of them."""
@@ -62,14 +60,12 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code."""
-    command = tyro.cli(Command, args=list(arguments), prog="python -m serve", description=__doc__)
+    command = read(Command, arguments, "python -m serve", __doc__ or "")
     served, replicas = sources(command.checkpoints, runs_root()), command.sized()
     options = command.options
     if command.write_config:
         write_config(command.write_config, served, replicas, options)
         return 0
-    for name, value in RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
     folder = options.jobs_folder or runs_root() / ".serve"
     with only_one(folder), connected():
         return run(command.port, served, replicas, replace(options, jobs_folder=folder))
@@ -83,6 +79,7 @@ def run(port: int, served: tuple[Source, ...], replicas: Replicas, options: Serv
     from serve.app import build_app
     from serve.deployment import models
     from serve.observability import log_as_json
+    from serve.protocol import uvicorn_settings
 
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     serve.start(http_options={"location": "NoServer"}, logging_config=quiet)
@@ -90,8 +87,9 @@ def run(port: int, served: tuple[Source, ...], replicas: Replicas, options: Serv
     log_as_json()
     backend = RayBackend(handle)
     app = build_app(backend, options)
-    server = uvicorn.Server(uvicorn.Config(app, host=options.host, port=port, log_level="error", access_log=False, timeout_graceful_shutdown=30))
-    asyncio.run(announced(server, backend))
+    server = uvicorn.Server(uvicorn.Config(app, host=options.host, port=port, **uvicorn_settings(options)))
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(announced(server, backend))
     serve.shutdown()
     return 0
 
@@ -108,6 +106,8 @@ async def announced(server: Any, backend: RayBackend) -> None:
     await backend.refresh()
     for name, why in backend.problems.items():
         print(f"{name} is not served: {why}", file=sys.stderr, flush=True)
+    gc.collect()
+    gc.freeze()  # what was imported is not looked through again and again while requests wait
     tasks = [asyncio.create_task(say()), asyncio.create_task(backend.keep())]
     try:
         await server.serve()

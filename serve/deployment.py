@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from serve.backend import Event
 from serve.finding import Source
 from serve.limits import Limits
+from serve.observability import log_as_json
 from serve.options import ServeOptions
-from serve.ray_backend import Call, RayBackend
+from serve.ray_backend import RayBackend, Status
+from serve.scaling import LOAD
 
 MODELS, FRONT, APPLICATION = "models", "front", "genlib"
+_GRACE_SECONDS = 30.0
+"""In which a replica that is let go may end its calls; the front asks others for what it cannot."""
+_CALLS_A_REPLICA = 8
+"""That run or wait, before there are more replicas."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,16 +39,23 @@ class Replicas:
     reload_seconds: float = 10.0
     """Between looks for a newer checkpoint; 0 never looks."""
     queue: int = 256
-    """Requests that may wait for replicas; more are refused."""
+    """Calls that may run and wait in one replica; more are refused."""
 
 
 class Replica:
-    """One process with models in it."""
+    """One process with models in it. Ray Serve asks only what it is; its calls come over a socket of its own."""
 
-    def __init__(self, sources: tuple[Source, ...], replicas: Replicas) -> None:
+    async def __init__(self, sources: tuple[Source, ...], replicas: Replicas) -> None:
+        from ray.util import get_node_ip_address
+
+        from serve.listener import Listener
         from serve.shelf import Shelf
 
+        log_as_json()
         self.shelf = Shelf(sources, device="cuda" if replicas.gpus else "cpu", threads=max(1, int(replicas.cpus)), memory_gb=replicas.memory_gb)
+        await self.shelf.ready()
+        self.listener = Listener(self.shelf, replicas.queue)
+        self.address = await self.listener.open(get_node_ip_address())
         self.watch = asyncio.get_running_loop().create_task(self.reload(replicas.reload_seconds)) if replicas.reload_seconds else None
 
     async def reload(self, seconds: float) -> None:
@@ -55,22 +65,22 @@ class Replica:
             with contextlib.suppress(OSError, ValueError):
                 await self.shelf.refresh()
 
-    async def status(self) -> dict[str, Any]:
-        """What is served, and what is not and why."""
-        await self.shelf.ready()
-        return {"cards": [asdict(card) for card in self.shelf.models()], "problems": dict(self.shelf.problems)}
+    async def status(self) -> Status:
+        """What is served, and what is not and why, and where."""
+        from ray import serve
 
-    async def run_all(self, calls: list[Call]) -> list[Any]:
-        """The result of each, or its error."""
-        return await asyncio.gather(*(self.shelf.run(*call[:3], parameters=call[3]) for call in calls), return_exceptions=True)
+        return Status(
+            replica=serve.get_replica_context().replica_id.unique_id, address=self.address, cards=self.shelf.models(),
+            problems=dict(self.shelf.problems), loaded=tuple(self.shelf.runners),
+        )  # fmt: skip
 
-    async def stream(self, call: Call, partial_images: int) -> AsyncIterator[Event]:
-        """News of one, its result last."""
-        model, action, arguments, parameters = call
-        stream = self.shelf.stream(model, action, arguments, partial_images=partial_images, parameters=parameters)
-        async with contextlib.aclosing(stream) as events:  # type: ignore[type-var]
-            async for event in events:
-                yield event
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `serve.scaling` counts."""
+        return {LOAD: float(len(self.listener.tasks))}
+
+    async def __del__(self) -> None:
+        """Ray Serve lets a replica go by this: what runs in it ends first."""
+        await self.listener.close(_GRACE_SECONDS)
 
 
 class Front:
@@ -92,44 +102,44 @@ def models(sources: tuple[Source, ...], replicas: Replicas) -> Any:
 
     scaling: dict[str, Any] = {"num_replicas": replicas.least}
     if replicas.most > replicas.least:
-        scaling = {"autoscaling_config": {"min_replicas": replicas.least, "max_replicas": replicas.most, "target_ongoing_requests": 4}}
-    deployment = serve.deployment(
-        Replica, name=MODELS, max_ongoing_requests=64, max_queued_requests=replicas.queue, graceful_shutdown_timeout_s=30, health_check_period_s=2,
+        policy = {"policy_function": "serve.scaling:replicas_for_load"}
+        bounds = {"min_replicas": replicas.least, "max_replicas": replicas.most, "target_ongoing_requests": _CALLS_A_REPLICA}
+        scaling = {"autoscaling_config": {**bounds, "policy": policy, "look_back_period_s": 10.0, "upscale_delay_s": 5.0}}
+    deployment: Any = serve.deployment(
+        Replica, name=MODELS, max_ongoing_requests=64, graceful_shutdown_timeout_s=2 * _GRACE_SECONDS, health_check_period_s=2,
         ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus}, **scaling,
     )  # fmt: skip
     return deployment.bind(sources, replicas)
 
 
-def options_of(values: dict[str, Any]) -> ServeOptions:
-    """Options from plain values. ValueError names one that is none."""
-    known = {field.name for field in fields(ServeOptions)} - {"keys"}
-    if unknown := sorted(set(values) - known):
-        raise ValueError(f"there is no option {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    made = dict(values)
-    if "jobs_folder" in made:
-        made["jobs_folder"] = Path(made["jobs_folder"])
-    if "limits" in made:
-        made["limits"] = Limits(**made["limits"])
-    return ServeOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in made.items()})
-
-
-class Arguments(BaseModel):
-    """What a configuration file may say."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    checkpoints: list[str] = []
-    replicas: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-
-
-def application(arguments: Arguments) -> Any:
-    """What `serve deploy` runs, from the arguments in its file."""
+def application(arguments: dict[str, Any]) -> Any:
+    """What `serve deploy` runs, from the arguments in its file. ValueError names one that is none."""
     from ray import serve
 
     from jobs.run_folder import runs_root
     from serve.finding import sources
 
-    replicas, options = Replicas(**arguments.replicas), options_of(arguments.options)
-    front = serve.deployment(serve.ingress(None)(Front), name=FRONT, max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0.5})
-    return front.bind(models(sources(arguments.checkpoints, runs_root()), replicas), options)
+    refuse_unknown(arguments, ("checkpoints", "replicas", "options"), "argument")
+    replicas = arguments.get("replicas", {})
+    refuse_unknown(replicas, [field.name for field in fields(Replicas)], "setting of replicas")
+    sized, options = Replicas(**replicas), options_of(arguments.get("options", {}))
+    front: Any = serve.deployment(serve.ingress(None)(Front), name=FRONT, max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0.5})
+    return front.bind(models(sources(arguments.get("checkpoints", ()), runs_root()), sized), options)
+
+
+def options_of(values: dict[str, Any]) -> ServeOptions:
+    """Options from plain values. ValueError names one that is none."""
+    refuse_unknown(values, [field.name for field in fields(ServeOptions) if field.name != "keys"], "option")
+    made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if "jobs_folder" in made:
+        made["jobs_folder"] = Path(made["jobs_folder"])
+    if "limits" in made:
+        refuse_unknown(made["limits"], [field.name for field in fields(Limits)], "limit")
+        made["limits"] = Limits(**made["limits"])
+    return ServeOptions(**made)
+
+
+def refuse_unknown(values: Collection[str], known: Collection[str], what: str) -> None:
+    """ValueError names the first that is not known."""
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"there is no {what} {unknown[0]!r}; there are {', '.join(sorted(known))}")

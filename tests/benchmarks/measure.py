@@ -21,7 +21,7 @@ def ratios(ours: Callable[[], object], reference: Callable[[], object], rounds: 
     return [cpu_seconds(ours) / cpu_seconds(reference) for _ in range(rounds)]
 
 
-def report(name: str, values: list[float], *, must: float, **facts: object) -> None:
-    """One JSON line: the median ratio, its lowest and highest round, and what it must not exceed."""
+def report(name: str, values: list[float], *, must: float | None, **facts: object) -> None:
+    """One JSON line: the median ratio, its lowest and highest round, and what it must not exceed, if anything."""
     spread = [round(min(values), 3), round(max(values), 3)]
     print(json.dumps({"name": name, "ratio": round(statistics.median(values), 3), "spread": spread, "must": must, **facts}), flush=True)

@@ -1,8 +1,9 @@
 """Requests a second and waiting at 1, 8 and 32 clients: `python -m serve` over a FastAPI with a micro-batcher and the same model, by turns.
 
-The model draws a digit of 16 pixels (a DCGAN after a few steps; its speed is that of a trained one); every answer is a PNG as base64. The peer
-is one process: requests wait in a queue, a thread takes all that wait and draws them at once. Ours is what the command starts: the front in one
-process, a replica in another, with all checks. Clients are one process more, and all share the machine's cores. Wall time, as waiting is the point.
+The models draw digits of 16 pixels (DCGANs after a step; their speed is that of trained ones): a wide one takes about 5 ms for one picture and
+22 ms for 32, a narrow one a tenth of that. Every answer is a PNG as base64. The peer is one process: requests wait in a queue, a thread takes
+all that wait and draws them at once. Ours is what the command starts: the front in one process, a replica in another, with all checks. Clients
+are one process more, and all share the machine's cores. Wall time, as waiting is the point.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.serving
 """
@@ -33,13 +34,16 @@ from serve.pictures import files
 from tests.benchmarks.measure import report
 
 CLIENTS, SECONDS, ROUNDS = (1, 8, 32), 6.0, 3
+WIDTHS = {"5 ms": 256, "0.5 ms": 32}
+"""Channels of the last layer but one, by the time that one picture takes."""
 PATH = "/v1/images/generations"
 
 
-def trained(folder: Path) -> Path:
+def trained(folder: Path, width: int) -> Path:
     """A run's folder."""
     stage = registry.load("dcgan").stages[-1]
-    stage = replace(stage, train=replace(stage.train, steps=4, checkpoint_every_steps=4, evaluate_every_steps=0, trackers=()))
+    task = replace(stage.task, network=replace(stage.task.network, width=width))  # type: ignore[attr-defined]
+    stage = replace(stage, task=task, train=replace(stage.train, steps=1, checkpoint_every_steps=1, evaluate_every_steps=0, trackers=()))
     fit(stage, recipe="dcgan", source=open_source(stage.data), folder=folder, device=torch.device("cpu"))
     return folder
 
@@ -121,15 +125,21 @@ async def load(address: str, clients: int) -> tuple[float, float]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run = str(trained(Path(folder) / "dcgan"))
-        with server(["serve", run, "--port", "0"], Path(folder)) as ours, server(["tests.benchmarks.serving", run], Path(folder)) as theirs:
-            for clients in CLIENTS:
-                asyncio.run(load(ours, clients)), asyncio.run(load(theirs, clients))
-                rounds = [(asyncio.run(load(ours, clients)), asyncio.run(load(theirs, clients))) for _ in range(ROUNDS)]
-                slower = [their[0] / our[0] for our, their in rounds]
-                facts = {"ours_a_second": round(statistics.median(our[0] for our, _ in rounds)), "ours_p50_ms": p50([our for our, _ in rounds])}
-                facts["theirs_p50_ms"] = p50([their for _, their in rounds])
-                report(f"serving a DCGAN, {clients} clients: requests a second of FastAPI over ours", slower, must=1 / 0.85, **facts)
+        for takes, width in WIDTHS.items():
+            run = str(trained(Path(folder) / takes / "dcgan", width))
+            with server(["serve", run, "--port", "0"], Path(folder)) as ours, server(["tests.benchmarks.serving", run], Path(folder)) as theirs:
+                for clients in CLIENTS:
+                    faster, facts = compared(ours, theirs, clients)
+                    must = 1 / 0.85 if (takes, clients) == ("5 ms", 32) else None
+                    report(f"serving a model of {takes}, {clients} clients: requests a second of FastAPI over ours", faster, must=must, **facts)
+
+
+def compared(ours: str, theirs: str, clients: int) -> tuple[list[float], dict[str, float]]:
+    """How many times as fast the other is, round by round, and single figures."""
+    asyncio.run(load(ours, clients)), asyncio.run(load(theirs, clients))
+    rounds = [(asyncio.run(load(ours, clients)), asyncio.run(load(theirs, clients))) for _ in range(ROUNDS)]
+    facts = {"ours_a_second": round(statistics.median(our[0] for our, _ in rounds)), "ours_p50_ms": p50([our for our, _ in rounds])}
+    return [their[0] / our[0] for our, their in rounds], {**facts, "theirs_p50_ms": p50([their for _, their in rounds])}
 
 
 def p50(found: list[tuple[float, float]]) -> float:

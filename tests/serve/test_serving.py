@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,14 +93,14 @@ class Load:
             seed += self.clients
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("runs")
+@contextmanager
+def serving(root: Path, *options: str) -> Iterator[Server]:
+    """A server of a run that has the first of its two checkpoints."""
     folder = next(iter(train_stages("ddpm", root / "trained").values())).parents[1]
     older, newer = sorted((folder / "checkpoints").glob("step_*"))
     run = root / "ddpm"
     shutil.copytree(older, run / "checkpoints" / older.name)
-    words = [sys.executable, "-m", "serve", str(run), "--port", "0", "--replicas", "2", "--reload-seconds", "1", "--cpus-per-replica", "0.5"]
+    words = [sys.executable, "-m", "serve", str(run), "--port", "0", "--reload-seconds", "1", "--cpus-per-replica", "0.5", *options]
     environment = {**os.environ, "GENLIB_RUNS": str(root / "runs")}
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     line = process.stdout.readline()
@@ -109,6 +110,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     process.terminate()
     process.wait(timeout=60)
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("runs"), "--replicas", "2") as made:
+        yield made
 
 
 def test_a_killed_replica_costs_no_request_and_changes_no_picture(server: Server) -> None:
@@ -136,4 +143,13 @@ def test_a_run_that_goes_on_is_served_at_its_new_step_without_a_failed_request(s
         wait_until(lambda: server.get("/v1/models")["data"][0]["step"] > step)
         known = len(load.pictures)
         wait_until(lambda: len(load.pictures) >= known + 8)
+    assert load.failures == []
+
+
+def test_a_second_replica_comes_with_the_load(tmp_path: Path) -> None:
+    with serving(tmp_path, "--replicas", "1:2") as server, Load(server, clients=24) as load:
+        assert len(server.replicas()) == 1
+        wait_until(lambda: len(server.replicas()) == 2, timeout_seconds=120)
+        known = len(load.pictures)
+        wait_until(lambda: len(load.pictures) >= known + 50, timeout_seconds=120)
     assert load.failures == []

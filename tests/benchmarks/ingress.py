@@ -1,0 +1,77 @@
+"""Ways into the same front: `python -m serve`, and as a deployment behind Ray Serve's ingress, with HTTP served by its replica, and behind HAProxy.
+
+The first is what users start on one machine; the others are what `serve deploy` makes of `--write-config`, by Ray's settings. Behind all is the
+same replica with the 5 ms model of `tests.benchmarks.serving`. Requests a second of the first over those of each other one, by turns, with 1 and
+32 clients. HAProxy is Debian's `haproxy`, and is left out where there is none.
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.ingress
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.benchmarks.measure import report
+from tests.benchmarks.serving import WIDTHS, compared, server, trained
+
+DIRECT, BALANCED = "RAY_SERVE_ENABLE_DIRECT_INGRESS", "RAY_SERVE_ENABLE_HA_PROXY"
+WAYS = {"Ray Serve's ingress": {}, "HTTP served by the replica": {DIRECT: "1"}, "HAProxy": {BALANCED: "1"}}
+
+
+def deployed(run: str, port: int) -> None:
+    """The application as `serve deploy` runs it, until a signal: prints its address."""
+    from ray import serve
+
+    from cluster.connect import connected
+    from serve.deployment import APPLICATION, application
+
+    folder = tempfile.mkdtemp()
+    os.environ["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"] = f"{folder}/haproxy.cfg"
+    os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"] = f"{folder}/admin.sock"
+    os.environ["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"], os.environ["RAY_SERVE_HAPROXY_SERVER_STATE_FILE"] = folder, f"{folder}/state"
+    os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(port + 1)
+    with connected():
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run(application({"checkpoints": [run]}), name=APPLICATION, route_prefix="/")
+        address = f"http://127.0.0.1:{port + 1 if DIRECT in os.environ else port}"
+        while not answers(address):
+            time.sleep(0.2)
+        print(f"serving at {address}", flush=True)
+        signal.sigwait({signal.SIGTERM})
+
+
+def answers(address: str) -> bool:
+    """Whether there are models behind it."""
+    try:
+        return urllib.request.urlopen(f"{address}/readyz", timeout=5).status == 200
+    except OSError:
+        return False
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        run = str(trained(Path(folder) / "dcgan", WIDTHS["5 ms"]))
+        with server(["serve", run, "--port", "0"], Path(folder)) as ours:
+            for number, (way, settings) in enumerate(WAYS.items()):
+                if way == "HAProxy" and not shutil.which("haproxy"):
+                    continue
+                os.environ.update(settings)
+                with server(["tests.benchmarks.ingress", run, str(18000 + 10 * number)], Path(folder)) as theirs:
+                    for clients in (1, 32):
+                        slower, facts = compared(theirs, ours, clients)
+                        named = {"a_second": facts["ours_a_second"], "p50_ms": facts["ours_p50_ms"], "python_m_serve_p50_ms": facts["theirs_p50_ms"]}
+                        report(f"{way}, {clients} clients: requests a second of `python -m serve` over it", slower, must=None, **named)
+                for name in settings:
+                    del os.environ[name]
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if len(sys.argv) > 1 else None
+    deployed(sys.argv[1], int(sys.argv[2])) if len(sys.argv) > 1 else main()
