@@ -25,6 +25,7 @@ from serve.running import News, news_of, run
 from serve.streams import Event, event_stream
 from serve.work import Work, png_as_text
 
+_SOON_SECONDS = 5
 _OPEN_SECONDS = 30
 """After which a model that could not be opened may be asked for again."""
 
@@ -47,9 +48,9 @@ class Front:
     ) -> ModelCard:
         """The model of that name, or of those that can do one of the actions, of `pictures` alone, the `best`, which is the lowest, and first.
 
-        Problem 404 where there is none.
+        Problem 404 where there is none, 503 where no model is open yet.
         """
-        cards = self.backend.models()
+        cards = self.open()
         able = [card for card in cards if any(action in card.actions for action in actions) and (card.image_size or not pictures)]
         if name is None and not able:
             raise no_model(f"no model that is served does {what}", "model")
@@ -60,9 +61,16 @@ class Front:
                 raise Problem(404, f"this model does not do {what}; /v1/models lists what each one does", param="model", code="model_not_found")
         return min(able, key=best)
 
+    def open(self) -> list[ModelCard]:
+        """The models there are. Problem 503 where there is none, as before the first replica is up."""
+        cards = self.backend.models()
+        if not cards:
+            raise busy(503, "no model is open yet; /readyz says why", _SOON_SECONDS, "unavailable")
+        return cards
+
     def named(self, name: str) -> ModelCard:
         """The model of that name. Problem 404 where there is none, 503 where there is one that cannot be opened now."""
-        for card in self.backend.models():
+        for card in self.open():
             if card.name == name:
                 return card
         if name in getattr(self.backend, "problems", {}):

@@ -97,13 +97,15 @@ def _condition(card: ModelCard, body: Generation, count: int) -> dict[str, tuple
 def _class_of(card: ModelCard, body: Generation) -> int:
     """The number of the class that a label or prompt names. Problem names some that there are."""
     asked, param = (body.label, "label") if body.label is not None else (body.prompt or "", "prompt")
+    some = ", ".join(card.classes[:20]) + (", ..." if len(card.classes) > 20 else "") or "numbers"
+    if asked == "":
+        raise Problem(400, f"this model draws one of its classes; name one as the prompt: {some}", param="prompt", code="missing_class")
     text, names = str(asked).strip().lower(), [name.lower() for name in card.classes]
     if text in names:
         return names.index(text)
     if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < (len(names) or 2**31):
         return int(text)
-    some = ", ".join(card.classes[:20]) + (", ..." if len(names) > 20 else "")
-    raise Problem(404, f"this model draws classes, and there is none of that name; it knows {some or 'numbers'}", param=param, code="unknown_class")
+    raise Problem(404, f"this model draws classes, and there is none of that name; it knows {some}", param=param, code="unknown_class")
 
 
 @route(ROUTER, "/v1/images/variations", Variation, actions=("image_to_image",), answer="Pictures", stream=True, forms=True)

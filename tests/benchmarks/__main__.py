@@ -23,7 +23,8 @@ def main(words: list[str]) -> int:
         rows += [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         failed += [script.stem] if done.returncode else []
     for row in rows:
-        print(f"{row['name']:<75} {row['ratio']:>7.3f}  {row['spread']!s:<16} must be <= {row['must']:g}")
+        must = "" if row["must"] is None else f"must be <= {row['must']:g}"
+        print(f"{row['name']:<75} {row['ratio']:>7.3f}  {row['spread']!s:<16} {must}")
     print(*(f"failed: {name}" for name in failed), sep="\n", end="", file=sys.stderr)
     return int(bool(failed))
 

@@ -65,6 +65,9 @@ def test_a_class_by_its_name_or_number(local: LocalBackend) -> None:
     assert wrong.status_code == 404
     assert "zero, one, two" in wrong.text
     assert "platypus" not in wrong.text
+    missing = post(local, GENERATE, {"model": "ddpm"})
+    assert (missing.status_code, missing.json()["error"]["param"], missing.json()["error"]["code"]) == (400, "prompt", "missing_class")
+    assert "name one as the prompt: zero, one, two" in missing.json()["error"]["message"]
 
 
 def test_a_model_that_fits_is_taken_where_none_is_named(local: LocalBackend) -> None:

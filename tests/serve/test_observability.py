@@ -11,7 +11,7 @@ import pytest
 
 from serve.backend import LocalBackend
 from serve.observability import JsonFormatter, context, opened
-from tests.serve.models import Walker, ask
+from tests.serve.models import Walker, ask, post
 
 GENERATE = "/v1/images/generations"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -96,3 +96,9 @@ def test_alive_is_not_ready() -> None:
     assert ready.status_code == 503
     assert "clip: weights.safetensors is not what its manifest says" in ready.json()["error"]["message"]
     assert ask(Walker(), asked)[1].json() == {"status": "ready", "models": 1}
+
+
+def test_no_model_yet_is_a_reason_to_come_again() -> None:
+    for path, body in (("/v1/images/generations", {"model": "ddpm"}), ("/v1/embeddings", {"input": "x"}), ("/v1/models/ddpm/actions/generate", {})):
+        early = post(LocalBackend([]), path, body)
+        assert (early.status_code, early.headers["retry-after"]) == (503, "5"), early.text
