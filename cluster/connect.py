@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from cluster.local import local_head
+
+LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -28,9 +32,17 @@ def connected(cpus: int | None = None) -> Iterator[None]:
 def attached(address: str) -> Iterator[None]:
     """Inside, this process is a driver of the cluster at `address`."""
     import ray
+    from ray._private import worker
 
+    worker.print_to_stdstream = noted  # a raylet's notices go to the terminal whatever `log_to_driver` says
     ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def noted(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    """Lines that Ray would print go to this module's logger, which says nothing unless it is asked to."""
+    for line in data["lines"]:
+        LOG.info("%s: %s", data["pid"], line)

@@ -106,7 +106,7 @@ def models(sources: tuple[Source, ...], replicas: Replicas) -> Any:
         bounds = {"min_replicas": replicas.least, "max_replicas": replicas.most, "target_ongoing_requests": _CALLS_A_REPLICA}
         scaling = {"autoscaling_config": {**bounds, "policy": policy, "look_back_period_s": 10.0, "upscale_delay_s": 5.0}}
     deployment: Any = serve.deployment(
-        Replica, name=MODELS, max_ongoing_requests=64, graceful_shutdown_timeout_s=2 * _GRACE_SECONDS, health_check_period_s=2,
+        Replica, name=MODELS, graceful_shutdown_timeout_s=2 * _GRACE_SECONDS, health_check_period_s=2,
         ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus}, **scaling,
     )  # fmt: skip
     return deployment.bind(sources, replicas)

@@ -108,7 +108,9 @@ class Jobs(JobFolder):
         except asyncio.CancelledError:
             if not (job.folder / "cancel").exists():
                 with contextlib.suppress(Problem, OSError):  # this process ends in order, which is no fault of the job's
-                    job.update(status="queued", attempts=max(0, job.state()["attempts"] - 1))
+                    state = job.state()
+                    if state["status"] not in ENDED:
+                        job.update(status="queued", attempts=max(0, state["attempts"] - 1))
                 raise
             self.metrics.cancelled.labels("job").inc()
             self._end(job, "cancelled")

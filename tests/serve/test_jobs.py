@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 
 from serve.backend import Unavailable
 from serve.job import ENDED
-from tests.serve.models import Walker, application, ask, events_of, run, shown, until
+from serve.jobs import Jobs
+from tests.serve.models import SOON, Walker, application, ask, events_of, run, shown, until
 
 GENERATE = "/v1/images/generations"
 Client = httpx2.AsyncClient
@@ -55,6 +57,24 @@ def test_a_job_is_done_and_its_pictures_stay(tmp_path: Path) -> None:
     assert not listed["has_more"]
     assert [shown(file.content).shape for file in files] == [(8, 8, 3)] * 2
     assert files[0].headers["content-type"] == "image/png"
+
+
+def test_a_job_that_was_completed_stays_so_where_the_server_ends_in_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tidied = threading.Event()
+    monkeypatch.setattr(Jobs, "make_room", lambda self: tidied.wait(SOON))
+
+    async def work() -> dict[str, Any]:
+        async with application(Walker(), jobs_folder=tmp_path) as (app, client):
+            job = await started(client, seed=7, num_inference_steps=2)
+            done = await over(client, job)
+            ending = asyncio.create_task(app.state.front.jobs.stop())
+            await asyncio.sleep(0.05)
+            tidied.set()
+            await ending
+            return done
+
+    done = run(work())
+    assert done["status"] == json.loads((tmp_path / done["id"] / "state.json").read_text())["status"] == "completed"
 
 
 def test_news_are_resumed_after_the_last_that_came() -> None:
