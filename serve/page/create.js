@@ -2,7 +2,7 @@
 
 import { byId, guarded, icon, notify, pickPictures, takesPictures } from "./dom.js";
 import { Segments, Slider } from "./form.js";
-import { can, choices, modesOf, needs, offer, sides, takes } from "./models.js";
+import { choices, creators, modesOf, needs, offer, sides, takes } from "./models.js";
 import { Painter } from "./painter.js";
 import { settingsOf } from "./png.js";
 
@@ -14,6 +14,7 @@ export class Create {
   constructor(app) {
     this.app = app;
     this.source = null;
+    this.offered = "";
     for (const name of ["model", "prompt", "label", "negative", "width", "height", "sampler", "seed", "dice", "lock", "go"]) this[name] = byId(name);
     const at = (name) => document.querySelector(`[data-slider="${name}"]`);
     this.count = new Slider(at("count"), { label: "Pictures", low: 1, high: 16, step: 1, value: 4 });
@@ -47,7 +48,7 @@ export class Create {
 
   /** Called once the models are known. */
   async ready() {
-    offer(this.model, this.app.models.filter(can.create));
+    offer(this.model, creators(this.app.models));
     this.go.disabled = !this.card;
     this.roll();
     this.hold(false);
@@ -81,15 +82,16 @@ export class Create {
 
   offers(card, schema) {
     if (this.offered === `${card.id} ${this.action}`) return;
+    const another = !this.offered.startsWith(`${card.id} `);
     this.offered = `${card.id} ${this.action}`;
-    const options = (select, values, first) => {
+    const options = (select, values, first, keep) => {
       const before = select.value;
       select.replaceChildren(...values.map((value) => new Option(value, value)));
-      select.value = values.some((value) => String(value) === before) ? before : (first ?? values[0] ?? "");
+      select.value = keep && values.some((value) => String(value) === before) ? before : (first ?? values[0] ?? "");
     };
-    options(this.label, card.classes ?? []);
-    options(this.sampler, choices(schema.sampler), schema.sampler?.default);
-    for (const side of [this.width, this.height]) options(side, sides(card), card.image_size);
+    options(this.label, card.classes ?? [], undefined, true);
+    options(this.sampler, choices(schema.sampler), schema.sampler?.default, !another);
+    for (const side of [this.width, this.height]) options(side, sides(card), card.image_size, !another);
     this.steps.bounds(1, Math.max(Math.min(card.max_steps || 200, 200), schema.steps?.default ?? 1), 1);
     this.steps.value = schema.steps?.default ?? 25;
     this.guidance.value = schema.guidance_scale?.default > 0 ? schema.guidance_scale.default : null;
@@ -117,7 +119,6 @@ export class Create {
   async begin(blob) {
     if (blob && !modesOf(this.card).length) this.model.value = this.app.models.find((card) => modesOf(card).length).id;
     this.source = blob;
-    this.offered = "";
     this.app.go("create");
     await this.fit();
   }
@@ -152,7 +153,7 @@ export class Create {
 
   /** Puts settings into the form; what they do not name stays. */
   async fill(settings) {
-    if (this.app.models.some((card) => can.create(card) && card.id === settings.model)) this.model.value = settings.model;
+    if (creators(this.app.models).some((card) => card.id === settings.model)) this.model.value = settings.model;
     if (settings.mode && this.source) this.mode.set(settings.mode, false);
     await this.fit();
     const put = (control, value) => value !== undefined && value !== null && (control.value = value);
@@ -184,6 +185,11 @@ export class Create {
 
   submit = guarded(async () => {
     if (!this.card || !byId("wish").reportValidity()) return;
+    if (!this.source && !takes(this.card, "generate")) {
+      notify(`${this.card.id} starts from a picture: choose one.`, { bad: true });
+      byId("source-pick").focus();
+      return;
+    }
     const settings = this.settings();
     await this.app.runs.start(this.source ? await this.edit(settings) : generation(settings), settings);
     if (!this.locked) this.roll();

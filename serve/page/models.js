@@ -23,6 +23,12 @@ export const can = {
   map: (card) => has(card, "assign", "decode", "embed") && seesImages(card),
 };
 
+/** Models that make pictures: those that draw after words first, then those that draw, then those that only change what is given. */
+export function creators(cards) {
+  const rank = (card) => (takes(card, "generate") ? ("prompt" in takes(card, "generate") ? 0 : 1) : 2);
+  return cards.filter(can.create).sort((one, other) => rank(one) - rank(other));
+}
+
 export function modesOf(card) {
   return MODES.filter(([action]) => has(card, action));
 }

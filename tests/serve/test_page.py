@@ -37,12 +37,12 @@ KEPT = """(async () => {
 def served(local: LocalBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An address with models of all kinds that the page has a view for."""
     runners = list(local.runners.values())
-    for name in ("som", "dcgan"):
+    for name in ("som", "dcgan", "resampling"):
         stages = train_stages(name, tmp_path_factory.mktemp(name))
         runners.append(Runner.load(list(stages.values())[-1].parents[1], name=name, device="cpu"))
     with listening(LocalBackend(runners)) as address:
         yield address
-    for runner in runners[-2:]:
+    for runner in runners[-3:]:
         runner.close()
 
 
@@ -200,7 +200,9 @@ def test_only_what_is_painted_changes(page: Page, served: str, tmp_path: Path) -
     page.write("#painter .slider:not([hidden]) input[type=number]", "12")
     page.drag("#painter canvas", [(0.7, 0.7), (0.9, 0.7), (0.9, 0.9)])
     drawn(page, count="2", steps="3", seed="3")
-    for one in kept(page)[-2:]:
+    filled = [one for one in kept(page) if one["model"] == "inpainting"]  # others may have been made in the same second
+    assert len(filled) == 2
+    for one in filled:
         changed = np.abs(one["pixels"] - source[:, :, 0].astype(int)) > 1
         assert changed[5:, 5:].any()
         assert not changed[:4].any()
@@ -213,6 +215,26 @@ def test_nothing_painted_is_refused_before_anything_is_sent(page: Page, served: 
     page.click("#go")
     page.until("document.querySelector('.notice.bad')?.textContent.includes('Nothing is painted')")
     assert not any("edits" in address for address in page.requested)
+
+
+def test_a_model_that_only_changes_pictures_asks_for_one_before_anything_is_sent(page: Page, served: str) -> None:
+    page.open(served)
+    page.choose("#model", "resampling")
+    page.click("#go")
+    page.until("document.querySelector('.notice.bad')?.textContent.includes('resampling starts from a picture')")
+    assert page.script("document.activeElement.id") == "source-pick"
+    assert not any("generations" in address for address in page.requested)
+
+
+def test_a_new_visitor_starts_with_a_model_that_draws_after_words_and_each_model_with_its_own_size(page: Page, served: str) -> None:
+    page.open(served)
+    assert page.script("document.querySelector('#model').value") == "ldm_tiny"
+    last = page.script("[...document.querySelector('#model').options].at(-1).value")
+    assert last == "resampling"
+    trained = {card["id"]: card["image_size"] for card in json.loads(urllib.request.urlopen(f"{served}/v1/models", timeout=30).read())["data"]}
+    for model in ("ddpm", "ldm_tiny"):
+        page.choose("#model", model)
+        assert int(page.script("document.querySelector('#width').value")) == trained[model]
 
 
 def test_a_picture_is_extended_where_it_was_placed(page: Page, served: str, tmp_path: Path) -> None:
