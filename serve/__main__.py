@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -82,6 +83,7 @@ def run(port: int, served: tuple[Source, ...], replicas: Replicas, options: Serv
     from serve.protocol import uvicorn_settings
 
     quiet = {"log_level": "ERROR", "enable_access_log": False}
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process, which `quiet` is not for
     serve.start(http_options={"location": "NoServer"}, logging_config=quiet)
     handle = serve.run(models(served, replicas), name=APPLICATION, route_prefix=None, logging_config=quiet)
     log_as_json()
