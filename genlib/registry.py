@@ -28,6 +28,7 @@ RECIPES: dict[str, str] = {
     "inpainting": "genlib.models.diffusion.inpainting:inpainting",
     "ldm_sd2": "genlib.models.diffusion.ldm:ldm_sd2",
     "ldm_tiny": "genlib.models.diffusion.ldm:ldm_tiny",
+    "moco": "genlib.models.representation.moco:moco",
     "pca": "genlib.models.autoencoders.autoencoder:pca",
     "rbm": "genlib.models.energy.rbm:rbm",
     "rbm_gaussian": "genlib.models.energy.gaussian_rbm:rbm_gaussian",

@@ -147,11 +147,16 @@ def test_data_that_no_task_is_built_for_is_refused_before(runs: Runs, label: str
         config.refuse_data(spec)
 
 
+AGAINST_ITSELF = ("moco-train",)
+
+
 @every_stage
 def test_overfits_eight_samples(runs: Runs, label: str) -> None:
     task, stage = runs.built(label), STAGES[label].stage
     if not task.phases:
         pytest.skip("the stage trains nothing")
+    if label in AGAINST_ITSELF:
+        pytest.skip("the loss asks it to tell samples from themselves, seen before")
     batch = batch_of(label, task, 8, train=False)
     strategy = strategies.choose("single", CPU)
     strategy.setup(task, replace(stage.train, optim=replace(stage.train.optim, warmup_steps=0, schedule="constant")))
