@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 Resources = Mapping[str, float]
 
 
-def refuse_impossible(workers: int, each: Resources) -> None:
-    """ValueError saying what the connected cluster has, where it can never run `workers` of such workers at once."""
+def refuse_impossible(count: int, each: Resources, what: str = "worker") -> None:
+    """ValueError saying what the connected cluster has, where it can never run so many of such at once; `what` is the options' word for one."""
     nodes, limit = node_resources(), autoscaling_limit()
-    if fit_on(nodes, each) >= workers or (limit is not None and fit_under(limit, each) >= workers):
+    if fit_on(nodes, each) >= count or (limit is not None and fit_under(limit, each) >= count):
         return
-    asked = f"{workers} worker{'s' if workers > 1 else ''} of {words(each)} each"
+    asked = f"{count} {what}{'s' if count > 1 else ''} of {words(each)} each"
     has = words({name: sum(node.get(name, 0.0) for node in nodes) for name in each})
     place = f"the cluster has {has} on {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
     may = f" and may grow to {words({name: limit.get(name, 0.0) for name in each})}" if limit is not None else ""
-    raise ValueError(f"{asked} can never run: {place}{may}; ask for fewer --workers, or for less with --cpus-per-worker or --gpus-per-worker")
+    raise ValueError(f"{asked} can never run: {place}{may}; ask for fewer --{what}s, or for less with --cpus-per-{what} or --gpus-per-{what}")
 
 
 def fit_on(nodes: Sequence[Resources], each: Resources) -> int:

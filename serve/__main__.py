@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from cluster.connect import connected
+from cluster.preflight import refuse_impossible
 from jobs.command_line import exit_code, read
 from jobs.run_folder import only_one, runs_root
 from serve.deployment import APPLICATION, Replicas
@@ -68,11 +70,25 @@ def main(arguments: Sequence[str]) -> int:
         write_config(command.write_config, served, replicas, options)
         return 0
     folder = options.jobs_folder or runs_root() / ".serve"
-    with only_one(folder), connected():
-        return run(command.port, served, replicas, replace(options, jobs_folder=folder))
+    with bound(options.host, command.port) as door, only_one(folder), connected():
+        refuse_impossible(replicas.least, {"CPU": replicas.cpus} | ({"GPU": replicas.gpus} if replicas.gpus else {}), "replica")
+        return run(door, served, replicas, replace(options, jobs_folder=folder))
 
 
-def run(port: int, served: tuple[Source, ...], replicas: Replicas, options: ServeOptions) -> int:
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at that address, on which nobody listens yet. ValueError where it cannot be had."""
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((host, port))
+    except (OSError, OverflowError) as error:
+        door.close()
+        why = getattr(error, "strerror", None) or "a port is a number up to 65535"
+        raise ValueError(f"port {port} of {host} cannot be used: {why}; give another --port (0 takes any that is free), or --host") from None
+    return door
+
+
+def run(door: socket.socket, served: tuple[Source, ...], replicas: Replicas, options: ServeOptions) -> int:
     """Starts the replicas, then the front, in this process, until a signal ends it."""
     import uvicorn
     from ray import serve
@@ -89,20 +105,20 @@ def run(port: int, served: tuple[Source, ...], replicas: Replicas, options: Serv
     log_as_json()
     backend = RayBackend(handle)
     app = build_app(backend, options)
-    server = uvicorn.Server(uvicorn.Config(app, host=options.host, port=port, **uvicorn_settings(options)))
+    server = uvicorn.Server(uvicorn.Config(app, **uvicorn_settings(options)))
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(announced(server, backend))
+        runner.run(announced(server, door, backend))
     serve.shutdown()
     return 0
 
 
-async def announced(server: Any, backend: RayBackend) -> None:
+async def announced(server: Any, door: socket.socket, backend: RayBackend) -> None:
     """Serves, and says where once it listens, and what it does not serve and why."""
 
     async def say() -> None:
         while not server.started:
             await asyncio.sleep(0.05)
-        (host, port, *_) = server.servers[0].sockets[0].getsockname()
+        (host, port, *_) = door.getsockname()
         print(f"serving {', '.join(backend.cards) or 'nothing'} at http://{host}:{port}", flush=True)
 
     await backend.refresh()
@@ -112,7 +128,7 @@ async def announced(server: Any, backend: RayBackend) -> None:
     gc.freeze()  # what was imported is not looked through again and again while requests wait
     tasks = [asyncio.create_task(say()), asyncio.create_task(backend.keep())]
     try:
-        await server.serve()
+        await server.serve(sockets=[door])
     finally:
         for task in tasks:
             task.cancel()
