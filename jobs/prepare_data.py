@@ -175,6 +175,8 @@ def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, 
     """
     found = checked(_places(shards), decode)
     print(json.dumps({"shards": found.shards, "samples": found.samples, "bad": dict(sorted(found.bad.items()))}))
+    if found.joined:
+        print(found.joined, file=sys.stderr)
     for reason, name in sorted(found.first.items()):
         print(f"{reason}: first is {name}", file=sys.stderr)
     if found.share > max_bad:

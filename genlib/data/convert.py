@@ -18,12 +18,13 @@ from typing import Any
 from genlib.data import index
 from genlib.data.decode import LIMIT_BYTES, BadSample, decode_label, decode_text
 from genlib.data.encode import LeftOut, file_bytes, stored_image
-from genlib.data.files import write_atomically
+from genlib.data.files import read_regular, write_atomically
 from genlib.data.writer import ShardWriter
 
 CONVERT_VERSION = 1
 """Changes when the same input would give other bytes."""
 _MEASURED, _MOST_SAMPLES, _FILLED = 64, 65_536, 0.85  # samples to see how large they are, most samples a part, share of a shard to fill
+_RECORD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ def record_path(out: Path, part: int) -> Path:
 def finished(out: Path, part: int) -> Record | None:
     """The record of a part whose shards are all there."""
     try:
-        record = Record(**json.loads(record_path(out, part).read_bytes()))
+        record = Record(**json.loads(read_regular(record_path(out, part), _RECORD_BYTES)))
         whole = all((out / name).stat().st_size == size for name, size in record.shards.items())
     except (OSError, ValueError, TypeError, AttributeError):
         return None

@@ -30,8 +30,9 @@ _SMALL = 8192  # bytes that hold no more scans than that
 REASONS = (
     "undecodable", "undecodable header", "several frames", "over the pixel limit", "over the byte limit",
     "non-UTF-8", "empty caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
+    CHANGED := "changed since it was indexed", UNREADABLE := "unreadable shard",
 )  # fmt: skip
-"""Why a sample may fail; the last two are for reader processes to say."""
+"""Why a sample may fail. Reader processes say that one killed or hung its reader, and a reader that its shard is not what it was."""
 
 
 class BadSample(ValueError):

@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from genlib.data.files import open_regular
+from genlib.storage import why
+
 log = logging.getLogger(__name__)
 
 _HEAD = struct.Struct("<8sQI")
@@ -91,7 +94,7 @@ class DiskCache:
     def _complain(self, error: OSError) -> None:
         self._rest_until = time.monotonic() + _REST_SECONDS
         if not self._warned:
-            log.warning("%s: %s; what is read from URLs is not kept on this disk while that is so", self.folder, error.strerror)
+            log.warning("%s; what is read from URLs is not kept on this disk while that is so", why(self.folder, error))
         self._warned = True
 
     def _count(self, num_bytes: int) -> None:
@@ -120,7 +123,7 @@ class DiskCache:
 def _read(path: Path) -> memoryview | None:
     """The content of an entry, which is then the most recent one; None where there is none or it is not whole."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) as file:
             data = memoryview(file.readall())
             if len(data) < _HEAD.size:
                 return None
@@ -185,7 +188,8 @@ def _release(draft: int, path: Path) -> None:
 
 
 def _unlock(handle: int) -> None:
-    fcntl.flock(handle, fcntl.LOCK_UN)  # to close is not enough where a fork has the file too
+    with suppress(OSError):  # of a file system that is gone
+        fcntl.flock(handle, fcntl.LOCK_UN)  # to close is not enough where a fork has the file too
     os.close(handle)
 
 
@@ -217,7 +221,7 @@ def _entries(folder: Path) -> Iterator[tuple[int, int, str]]:
 
 
 def _drop_if_left(draft: Path) -> None:
-    with open(draft, "rb") as file, suppress(BlockingIOError):
+    with open_regular(draft) as file, suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is(file.fileno(), draft):
             os.unlink(draft)

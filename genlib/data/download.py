@@ -33,6 +33,8 @@ class Stamp:
     """Bytes."""
     tag: str
     """Its ETag, else when it was modified last, else ""."""
+    changed: str = ""
+    """Of a local file, when its content or its name changed last, which nobody can set."""
 
     @classmethod
     def of(cls, meta: Any) -> Stamp:

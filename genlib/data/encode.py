@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
-import stat
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, features
 
 from genlib.data.decode import LIMIT_BYTES, LIMIT_PIXELS, BadSample, image_header
+from genlib.data.files import IrregularError, read_regular
 
 _OTHERS = ("BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 """Formats that are opened to be stored as another one; Pillow's other readers stay shut."""
@@ -24,17 +25,15 @@ class LeftOut(ValueError):
 def file_bytes(path: Path, limit: int, what: str) -> bytes:
     """Content of a regular file of at most `limit` bytes. LeftOut or BadSample says of `what` why there is none."""
     try:
-        status = path.stat()
-        content = path.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size <= limit else b""
+        return read_regular(path, limit)
     except (FileNotFoundError, NotADirectoryError):
         raise LeftOut(f"missing {what}") from None
-    except (OSError, ValueError):  # no rights, too long a name, a NUL in it
+    except IrregularError:
+        raise LeftOut(f"{what} is no file") from None
+    except (OSError, ValueError) as error:  # no rights, too long a name, a NUL in it
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise BadSample("over the byte limit") from None
         raise LeftOut(f"unreadable {what}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise LeftOut(f"{what} is no file")
-    if status.st_size > limit:
-        raise BadSample("over the byte limit")
-    return content
 
 
 def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:

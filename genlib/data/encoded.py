@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from genlib.data.files import write_atomically
+from genlib.data.files import open_regular, read_regular, write_atomically
+from genlib.storage import why
 from genlib.types import Batch
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class EncodedStore:
         except OSError as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
             if not self._warned:
-                log.warning("%s: %s; what is encoded is not kept while that is so", self.folder, error.strerror)
+                log.warning("%s; what is encoded is not kept while that is so", why(self.folder, error))
             self._warned = True
 
     def free_bytes(self) -> int:
@@ -206,7 +207,7 @@ class _Records:
         size = self._shard_samples * self.dtype.itemsize
         if not write:
             try:
-                file = FileIO(path)
+                file = open_regular(path)
             except FileNotFoundError:
                 return None
             return file if os.fstat(file.fileno()).st_size == size else None
@@ -264,8 +265,7 @@ def _name_of(content: bytes) -> str:
 def _load(path: Path) -> np.dtype | None:
     """The layout in a file that anybody may have written; None where it is none."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(_MOST_JSON_BYTES)
+        content = read_regular(path, _MOST_JSON_BYTES)
         fields = json.loads(content)
     except (OSError, ValueError, RecursionError):
         return None

@@ -1,13 +1,22 @@
-"""Folders, atomic writes and locks."""
+"""Folders, atomic writes, locks, and files that are read through the kernel."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+class IrregularError(OSError):
+    """A folder, a pipe, a socket or a device where a file is wanted."""
 
 
 def cache_folder() -> Path:
@@ -15,13 +24,62 @@ def cache_folder() -> Path:
     return Path(os.environ.get("GENLIB_CACHE") or Path.home() / ".cache" / "genlib")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is either whole or absent; makes its folder."""
+def regular_status(path: Path) -> os.stat_result:
+    """The status of a regular file, by whatever links lead to it. OSError where there is none, `IrregularError` where it is something else."""
+    status = os.stat(path)
+    _refuse_irregular(status, path)
+    return status
+
+
+def open_regular(path: Path) -> FileIO:
+    """Opens a regular file to read. OSError as `regular_status`: what could hang or do something when it is opened is not."""
+    regular_status(path)
+    file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # a pipe may have taken its place since
+    try:
+        _refuse_irregular(os.fstat(file.fileno()), path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_irregular(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise IrregularError(errno.EINVAL, f"it is {kind} and no regular file", str(path))
+
+
+def read_regular(path: Path, limit_bytes: int) -> bytes:
+    """The content of a regular file. OSError where there is none, it cannot be read, or it has more bytes."""
+    with open_regular(path) as file:
+        size = min(limit_bytes, os.fstat(file.fileno()).st_size) + 1
+        content = read_at(file, size, 0)
+    if len(content) > limit_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {limit_bytes:,} bytes", str(path))
+    return content
+
+
+def read_at(file: FileIO, size: int, offset: int) -> bytes:
+    """`size` bytes of a file from `offset` on, fewer where it ends before. OSError names the file.
+
+    Copied by the kernel and not mapped: what lies behind the end of a file that was cut is missing, where memory would end the process.
+    """
+    try:
+        found = os.pread(file.fileno(), size, offset)
+        while 0 < len(found) < size and (more := os.pread(file.fileno(), size - len(found), offset + len(found))):
+            found += more
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file.name)) from None
+    return found
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Writes a file that is either whole or absent, for whom `mode` says; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)  # mkstemp's own is for its user alone
+            os.fchmod(file.fileno(), mode)  # mkstemp's own is for its user alone, less what the umask takes
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +93,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on a file, against other processes of this node; waits for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

@@ -1,17 +1,28 @@
 """The index of a shard: where each sample's members lie, which samples are usable, and a digest that is the data's identity.
 
 One sidecar a shard, `NAME.tar.idx`, in safetensors form (plain arrays, no pickle), beside the shard or in the cache folder where
-that place is read-only (see `genlib.data.places`). It is made again when the shard's size or tag changed, or when it cannot be
-true (see `genlib.data.sidecar`). A sample that is no good gets no number and is counted by its reason, so the number of samples
-and their order are fixed before training.
+that place is read-only (see `genlib.data.places`). A sample that is no good gets no number and is counted by its reason, so the
+number of samples and their order are fixed before training.
+
+What a sidecar says is believed of a shard in two steps:
+
+* When a set is opened: the sidecar is whole and can be true (see `genlib.data.sidecar`), and the shard's size and tag are those that
+  were indexed: the time of its last modification, at a URL the ETag. With the same bytes in mind that is not enough, as anyone may
+  set that time. So the time of its last change, which nobody can set, is compared too. Where that alone differs, as after a copy, a
+  chmod or a rename, the content decides: the shard is read once and its digest compared, and the new time is noted. Otherwise the
+  index is made again. A shard that is no regular file is refused.
+* When a sample is read: each member has a CRC-32 here, and a member whose bytes have another one, or end before it does, fails as
+  "changed since it was indexed", whatever the times say. A shard that changes under a run costs its samples, which are counted, and
+  never goes into the weights as something else.
+
+Files are copied by the kernel and not mapped: a shard that is cut while it is read gives fewer bytes, and no signal.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from genlib.data import places, sidecar, tar
+from genlib.data.content import Content, ContentChangedError
 from genlib.data.decode import CHECKS, KINDS, LIMIT_BYTES, BadSample, ImageHeader
 from genlib.data.places import Place
 from genlib.data.sidecar import ARRAYS, FIELD, FIRST_BYTES, INDEX_VERSION, LIMIT_SIDECAR_BYTES, MAX_FIELDS, MAX_NUMBERS, NUMBER, SUSPECT
@@ -38,10 +49,13 @@ class Shard:
 
     place: Place
     meta: dict[str, Any]
-    """version, size, tag, digest, fields (name, kind), masks (pairs of present fields' bits and number of rows), bad, first,
-    numbers (names), highest_label, sizes (the first two), channels."""
+    """version, size, tag, changed (when, of a local file), digest, fields (name, kind), masks (pairs of present fields' bits and number
+    of rows), bad, first, numbers (names), highest_label, sizes (the first two), channels, joined (members behind the first end of the
+    archive, and where in bytes that is)."""
     spans: np.ndarray
     """(n, F, 2) int64: offset and size in bytes of each member; -1 where the sample has none."""
+    sums: np.ndarray
+    """(n, F) uint32: CRC-32 of each member's bytes; 0 where the sample has none."""
     masks: np.ndarray
     """(n,) uint32: bit f is set where field f is present; see `SUSPECT`."""
     pixels: np.ndarray
@@ -85,7 +99,7 @@ def field_of(extension: str) -> tuple[str, str] | None:
 class _Builder:
     """Collects rows from the members of one shard."""
 
-    def __init__(self, data):
+    def __init__(self, data: Content):
         self.data = data
         self.columns: dict[tuple[str, str], int] = {}
         self.known: dict[bytes, int | None] = {}  # extension -> column
@@ -95,6 +109,7 @@ class _Builder:
         self.first: dict[str, str] = {}
         self.numbers: dict[str, dict[bytes, float]] = {}  # name -> key -> value
         self.highest_label = -1
+        self.sums: dict[int, int] = {}  # member -> CRC-32
 
     def count(self, reason: str, key: bytes) -> None:
         self.bad[reason] += 1
@@ -144,7 +159,8 @@ class _Builder:
                         break
                     if size > LIMIT_BYTES[kind]:
                         raise BadSample("over the byte limit")
-                    value = CHECKS[kind](self.data[start : start + size])
+                    data = self.data[start : start + size]
+                    value, self.sums[number] = CHECKS[kind](data), zlib.crc32(data)
                     if column == image:
                         headers[key] = value
                     elif column == label:
@@ -170,9 +186,11 @@ class _Builder:
         """The sidecar's tensors."""
         spans = np.full((len(self.rows), len(self.columns), 2), -1, np.int64)
         rows = [(n, column, number) for n, row in enumerate(self.rows.values()) for column, number in row.items()]
+        sums = np.zeros(spans.shape[:2], np.uint32)
         if rows:
             n, column, number = np.array(rows).T
             spans[n, column, 0], spans[n, column, 1] = np.array(members.offsets)[number], np.array(members.sizes)[number]
+            sums[n, column] = [self.sums[number] for _, _, number in rows]
         masks = ((spans[:, :, 0] >= 0) << np.arange(len(self.columns))).sum(axis=1).astype(np.uint32)
         suspects = {keys[at] for place, _ in members.damage for at in (place - 1, place) if 0 <= at < len(keys)}
         masks |= np.array([SUSPECT if key in suspects else 0 for key in self.rows], np.uint32)
@@ -180,6 +198,7 @@ class _Builder:
         pixels = [(header.height, header.width) if (header := headers.get(key)) else (0, 0) for key in self.rows]
         return {
             "spans": spans,
+            "sums": sums,
             "masks": masks,
             "pixels": np.array(pixels, np.int32).reshape(-1, 2),
             "numbers": np.array(numbers, np.float64).reshape(len(self.rows), len(self.numbers)),
@@ -188,7 +207,7 @@ class _Builder:
         }
 
 
-def _build(data, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _build(data: Content, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     members = tar.scan(data)
     builder = _Builder(data)
     for place, reason in members.damage:
@@ -198,7 +217,7 @@ def _build(data, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.nda
     arrays = builder.arrays(members, keys, headers)
     values, counts = np.unique(arrays["masks"], return_counts=True)
     facts = {
-        "digest": hashlib.sha256(data).hexdigest(),
+        "digest": _digest(data, members.behind_end > 0),
         "fields": [list(field) for field in builder.columns],
         "masks": [list(pair) for pair in zip(values.tolist(), counts.tolist(), strict=True)],
         "bad": dict(builder.bad),
@@ -207,26 +226,38 @@ def _build(data, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.nda
         "highest_label": builder.highest_label,
         "sizes": sorted(Counter(map(tuple, arrays["pixels"].tolist())))[:2],
         "channels": {str(channels): count for channels, count in Counter(headers[key].channels for key in builder.rows if key in headers).items()},
+        "joined": [members.behind_end, members.end],
     }
     return {**meta, **facts}, arrays
+
+
+def _digest(data: Content, joined: bool) -> str:
+    """SHA-256 of the shard. Where members lie behind the end of an archive, another one than before they were read: they are more samples."""
+    return data.sha256(b"joined" if joined else b"")
 
 
 def _stamp(place: Place) -> dict[str, Any]:
     """What tells whether a sidecar is still true of its shard."""
     stamp = places.stat(place)
-    return {"version": INDEX_VERSION, "size": stamp.size, "tag": stamp.tag}
+    return {"version": INDEX_VERSION, "size": stamp.size, "tag": stamp.tag, "changed": stamp.changed}
 
 
 def build(place: Place, stamp: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Indexes a shard, writes the sidecar and returns its facts (`Shard.meta`)."""
     stamp = stamp or _stamp(place)
     with places.content(place) as data:
+        data.refuse_changed(stamp["size"])
         meta, arrays = _build(data, dict(stamp))
-    content = save(arrays, {"genlib": json.dumps(meta)})
+        data.refuse_changed(stamp["size"])
+    _keep(place, meta, arrays)
+    return meta
+
+
+def _keep(place: Place, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    content = sidecar.packed(meta, arrays)
     if len(content) > LIMIT_SIDECAR_BYTES:
         raise ValueError(f"shard {place} has {len(arrays['masks']):,} samples, too many for one index; write it as several shards")
     places.write_sidecar(place, content)
-    return meta
 
 
 def _first(sidecars: Iterable[Path], wanted: Mapping[str, Any]) -> Found | None:
@@ -240,12 +271,29 @@ def _found(place: Place) -> Found:
     found = _first(places.sidecars(place), stamp)
     if found is None:
         with places.indexing(place):
-            found = _first(places.sidecars(place, fetch=False), stamp)
+            found = _first(places.sidecars(place, fetch=False), stamp) or _confirmed(place, stamp)
             if found is None:
                 build(place, stamp)
                 found = _first(places.sidecars(place, fetch=False), stamp)
     if found is None:
-        raise ValueError(f"shard {place} changed while it was indexed; start again when nothing writes it any more")
+        raise ContentChangedError(f"shard {place}")
+    return found
+
+
+def _confirmed(place: Place, stamp: dict[str, Any]) -> Found | None:
+    """The sidecar of a local shard that was touched and has the content that was indexed, with the new time of change; None where there is none."""
+    if not isinstance(place, Path):
+        return None
+    found = _first(places.sidecars(place), {name: value for name, value in stamp.items() if name != "changed"})
+    if found is None:
+        return None
+    with places.content(place) as data:
+        same = _digest(data, found[0]["joined"][0] > 0) == found[0]["digest"]
+        data.refuse_changed(stamp["size"])
+    if not same:
+        return None
+    found[0]["changed"] = stamp["changed"]
+    _keep(place, *found)
     return found
 
 
@@ -255,7 +303,7 @@ def facts(place: Place) -> dict[str, Any]:
 
 
 def load(place: Place, digest: str = "") -> Shard:
-    """The whole index of a shard. A remote one whose digest begins so is taken without asking whether the shard changed: who reads it will see."""
-    known = _first(places.sidecars(place), {"version": INDEX_VERSION}) if digest and not isinstance(place, Path) else None
-    meta, arrays = known if known and known[0]["digest"].startswith(digest) else _found(place)
+    """The whole index of a shard. One whose digest begins so is taken without asking whether the shard changed: who reads it will see."""
+    known = (sidecar.read(path, {"version": INDEX_VERSION}) for path in places.sidecars(place)) if digest else ()
+    meta, arrays = next((found for found in known if found and found[0]["digest"].startswith(digest)), None) or _found(place)
     return Shard(place=place, meta=meta, **arrays)

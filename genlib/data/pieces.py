@@ -52,18 +52,18 @@ class Pieces:
     def _is_remote(self, shard: int) -> bool:
         return isinstance(self.shards.paths[shard], RemoteFile)
 
-    def _ranges(self, shard: int, number: int) -> tuple[RemoteFile, Stamp, np.ndarray]:
-        """Where the members of a piece lie: (start, size) of each field of each sample, (n * F, 2)."""
+    def _ranges(self, shard: int, number: int) -> tuple[RemoteFile, Stamp, np.ndarray, np.ndarray]:
+        """Where the members of a piece lie: (start, size) of each field of each sample, (n * F, 2), and their checksums, (n, F)."""
         index, rows = self.shards.rows(shard)
         start = int(self.shards.starts[shard])
         mine = rows[max(0, number * self.samples - start) : (number + 1) * self.samples - start]
         columns = [index.fields[field] for field in self.shards.fields]
         assert isinstance(index.place, RemoteFile)
-        return index.place, Stamp(index.meta["size"], index.meta["tag"]), index.spans[mine][:, columns].reshape(-1, 2)
+        return index.place, Stamp(index.meta["size"], index.meta["tag"]), index.spans[mine][:, columns].reshape(-1, 2), index.sums[mine][:, columns]
 
     def _get(self, which: tuple[int, int]) -> tuple[np.ndarray, bytes | memoryview]:
         """Ends of the members in a piece, and their bytes joined."""
-        file, stamp, spans = self._ranges(*which)
+        file, stamp, spans, sums = self._ranges(*which)
         ranges = [(start, start + size) for start, size in spans.tolist()]
 
         def fetch() -> bytes:
@@ -72,7 +72,7 @@ class Pieces:
         ends = np.concatenate([[0], np.cumsum(spans[:, 1])])
         if self.cache is None:
             return ends, fetch()
-        name = hashlib.sha256(f"{file.url} {stamp.size} {stamp.tag}".encode() + spans.tobytes()).hexdigest()
+        name = hashlib.sha256(f"{file.url} {stamp.size} {stamp.tag}".encode() + spans.tobytes() + sums.tobytes()).hexdigest()
         return ends, self.cache.get(name, fetch)
 
     def _made(self, which: tuple[int, int]) -> tuple[np.ndarray, bytes | memoryview]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import mmap
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 
 from genlib.data import remote
-from genlib.data.files import cache_folder, locked, write_atomically
+from genlib.data.content import Content
+from genlib.data.files import cache_folder, locked, open_regular, regular_status, write_atomically
 from genlib.data.remote import ChangedError, RemoteFile, Stamp
 
 Place = Path | RemoteFile
 _SIDECAR_BYTES = 256 << 20  # more is no sidecar, whatever a server sends
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Places:
@@ -63,35 +67,45 @@ def _common_start(one: str, other: str) -> str:
 
 
 def stat(place: Place) -> Stamp:
-    """Size and tag of a shard; another tag is another content. FileNotFoundError where there is none."""
+    """Size and tag of a shard; another tag is another content. ValueError where a local one is no regular file that can be opened."""
     if isinstance(place, RemoteFile):
         return remote.stat(place)
-    status = place.stat()
-    return Stamp(status.st_size, str(status.st_mtime_ns))
+    with _in_words(place):
+        status = regular_status(place)
+    return Stamp(status.st_size, str(status.st_mtime_ns), str(status.st_ctime_ns))
 
 
 @contextmanager
-def content(place: Place) -> Iterator[bytes | mmap.mmap]:
+def _in_words(place: Path) -> Iterator[None]:
+    """What hinders from opening a shard, in one sentence; a disk that fails stays an OSError, as it may be tried again."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise
+        raise ValueError(f"shard {place} cannot be opened ({error.strerror}); repair it, or take it out of the data set") from None
+
+
+@contextmanager
+def content(place: Place) -> Iterator[Content]:
     """All bytes of a shard; of a remote one in a nameless file that goes away."""
     if isinstance(place, Path):
-        with place.open("rb") as file:
-            yield _mapped(file)
+        with _in_words(place):
+            opened = open_regular(place)
+        with opened as file:
+            yield Content(file, f"shard {place}")
         return
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=cache_folder()) as file:
         for chunk in remote.stream(place):
             file.write(chunk)
         file.flush()
-        yield _mapped(file)
-
-
-def _mapped(file) -> bytes | mmap.mmap:
-    size = file.seek(0, 2)
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        with FileIO(file.fileno(), closefd=False) as raw:
+            yield Content(raw, f"shard {place}")
 
 
 def _cached(place: Place) -> Path:
-    where = str(place.resolve()) if isinstance(place, Path) else place.url
+    where = os.path.realpath(place) if isinstance(place, Path) else place.url
     return cache_folder() / "index" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.idx"
 
 

@@ -1,19 +1,38 @@
-"""From sample numbers to decoded samples: local shards by mmap, remote ones by pieces, and a bounded memory of what was decoded."""
+"""From sample numbers to decoded samples: local shards through the kernel, remote ones by pieces, and a bounded memory of what was decoded.
+
+Each member's bytes are compared with the checksum in the index (see `genlib.data.index`), so that a shard which is cut, replaced or
+written anew while it is read gives the samples that were indexed, or a reason for each that it has no more.
+"""
 
 from __future__ import annotations
 
-import mmap
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genlib.data.decode import REASONS, BadSample, StoredArray, decode_array, decode_image, decode_json, decode_label, decode_text
+from genlib.data.decode import (
+    CHANGED,
+    REASONS,
+    UNREADABLE,
+    BadSample,
+    StoredArray,
+    decode_array,
+    decode_image,
+    decode_json,
+    decode_label,
+    decode_text,
+)
+from genlib.data.files import open_regular, read_at
 from genlib.data.pieces import Pieces
+from genlib.data.places import Place
 from genlib.data.shards import Recent, ShardSet
 
 _OPEN_SHARDS = 256  # each holds a file descriptor; the usual limit is 1,024
+_NEAR_BYTES, _FAR = 8192, 1 << 62  # between members that are read at once
 _OBJECT_BYTES = 400  # what Python needs for one small value, a caption or a few facts
 _DECODE = {"text": decode_text, "label": decode_label, "json": decode_json, "array": decode_array}
 _STAND_IN = {"text": "", "label": 0, "json": {}, "array": np.zeros(0, np.float32).view(StoredArray)}
@@ -37,35 +56,64 @@ class Reader:
         at: Callable[[int], None] | None = None,
     ):
         self.shards, self.channels, self.pieces, self._at = shards, channels, pieces, at
-        self._maps = Recent(self._map, _OPEN_SHARDS)
+        self._files = Recent(self._open, _OPEN_SHARDS)
         self._cache: dict[tuple[int, AtLeast, tuple[str, ...]], tuple[Any, ...]] = {}
         self._cache_left = cache_bytes
 
-    def _map(self, shard: int) -> mmap.mmap | None:
-        path, expected = self.shards.paths[shard], self.shards.index(shard).meta["size"]
-        if not isinstance(path, Path):
-            return None
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(data) != expected:  # a read behind the end of a mapped file would end the process
-            raise ValueError(f"shard {path} changed while it was in use; start again")
-        return data
+    def _open(self, shard: int) -> FileIO | None:
+        path = self.shards.paths[shard]
+        return open_regular(path) if isinstance(path, Path) else None
 
     def members(self, shard: int, place: int, fields: Sequence[str]) -> tuple[str, list[bytes | None]]:
-        """Name `shard:key` of one sample and the bytes of its members; None where it has none."""
+        """Name `shard:key` of one sample and the bytes of its members; None where it has none.
+
+        BadSample where they are not those that were indexed, or cannot be read.
+        """
         index, rows = self.shards.rows(shard)
-        row = int(rows[place])
-        name, data = f"{index.place.stem}:{index.key(row)}", self._maps[shard]
-        if data is None:
-            if self.pieces is None:
-                self.pieces = Pieces(self.shards)
-            return name, self.pieces.members(shard, place, fields)
-        spans, columns = index.spans[row].tolist(), index.fields
-        found: list[bytes | None] = []
-        for field in fields:
-            offset, size = spans[columns[field]] if field in columns else (-1, 0)
-            found.append(data[offset : offset + size] if offset >= 0 else None)
-        return name, found
+        row, columns = int(rows[place]), index.fields
+        spans, sums = index.spans[row].tolist(), index.sums[row].tolist()
+        chosen = [columns.get(field, -1) for field in fields]
+        if isinstance(index.place, Path):
+            found = self._local(shard, [spans[column] if column >= 0 else (-1, 0) for column in chosen])
+        else:
+            found = self._remote(shard, place, fields)
+        for column, data in zip(chosen, found, strict=True):
+            if data is not None and zlib.crc32(data) != sums[column]:
+                raise BadSample(CHANGED)
+        return f"{index.place.stem}:{index.key(row)}", found
+
+    def _remote(self, shard: int, place: int, fields: Sequence[str]) -> list[bytes | None]:
+        if self.pieces is None:
+            self.pieces = Pieces(self.shards)
+        return self.pieces.members(shard, place, fields)
+
+    def _local(self, shard: int, spans: Sequence[Sequence[int]]) -> list[bytes | None]:
+        """Bytes at (offset, size), None for those of offset -1. A file that was lost or replaced where it lies is opened once more."""
+        try:
+            return self._read(shard, spans)
+        except OSError:
+            self._files.forget(shard)
+        try:
+            return self._read(shard, spans)
+        except OSError:
+            raise BadSample(UNREADABLE) from None
+
+    def _read(self, shard: int, spans: Sequence[Sequence[int]]) -> list[bytes | None]:
+        file = self._files[shard]
+        assert file is not None
+        start, end, total = _FAR, 0, _NEAR_BYTES
+        for offset, size in spans:
+            if offset >= 0:
+                start, end, total = start if start < offset else offset, end if end > offset + size else offset + size, total + size
+        if end - start > total:
+            return [read_at(file, size, offset) if offset >= 0 else None for offset, size in spans]
+        data = read_at(file, end - start, start) if end else b""
+        return [data[offset - start : offset - start + size] if offset >= 0 else None for offset, size in spans]
+
+    def where(self, sample: int) -> Place:
+        """The shard that holds a sample."""
+        shards, _ = self.shards.locate(np.array([sample]))
+        return self.shards.paths[int(shards[0])]
 
     def key(self, sample: int) -> str:
         """Name `shard:key` of a sample."""
@@ -75,9 +123,9 @@ class Reader:
 
     def _decode(self, shard: int, place: int, fields: tuple[str, ...], at_least: AtLeast) -> tuple[Any, ...] | str:
         """(name, value of each field), or why the sample fails."""
-        name, members = self.members(shard, place, fields)
-        values: list[Any] = [name]
         try:
+            name, members = self.members(shard, place, fields)
+            values: list[Any] = [name]
             for field, data in zip(fields, members, strict=True):
                 kind = self.shards.kinds[field]
                 if kind == "image":

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from genlib.config import DataConfig, nearest
+from genlib.data.arrays import packed, unpacked
 from genlib.data.buckets import Buckets, bucket_numbers, bucket_sizes
 from genlib.data.builtin import BUILTIN, prepared
 from genlib.data.files import write_atomically
@@ -28,6 +27,8 @@ Each = Callable[[Callable, Any], Iterable]
 """Maps a function over many shards, results in their order."""
 _THREADS = 16  # for shards at URLs, where time goes by waiting
 _SECONDS = 5.0
+_MOST_BYTES = 1 << 36
+"""Of a file of `keep`; the numbers of a set of ten billion samples take less."""
 
 
 def each_here(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
@@ -106,11 +107,11 @@ def keep(config: DataConfig, folder: Path, each: Each = each_here) -> None:
         state = shards.__getstate__()
         paths, arrays = state.pop("paths"), {name: state.pop(name) for name in ("starts", "digests")}
         facts = {"asked": _asked(config), "splits": list(sets), "where": where, "state": state}
-        write_atomically(folder / f"{split}.set", save({**arrays, **paths.arrays()}, {"genlib": json.dumps(facts)}))
+        write_atomically(folder / f"{split}.set", packed(json.dumps(facts), {**arrays, **paths.arrays()}))
     if config.bucket_step:
         shards = sets["train"][1]
         numbers = {"numbers": _numbers(config, *sets["train"], each)}
-        write_atomically(folder / "train.buckets", save(numbers, {"genlib": json.dumps(_bucketed(config, shards))}))
+        write_atomically(folder / "train.buckets", packed(json.dumps(_bucketed(config, shards)), numbers))
 
 
 def open_buckets(config: DataConfig, where: str, shards: ShardSet, kept: Path | None = None, each: Each = each_here) -> Buckets | None:
@@ -137,25 +138,27 @@ def _bucketed(config: DataConfig, shards: ShardSet) -> dict[str, Any]:
 
 
 def _kept_numbers(path: Path, wanted: dict[str, Any]) -> np.ndarray | None:
+    found = _unpacked(path)
+    return found[1]["numbers"] if found and found[0] == wanted else None
+
+
+def _unpacked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """What `keep` wrote into a file; None where it is not there or not whole."""
     try:
-        with safe_open(path, "np") as file:
-            return file.get_tensor("numbers") if json.loads(file.metadata()["genlib"]) == wanted else None
-    except (OSError, SafetensorError, ValueError, KeyError):
+        text, arrays = unpacked(path, lambda _: _MOST_BYTES)
+        return json.loads(text), arrays
+    except (OSError, ValueError):
         return None
 
 
 def _kept(config: DataConfig, folder: Path) -> dict[str, tuple[str, ShardSet]]:
     sets, facts = {}, {}
     for path in sorted(folder.glob("*.set")):
-        try:
-            with safe_open(path, "np") as file:
-                facts = json.loads(file.metadata()["genlib"])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file, which is no dict)
-        except (OSError, SafetensorError, ValueError, KeyError):
+        found = _unpacked(path)
+        if found is None or found[0]["asked"] != _asked(config):
             return {}
-        if facts["asked"] != _asked(config):
-            return {}
-        sets[path.stem] = (facts["where"], _restored(facts["state"], arrays))
+        facts = found[0]
+        sets[path.stem] = (facts["where"], _restored(facts["state"], found[1]))
     return sets if sets and set(sets) == set(facts["splits"]) else {}
 
 

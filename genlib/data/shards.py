@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -68,6 +69,12 @@ class Recent(Generic[K, V]):
         while self._weight > self._limit and len(self._values) > 1:
             self._weight -= self._weigh(self._values.popitem(last=False)[1])
 
+    def forget(self, key: K) -> None:
+        """Lets go of a value, if it is there."""
+        with self._lock:
+            if key in self._values:
+                self._weight -= self._weigh(self._values.pop(key))
+
     def __contains__(self, key: K) -> bool:
         return key in self._values
 
@@ -88,7 +95,7 @@ def _of_pattern(pattern: str) -> list[Path]:
         named = [Path(name) for name in braceexpand(pattern)]
     except ValueError:
         raise ValueError(f"shards {pattern!r}: a brace is not closed; write for example 'dir/{{00000..00099}}.tar'") from None
-    paths = [path for path in named if path.is_file()]
+    paths = [path for path in named if path.exists()]  # what is no regular file is refused where it is opened
     if paths and len(paths) < len(named):
         there = set(paths)
         absent = [path for path in named if path not in there]
@@ -104,6 +111,15 @@ def _remote(where: str, split: str, only_split: bool) -> list[RemoteFile]:
     return _of_folder(sorted(found, key=lambda file: file.url), split, only_split)
 
 
+def _tars(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".tar")]
+    except OSError as error:
+        raise ValueError(
+            f"the folder {folder} cannot be listed ({error.strerror}); give this user the right to read it, or name another one"
+        ) from None
+
+
 def find_shards(where: str, split: str = "train", *, only_split: bool = False) -> list[Place]:
     """Shards at one place: a folder, a tar, or a pattern with braces or `*`, local or at a URL.
 
@@ -113,7 +129,7 @@ def find_shards(where: str, split: str = "train", *, only_split: bool = False) -
         return list(_remote(where, split, only_split))
     path = Path(where).expanduser()
     if path.is_dir():
-        return list(_of_folder(sorted(path.glob("*.tar")), split, only_split))
+        return list(_of_folder(_tars(path), split, only_split))
     if only_split:
         return []
     return [Path(name) for name in sorted(glob.glob(str(path)))] if "*" in where and "{" not in where else list(_of_pattern(str(path)))
@@ -152,13 +168,28 @@ class ShardSet:
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         self.num_bytes = sum(meta["size"] for meta in metas)
         self.bad, self.first_bad = self._bad(metas)
+        self.joined = {place.name: meta["joined"] for place, meta in zip(self.paths, metas, strict=True) if meta["joined"][0]}
+        """Members behind the end of the archive, and where in bytes that is, of shards that have such."""
         self.filtered = sum(map(self._usable, metas)) - len(self)
         self.channels = sum((Counter({int(c): n for c, n in meta["channels"].items()}) for meta in metas), Counter())
         self.sizes = sorted({tuple(size) for meta in metas for size in meta["sizes"] if size != [0, 0]})[:2]
+        if joined := self.about_joined():
+            log.warning("%s", joined)
         self.highest_label = max((meta["highest_label"] for meta in metas), default=-1)
         self.digests = np.array([int(meta["digest"][:16], 16) for meta in metas], np.uint64)
         identity = [self.fields, [meta["digest"] for meta in metas], *([list(self.filters)] if self.filters else [])]
         self.digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+    def about_joined(self) -> str:
+        """A sentence on shards in which members lie behind the end of the archive; empty where there are none."""
+        if not self.joined:
+            return ""
+        name, (members, end) = next(iter(self.joined.items()))
+        more = f", and so it is in {len(self.joined) - 1:,} other shards" if len(self.joined) > 1 else ""
+        return (
+            f"shard {name} has {members:,} members behind the end of the archive at byte {end:,}, as tars have that were joined by cat{more}; "
+            "they are read here, and other readers stop at that end: join tars by tar --concatenate"
+        )
 
     def _prepare(self) -> None:
         self._filters = [filters.parse(text) for text in self.filters]

@@ -1,26 +1,26 @@
 """What a shard's sidecar may say. Anyone may have written it, so it is taken only where it fits the shard, its own words and all limits.
 
-A sidecar that lies within those limits costs samples (their bytes are checked again when they are decoded) and never more: no
-read beyond the shard, no memory beyond what the shard's size allows, no text that a terminal obeys.
+A sidecar that lies within those limits costs samples (their bytes are checked again when they are read) and never more: no
+read beyond the shard, no memory beyond what the shard's size allows, no text that a terminal obeys. One that was damaged by
+accident does not have the checksum that it states, and is as good as none.
 """
 
 from __future__ import annotations
 
-import os
-import stat
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
-from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
+from genlib.data import arrays as array_files
 from genlib.data import tar
 from genlib.data.decode import KINDS, LIMIT_BYTES, LIMIT_LABELS, LIMIT_PIXELS, REASONS
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 SUSPECT = 1 << 31
 """Bit of a row beside damage: if it is incomplete, the damage is the reason and is counted already."""
 MAX_FIELDS = 16
@@ -31,9 +31,16 @@ FIRST_BYTES = 1024
 """Of a bad sample's name, which is for messages."""
 WHY = ("duplicate", tar.BROKEN, tar.TRUNCATED, tar.TRAILING, *REASONS)
 """Why a sample may have no number."""
-ARRAYS = {"spans": "I64", "masks": "U32", "pixels": "I32", "numbers": "F64", "key_ends": "I64", "key_bytes": "U8"}
+ARRAYS = {
+    "spans": np.int64,
+    "sums": np.uint32,
+    "masks": np.uint32,
+    "pixels": np.int32,
+    "numbers": np.float64,
+    "key_ends": np.int64,
+    "key_bytes": np.uint8,
+}
 LIMIT_SIDECAR_BYTES = 1 << 30
-_HEADER_BYTES = 8 << 20
 
 
 class UntrueError(ValueError):
@@ -70,6 +77,7 @@ class Meta(TypedDict):
     version: int
     size: Count
     tag: str
+    changed: str
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     fields: Annotated[list[Annotated[list[Name], Field(min_length=2, max_length=2)]], Field(max_length=MAX_FIELDS)]
     masks: list[Pair]
@@ -79,33 +87,44 @@ class Meta(TypedDict):
     highest_label: Annotated[int, Field(ge=-1, lt=LIMIT_LABELS)]
     sizes: Annotated[list[Pair], Field(max_length=2)]
     channels: dict[Literal["1", "3", "4"], Count]
+    joined: Pair
 
 
 _META = TypeAdapter(Meta)
 
 
+def packed(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a sidecar."""
+    return array_files.packed(json.dumps(meta), arrays)
+
+
 def read(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """What a sidecar holds; None where there is none, it does not say what is `wanted`, or it cannot be true."""
+    meta: dict[str, Any] = {}
+
+    def allowed(text: str) -> int:
+        meta.update(_META.validate_json(text))
+        _refuse_unless(all(meta[name] == value for name, value in wanted.items()))
+        _check_meta(meta)
+        return min(LIMIT_SIDECAR_BYTES, _most_bytes(meta))
+
     try:
-        _check_file(path)
-        with safe_open(path, "np") as file:
-            meta: dict[str, Any] = {**_META.validate_json(file.metadata()["genlib"])}
-            _refuse_unless(all(meta[name] == value for name, value in wanted.items()))
-            _check_meta(meta)
-            _check_shapes(file, meta)
-            arrays = {name: file.get_tensor(name) for name in ARRAYS}
+        _, arrays = array_files.unpacked(path, allowed)
+        _check_shapes(arrays, meta)
         _check_arrays(meta, **arrays)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return meta, arrays
 
 
-def _check_file(path: Path) -> None:
-    """Whatever is no regular file is not even opened."""
-    status = os.stat(path)
-    _refuse_unless(stat.S_ISREG(status.st_mode) and status.st_size <= LIMIT_SIDECAR_BYTES)
-    with path.open("rb") as file:
-        _refuse_unless(int.from_bytes(file.read(8), "little") <= _HEADER_BYTES)
+def _rows(meta: Mapping[str, Any]) -> int:
+    return sum(count for _, count in meta["masks"])
+
+
+def _most_bytes(meta: Mapping[str, Any]) -> int:
+    """Bytes of all arrays: the number of rows is known, and their names are part of the shard."""
+    fields, numbers = len(meta["fields"]), len(meta["numbers"])
+    return _rows(meta) * (20 * fields + 8 * numbers + 20) + meta["size"]
 
 
 def _check_meta(meta: Mapping[str, Any]) -> None:
@@ -113,23 +132,24 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     _refuse_unless(len(set(names)) == len(names) and len(set(meta["numbers"])) == len(meta["numbers"]))
     _refuse_unless(all(kind in kinds and (name == kind or name not in kinds) for name, kind in meta["fields"]))
     _refuse_unless(set(meta["first"]) <= set(meta["bad"]))
+    _refuse_unless(_rows(meta) <= meta["size"] // tar.BLOCK)  # each took a header at least
 
 
-def _check_shapes(file: Any, meta: Mapping[str, Any]) -> None:
-    """Before any memory is taken: the shapes follow from the number of rows, each of which took a tar header at least."""
-    slices = {name: file.get_slice(name) for name in ARRAYS}
-    shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
-    rows = sum(count for _, count in meta["masks"])
-    _refuse_unless(rows <= meta["size"] // tar.BLOCK and shapes["key_bytes"] <= (meta["size"],))
-    wanted = {"spans": (rows, len(meta["fields"]), 2), "masks": (rows,), "pixels": (rows, 2), "numbers": (rows, len(meta["numbers"]))}
-    _refuse_unless(shapes == {**wanted, "key_ends": (rows,), "key_bytes": (*shapes["key_bytes"][:1],)})
-    _refuse_unless(all(each.get_dtype() == ARRAYS[name] for name, each in slices.items()))
+def _check_shapes(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """The shapes follow from the number of rows."""
+    rows, fields = _rows(meta), len(meta["fields"])
+    _refuse_unless({name: array.dtype.type for name, array in arrays.items()} == ARRAYS)
+    wanted = {"spans": (rows, fields, 2), "sums": (rows, fields), "masks": (rows,), "pixels": (rows, 2), "numbers": (rows, len(meta["numbers"]))}
+    names = arrays["key_bytes"]
+    _refuse_unless({name: array.shape for name, array in arrays.items()} == {**wanted, "key_ends": (rows,), "key_bytes": (names.size,)})
+    _refuse_unless(names.size <= meta["size"])
 
 
 def _check_arrays(
     meta: Mapping[str, Any],
     *,
     spans: np.ndarray,
+    sums: np.ndarray,
     masks: np.ndarray,
     pixels: np.ndarray,
     numbers: np.ndarray,
@@ -137,6 +157,7 @@ def _check_arrays(
     key_bytes: np.ndarray,
 ) -> None:
     present = _check_spans(meta, *np.ascontiguousarray(spans.transpose(2, 1, 0)))
+    _refuse_unless(not sums[~present.T].any())
     columns = {name: present[column] for column, (name, _) in enumerate(meta["fields"])}
     _check_masks(meta, masks, present)
     heights, widths = np.ascontiguousarray(pixels.T).astype(np.int64)

@@ -22,10 +22,10 @@ import numpy as np
 from genlib.config import DataConfig
 from genlib.data import sets as data_sets
 from genlib.data.buckets import Buckets
-from genlib.data.decode import REASONS
+from genlib.data.decode import CHANGED, REASONS, UNREADABLE
 from genlib.data.decoding import Decoding, Rows, pieces_of
 from genlib.data.encoded import EncodedStore
-from genlib.data.files import cache_folder
+from genlib.data.files import cache_folder, read_regular
 from genlib.data.order import ORDER_VERSION, Mixture, Order, block_samples
 from genlib.data.partners import Partners
 from genlib.data.pool import ReaderPool
@@ -36,6 +36,8 @@ from genlib.data.transforms import PlainTransform
 from genlib.types import Batch, DataSpec, Encoded, Transform
 
 log = logging.getLogger(__name__)
+_LOOK = "look at the shards with `prepare_data.py verify --decode`, or raise the limit"
+_FACTS_BYTES = 256 << 20  # names of four million classes
 _FEW = 20
 """Failed samples that never stop a run, whatever their share."""
 
@@ -179,10 +181,10 @@ class ShardSource:
         failed = batch.pop("failed").numpy()
         self._read += len(failed)
         if failed.any():
-            name = ""
+            name, reader = "", self._split(split).reader
             for row in np.flatnonzero(failed).tolist():
-                reason = REASONS[int(failed[row]) - 1]
-                name = self._split(split).reader.key(int(batch["sample"][row]))
+                reason, sample = REASONS[int(failed[row]) - 1], int(batch["sample"][row])
+                name = f"{reader.key(sample)} of {reader.where(sample)}"
                 if not self.failures[reason]:
                     log.warning("sample %s cannot be read (%s): it counts for nothing; further ones are only counted", name, reason)
                 self.failures[reason] += 1
@@ -193,9 +195,11 @@ class ShardSource:
         count = self.failures.total()
         if count > max(_FEW, self._config.max_failed * self._read):
             reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(self.failures.items()))
+            changed = self.failures[CHANGED] + self.failures[UNREADABLE] > count / 2
+            way_out = "bring the shards back, or begin a new run, which indexes them as they are" if changed else _LOOK
             raise ValueError(
                 f"{count} of the {self._read} samples read could not be decoded ({reasons}), the last {last}; data.max_failed allows "
-                f"{self._config.max_failed:g} of them: look at the shards with `prepare_data.py verify --decode`, or raise the limit"
+                f"{self._config.max_failed:g} of them: {way_out}"
             )
 
     def captions(self, split: str, limit: int) -> Iterator[str]:
@@ -236,10 +240,14 @@ def _facts_beside(shards: ShardSet) -> dict[str, Any]:
         return {}
     path = first.parent / "dataset.json"
     try:
-        facts = json.loads(path.read_bytes()) if path.is_file() else {}
+        facts = json.loads(read_regular(path, _FACTS_BYTES))
         names = facts.get("class_names", [])
         good = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    except (ValueError, AttributeError):
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); delete it, or write the set again") from None
+    except (ValueError, AttributeError, RecursionError):
         facts, good = {}, False
     if not good:
         raise ValueError(f"{path} is no JSON object, or its class_names are no list of texts; delete it, or write the set again")

@@ -2,7 +2,8 @@
 
 Layout: POSIX.1-2017 pax, "ustar Interchange Format". The file is a chain of 512-byte headers, each followed by its data, and
 ends in two zero blocks. Readers in common use stop without a word at the first damaged header; this one notes the damage and
-looks for the next header whose checksum and magic hold.
+looks for the next header whose checksum and magic hold. Members behind the end, as `cat a.tar b.tar` leaves them, are found too, as
+by GNU tar's --ignore-zeros, and how many they are is noted: other readers lose them without a word.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 BLOCK = 512
 _EXTENSION_BYTES = 1 << 16  # largest PAX header or long name that is read
 _RECORD = 20 * BLOCK  # writers fill the end up to a multiple of this
-_CHUNK = 4096  # headers checked at once, where the chain is sound
-_FEW = 16  # right after a place where it is not
+_CHUNK = 1 << 20  # bytes walked through at once, where the chain is sound
+_FEW = 32 * BLOCK  # right after a place where it is not
 _REGULAR, _WITHOUT_DATA = b"\x0007", b"123456"  # the second: links, devices, folders, pipes, whatever their size field says
 _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"xgLK"
 _NAME, _PREFIX, _MAGIC, _TYPE = slice(0, 100), slice(345, 500), slice(257, 263), 156
@@ -39,6 +40,15 @@ class Members:
     sizes: list[int] = field(default_factory=list)
     damage: list[tuple[int, str]] = field(default_factory=list)
     """(number of members before it, reason) for each place where the chain breaks."""
+    end: int = 0
+    """Where the archive ends although members follow, in bytes; 0 where none do."""
+    before_end: int = 0
+    """Members before that end."""
+
+    @property
+    def behind_end(self) -> int:
+        """Members behind the end of the archive."""
+        return len(self.names) - self.before_end if self.end else 0
 
 
 def _number(raw: bytes) -> int:
@@ -58,11 +68,11 @@ def _size(raw: bytes) -> int:
     return int(raw[:11], 8) if _USUAL_SIZE(raw) else _number(raw)
 
 
-def _walk(data, start: int, end: int, most: int) -> tuple[list[int], list[int]]:
-    """Follows at most `most` headers as if all were sound: their places and sizes. A zero block or a bad size ends the walk."""
-    places, sizes, place = [], [], start
-    while place + BLOCK <= end and len(places) < most:
-        head = data[place : place + 157]
+def _walk(window: bytes, end: int) -> tuple[list[int], list[int]]:
+    """Follows headers that begin before `end` in a window as if all were sound: their places and sizes. A zero block or a bad size ends the walk."""
+    places, sizes, place = [], [], 0
+    while place < end:
+        head = window[place : place + 157]
         size = 0 if head[_TYPE] in _WITHOUT_DATA else _size(head[124:136])
         places.append(place)
         sizes.append(size)
@@ -132,12 +142,14 @@ class _Scan:
     def run(self) -> Members:
         place = 0
         while place + BLOCK <= self.end:
-            if self.data[place : place + BLOCK] == bytes(BLOCK):
-                if self._ends(place):
-                    return self.found
-                place = self._resync(place)
-            else:
+            if self.data[place : place + BLOCK] != bytes(BLOCK):
                 place = self._chunk(place)
+            elif self.data[place + BLOCK : place + 2 * BLOCK].strip(b"\0"):
+                place = self._resync(place)
+            elif (following := self._behind_end(place)) is None:
+                return self.found
+            else:
+                place = following
         self._damaged(TRUNCATED)  # neither two zero blocks nor a note of where the rest went
         return self.found
 
@@ -149,24 +161,43 @@ class _Scan:
     def _next_member(self, unusable: bool = False) -> None:
         self.name, self.size, self.unusable = None, None, unusable
 
-    def _ends(self, place: int) -> bool:
-        """Whether the end of the archive is at `place`; anything but zeros behind it is noted."""
-        second = self.data[place + BLOCK : place + 2 * BLOCK]
-        if second.strip(b"\0"):
-            return False
-        if len(second) < BLOCK:
+    def _behind_end(self, place: int) -> int | None:
+        """Where to go on behind the end of the archive at `place`, None where only zeros are; what is no header there is noted."""
+        if self.end - place < 2 * BLOCK:
             self._damaged(TRUNCATED)
-        for start in range(place, self.end, 1 << 20):
-            if self.data[start : start + (1 << 20)].strip(b"\0"):
-                self._damaged(TRAILING)
-                break
-        return True
+        self._next_member()
+        start = self._not_zero(place)
+        if start is None:
+            return None
+        if not self._is_sound(start):
+            self._damaged(TRAILING)
+            start = self._sound_after(start)
+        if not self.found.end and self._is_sound(start):
+            self.found.end, self.found.before_end = place, len(self.found.names)
+        return start
+
+    def _is_sound(self, place: int) -> bool:
+        block = self.data[place : place + BLOCK]
+        return len(block) == BLOCK and bool(_sound(np.frombuffer(block, np.uint8)[None])[0])
+
+    def _not_zero(self, place: int) -> int | None:
+        """The first block from `place` on that is not all zero."""
+        step = _RECORD
+        while place < self.end:
+            chunk = self.data[place : place + step]
+            if rest := chunk.lstrip(b"\0"):
+                return place + (len(chunk) - len(rest)) // BLOCK * BLOCK
+            place, step = place + len(chunk), min(_CHUNK, 2 * step)
+        return None
 
     def _resync(self, place: int) -> int:
-        """The next sound header after a damaged one, or the end."""
         self._damaged(BROKEN)
+        return self._sound_after(place)
+
+    def _sound_after(self, place: int) -> int:
+        """The next sound header behind the block at `place`, or the zeros at the end, or the end."""
         for at in range(place + BLOCK, self.end - BLOCK + 1, BLOCK):
-            if self.data[at + 257 : at + 262] == b"ustar" and _sound(np.frombuffer(self.data[at : at + BLOCK], np.uint8)[None])[0]:
+            if self.data[at + 257 : at + 262] == b"ustar" and self._is_sound(at):
                 self._next_member(unusable=self._named_in(max(place, at - _EXTENSION_BYTES - BLOCK), at))
                 return at
             if self.end - at <= _RECORD and not self.data[at : self.end].strip(b"\0"):
@@ -184,21 +215,24 @@ class _Scan:
 
     def _chunk(self, place: int) -> int:
         """Takes the members of one walk; returns where the next one starts. After one that was cut short the next are short."""
-        places, sizes = _walk(self.data, place, self.end, self.reach)
+        window = self.data[place : place + self.reach]
+        whole = len(window) - BLOCK if place + len(window) < self.end else len(window)  # with the block behind a header, which may be its record
+        starts, sizes = _walk(window, whole - BLOCK + 1)
+        blocks = np.frombuffer(window, np.uint8, len(window) // BLOCK * BLOCK).reshape(-1, BLOCK)
+        headers, places = blocks[np.array(starts) // BLOCK], [place + start for start in starts]
         self.reach = min(_CHUNK, 2 * self.reach)
-        headers = self._gather(places)
         good = _sound(headers) & (np.array(sizes) >= 0)
         sound = len(places) if good.all() else int(good.argmin())
         found = places[:sound], sizes[:sound], headers[:sound, _TYPE].tolist(), headers[:sound]
-        if not self._at_once(*found) and (resume := self._one_by_one(*found)) is not None:
+        if not self._at_once(*found, blocks, place) and (resume := self._one_by_one(*found)) is not None:
             return resume
         if sound < len(places):
             self.reach = _FEW
             return places[sound] if not self.data[places[sound] : places[sound] + BLOCK].strip(b"\0") else self._resync(places[sound])
         return places[-1] + BLOCK + (sizes[-1] + BLOCK - 1) // BLOCK * BLOCK
 
-    def _at_once(self, places: list[int], sizes: list[int], kinds: list[int], headers: np.ndarray) -> bool:
-        """Takes members where nothing but their own headers tells of them; whether that is so."""
+    def _at_once(self, places: list[int], sizes: list[int], kinds: list[int], headers: np.ndarray, blocks: np.ndarray, first: int) -> bool:
+        """Takes members where nothing but their own headers tells of them; whether that is so. `blocks` (M, 512) are those from `first` on."""
         if self.name is not None or self.size is not None or self.unusable or not set(kinds) <= {*_REGULAR, _PAX}:
             return False
         if not places or places[-1] + BLOCK + sizes[-1] > self.end:  # all others end before another header
@@ -208,7 +242,7 @@ class _Scan:
             records, lengths = start[~regular] + BLOCK, size[~regular]
             if not ((lengths > 0) & (lengths <= BLOCK) & (records + BLOCK <= self.end)).all():
                 return False
-            said = self._gather(records).tobytes()
+            said = blocks[(records - first) // BLOCK].tobytes()
             if any(word in said for word in _WORDS):
                 return False
         self.found.names += _names(headers[regular])
@@ -232,10 +266,6 @@ class _Scan:
             else:
                 self._extension(kind, at, size)
         return None
-
-    def _gather(self, places: list[int] | np.ndarray) -> np.ndarray:
-        blocks = np.frombuffer(self.data, np.uint8, self.end // BLOCK * BLOCK).reshape(-1, BLOCK)
-        return blocks[np.asarray(places) // BLOCK]
 
     def _member(self, kind: int, name: bytes, at: int, size: int) -> None:
         if kind in _REGULAR and not self.unusable:
@@ -269,5 +299,5 @@ class _Scan:
 
 
 def scan(data) -> Members:
-    """Members of the tar that lies in `data` (bytes or mmap). Never raises on its content: damage is listed."""
+    """Members of the tar that lies in `data`, which gives bytes by slices. Never raises on what they say: damage is listed."""
     return _Scan(data, len(data)).run()

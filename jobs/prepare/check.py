@@ -22,12 +22,13 @@ _AT_ONCE = 32  # samples decoded at once, which bounds memory
 
 @dataclass(slots=True)
 class Findings:
-    """Shards, usable samples, bad ones by reason, and the first of each as `shard:key`."""
+    """Shards, usable samples, bad ones by reason, the first of each as `shard:key`, and a sentence on tars joined by cat, if there are any."""
 
     shards: int
     samples: int
     bad: Counter[str]
     first: dict[str, str]
+    joined: str
 
     @property
     def share(self) -> float:
@@ -47,7 +48,7 @@ def verify(places: Sequence[Place], decode: bool = False) -> Findings:
     """Indexes every shard anew, and with `decode` opens every member of every sample; many shards in parallel."""
     with once_connected() if decode and len(places) >= LOCAL_BELOW else nullcontext():
         found = ShardSet(places, each=lambda _, some: parallel_map(index.build, some, label="checking"))
-        findings = Findings(len(places), len(found), Counter(found.bad), dict(found.first_bad))
+        findings = Findings(len(places), len(found), Counter(found.bad), dict(found.first_bad), found.about_joined())
         if decode:
             _decode(found, findings)
     return findings

@@ -16,11 +16,12 @@ from typing import Any
 
 from cluster.parallel import parallel_map
 from genlib.data.convert import CONVERT_VERSION, Input, Part, Plan, Record, finished, part_samples, write_part
-from genlib.data.files import write_atomically
+from genlib.data.files import read_regular, write_atomically
 from genlib.data.shards import ShardSet
 from genlib.data.writer import UNFINISHED, write_facts
 from jobs.prepare.show import draw_sheet
 
+_MANIFEST_BYTES = 64 << 20
 _FEW_SAMPLES = 1000  # that are written sooner than Ray starts
 
 
@@ -113,7 +114,7 @@ def known(path: Path, job: Mapping[str, Any]) -> int:
     """The samples a part of the job that the manifest tells of, where it is this one."""
     out = path.parent.parent
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(read_regular(path, _MANIFEST_BYTES))
         samples = int(manifest["samples_a_part"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not a manifest; delete {out}, or give another --out") from None

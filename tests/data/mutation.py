@@ -141,17 +141,11 @@ def _pax_path(content: bytes) -> bytes | None:
 
 
 def plain_reading(data: bytes) -> list[Piece]:
-    """The members of a tar in the shortest words: block by block, from sound header to sound header, until two zero blocks.
-
-    Zeros behind a broken header may be its data: they are the end where nothing else follows.
-    """
-    found, at, first, name, lost = [], 0, None, None, False
+    """The members of a tar in the shortest words: block by block, from sound header to sound header, behind the end of the archive too."""
+    found, at, first, name = [], 0, None, None
     while at + BLOCK <= len(data):
         block = data[at : at + BLOCK]
-        if block == ZERO and not data[at + BLOCK : len(data) if lost else at + 2 * BLOCK].strip(b"\0"):
-            break
-        lost = not sound(block)
-        if lost:
+        if not sound(block):
             at, first, name = at + BLOCK, None, None
             continue
         first, size, kind = at // BLOCK if first is None else first, _octal(block[124:136]), block[156:157]
@@ -168,13 +162,12 @@ def plain_reading(data: bytes) -> list[Piece]:
 
 
 def untouched(name: str, data: bytes) -> list[tuple[Piece, int]]:
-    """Members of the good tar whose blocks stand in a mutant, whole and in a row, with the place there; the shadowed are left out.
+    """Members of the good tar whose blocks stand in a mutant, whole and in a row, with the place there.
 
-    Shadowed is what lies behind two zero blocks, or in what a sound header before it claims as its own data.
+    Left out is what lies in what a sound header before it claims as its own data.
     """
     good = TARS[name]
     blocks = [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)]
-    end = next((at for at in range(len(blocks)) if not b"".join(blocks[at : at + 2]).strip(b"\0")), len(blocks))
     claims = [(at, at + 1 + -(-_octal(block[124:136]) // BLOCK)) for at, block in enumerate(blocks) if sound(block)]
     found = []
     for piece in plain_reading(good):
@@ -182,7 +175,7 @@ def untouched(name: str, data: bytes) -> list[tuple[Piece, int]]:
         at = data.find(own)
         while at >= 0:
             place = at // BLOCK
-            shadowed = place >= end or any(start < place < stop for start, stop in claims)
+            shadowed = any(start < place < stop for start, stop in claims)
             if at % BLOCK == 0 and not shadowed:
                 found.append((piece, at - piece.first * BLOCK))
             at = data.find(own, at + 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save, save_file
+from safetensors.numpy import save
 
 from genlib.config import DataConfig
 from genlib.data import index, places, sidecar
@@ -48,8 +48,9 @@ def told(place: Path) -> Told:
     return found
 
 
-def tell(place: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray], **more: np.ndarray) -> None:
-    save_file({**{name: np.ascontiguousarray(values) for name, values in arrays.items()}, **more}, place, {"genlib": json.dumps(meta)})
+def tell(place: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Writes a sidecar with a true checksum."""
+    place.write_bytes(sidecar.packed(meta, arrays))
 
 
 def read_right(where: str, **more: Any) -> None:
@@ -134,7 +135,10 @@ LIES: dict[str, Callable[[Told], None]] = {
     "a digest that is none": say(digest="z" * 64),
     "channels of no image": say(channels={"1": 500}),
     "seven channels": say(channels={"7": 5}),
-    "another version": say(version=2),
+    "the version before": say(version=index.INDEX_VERSION - 1),
+    "a checksum of no member": put("sums", (4, 1), 7),
+    "checksums of a row less": lambda found: found[1].update(sums=found[1]["sums"][1:]),
+    "members behind an end that is negative": say(joined=[-1, 0]),
     "a version that is nearly right": say(version=float(index.INDEX_VERSION)),
     "more facts": say(extra=1),
     "a list": lambda found: found[0].clear(),

@@ -176,11 +176,16 @@ def test_a_transform_reads_only_the_fields_it_names(source: ShardSource) -> None
     assert set(batch) == {"length", "position", "sample", "weight"}
 
 
-def test_a_shard_that_changes_under_a_reader_stops_it(tmp_path: Path) -> None:
+def test_a_shard_that_changes_under_a_reader_costs_its_samples_and_stops_the_run_that_reads_on(tmp_path: Path) -> None:
     source = open_source(DataConfig(train=str(write_set(tmp_path, 10)), cache_mb=0))
     write_set(tmp_path, 5)
-    with pytest.raises(ValueError, match="changed while it was in use"):
-        take(source, 1, 10)
+    batches = source.batches("train", 10)
+    batch = next(batches)
+    assert batch["label"][batch["weight"] > 0].tolist() == [label for label in batch["sample"].tolist() if label < 5]
+    assert source.failures == {"changed since it was indexed": 5}
+    with pytest.raises(ValueError, match=r"changed since it was indexed 25.* of .*00000.tar.* begin a new run, which indexes them") as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

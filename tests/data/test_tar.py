@@ -82,10 +82,33 @@ def test_a_cut_is_noted(length: int) -> None:
     assert [reason for _, reason in scan(tar_bytes(THREE)[:length]).damage] == [TRUNCATED]
 
 
-def test_data_after_the_end_is_noted_and_not_read() -> None:
-    found = scan(tar_bytes(THREE) + tar_bytes([("hidden.txt", b"x")]))
-    assert found.names == [b"a.txt", b"b.txt", b"c.txt"]
-    assert found.damage == [(3, TRAILING)]
+def test_archives_joined_by_cat_are_read_to_the_end_and_told_of() -> None:
+    first, more = tar_bytes(THREE), [("d.txt", b"4" * 700), ("e.txt", b"five")]
+    data = first + tar_bytes(more) + tar_bytes([("f.txt", b"6")], form=tarfile.PAX_FORMAT, pax={"mtime": "1.5"})
+    found = scan(data)
+    with tarfile.open(fileobj=io.BytesIO(data), ignore_zeros=True) as tar:
+        assert [name.decode() for name in found.names] == tar.getnames()
+    assert contents(data) == dict([*THREE, *more, ("f.txt", b"6")])
+    assert (found.damage, found.end, found.behind_end) == ([], first.rindex(b"2" * 8) // BLOCK * BLOCK + 2 * BLOCK, 3)
+
+
+def test_nothing_is_said_of_an_end_that_is_one() -> None:
+    for form in FORMS.values():
+        found = scan(tar_bytes(THREE, form=form) + bytes(99 * BLOCK))
+        assert (found.end, found.behind_end, found.damage) == (0, 0, [])
+
+
+def test_what_is_no_header_after_the_end_is_noted() -> None:
+    junk = b"no header".ljust(BLOCK, b".")
+    found = scan(tar_bytes(THREE) + junk)
+    assert (found.names, found.damage, found.end) == ([b"a.txt", b"b.txt", b"c.txt"], [(3, TRAILING)], 0)
+    found = scan(tar_bytes(THREE) + junk + tar_bytes([("d.txt", b"4")]))
+    assert (found.names[3:], found.damage, found.behind_end) == ([b"d.txt"], [(3, TRAILING)], 1)
+
+
+def test_ten_thousand_joined_archives_take_linear_time() -> None:
+    one = tar_bytes([("a.txt", b"one")])[: 4 * BLOCK]
+    assert scan(one * 10_000).behind_end == 9_999
 
 
 def test_a_giant_extension_header_is_not_read() -> None:

@@ -9,14 +9,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader, TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, AnyStr
 
 from genlib.config import nearest
 from genlib.data.convert import Input, Raw
+from genlib.data.files import open_regular, regular_status
 
 _CELL_BYTES = 4 << 20
+_LINE_BYTES = 64 << 20
 _LABELS = 100_000
 _LOOKED_AT = 100  # rows of JSON lines in which a column must turn up
 
@@ -37,8 +40,7 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> In
 
     Labels that are all whole numbers stay what they are; others are class names, numbered in sorted order.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no table {path}")
+    before = _state(path)
     rows = partial(_rows, _reader(path), image, caption, label)
     count, names = _scan(rows(), label)
     if not count:
@@ -49,9 +51,11 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> In
     def cut(size: int) -> Iterator[list[Row]]:
         source = rows()
         while part := list(islice(source, size)):
+            if _state(path) != before:
+                raise ValueError(f"the table {path} changed while it was read; start again when nothing writes it any more")
             yield part
 
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Input(
         read=read,
@@ -61,6 +65,15 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> In
         total=count,
         facts={"name": path.stem, **({"class_names": names} if names else {})},
     )
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What tells whether a table was written since. ValueError where it cannot be opened."""
+    try:
+        status = regular_status(path)
+    except OSError as error:
+        raise ValueError(f"there is no table {path} that can be read ({error.strerror})") from None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def read_rows(folder: Path, captioned: bool, labelled: bool, numbers: Mapping[str, str], rows: Sequence[Row]) -> Iterator[Raw]:
@@ -127,8 +140,8 @@ def _refuse_missing(path: Path, columns: Sequence[str], there: Sequence[str]) ->
 
 def _csv(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
     csv.field_size_limit(_CELL_BYTES)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
+    with TextIOWrapper(BufferedReader(open_regular(path)), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(_lines(file, path, ""), delimiter=delimiter)
         try:
             _refuse_missing(path, columns, list(reader.fieldnames or ()))
             yield from reader
@@ -137,14 +150,22 @@ def _csv(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Mapping
 
 
 def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
-    with path.open("rb") as file:
+    with BufferedReader(open_regular(path)) as file:
         seen: dict[str, None] = {}
-        for line in islice(file, _LOOKED_AT):
+        for line in islice(_lines(file, path, b""), _LOOKED_AT):
             cells = _json_object(line)
             seen.update(dict.fromkeys(cells) if isinstance(cells, dict) else {})
         _refuse_missing(path, columns, list(seen))
         file.seek(0)
-        yield from (_json_object(line) for line in file if line.strip())
+        yield from (_json_object(line) for line in _lines(file, path, b"") if line.strip())
+
+
+def _lines(file: IO[AnyStr], path: Path, end: AnyStr) -> Iterator[AnyStr]:
+    """Lines of a table, none of which may take all memory: a file with holes is one line."""
+    for number, line in enumerate(iter(partial(file.readline, _LINE_BYTES), end), 1):
+        if len(line) == _LINE_BYTES:
+            raise ValueError(f"{path}, line {number} has {_LINE_BYTES >> 20} MB or more, so it is no table; write it anew")
+        yield line
 
 
 def _json_object(line: bytes) -> Mapping[str, Any] | str:
@@ -167,5 +188,8 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] |
     _refuse_missing(path, columns, schema.names)
     if pyarrow.types.is_nested(schema.field(columns[0]).type) or pyarrow.types.is_binary(schema.field(columns[0]).type):
         raise ValueError(f"{path}: the column {columns[0]!r} holds images and not paths; use the verb huggingface")
-    for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
-        yield from batch.to_pylist()
+    try:
+        for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read to its end ({' '.join(str(error).split())}); write it anew") from None

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from genlib.data.files import read_regular
+
 VERSION = 1
+_LIMIT_BYTES = 64 << 20
 CLASS_NAMES = ("Africa", "America", "Antarctica", "Arctic", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific")
 _PLACE = re.compile(r"([+-])(\d{2})(\d{2})(\d{2})?([+-])(\d{3})(\d{2})(\d{2})?")
 
@@ -32,7 +35,7 @@ def find() -> Path:
 
 def fingerprint() -> str:
     """Changes with the file and with what is made of it."""
-    return f"v{VERSION}-{hashlib.sha256(find().read_bytes()).hexdigest()}"
+    return f"v{VERSION}-{hashlib.sha256(read_regular(find(), _LIMIT_BYTES)).hexdigest()}"
 
 
 def degrees(text: str) -> tuple[float, float]:
@@ -49,7 +52,7 @@ def degrees(text: str) -> tuple[float, float]:
 
 def samples() -> Iterator[dict[str, bytes]]:
     """Members of each city: npy with longitude and latitude in degrees, float32 (2,), cls with its continent or ocean, and txt with its name."""
-    for line in find().read_text("utf-8").splitlines():
+    for line in read_regular(find(), _LIMIT_BYTES).decode().splitlines():
         if line.startswith("#"):
             continue
         _, place, zone, *_ = line.split("\t")

@@ -11,6 +11,7 @@ group's first name puts all of it on one side: no held-out picture has a near-du
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -19,9 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from genlib.data.files import read_regular
 from genlib.data.writer import png
 
 VERSION = 1
+_LIMIT_BYTES = 1 << 28
 DEFAULT_SIZE = 64
 FONTS = tuple(
     Path("/usr/share/fonts") / where / "NotoColorEmoji.ttf"
@@ -49,14 +52,14 @@ def find(where: str | Path = "") -> Path:
 def fingerprint() -> str:
     """Changes when the font, Python's Unicode or the way of drawing does."""
     digest = hashlib.sha256(f"emoji {VERSION} {unicodedata.unidata_version}".encode())
-    digest.update(find().read_bytes())
+    digest.update(read_regular(find(), _LIMIT_BYTES))
     return digest.hexdigest()[:12]
 
 
 def draw(font_path: Path) -> Iterator[tuple[str, Image.Image]]:
     """(name, RGB picture with its ink in the middle of a square) of every emoji, in order of code points."""
     try:
-        font = ImageFont.truetype(str(font_path), _PIXELS, layout_engine=ImageFont.Layout.BASIC)
+        font = ImageFont.truetype(io.BytesIO(read_regular(font_path, _LIMIT_BYTES)), _PIXELS, layout_engine=ImageFont.Layout.BASIC)
     except OSError:
         raise ValueError(
             f"{font_path} has no bitmaps of {_PIXELS} pixels; name a NotoColorEmoji.ttf with CBDT bitmaps in GENLIB_EMOJI_FONT"

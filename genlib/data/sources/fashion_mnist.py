@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genlib.data.files import open_regular, read_regular
 from genlib.data.writer import png
 
 VERSION = 1
@@ -47,7 +48,7 @@ def _file(folder: Path, name: str) -> Path:
 def read_idx(path: Path, dims: int) -> np.ndarray:
     """Unsigned bytes of `dims` dimensions from an IDX file, gzipped where its name ends in .gz. ValueError where a byte is missing or too many."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_regular(path) as plain, gzip.open(plain) if path.suffix == ".gz" else plain as file:
             content = file.read(_LIMIT_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}); get it again") from None
@@ -75,7 +76,7 @@ def fingerprint() -> str:
     digest, folder = hashlib.sha256(f"fashion_mnist {VERSION}".encode()), find()
     for stem in _STEMS.values():
         for kind in ("images-idx3", "labels-idx1"):
-            digest.update(_file(folder, f"{stem}-{kind}-ubyte").read_bytes())
+            digest.update(read_regular(_file(folder, f"{stem}-{kind}-ubyte"), _LIMIT_BYTES))
     return digest.hexdigest()[:12]
 
 

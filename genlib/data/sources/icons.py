@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,9 +20,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from genlib.config import nearest
+from genlib.data.files import read_regular
 from genlib.data.writer import png
 
 VERSION = 2
+_LIMIT_BYTES = 1 << 28
 DEFAULT_SIZE = 32
 TRAIN = ("materialdesignicons6", "phosphor", "remixicon")
 VALIDATION = ("fontawesome6-solid",)
@@ -41,7 +44,7 @@ class Family:
 
 def _charmap(path: Path) -> dict[str, int]:
     try:
-        return {name: int(code, 16) for name, code in json.loads(path.read_text("utf-8")).items()}
+        return {name: int(code, 16) for name, code in json.loads(read_regular(path, _LIMIT_BYTES)).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         raise ValueError(f'charmap {path} must be a JSON object of names and hexadecimal code points, {{"home": "f015", ...}}') from None
 
@@ -79,7 +82,7 @@ def fingerprint() -> str:
     packaged = _packaged()
     for name in (*TRAIN, *VALIDATION):
         for path in packaged[name]:
-            digest.update(path.read_bytes())
+            digest.update(read_regular(path, _LIMIT_BYTES))
     return digest.hexdigest()[:12]
 
 
@@ -101,7 +104,7 @@ def _typical_side(font: ImageFont.FreeTypeFont, charmap: Mapping[str, int]) -> f
 
 def draw(source: Family, size: int) -> Iterator[tuple[str, np.ndarray | None]]:
     """(name, uint8 (size, size)) of each icon in order of names; None in place of an image where the glyph is empty."""
-    font = ImageFont.truetype(str(source.font), size * _SUPERSAMPLE)
+    font = ImageFont.truetype(io.BytesIO(read_regular(source.font, _LIMIT_BYTES)), size * _SUPERSAMPLE)
     typical = _typical_side(font, source.charmap)
     for name in sorted(source.charmap):
         ink = _ink(font, source.charmap[name])
