@@ -5,14 +5,14 @@ average, the report, the checkpoint. It knows no family and no data set.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 import torch
 
 from genlib import checkpoint, distributed
-from genlib.checkpoint import Blueprint, Manifest
+from genlib.checkpoint import Blueprint, DataState, Manifest
 from genlib.config import to_json
 from genlib.engine import strategy as strategies
 from genlib.engine.ema import Ema
@@ -20,13 +20,20 @@ from genlib.engine.encoding import Ahead, EncodeAhead, ahead_of, choose
 from genlib.engine.evaluate import evaluate
 from genlib.engine.feed import Feed
 from genlib.engine.optim import learning_rate
-from genlib.engine.report import Report, Row, refuse_missing_trackers
-from genlib.engine.resume import refuse_other_run
+from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
+from genlib.engine.resume import is_of_run, refuse_other_run
 from genlib.engine.state import load_optimizers, save_optimizers
+from genlib.engine.stop import Interrupted, StopVote
 from genlib.engine.strategy import Update, optim_of
+from genlib.engine.trackers import refuse_missing_trackers
 from genlib.recipe import Stage
+from genlib.storage import Held, StorageError, file_system
 from genlib.task import Phase, Task, freeze
 from genlib.types import Batch, DataSource, Step
+
+_MOST_FAILED_SAVES = 3
+_SAVE_AGAIN_SECONDS = 5.0
+"""After the last step, which has no next one to wait for."""
 
 
 class Listener:
@@ -37,6 +44,10 @@ class Listener:
 
     def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
         """The held-out samples were scored after so many steps; `trouble` is why it is no use to train on, or empty. Every rank hears it."""
+
+    def stop_asked(self) -> bool:
+        """Whether this rank knows that the run is to save a checkpoint and end now; every rank is asked about once a second."""
+        return False
 
     def on_checkpoint(self, folder: Path, row: Row) -> None:
         """A whole checkpoint exists at `folder`, the same path on every rank; `row` has step and samples_seen, and on rank 0 the last metrics."""
@@ -57,10 +68,12 @@ def fit(
 
     upstream: final checkpoints of the stages it needs, by role. encode_ahead: what rank 0 calls where `train.encode` is ahead. All ranks
     of the process group, if there is one, call it together and see the same `folder`. ValueError where the checkpoint there is of
-    another run, or the settings do not fit the workers.
+    another run, or the settings do not fit the workers; StorageError where checkpoints cannot be written, several times in a row, or
+    the folder is gone; Interrupted, with a checkpoint of the step it came to, where the listener asks to stop.
     """
     training = Training(stage, recipe, source, folder, device, upstream or {}, listener or Listener(), encode_ahead)
-    return training.run()
+    with training.held:
+        return training.run()
 
 
 def plan_encoding(stage: Stage, *, recipe: str, source: DataSource, folder: Path, upstream: Mapping[str, Path]) -> Ahead | None:
@@ -85,23 +98,29 @@ class Training:
         self.config = stage.train
         self.checkpoints = folder / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.held = Held(folder, self.checkpoints)
+        self.unwritten: Callable[[], str] = lambda: ""
         blueprints = {role: checkpoint.read_manifest(path).blueprint for role, path in upstream.items()}
         self.blueprint = Blueprint.of(stage.task, source.spec, blueprints)
         self.upstream = upstream
+        self.history = checkpoint.History(self.checkpoints, lambda manifest: is_of_run(manifest, recipe, stage, source.spec))
         self.skipped = self.skipped_in_a_row = self.failed_saves = 0
         self.seconds, self.trouble = 0.0, ""
 
     def run(self) -> Path:
-        found = distributed.broadcast_object(checkpoint.newest(self.checkpoints) if distributed.rank() == 0 else None)
+        found = distributed.broadcast_object(self.history.newest() if distributed.rank() == 0 else None)
         if found:
             refuse_other_run(found[1], self.recipe, self.stage, self.source.spec)
         self.task = self.build()
         self.steps = self.config.steps if self.task.phases else 0
+        kept = kept_rows(found[0] / "state") if found else None
         if found and found[1].step >= self.steps:
+            if kept and distributed.rank() == 0:
+                add_missing(metrics_file(self.folder), kept)
             return found[0]
         first = self.start(*found) if found else self.begin()
         if not self.steps:  # a task without training is its upstream and its actions
-            return self.save(0, None)
+            return self.last_save(None)
         refuse_missing_trackers(self.config.trackers)
         feed = Feed(self.batches(first), self.micro_batch, self.device)
         self.report = Report(
@@ -113,7 +132,9 @@ class Training:
             trackers=self.config.trackers,
             config=to_json(self.config),
             flops_per_sample=self.task.flops_per_sample() if self.device.type == "cuda" else None,
+            kept=kept,
         )
+        self.unwritten = lambda: self.report.waiting
         try:
             return self.loop(feed, first)
         finally:
@@ -184,7 +205,7 @@ class Training:
         )  # fmt: skip
 
     def loop(self, feed: Feed, first: int) -> Path:
-        row = None
+        row, stop_vote = None, StopVote(self.listener.stop_asked, self.device, first)
         for index in range(first, self.steps):
             begin, waited = time.perf_counter(), feed.wait_seconds
             micro_batches = list(islice(feed, self.config.accumulation))
@@ -195,15 +216,17 @@ class Training:
             spent = time.perf_counter() - begin
             self.seconds += spent
             new = self.report.add(done, {**values, "batch_time": spent, "data_time": feed.wait_seconds - waited})
-            checkpoint_due = done == self.steps or due(done, self.config.checkpoint_every_steps, self.steps)
+            stop = stop_vote(done) and done < self.steps
+            checkpoint_due = stop or done == self.steps or due(done, self.config.checkpoint_every_steps, self.steps)
             if checkpoint_due:
                 new = self.report.flush() or new
             if new:
                 row = new
                 self.listener.on_log(row)
-            if checkpoint_due and done < self.steps:
-                self.try_save(done, row)
-        return self.save(self.steps, row)
+            saved = self.try_save(done, row) if checkpoint_due and done < self.steps else None
+            if stop:
+                raise Interrupted(done, self.steps, saved)
+        return self.last_save(row)
 
     def evaluate(self, done: int) -> dict[str, float]:
         """Scores of the held-out samples; says what is wrong with them when it first is."""
@@ -254,38 +277,70 @@ class Training:
         if distributed.rank() == 0:
             print(f"{sentence}: skipped, {self.skipped} in all", flush=True)
 
-    def try_save(self, done: int, row: Row | None) -> None:
-        """A full disk costs a checkpoint and not the run, until three have failed."""
+    def try_save(self, done: int, row: Row | None) -> Path | None:
+        """A full disk costs a checkpoint and not the run, until several have failed in a row: then StorageError."""
         try:
-            self.save(done, row)
+            folder = self.save(done, row)
         except OSError as error:
+            self.held.check()
             self.failed_saves += 1
-            if self.failed_saves >= 3:
-                raise
+            said = f"{error}; {file_system(self.checkpoints)}"
+            if self.failed_saves >= _MOST_FAILED_SAVES:
+                raise StorageError(f"{said}; {self.failed_saves} saves in a row failed: make room there, then the same command goes on") from None
             if distributed.rank() == 0:
-                print(f"training goes on without it: {error}", flush=True)
+                print(f"training goes on without it: {said}", flush=True)
+            return None
+        self.failed_saves = 0
+        return folder
+
+    def last_save(self, row: Row | None) -> Path:
+        """The final checkpoint, tried as often as others are in a row."""
+        while (final := self.try_save(self.steps, row)) is None:
+            time.sleep(_SAVE_AGAIN_SECONDS)
+        return final
 
     def save(self, done: int, row: Row | None) -> Path:
         """Writes a checkpoint, deletes old ones, and tells the listener. OSError on all ranks where one could not write."""
+        self.held.check()
         manifest, weights = self.manifest(done), self.strategy.whole_state()
         ema = self.ema.whole(weights, self.shapes) if self.ema else None
-        folder = checkpoint.save(self.checkpoints, manifest, weights, ema, lambda path: save_optimizers(self.strategy, path))
+        folder = checkpoint.save(self.checkpoints, manifest, weights, ema, self.save_state)
         if distributed.rank() == 0:
-            checkpoint.prune(self.checkpoints, self.config.keep_checkpoints)
+            self.prune(folder, manifest)
         self.listener.on_checkpoint(folder, {"step": done, "samples_seen": manifest.samples_seen, **(row or {})})
         return folder
+
+    def save_state(self, path: Path) -> None:
+        """What only resume reads: this rank's optimizer state, and rows that have no other place yet."""
+        save_optimizers(self.strategy, path)
+        if rows := self.unwritten():
+            keep_rows(path.parent, rows)
+
+    def prune(self, saved: Path, manifest: Manifest) -> None:
+        """Deletes old checkpoints; where that cannot be, they stay, as all ranks have the new one."""
+        try:
+            self.history.prune(self.config.keep_checkpoints, saved, manifest)
+        except OSError as error:
+            print(f"older checkpoints than {saved.name} stay: {error}", flush=True)
 
     def manifest(self, done: int) -> Manifest:
         seen = done * self.config.global_batch
         spec = self.source.spec
-        order = {"digest": spec.digest, "order_version": spec.order_version, "seed": self.config.seed, "global_batch": self.config.global_batch}
         return Manifest(
             recipe=self.recipe,
             stage=self.stage.name,
             blueprint=self.blueprint,
             train=to_json(self.config),
             data=to_json(self.stage.data),
-            data_state={**order, "micro_batch": self.micro_batch, "position": seen, "epoch": seen // max(1, spec.num_samples)},
+            data_state=DataState(
+                digest=spec.digest,
+                order_version=spec.order_version,
+                seed=self.config.seed,
+                global_batch=self.config.global_batch,
+                micro_batch=self.micro_batch,
+                position=seen,
+                epoch=seen // max(1, spec.num_samples),
+            ),
             step=done,
             steps=self.steps,
             samples_seen=seen,

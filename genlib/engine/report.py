@@ -9,7 +9,8 @@ import json
 import math
 import os
 import time
-from importlib.util import find_spec
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from genlib import distributed
+from genlib.engine.trackers import Trackers
+from genlib.storage import Held, LineFile, StorageError
 
 Row = dict[str, Any]
 
@@ -24,58 +27,53 @@ PEAK_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e1
 """Dense half-precision rate by device name, from the vendor's data sheets (V100: fp16)."""
 
 
+def metrics_file(folder: Path) -> LineFile:
+    """The rows of a stage that trains in the folder."""
+    return LineFile(folder / "metrics.jsonl", partial(print, flush=True))
+
+
 def cut_after(path: Path, step: int) -> None:
     """Drops the rows after `step` (they are done again), and a last line that a kill cut off."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(line + "\n" for line in kept))
-    os.replace(partial, path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) <= step]
+    if kept == lines[: len(kept)] and all(line.endswith(b"\n") for line in kept):  # in place, which takes no room
+        return os.truncate(path, sum(map(len, kept)))
+    draft = path.with_suffix(".partial")
+    draft.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
+    os.replace(draft, path)
 
 
-def _step_of(line: str) -> float:
+def keep_rows(state: Path, rows: str) -> None:
+    """Puts rows that could not be written yet into a checkpoint's state, for whoever goes on from it."""
+    with open(_kept(state), "w") as file:
+        file.write(rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def kept_rows(state: Path) -> Path | None:
+    """Where a checkpoint's state has such rows."""
+    return path if (path := _kept(state)).exists() else None
+
+
+def _kept(state: Path) -> Path:
+    return state / "rows.jsonl"
+
+
+def add_missing(file: LineFile, kept: Path) -> None:
+    """Adds the rows that a checkpoint kept and that are not in the file."""
+    there = file.path.read_bytes().splitlines() if file.path.exists() else []
+    last = max((step for step in map(_step_of, there) if step < math.inf), default=-math.inf)
+    file.append("".join(f"{line}\n" for line in kept.read_text().splitlines() if last < _step_of(line) < math.inf))
+
+
+def _step_of(line: str | bytes) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
-
-
-def refuse_missing_trackers(names: tuple[str, ...]) -> None:
-    """ValueError naming the first tracker whose package is not installed."""
-    for name in names:
-        if find_spec(name) is None:
-            raise ValueError(f"train.trackers has {name}, but that package is not installed; `pip install {name}`, or leave it out")
-
-
-class Trackers:
-    """accelerate's trackers (TensorBoard, W&B, MLflow), on rank 0, started with the first row."""
-
-    def __init__(self, names: tuple[str, ...], folder: Path, run: str, config: dict, first_step: int) -> None:
-        from accelerate.state import PartialState
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-        PartialState(cpu=not torch.cuda.is_available())
-        self.trackers = []
-        for name in names:
-            # Rows after the checkpoint are written again: TensorBoard hides the old ones from this step on.
-            arguments = {"logging_dir": str(folder / "tensorboard"), "purge_step": first_step} if name == "tensorboard" else {}
-            tracker = LOGGER_TYPE_TO_CLASS[name]("." if name == "tensorboard" else run, **arguments)
-            tracker.start()
-            if name != "tensorboard":
-                tracker.store_init_configuration(config)
-            self.trackers.append(tracker)
-
-    def log(self, row: Row) -> None:
-        """One row, under its step."""
-        values = {name: value for name, value in row.items() if name != "step" and value is not None}
-        for tracker in self.trackers:
-            tracker.log(values, step=row["step"])
-
-    def close(self) -> None:
-        """Writes what is left."""
-        for tracker in self.trackers:
-            tracker.finish()
 
 
 class Report:
@@ -96,8 +94,10 @@ class Report:
         trackers: tuple[str, ...],
         config: dict,
         flops_per_sample: float | None,
+        kept: Path | None = None,
     ) -> None:
-        self.path = folder / "metrics.jsonl"
+        """`kept` is where the checkpoint that the run goes on from keeps rows that could not be written before it."""
+        self.file = metrics_file(folder)
         self.steps, self.batch, self.seconds_between, self.flops_per_sample = steps, batch, seconds_between, flops_per_sample
         self.lead = distributed.rank() == 0
         self.rows: list[Row] = []
@@ -105,7 +105,10 @@ class Report:
         self.session_rate: float | None = None
         self.trackers = None
         if self.lead:
-            cut_after(self.path, first_step)
+            self.held = Held(folder)
+            cut_after(self.file.path, first_step)
+            if kept:
+                add_missing(self.file, kept)
             if trackers:
                 self.trackers = Trackers(trackers, folder, folder.name, config, first_step + 1)
 
@@ -126,12 +129,25 @@ class Report:
         if not self.lead:
             return None
         line = self._summary(rows, rate, seconds)
-        with open(self.path, "a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+        written = self._write("".join(json.dumps(row) + "\n" for row in rows))
         if self.trackers:
-            self.trackers.log(line)
+            self.trackers.log(line, room=written)
         print(self.live_line(line), flush=True)
         return line
+
+    def _write(self, lines: str) -> bool:
+        """Whether all lines are in the file; else they wait. StorageError where the run's folder is gone."""
+        self.held.check()
+        try:
+            return self.file.append(lines)
+        except FileNotFoundError:
+            self.held.check()
+            raise
+
+    @property
+    def waiting(self) -> str:
+        """Rows that could not be written yet, as lines; on rank 0."""
+        return self.file.waiting
 
     def _averaged(self, wanted_steps: float) -> list[Row]:
         fixed = ("step", "samples_seen")
@@ -175,6 +191,10 @@ class Report:
         )
 
     def close(self) -> None:
-        """Writes what is left."""
-        if self.trackers:
-            self.trackers.close()
+        """Writes what is left, if it can be."""
+        if not self.lead:
+            return
+        with self.held, suppress(StorageError, OSError):
+            self._write("")
+            if self.trackers:
+                self.trackers.close()

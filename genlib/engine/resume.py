@@ -18,18 +18,32 @@ FREE = {
 """Settings that a resumed run may change; where the data is may change, what it is may not (its digest tells)."""
 
 
+def is_of_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec) -> bool:
+    """Whether the run that is asked for could go on from the checkpoint."""
+    try:
+        refuse_other_run(manifest, recipe, stage, spec)
+    except ValueError:
+        return False
+    return True
+
+
 def refuse_other_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec) -> None:
     """ValueError naming the first thing in which the checkpoint differs from what is asked for."""
-    if (manifest.recipe, manifest.stage) != (recipe, stage.name):
-        raise ValueError(f"the checkpoint is of recipe {manifest.recipe} ({manifest.stage}), not {recipe} ({stage.name}); use another run name")
-    if manifest.data_state["digest"] != spec.digest:
+    refuse_other_settings(manifest, recipe, stage)
+    if manifest.data_state.digest != spec.digest:
         raise ValueError(
             "the training data changed since the checkpoint (another digest), so the run cannot go on; restore the data or use another run name"
         )
-    if manifest.data_state["order_version"] != spec.order_version:
+    if manifest.data_state.order_version != spec.order_version:
         raise ValueError(
-            f"the checkpoint's data order has version {manifest.data_state['order_version']}, this genlib has {spec.order_version}; use that version"
+            f"the checkpoint's data order has version {manifest.data_state.order_version}, this genlib has {spec.order_version}; use that version"
         )
+
+
+def refuse_other_settings(manifest: Manifest, recipe: str, stage: Stage) -> None:
+    """The same of all but the data."""
+    if (manifest.recipe, manifest.stage) != (recipe, stage.name):
+        raise ValueError(f"the checkpoint is of recipe {manifest.recipe} ({manifest.stage}), not {recipe} ({stage.name}); use another run name")
     for section, new, old in (
         ("task", stage.task, manifest.blueprint.task),
         ("train", stage.train, manifest.train),

@@ -46,6 +46,14 @@ def test_rows_after_the_checkpoint_are_done_again(tmp_path: Path) -> None:
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.parametrize("odd", ['{"step": null}', '{"step": [1]}', "5", "[" * 100_000, f'{{"step": {10**400}}}', "\xff", '{"step": NaN}'])
+def test_a_damaged_row_is_as_good_as_none(tmp_path: Path, odd: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{odd}\n{{"step": 2}}\n{{"step": 3}}\n', encoding="latin-1")
+    cut_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
 def test_cutting_nothing(tmp_path: Path) -> None:
     cut_after(tmp_path / "none.jsonl", 3)
     assert not list(tmp_path.iterdir())

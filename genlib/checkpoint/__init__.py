@@ -1,0 +1,55 @@
+"""Checkpoints: a folder is whole or does not exist.
+
+    step_00012000/
+      manifest.json          what it is of, and sha256 of every other file
+      manifest.sha256        that of the manifest; written last
+      weights.safetensors    full fp32 state of the task, the same from any strategy
+      ema.safetensors        its moving average, where the run keeps one
+      state/                 what only resume reads: optimizer shards
+
+Written beside its name, fsynced, renamed. A folder that does not verify is passed over for the newest one that does.
+"""
+
+from genlib.checkpoint.history import History, checkpoints, find, newest, set_aside
+from genlib.checkpoint.loading import load_into, load_task, load_weights
+from genlib.checkpoint.manifest import (
+    FORMAT,
+    Blueprint,
+    DataState,
+    Manifest,
+    git_commit,
+    read_manifest,
+    sha256,
+    step_name,
+    step_of,
+    verify,
+    versions,
+    write_manifest,
+)
+from genlib.checkpoint.saving import inherit, not_finite, save
+
+__all__ = [
+    "FORMAT",
+    "Blueprint",
+    "DataState",
+    "History",
+    "Manifest",
+    "checkpoints",
+    "find",
+    "git_commit",
+    "inherit",
+    "load_into",
+    "load_task",
+    "load_weights",
+    "newest",
+    "not_finite",
+    "read_manifest",
+    "save",
+    "set_aside",
+    "sha256",
+    "step_name",
+    "step_of",
+    "verify",
+    "versions",
+    "write_manifest",
+]

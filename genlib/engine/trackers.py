@@ -1,0 +1,127 @@
+"""accelerate's trackers (TensorBoard, W&B, MLflow) beside a run, which none of them can end: metrics.jsonl has all that they are told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genlib.storage import file_system, lacks_room
+
+_REST_SECONDS = 30.0
+"""How long one that failed is left alone."""
+_MOST_WAITING = 10_000
+"""Lines that wait for one that fails; then the oldest go."""
+
+
+def refuse_missing_trackers(names: tuple[str, ...]) -> None:
+    """ValueError naming the first tracker whose package is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise ValueError(f"train.trackers has {name}, but that package is not installed; `pip install {name}`, or leave it out")
+
+
+class Trackers:
+    """Those of a run, on rank 0, started with the first row."""
+
+    def __init__(self, names: tuple[str, ...], folder: Path, run: str, config: dict, first_step: int) -> None:
+        from accelerate.state import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available())
+        hush_writers()
+        self.trackers = [Tracker(name, folder, run, config, first_step) for name in names]
+
+    def log(self, row: Mapping[str, Any], room: bool = True) -> None:
+        """One row, under its step; where the run's folder has no room now, what writes there waits."""
+        values = {name: value for name, value in row.items() if name != "step" and value is not None}
+        for tracker in self.trackers:
+            tracker.log(row["step"], values, room)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        for tracker in self.trackers:
+            tracker.close()
+
+
+class Tracker:
+    """One of them. What it does not take waits, and is told again later; what fails is said once for each time that it fails."""
+
+    def __init__(self, name: str, folder: Path, run: str, config: dict, first_step: int) -> None:
+        self.name, self.folder, self.run, self.config = name, folder, run, config
+        self.waiting: deque[tuple[int, dict]] = deque(maxlen=_MOST_WAITING)
+        self.tracker, self.failing, self.lost, self.rest_until = None, False, 0, 0.0
+        try:
+            self.tracker = self._started(first_step)
+        except OSError as error:
+            self._fail(error)
+
+    def _started(self, first_step: int) -> Any:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        if self.name != "tensorboard":
+            tracker = LOGGER_TYPE_TO_CLASS[self.name](self.run)
+            tracker.start()
+            tracker.store_init_configuration(self.config)
+            return tracker
+        # Rows after the checkpoint are written again: TensorBoard hides the old ones from this step on.
+        tracker = LOGGER_TYPE_TO_CLASS[self.name](".", logging_dir=str(self.folder / "tensorboard"), purge_step=first_step)
+        tracker.start()
+        return tracker
+
+    def log(self, step: int, values: dict, room: bool) -> None:
+        """Values of a step."""
+        self.lost += len(self.waiting) == _MOST_WAITING
+        self.waiting.append((step, values))
+        if time.monotonic() >= self.rest_until and (room or self.name != "tensorboard"):
+            self._send()
+
+    def close(self) -> None:
+        """Writes what is left, if it can be."""
+        if self.waiting:
+            self._send()
+        try:
+            if self.tracker is not None:
+                self.tracker.finish()
+        except Exception as error:
+            self._fail(error)
+
+    def _send(self) -> None:
+        try:
+            self.tracker = self.tracker or self._started(self.waiting[0][0])
+            while self.waiting:
+                step, values = self.waiting[0]
+                self.tracker.log(values, step=step)
+                self.waiting.popleft()
+        except Exception as error:  # of any package
+            return self._fail(error)
+        if self.failing:
+            print(f"tracker {self.name} goes on: {f'{self.lost:,} lines are missing' if self.lost else 'no line is missing'}", flush=True)
+        self.failing, self.lost = False, 0
+
+    def _fail(self, error: Exception) -> None:
+        self.rest_until = time.monotonic() + _REST_SECONDS
+        if self.name == "tensorboard":
+            self.tracker = None  # a writer whose thread has died takes nothing any more
+        if not self.failing:
+            place = f"; {file_system(self.folder)}" if lacks_room(error) else ""
+            print(f"tracker {self.name} takes nothing ({type(error).__name__}: {error}){place}; training goes on, its lines wait", flush=True)
+        self.failing = True
+
+
+def hush_writers() -> None:
+    """TensorBoard's writers tell their errors at the next call; the traceback of their threads says no more."""
+    before = threading.excepthook
+    if before.__module__ == __name__:
+        return
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            before(args)
+
+    threading.excepthook = hook
