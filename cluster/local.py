@@ -1,6 +1,10 @@
 """A Ray head on this machine alone: on 127.0.0.1, behind a token, on its own ports and in its own temporary folder.
 
 It lives as long as the process that started it, however that one ends, and is ended by pid: other Rays on the machine are left alone.
+
+Everything under it listens on 127.0.0.1 alone (`tests/cluster/test_listening.py`), with one exception: in Ray 2.60.0 each replica of
+Ray Serve opens a gRPC server for calls of other replicas on a free port of every address, and no option says otherwise. It refuses whoever
+does not know the token before it looks at what is asked.
 """
 
 from __future__ import annotations
@@ -21,7 +25,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.signals import GRACE_SECONDS
+
 HOST = "127.0.0.1"
+INTERFACE = "lo" if sys.platform == "linux" else "lo0"
+"""The network interface of that address."""
+RENDEZVOUS = "GENLIB_RENDEZVOUS"
+"""In the environment of a head of our own and its workers, and of no other: a folder in which processes that train together meet."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Training sends nothing large through Ray's object store."""
 PREFIX = "genlib-ray-"
@@ -86,6 +96,7 @@ def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboa
     options = {
         "node-ip-address": HOST, "port": 0, "temp-dir": folder, "object-store-memory": OBJECT_STORE_BYTES, "num-cpus": cpus, "num-gpus": gpus,
         "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "dashboard-agent-listen-port": free_port(),
+        "ray-client-server-port": free_port(),  # by default 10001: a head that finds it taken starts, and ends some seconds later
         "min-worker-port": 0, "max-worker-port": 0,
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
@@ -112,7 +123,10 @@ def environment(folder: Path) -> Iterator[None]:
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of its own, on every system: only then does Ray stay on 127.0.0.1
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # there is no other node to move to
+        "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", f"{GRACE_SECONDS + 5:.0f}"),  # a job saves a checkpoint first
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this node away
+        "GLOO_SOCKET_IFNAME": INTERFACE, "NCCL_SOCKET_IFNAME": f"={INTERFACE}",  # else that of the host's name, or one named for a cluster
+        RENDEZVOUS: str(folder),
         "RAY_TRAIN_ENABLE_STATE_TRACKING": os.environ.get("RAY_TRAIN_ENABLE_STATE_TRACKING", "0"),  # nobody looks: it costs a process
         "PATH": first_in("PATH", Path(sys.executable).parent),  # a job's `python` is this one
         "PYTHONPATH": first_in("PYTHONPATH", Path(__file__).parents[1]),  # workers import this code

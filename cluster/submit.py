@@ -14,12 +14,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from cluster.local import local_head
+from cluster.signals import GRACE_SECONDS, ends_well, interruptible, keeps
 
 EXCLUDES = ["/.git", "/.venv", "/data", "/runs", "/build", "*.egg-info", "__pycache__"]
 """Never uploaded with the code; Ray leaves out what .gitignore names as well."""
+_MORE_SECONDS = 10.0
+"""For the job to hear of a signal, and to say what it kept, beside its own grace time."""
 RAY_CHATTER = re.compile(r"^(\S+ )?\S+\s+INFO job_manager\.py|^Running entrypoint for job ")
 
 
@@ -38,12 +42,9 @@ def submit(command: Sequence[str]) -> int:
     with job_address() as (address, ours):
         client = connect(address)
         job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": ".", "excludes": EXCLUDES})
-        try:
+        with ends_well(partial(client.stop_job, job), GRACE_SECONDS + _MORE_SECONDS) if ours else keeps(partial(goes_on, job)):
             follow(client, job)
-        except KeyboardInterrupt:
-            print(interrupted(client, job, ours), file=sys.stderr)
-            return 130
-        return code_of(client, job)
+            return code_of(client, job)
 
 
 def connect(address: str, timeout_seconds: float = 60.0) -> Any:
@@ -76,12 +77,9 @@ def follow(client: Any, job: str) -> None:
     asyncio.run(lines())
 
 
-def interrupted(client: Any, job: str, ours: bool) -> str:
-    """Ctrl-C ends a job on our own head with the head; on a cluster the job goes on."""
-    if not ours:
-        return f"job {job} goes on; follow it with `ray job logs --follow {job}`, end it with `ray job stop {job}`"
-    client.stop_job(job)
-    return "stopped; the same command resumes it"
+def goes_on(job: str) -> str:
+    """A job on a cluster does not end with the command that follows it."""
+    return f"job {job} goes on; follow it with `ray job logs --follow {job}`, end it with `ray job stop {job}`"
 
 
 def code_of(client: Any, job: str) -> int:
@@ -89,7 +87,7 @@ def code_of(client: Any, job: str) -> int:
     for _ in range(100):
         info = client.get_job_info(job)
         if info.status.is_terminal():
-            if info.driver_exit_code is None and info.message and str(info.status) != "SUCCEEDED":
+            if info.driver_exit_code is None and info.message and str(info.status) == "FAILED":
                 print(info.message, file=sys.stderr)
             return info.driver_exit_code if info.driver_exit_code is not None else int(str(info.status) != "SUCCEEDED")
         time.sleep(0.1)
@@ -107,4 +105,4 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)  # Ray tells of every file it leaves out
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interruptible(lambda: main(sys.argv[1:])))

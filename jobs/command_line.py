@@ -7,12 +7,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from cluster.local import NotStarted
+from cluster.signals import GRACE_SECONDS, interruptible, refuse_grace
 from genlib import registry
 from genlib.config import nearest
 from genlib.recipe import Stage
+from genlib.storage import StorageError, lacks_room, stopped
+from jobs.control import Stopped
 
 USAGE = """usage: python jobs/{script} RECIPE [options] [--task.FIELD VALUE] [--train.FIELD VALUE] [--data.FIELD VALUE]
 
@@ -36,6 +40,8 @@ class RunOptions:
     """Folder of the run, instead of runs/NAME; every worker must see it under this path."""
     retries: int = 3
     """Times a run whose workers were lost goes on from its newest checkpoint before it gives up; -1 is always."""
+    grace_seconds: float = GRACE_SECONDS
+    """In which a run that is stopped (SIGTERM, Ctrl-C) saves a checkpoint; a second signal ends it at once."""
     smoke: bool = False
     """The recipe's smallest size, which trains in seconds."""
     dry_run: bool = False
@@ -55,10 +61,11 @@ class RunOptions:
         low, high = self.worker_range
         if not 1 <= low <= high:
             raise ValueError(f"workers is {self.workers!r}; use a number from 1, or MIN:MAX like 1:4")
-        if self.cpus_per_worker <= 0:
+        if not 0 < self.cpus_per_worker < float("inf"):
             raise ValueError(f"cpus_per_worker is {self.cpus_per_worker:g}; it must be above 0, for example 0.5")
-        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < float("inf"):
             raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be at least 0")
+        refuse_grace(self.grace_seconds)
         for name in ("gpus", "gpu_memory_gb", "gpu_tflops", "mfu"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be above 0")
@@ -218,12 +225,26 @@ class RunStopped(Exception):
 
 
 def exit_code(work: Callable[[], int]) -> int:
-    """Runs it; what the user did wrong becomes its sentence on stderr and exit code 2, a run that stopped the same and 1."""
+    """Runs it; what the user did wrong becomes its sentence on stderr and exit code 2, a run that stopped the same and 1.
+
+    A signal ends it as `cluster.signals` says.
+    """
+    return interruptible(lambda: _exit_code(work))
+
+
+def _exit_code(work: Callable[[], int]) -> int:
     try:
         return work()
+    except Stopped:
+        return 1
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    except (RunStopped, NotStarted) as error:
+    except (RunStopped, NotStarted, StorageError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not lacks_room(error):
+            raise
+        print(stopped(error, Path.cwd()), file=sys.stderr)
         return 1

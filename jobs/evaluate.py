@@ -23,20 +23,27 @@ import torch
 from genlib import checkpoint
 from genlib.checkpoint import Manifest
 from genlib.config import DataConfig, from_json
+from genlib.storage import Held, share
 from genlib.types import DataSource
 from jobs.command_line import exit_code
 from jobs.run_folder import read_json, write_json
 
 
 def evaluate(final: Path, source: DataSource, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Scores the checkpoint's task (its moving average where there is one), exports it, and writes metrics.json last."""
+    """Scores the checkpoint's task (its moving average where there is one), exports it, and writes metrics.json last.
+
+    StorageError where the folder goes away meanwhile.
+    """
     manifest = checkpoint.read_manifest(final)
     task = checkpoint.load_task(final, ema=True, device=device)
-    with torch.no_grad():
-        scores = task.assess(source, folder)
-    task.export(folder / "export")
-    metrics = {**scores, **facts(manifest)}
-    write_json(folder / "metrics.json", metrics)
+    with Held(*([folder] if folder.is_dir() else [])) as held:
+        with torch.no_grad():
+            scores = task.assess(source, folder)
+        task.export(folder / "export")
+        share(folder / "export")
+        metrics = {**scores, **facts(manifest)}
+        held.check()  # no scores where a run was
+        write_json(folder / "metrics.json", metrics)
     return metrics
 
 
@@ -89,13 +96,17 @@ def refresh(run: Path) -> None:
 
 
 def located(folder: Path) -> tuple[Path, Path]:
-    """The checkpoint that a user means, and where its scores go: beside it in its run, for one named by itself a folder of its own there."""
+    """The checkpoint that a user means, and where its scores go: with the run whose end it is, else into a folder of its own there.
+
+    Scores with a run tell that it is finished, which one named by itself, or one of a run that stopped or whose last is damaged, does not.
+    """
     if stages := stages_of(folder):
         folder = folder / stages[-1]
     final = checkpoint.find(folder)
     if final is None:
         raise ValueError(f"{folder} holds no checkpoint")
-    return (final, folder) if final != folder else (final, folder.parent.parent / f"at-{folder.name}")
+    is_the_end = final != folder and (checkpoint.read_manifest(final).finished or (folder / "trial.json").exists())  # a search ends trials early
+    return final, folder if is_the_end else final.parent.parent / f"at-{final.name}"
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from genlib.storage import LineFile, refusal
+
 POLL_SECONDS = 0.2
+_SILENCE_SECONDS = 5.0
+"""After which the driver looks whether lines could be written at all."""
+_WAITING_BYTES = 1 << 20
 
 
 def log_path(run: Path) -> Path:
@@ -20,10 +26,10 @@ def log_path(run: Path) -> Path:
 
 
 class LogFile(io.TextIOBase):
-    """A stream that opens, appends and closes for every line, so that others see it on any file system."""
+    """A stream of lines to the end of a file. What cannot be written waits, up to a mebibyte, and no print fails for it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.file = LineFile(path, most_bytes=_WAITING_BYTES)
         self.pending = ""
         self.lock = threading.Lock()
 
@@ -34,19 +40,19 @@ class LogFile(io.TextIOBase):
         with self.lock:
             lines, newline, self.pending = (self.pending + text).rpartition("\n")
             if newline:
-                with open(self.path, "a") as file:
-                    file.write(lines + newline)
+                with suppress(OSError):  # the folder is gone, which those say who cannot do without it
+                    self.file.append(lines + newline)
         return len(text)
 
 
 @contextmanager
 def followed(path: Path) -> Iterator[None]:
-    """Inside, what is appended to the file is printed."""
+    """Inside, what is appended to the file is printed; and why nothing is, where its folder cannot be written."""
     path.touch()
     done = threading.Event()
-    with open(path) as file:
+    with open(path, errors="replace") as file:
         file.seek(0, io.SEEK_END)
-        thread = threading.Thread(target=_follow, args=(file, done), daemon=True)
+        thread = threading.Thread(target=_follow, args=(file, path.parent, done), daemon=True)
         thread.start()
         try:
             yield
@@ -55,9 +61,19 @@ def followed(path: Path) -> Iterator[None]:
             thread.join()
 
 
-def _follow(file: io.TextIOBase, done: threading.Event) -> None:
-    last = False
+def _follow(file: io.TextIOBase, folder: Path, done: threading.Event) -> None:
+    last, problem, heard = False, "", time.monotonic()
     while not last:
         last = done.wait(POLL_SECONDS)  # one more look after the end
         if text := file.read():
-            print(text, end="", flush=True)
+            problem, heard = "", time.monotonic()
+            _show(text)
+        elif time.monotonic() - heard > _SILENCE_SECONDS:
+            before, problem, heard = problem, refusal(folder), time.monotonic()
+            if problem and not before:
+                _show(f"{problem}; the run goes on, and its lines wait until there is room\n")
+
+
+def _show(text: str) -> None:
+    with suppress(OSError):  # a terminal that is gone, or a full disk behind it, ends no run
+        print(text, end="", flush=True)

@@ -22,6 +22,7 @@ from typing import Annotated
 import tyro
 
 from cluster.parallel import parallel_map
+from cluster.signals import interruptible
 from genlib.config import DataConfig, nearest
 from genlib.data.builtin import Written, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
 from genlib.data.importers.folder import Labels, open_folder
@@ -244,10 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         print(f"error: {f'{error.filename}: {error.strerror}' if error.filename and error.strerror else error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruptible(lambda: main() or 0))

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+from genlib.storage import StorageError
 from jobs.command_line import RunStopped
 from jobs.worker import Refusal
 
 
 def sentence_of(error: Exception, run: Path) -> Exception:
-    """What the driver raises: a worker's ValueError as it is, else what happened, where its traceback is, and what to do."""
+    """What the driver raises: a worker's ValueError as it is, else what happened, where its traceback is, and what to do.
+
+    Where nothing can be written there, no traceback is.
+    """
     kind, message = cause_of(error)
     if kind == "ValueError":
         return ValueError(message)
+    if kind == "StorageError":
+        return StorageError(f"the run stopped: {message}")
     log = run / "error.log"
-    if not log.exists():  # no worker lived to write it
-        log.write_text(f"{error}\n")
+    with suppress(OSError):
+        if not log.exists():  # no worker lived to write it
+            log.write_text(f"{error}\n")
+    more = f" (more in {log})" if log.exists() and log.stat().st_size else ""
     first = next((line.strip() for line in message.splitlines() if line.strip()), "")
-    return RunStopped(f"the run stopped: {kind}: {first} (more in {log}); the same command resumes it")
+    return RunStopped(f"the run stopped: {kind}: {first}{more}; the same command resumes it")
 
 
 def cause_of(error: Exception) -> tuple[str, str]:

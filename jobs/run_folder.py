@@ -11,17 +11,19 @@ runs/clip/
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from genlib.checkpoint import newest
 from genlib.config import to_json
-from genlib.engine.resume import FREE, completed, differences
+from genlib.engine.resume import FREE, completed, differences, refuse_other_settings
 from genlib.recipe import Stage
 
 RAY_PACKAGE = "_ray_pkg_"
@@ -72,9 +74,9 @@ def only_one(run: Path, name: str = "lock", wait_seconds: float = 0.0) -> Iterat
                     f"run {run.name} is running ({file.read().strip() or 'by another process'}); wait for it, or give --run another name"
                 )
             time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with suppress(OSError):  # a note for others, for which there may be no room
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
@@ -89,10 +91,10 @@ def _try_lock(file: Any) -> bool:
 def begin(run: Path, recipe: str, stages: Sequence[Stage]) -> dict[str, float] | None:
     """Notes what the run is of; its final metrics where it is finished already.
 
-    ValueError naming the first setting in which the run that is there differs from this one.
+    ValueError naming the first setting in which the run that is there differs from this one. Where run.json is damaged, the checkpoints tell.
     """
     now = {"recipe": recipe, "stages": {stage.name: described(stage) for stage in stages}}
-    before = read_json(run / "run.json")
+    before = unsealed(read_json(run / "run.json"))
     trained = any(run.glob("checkpoints/step_*")) or any(run.glob("*/checkpoints/step_*"))
     if trained and before is not None:
         refuse_difference(run, filled(before, stages), now)
@@ -100,8 +102,13 @@ def begin(run: Path, recipe: str, stages: Sequence[Stage]) -> dict[str, float] |
         if (metrics := read_json(run / "metrics.json")) is not None:
             return metrics
     elif trained:
-        raise ValueError(f"{run} holds checkpoints but no run.json; give --run another name or delete it")
-    write_json(run / "run.json", now)
+        for stage in stages:
+            if found := newest(stage_folder(run, stages, stage) / "checkpoints"):
+                refuse_other_settings(found[1], recipe, stage)
+    if before != now:
+        if not trained:
+            forget_scores(run, stages)
+        write_json(run / "run.json", {**now, "sha256": digest_of(now)})
     return None
 
 
@@ -111,6 +118,25 @@ def reopen(run: Path, stages: Sequence[Stage], before: dict, now: dict) -> None:
         if before["stages"][stage.name]["train"].get("steps") != now["stages"][stage.name]["train"]["steps"]:
             (stage_folder(run, stages, stage) / "metrics.json").unlink(missing_ok=True)
             (run / "metrics.json").unlink(missing_ok=True)
+
+
+def digest_of(value: dict[str, Any]) -> str:
+    """sha256 of plain values, whatever their order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def unsealed(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a run is of, without its digest; None where it is not what was written."""
+    if value is None or "sha256" not in value:  # there is none, or it is of before there were digests
+        return value
+    rest = {name: one for name, one in value.items() if name != "sha256"}
+    return rest if digest_of(rest) == value["sha256"] else None
+
+
+def forget_scores(run: Path, stages: Sequence[Stage]) -> None:
+    """Deletes final scores of checkpoints that are not there any more, before they pass for those of other settings."""
+    for folder in (run, *(stage_folder(run, stages, stage) for stage in stages)):
+        (folder / "metrics.json").unlink(missing_ok=True)
 
 
 def described(stage: Stage) -> dict[str, Any]:
@@ -155,5 +181,9 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes beside the name and renames: the file is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(partial, path)
+    try:
+        partial.write_text(json.dumps(value, indent=1) + "\n")
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
+from genlib.storage import Held, StorageError, why
+from jobs.evaluations import evaluations
 from jobs.run_folder import read_json, write_json
 from jobs.search_plan import total
 from jobs.search_results import Result, ranked, results, short_names, shown
-from jobs.trial import NUMBER, Trials, evaluations
+from jobs.trial import NUMBER, Trials
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -34,6 +37,13 @@ class Follower(Callback):
         self.ended: list[float] = []
         """Seconds that each trial took which ended since this start."""
         self.started: dict[str, float] = {}
+        folder = trials.run / "trials"
+        folder.mkdir(exist_ok=True)
+        self.held: Held | None = Held(trials.run, folder)
+        self.problem = ""
+        """Why a trial has no place to write to, which ends the search."""
+        self.waiting: dict[Path, dict[str, Any]] = {}
+        """What could not be written yet."""
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.started.setdefault(trial.trial_id, time.monotonic())
@@ -41,15 +51,46 @@ class Follower(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.note(trial, *self.outcome(trial))
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.problem = self.problem or no_place(error_of(trial))
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        error = error_of(trial)
+        if problem := no_place(error):  # not noted: the same command goes on with this trial
+            self.problem = problem
+            return
         refused = read_json(self.trials.folder(trial.config) / "refused.json") or {}
-        self.note(trial, "failed", refused.get("why") or first_line(str(trial.get_error() or "its process ended")))
+        self.note(trial, "failed", refused.get("why") or error)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """StorageError where a trial's place or the search's own is gone or full."""
+        if self.held:
+            self.held.check()
+        if self.problem:
+            raise StorageError(f"the search stopped: {self.problem}")
         if time.monotonic() - self.said >= _SECONDS_BETWEEN:
             self.said = time.monotonic()
-            write_json(self.trials.run / _SPENT, {"seconds": self.spent_before + self.said - self.begin})
+            self.write(self.trials.run / _SPENT, {"seconds": self.spent_before + self.said - self.begin})
             print(self.table(trials), flush=True)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        self.write(self.trials.run / _SPENT, {"seconds": self.spent_before + time.monotonic() - self.begin})
+
+    def write(self, path: Path, value: dict[str, Any]) -> None:
+        """Writes a file of the search and those that wait; one that cannot be written waits for the next, which is said once."""
+        known = bool(self.waiting)
+        self.waiting[path] = value
+        try:
+            if self.held:
+                self.held.check()
+            for waiting in list(self.waiting):
+                write_json(waiting, self.waiting[waiting])
+                del self.waiting[waiting]
+        except OSError as error:
+            if not known:
+                print(f"{why(path, error)}; the search goes on, and what it has to write waits", flush=True)
+        except StorageError as error:  # not made again
+            self.problem = str(error)
 
     def outcome(self, trial: Trial) -> tuple[str, str]:
         """Whether it was trained to the end, and why not."""
@@ -77,7 +118,7 @@ class Follower(Callback):
         if rows and self.asked.metric in rows[-1]:
             values = {name: value for name, value in trial.config.items() if name != NUMBER}
             tell_tensorboard(folder / "tensorboard", values, self.asked.metric, rows[-1][self.asked.metric])
-        write_json(folder / "outcome.json", {"status": status, "reason": reason})
+        self.write(folder / "outcome.json", {"status": status, "reason": reason})
 
     def table(self, trials: Sequence[Trial]) -> str:
         """Where the search stands: counts, the best so far, what runs, and how long it may still take."""
@@ -105,7 +146,7 @@ class Follower(Callback):
         return f", about {seconds:,.0f} s left" if seconds < 120 else f", about {seconds / 60:,.0f} min left"
 
     def __getstate__(self) -> Mapping[str, Any]:
-        return {**self.__dict__, "started": {}, "ended": []}
+        return {**self.__dict__, "started": {}, "ended": [], "held": None}
 
 
 def spent_seconds(run: Path) -> float:
@@ -117,9 +158,27 @@ def tell_tensorboard(folder: Path, values: Mapping[str, Any], metric: str, value
     """Adds the trial to TensorBoard's table of hyperparameters, beside its curves."""
     from torch.utils.tensorboard import SummaryWriter
 
+    from genlib.engine.trackers import hush_writers
+
     plain = {name: one if isinstance(one, bool | int | float | str) else str(one) for name, one in values.items()}
-    with SummaryWriter(str(folder)) as writer:
+    hush_writers()
+    with suppress(OSError), SummaryWriter(str(folder)) as writer:  # no room for it
         writer.add_hparams(plain, {f"search/{metric.removeprefix('val/')}": value}, run_name=".")
+
+
+def error_of(trial: Trial) -> str:
+    """What was raised in a trial, as this machine wrote it down: the search's own folder may be full."""
+    path = trial.error_file
+    try:
+        return first_line(Path(path).read_text()) if path else "its process ended"
+    except OSError:
+        return "its process ended"
+
+
+def no_place(error: str) -> str:
+    """The sentence of a StorageError; empty where it was another error."""
+    _, name, sentence = error.partition(f"{StorageError.__qualname__}: ")
+    return sentence if name else ""
 
 
 def first_line(text: str) -> str:

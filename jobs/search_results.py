@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.evaluations import evaluations
 from jobs.run_folder import read_json
-from jobs.trial import evaluations
 
 if TYPE_CHECKING:
     from jobs.tune import Asked

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 
 from cluster.connect import connected
 from cluster.preflight import node_resources, refuse_impossible
+from cluster.signals import ends_well, keeps
+from genlib.checkpoint import checkpoints
 from genlib.config import to_json
 from genlib.recipe import Stage, refuse_unstarted
 from jobs import run_folder
 from jobs.command_line import Command, RunOptions, exit_code, parse
+from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
 from jobs.evaluate import table
 from jobs.log_file import followed, log_path
 
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         print(plan(command, run))
         return 0
     refuse_unstarted(command.stages)
-    with run_folder.only_one(run):
+    with run_folder.only_one(run), keeps(partial(kept, command, run)):
         if finished := run_folder.begin(run, command.recipe, command.stages):
             done = f"{finished['steps']:,} steps, {finished['samples_seen']:,} samples"
             print(f"run {run.name} is finished: {done}; delete {run} or give --run another name")
@@ -77,11 +80,22 @@ def train(command: Command, run: Path) -> int:
         look_at_data(command, run)
         from jobs.worker import Work  # brings Ray Train in, which reads its settings from the environment
 
-        work = Work(command.recipe, command.stages, run, secrets.token_hex(8))
-        with followed(log_path(run)):
+        with control(run) as path, followed(log_path(run)), ends_well(partial(ask_to_stop, path), command.options.grace_seconds):
+            work = Work(command.recipe, command.stages, run, secrets.token_hex(8), path)
             fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
     print(table(run_folder.read_json(run / "metrics.json") or {}))
     return 0
+
+
+def kept(command: Command, run: Path) -> str:
+    """What a run has that was stopped, and how it goes on."""
+    if run_folder.read_json(run / "metrics.json"):
+        return f"run {run.name} is finished"
+    for stage in reversed(command.stages):
+        if found := checkpoints(run_folder.stage_folder(run, command.stages, stage) / "checkpoints"):
+            of = f" of stage {stage.name}" if len(command.stages) > 1 else ""
+            return f"stopped: {found[0].name}{of} of {stage.train.steps} steps is kept in {found[0].parent}; the same command resumes it"
+    return "stopped before the first checkpoint; the same command begins again"
 
 
 def worker_resources(options: RunOptions) -> dict[str, float]:
@@ -116,13 +130,14 @@ def refuse_unfit(stage: Stage, kept: Path) -> None:
 
 
 def fit_on_ray(work: Work, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:
-    """Runs so many workers, at least and at most, to their end."""
+    """Runs so many workers, at least and at most, to their end. Stopped where they were asked to end before it."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     from jobs import worker
     from jobs.problem import sentence_of
+    from jobs.process_group import ProcessGroup
 
     run, (low, high) = work.run, workers
     (run / ".token").write_text(work.token)
@@ -132,6 +147,7 @@ def fit_on_ray(work: Work, *, workers: tuple[int, int], each: dict[str, float], 
     trainer = TorchTrainer(
         worker.work,
         train_loop_config={"work": work},
+        torch_config=ProcessGroup(),
         scaling_config=ScalingConfig(num_workers=low if low == high else (low, high), use_gpu="GPU" in each, resources_per_worker=each),
         run_config=RunConfig(
             name=run.name, storage_path=str(run.parent), failure_config=FailureConfig(max_failures=retries),
@@ -142,6 +158,9 @@ def fit_on_ray(work: Work, *, workers: tuple[int, int], each: dict[str, float], 
         trainer.fit()
     except (TrainingFailedError, RayError) as error:
         raise sentence_of(error, run) from None
+    else:
+        if asked_to_stop(work.control):
+            raise Stopped
     finally:
         for leftover in (snapshot, run / ".token", run / ".validate_storage_marker"):
             leftover.unlink(missing_ok=True)

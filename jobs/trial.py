@@ -18,11 +18,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from genlib.engine.stop import Interrupted
 from genlib.recipe import Stage
+from genlib.storage import Held, gone, lacks_room, stopped
+from jobs.control import Stopped, asked_to_stop, control_file
+from jobs.evaluations import Evaluations, evaluations
+from jobs.log_file import LogFile
 from jobs.run_folder import read_json, write_json
 
 NUMBER = "trial"
 """Beside a trial's values: which trial of the search it is."""
+_TRAINING = ".training"
 POINTER = "trial.json"
 """In what Ray Tune keeps as a trial's checkpoint: which trial's folder holds it."""
 
@@ -51,21 +57,73 @@ class Trials:
         """The folder of the trial with this number among its values."""
         return self.run / "trials" / f"T{values[NUMBER]}"
 
+    @property
+    def control(self) -> Path:
+        """Where trials hear that the search is to end."""
+        return control_file(self.run)
+
+    def marked(self) -> list[Path]:
+        """Marks of trials that train now."""
+        return list(self.run.glob(f"trials/*/{_TRAINING}"))
+
+    def forget_marks(self) -> None:
+        """Deletes what a search that was killed left."""
+        for mark in self.marked():
+            mark.unlink(missing_ok=True)
+
 
 def run_trial(values: Mapping[str, Any], *, trials: Trials) -> None:
     """Ray Tune's training function."""
     folder = trials.folder(values)
     values = {name: value for name, value in values.items() if name != NUMBER}
+    if not (trials.run / "search.json").exists():  # nothing may look like a search that is not one
+        raise gone(trials.run)
     folder.mkdir(parents=True, exist_ok=True)
     if refused := read_json(folder / "refused.json"):  # what would happen again is not tried again
         raise ValueError(refused["why"])
-    note(folder, values)
-    with said_to(folder / "log.txt"):
+    wait_if_stopped(trials)
+    with said_to(folder / "log.txt"), kept_in(folder), marked(folder):
+        note(folder, values)
         try:
             train(values, trials, folder)
+        except (Interrupted, Stopped):
+            pass
         except (ArithmeticError, ValueError) as error:
-            write_json(folder / "refused.json", {"why": str(error)})
+            with contextlib.suppress(OSError):
+                write_json(folder / "refused.json", {"why": str(error)})
             raise
+    wait_if_stopped(trials)
+
+
+def wait_if_stopped(trials: Trials) -> None:
+    """Does not return where the search is to end: to Ray Tune a trial that returns has reached its end."""
+    while asked_to_stop(trials.control):
+        time.sleep(1)
+
+
+@contextlib.contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Inside, what fails because the trial's folder is gone, or has no room, is a StorageError."""
+    with Held(folder) as held:
+        try:
+            yield
+        except Exception as error:
+            held.check()
+            if lacks_room(error):
+                raise stopped(error, folder) from None
+            raise
+
+
+@contextlib.contextmanager
+def marked(folder: Path) -> Iterator[None]:
+    """Inside, the trial trains: a search that is to end waits for it."""
+    mark = folder / _TRAINING
+    with contextlib.suppress(OSError):  # no room for it now
+        mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def train(values: Mapping[str, Any], trials: Trials, folder: Path) -> None:
@@ -94,7 +152,7 @@ def fit_here(stage: Stage, trials: Trials, folder: Path) -> int:
     device = torch.device("cuda" if trials.each.get("GPU") else "cpu")
     final = fit(
         stage, recipe=trials.recipe, source=source_of(stage.data, trials.kept), folder=folder, device=device, upstream=trials.upstream,
-        listener=listener(folder, trials.exploits),
+        listener=listener(folder, trials),
     )  # fmt: skip
     return checkpoint.read_manifest(final).step
 
@@ -107,7 +165,7 @@ def source_of(data: Any, kept: Path) -> Any:
     return open_source(data, kept)
 
 
-def listener(trial: Path, exploits: bool) -> Any:
+def listener(trial: Path, trials: Trials) -> Any:
     """Tells Ray Tune, and the trial's folder, of every evaluation once its checkpoint is whole."""
     from genlib.engine.fit import Listener
 
@@ -115,14 +173,18 @@ def listener(trial: Path, exploits: bool) -> Any:
         """The values heard last, and what is wrong with them."""
 
         values: Mapping[str, Any] = {}
+        reached = Evaluations(trial)
 
         def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
             self.values = {**values, "step": step, "trouble": trouble}
 
         def on_checkpoint(self, folder: Path, row: Mapping[str, Any]) -> None:
             if self.values.get("step") == row["step"]:
-                append(trial, self.values)
-                report(self.values, folder if exploits else None)
+                self.reached.add(self.values)
+                report(self.values, folder if trials.exploits else None)
+
+        def stop_asked(self) -> bool:
+            return asked_to_stop(trials.control)
 
     return ToTune()
 
@@ -180,11 +242,13 @@ def train_with_workers(stage: Stage, trials: Trials, folder: Path) -> None:
     class ToTune(TuneReportCallback):
         """Writes down in the trial's folder what is passed on."""
 
+        reached = Evaluations(folder)
+
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            append(folder, metrics[0])
+            self.reached.add(metrics[0])
             super().after_report(run_context, metrics, checkpoint)
 
-    work = Work(trials.recipe, (replace(stage, needs={}),), folder, secrets.token_hex(8), upstream=trials.upstream, scores=False)
+    work = Work(trials.recipe, (replace(stage, needs={}),), folder, secrets.token_hex(8), trials.control, upstream=trials.upstream, scores=False)
     fit_on_ray(work, workers=(trials.workers, trials.workers), each=dict(trials.each), retries=1, callbacks=[ToTune()])
 
 
@@ -194,22 +258,9 @@ def note(folder: Path, values: Mapping[str, Any]) -> None:
     write_json(folder / "trial.json", {**known, "values": dict(values), "actors": [*known["actors"], os.getpid()]})
 
 
-def append(folder: Path, values: Mapping[str, Any]) -> None:
-    """Adds the evaluation to the trial's own list, in place of what was there from that step on."""
-    rows = [row for row in evaluations(folder) if row["step"] < values["step"]] + [{**values, "time": time.time()}]
-    partial = folder / ".evaluations.partial"
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(partial, folder / "evaluations.jsonl")
-
-
-def evaluations(folder: Path) -> list[dict[str, Any]]:
-    """What the trial reached, by step."""
-    path = folder / "evaluations.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 @contextlib.contextmanager
 def said_to(path: Path) -> Iterator[None]:
     """Inside, what is printed goes to the end of the file."""
-    with path.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    file = LogFile(path)
+    with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         yield

@@ -7,6 +7,7 @@ again resumes a search that was cut off, by whatever: finished trials stay, the 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import secrets
@@ -21,10 +22,12 @@ from typing import Any, Literal
 
 from cluster.connect import connected
 from cluster.preflight import fit_on, node_resources, refuse_impossible
+from cluster.signals import ends_well, keeps
 from genlib.config import Search, nearest, to_json
 from genlib.recipe import Stage
 from jobs import run_folder, train
 from jobs.command_line import Command, RunOptions, exit_code, parsed
+from jobs.control import ask_to_stop, control, control_file
 from jobs.trial import NUMBER, Trials, run_trial
 from jobs.tune_options import TuneOptions, seconds
 from tune_spaces.base import Choice, Space, points, refuse_contradictions, space_of, value_of, with_values, written
@@ -33,6 +36,7 @@ TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads Ray Tune's own books: the trials' folders say where the search stands
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials' own folders say all that Ray's CSV and JSON files would
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of trials, once the search has stopped for the first one's
 }
 
 
@@ -57,7 +61,11 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code."""
     command = parsed(arguments, TuneOptions(), "tune.py")
     run = run_folder.run_folder(command.options.run or f"tune-{command.recipe}", command.options.run_dir)
-    with run_folder.only_one(run):
+    with (
+        run_folder.only_one(run),
+        control(run),
+        keeps(lambda: f"stopped: all trials' newest checkpoints are kept in {run}; the same command goes on"),
+    ):
         return search(command, run)
 
 
@@ -80,7 +88,9 @@ def search(command: Command[TuneOptions], run: Path) -> int:
         asked = ask(command, stage, ranges, run, upstream)
         if (run_folder.read_json(run / "search_done.json") or {"trials": 0})["trials"] < total(asked):
             trials = Trials(command.recipe, asked.stage, run, run / "data", upstream, asked.metric, options.workers, each, options.scheduler == "pbt")
-            run_trials(asked, trials, together(options, each))
+            trials.forget_marks()
+            with ends_well(partial(ask_to_stop, trials.control), options.grace_seconds, lambda: not trials.marked()):
+                run_trials(asked, trials, together(options, each))
             run_folder.write_json(run / "search_done.json", {"trials": total(asked)})
     print(finish(asked, run))
     return 0
@@ -110,7 +120,7 @@ def ranges_of(command: Command[TuneOptions], stage: Stage) -> Space:
 def begin(run: Path, command: Command[TuneOptions], stage: Stage, ranges: Space) -> None:
     """Notes what the search is of. ValueError naming the first thing in which the one that is there differs."""
     options = to_json(command.options)
-    free = {"run", "run_dir", "retries", "space", "trials", "concurrent"}
+    free = {"run", "run_dir", "retries", "space", "trials", "concurrent", "grace_seconds"}
     now = {
         "recipe": command.recipe, "stage": stage.name, "space": {name: described(one) for name, one in ranges.items()},
         "options": {name: value for name, value in options.items() if name not in free},
@@ -159,8 +169,10 @@ def train_upstream(command: Command[TuneOptions], run: Path, stage: Stage) -> di
         options = command.options
         each = train.worker_resources(RunOptions(cpus_per_worker=options.cpus_per_worker, gpus_per_worker=options.gpus_per_worker))
         with followed(log_path(folder)):
-            work = Work(command.recipe, needed, folder, secrets.token_hex(8), scores=False)
-            train.fit_on_ray(work, workers=(options.workers, options.workers), each=each, retries=options.retries)
+            path = control_file(run)
+            work = Work(command.recipe, needed, folder, secrets.token_hex(8), path, scores=False)
+            with ends_well(partial(ask_to_stop, path), options.grace_seconds):
+                train.fit_on_ray(work, workers=(options.workers, options.workers), each=each, retries=options.retries)
     finals = {one.name: checkpoint.find(run_folder.stage_folder(folder, needed, one)) for one in needed}
     return {role: final for role, name in stage.needs.items() if (final := finals[name])}
 
@@ -231,6 +243,7 @@ def run_trials(asked: Asked, trials: Trials, concurrent: int) -> None:
     """Through Ray Tune to the end, from where an earlier start of the search was cut off: the trials' own folders say where."""
     from ray import tune
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials, of which the follower tells what matters
     from jobs.search_log import Follower, spent_seconds
     from jobs.search_plan import scheduler, search_algorithm, total
     from jobs.search_results import results

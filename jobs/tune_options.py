@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster.signals import GRACE_SECONDS
 from jobs.command_line import RunOptions
 
 
@@ -41,6 +42,8 @@ class TuneOptions:
     """GPUs a worker reserves, such as 0.25; by default one where the cluster has any, else none."""
     retries: int = 2
     """Times a trial whose process was lost goes on from its newest checkpoint."""
+    grace_seconds: float = GRACE_SECONDS
+    """In which trials of a search that is stopped (SIGTERM, Ctrl-C) save checkpoints; a second signal ends it at once."""
     seed: int = 0
     """Of the search; trials train with train.seed."""
     stage: str = ""
@@ -56,7 +59,7 @@ class TuneOptions:
         for name, least in (("trials", 1), ("evaluations", 1), ("grid_points", 1), ("concurrent", 0), ("workers", 1), ("retries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        RunOptions(cpus_per_worker=self.cpus_per_worker, gpus_per_worker=self.gpus_per_worker)
+        RunOptions(cpus_per_worker=self.cpus_per_worker, gpus_per_worker=self.gpus_per_worker, grace_seconds=self.grace_seconds)
         seconds(self.time_budget)
         if self.scheduler == "pbt" and self.search != "random":
             raise ValueError("scheduler pbt changes values by itself and starts at random ones; give --search random with it")

@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -18,19 +18,24 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
+from ray.train import UserCallback
 from ray.train.torch import get_device
 
 from genlib import distributed
 from genlib.engine.fit import Listener, fit
 from genlib.engine.report import Row
+from genlib.engine.stop import Interrupted
 from genlib.recipe import Stage
+from genlib.storage import Held, StorageError, lacks_room, stopped
+from jobs.control import asked_to_stop
 from jobs.encoder import beside_training
 from jobs.evaluate import evaluate, gather
 from jobs.log_file import LogFile, log_path
 from jobs.run_folder import only_one, set_folder, stage_folder
 
-FINAL = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, TypeError, ValueError)
+FINAL = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, StorageError, TypeError, ValueError,
+)  # fmt: skip
 """What would happen again: not retried. A lost worker, a broken connection or a file system's hiccup is."""
 
 
@@ -43,6 +48,8 @@ class Work:
     run: Path
     token: str
     """What the driver wrote into the run's folder, for workers to find there."""
+    control: Path
+    """Where the driver asks to stop, see `jobs.control`."""
     upstream: Mapping[str, Path] = field(default_factory=dict)
     """Final checkpoints of stages that are no part of the run, by role: what a trial of a search needs."""
     scores: bool = True
@@ -59,17 +66,23 @@ def work(config: Mapping[str, Any]) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     # A killed driver's workers may live a moment longer: rank 0 waits for the last one's.
     alone = only_one(job.run, "worker_lock", wait_seconds=60) if context.get_world_rank() == 0 else nullcontext()
+    held = Held(job.run)
     try:
         with alone:
             train(job, device)
-    except Exception:
-        with open(job.run / "error.log", "a") as file:
+    except Interrupted:
+        return
+    except Exception as error:
+        with suppress(OSError), open(job.run / "error.log", "a") as file:
             file.write(f"{datetime.now():%F %T} worker {context.get_world_rank()} on {socket.gethostname()}\n{traceback.format_exc()}\n")
+        held.check()  # whatever it was that a folder which is gone brought about
+        if lacks_room(error):
+            raise stopped(error, job.run) from None
         raise
 
 
 def train(job: Work, device: torch.device) -> None:
-    """Every stage in turn: fit on all ranks, then rank 0 evaluates."""
+    """Every stage in turn: fit on all ranks, then rank 0 evaluates. Interrupted where the driver asks to stop."""
     from genlib.data.source import open_source
 
     finals: dict[str, Path] = {}
@@ -79,9 +92,11 @@ def train(job: Work, device: torch.device) -> None:
         source = open_source(stage.data, kept)
         upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
         finals[stage.name] = fit(
-            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(folder),
+            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(job.control),
             encode_ahead=partial(beside_training, kept=kept),
         )  # fmt: skip
+        if distributed.broadcast_object(asked_to_stop(job.control)):
+            raise Interrupted(stage.train.steps, stage.train.steps, finals[stage.name])
         if job.scores and distributed.rank() == 0 and not (folder / "metrics.json").exists():
             print("evaluating", flush=True)
             evaluate(finals[stage.name], source, folder, device)
@@ -91,17 +106,23 @@ def train(job: Work, device: torch.device) -> None:
 
 
 class ToRay(Listener):
-    """Tells Ray Train of every checkpoint; nothing is copied, as the engine's folder is the truth."""
+    """Tells Ray Train what every checkpoint reached; of the checkpoint itself nothing, as the engine's folder is the truth.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.heard = folder, {}
+    For one that it is told of, Ray Train writes a list into the run's folder, and ends where that is full.
+    """
+
+    def __init__(self, control: Path) -> None:
+        self.control, self.lead, self.heard = control, distributed.rank() == 0, {}
+
+    def stop_asked(self) -> bool:
+        return self.lead and asked_to_stop(self.control)
 
     def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
         self.heard = {**values, "trouble": trouble}
 
     def on_checkpoint(self, folder: Path, row: Row) -> None:
         values = {name: value for name, value in row.items() if isinstance(value, int | float)} | self.heard
-        ray.train.report(values, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+        ray.train.report(values)
 
 
 class Retries(UserCallback):
@@ -145,12 +166,16 @@ def see_run_folder(job: Work) -> None:
 def quieten(job: Work) -> None:
     """From here on what is printed goes to files: rank 0's lines to the run's log, which the driver follows; the rest to a file of this rank."""
     rank = ray.train.get_context().get_world_rank()
-    (job.run / "log").mkdir(exist_ok=True)
-    file = os.open(job.run / "log" / f"worker_{rank:05d}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    path = job.run / "log" / f"worker_{rank:05d}.txt"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:  # no room for it now
+        file = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(file, stream)
     os.close(file)
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)  # Ray Train logs every report
-    if rank == 0:
-        sys.stdout = sys.stderr = LogFile(log_path(job.run))
+    logging.getLogger("genlib").setLevel(logging.WARNING)  # a cache that cannot be written, and the like
+    sys.stdout = sys.stderr = LogFile(path if rank else log_path(job.run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from genlib.data.builtin import prepared
+from tests.cluster.listening import Watch
 from tests.jobs.runs import ROOT, SCRIPT, alive, descendants, finish, steps, wait_until
 
 pytestmark = pytest.mark.ray
@@ -27,14 +29,17 @@ def submit(*words: str, runs: Path) -> subprocess.Popen:
 def test_a_job_trains_in_the_folder_of_the_user_and_nothing_is_left(tmp_path: Path) -> None:
     prepared("digits")  # where the set is not there yet, the run says that it makes it
     process = submit("toy", "--workers", "2", runs=tmp_path)
-    wait_until(lambda: process.poll() is not None or steps(tmp_path / "toy"))
-    below = descendants(process.pid)
-    code, out, err = finish(process)
+    with Watch(process.pid) as watch:
+        wait_until(lambda: process.poll() is not None or steps(tmp_path / "toy"))
+        below = descendants(process.pid)
+        code, out, err = finish(process)
     assert (code, err) == (0, ""), out
     assert out.startswith(f"run toy in {tmp_path / 'toy'}\nstep ")
     assert "digits/mse" in out
     assert (tmp_path / "toy" / "metrics.json").exists()
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=10)
+    assert watch.of("RayTrainWorker")
+    assert watch.beyond_loopback() == watch.left() == []
 
 
 @pytest.mark.slow
@@ -50,6 +55,8 @@ def test_ctrl_c_ends_the_job_and_the_head(tmp_path: Path) -> None:
     wait_until(lambda: process.poll() is not None or steps(tmp_path / "toy"))
     below = descendants(process.pid)
     process.send_signal(signal.SIGINT)
-    code, _, err = finish(process, timeout_seconds=60)
-    assert (code, err) == (130, "stopped; the same command resumes it\n")
+    code, out, err = finish(process, timeout_seconds=60)
+    assert code == 130, out + err
+    assert re.search(r"^stopped: step_\d{8} of 60 steps is kept in .*; the same command resumes it$", out, re.MULTILINE)
+    assert err.startswith("SIGINT: ending within 35 s; a second signal ends at once\n")
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=20)

@@ -88,6 +88,18 @@ def test_a_checkpoint_by_itself_leaves_the_runs_scores_alone(runs: Path) -> None
     checkpoint.verify(final)
 
 
+def test_a_run_that_stopped_or_whose_last_checkpoint_is_damaged_does_not_become_finished(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    final = checkpoint.find(runs / "toy")
+    one = replace(toy.stage(), train=replace(toy.stage().train, steps=8, checkpoint_every_steps=4))
+    shutil.rmtree(final.parent)
+    final = fit(one, recipe="toy", source=open_source(one.data), folder=runs / "toy", device=CPU)
+    (final / "weights.safetensors").write_bytes(b"damaged")
+    assert main([str(runs / "toy")]) == 0
+    assert "passing over a checkpoint that does not verify" in capsys.readouterr().err
+    assert metrics(runs / "toy" / "at-step_00000004")["steps"] == 4
+    assert not (runs / "toy" / "metrics.json").exists()
+
+
 def test_pictures_by_label_are_scored_against_held_out_ones(runs: Path) -> None:
     folder = runs / "ddpm"
     main([str(folder), "--features", str(runs / "classifier"), "--samples", "30", "--batch", "16", "--sampler", "steps=3", "guidance_scale=2"])

@@ -2,18 +2,22 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from genlib.config import to_json
+from genlib.config import TrainConfig, to_json
+from genlib.engine.fit import fit
 from genlib.recipe import Stage
 from jobs import run_folder
 from jobs.run_folder import begin, only_one, runs_root, stage_folder, write_json
 from tests.jobs.toy import stage
+from tests.tiny import ArraySource, TinyConfig
 
 HOLDER = """
 import sys
@@ -99,6 +103,15 @@ def test_more_steps_reopen_a_finished_run(trained: Path) -> None:
     assert not (trained / "metrics.json").exists()
 
 
+def test_scores_whose_checkpoints_are_gone_do_not_pass_for_those_of_other_settings(trained: Path) -> None:
+    write_json(trained / "metrics.json", {"steps": 60})
+    shutil.rmtree(trained / "checkpoints")
+    assert begin(trained, "toy", [stage()]) is None
+    assert (trained / "metrics.json").exists()  # the same settings give the same scores
+    assert begin(trained, "toy", [changed(stage(), global_batch=64)]) is None
+    assert not (trained / "metrics.json").exists()
+
+
 def test_another_setting_is_refused_by_name_and_leaves_the_run_alone(trained: Path) -> None:
     before = (trained / "run.json").read_text()
     with pytest.raises(ValueError, match=r"run .* was started with train.global_batch = 32, now it is 64; restore it"):
@@ -116,10 +129,26 @@ def test_before_its_first_checkpoint_a_run_may_change(tmp_path: Path) -> None:
     assert run_folder.read_json(tmp_path / "run.json")["stages"]["train"]["train"]["global_batch"] == 32
 
 
-def test_checkpoints_without_a_run_file_are_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / "step_00000010").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"holds checkpoints but no run.json"):
-        begin(tmp_path, "toy", [stage()])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_where_the_run_file_is_damaged_the_checkpoints_tell_what_the_run_is_of(tmp_path: Path, damage: str) -> None:
+    config = TrainConfig(steps=2, global_batch=8, trackers=())
+    small = Stage(task=TinyConfig(), train=config)
+    begin(tmp_path, "tiny", [small])
+    fit(small, recipe="tiny", source=ArraySource(), folder=tmp_path, device=torch.device("cpu"))
+    path = tmp_path / "run.json"
+    whole = path.read_bytes()
+    if damage == "flipped":
+        path.write_bytes(whole.replace(b'"global_batch": 8', b'"global_batch": 9'))
+    elif damage == "cut":
+        path.write_bytes(whole[:100])
+    else:
+        path.unlink()
+    damaged = path.read_bytes() if path.exists() else None
+    with pytest.raises(ValueError, match=r"the run was started with train\.global_batch = 8, now it is 16; restore it or use another run name"):
+        begin(tmp_path, "tiny", [changed(small, global_batch=16)])
+    assert (path.read_bytes() if path.exists() else None) == damaged
+    assert begin(tmp_path, "tiny", [small]) is None
+    assert path.read_bytes() == whole
 
 
 def test_several_stages_name_theirs(tmp_path: Path) -> None:

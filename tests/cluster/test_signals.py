@@ -1,0 +1,96 @@
+"""What signals do to a command that starts no Ray: twice at once, with nobody to hear it, with one who cannot be asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.signals import refuse_grace
+from jobs.command_line import RunOptions
+from jobs.tune_options import TuneOptions
+
+ROOT = Path(__file__).parents[2]
+COMMAND = """
+import sys, threading, time
+from pathlib import Path
+from cluster.signals import ends_well, interruptible, keeps
+
+stop, saved = threading.Event(), Path(sys.argv[1])
+
+def ask():
+    if "unheard" in sys.argv:
+        raise ConnectionError("nobody listens")
+    stop.set()
+
+def work():
+    with keeps(lambda: f"kept: {saved.exists()}"), ends_well(ask, 2.0):
+        Path(sys.argv[2]).touch()
+        stop.wait(20)
+        time.sleep(0.5)
+        saved.touch()
+    return 0
+
+sys.exit(interruptible(work))
+"""
+
+
+def command(folder: Path, *words: str, closed: tuple[int, ...] = ()) -> subprocess.Popen:
+    """One that takes half a second to save, once it is asked to end."""
+    words = (sys.executable, "-c", COMMAND, str(folder / "saved"), str(folder / "ready"), *words)
+    without = " ".join(f"{number}>&-" for number in closed)
+    process = subprocess.Popen(["sh", "-c", f'exec "$@" {without}', "sh", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 20
+    while not (folder / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda one: one.name)
+@pytest.mark.parametrize("seconds", [0.0, 0.002, 0.02])
+def test_a_signal_that_is_sent_twice_at_once_is_one(tmp_path: Path, number: signal.Signals, seconds: float) -> None:
+    process = command(tmp_path)
+    os.kill(process.pid, number)
+    time.sleep(seconds)
+    os.kill(process.pid, number)
+    said = process.communicate(timeout=20)[1]
+    assert (process.returncode, said.splitlines()[1:]) == (128 + number, ["kept: True"])
+
+
+def test_a_second_one_ends_it_at_once(tmp_path: Path) -> None:
+    process = command(tmp_path)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
+def test_who_has_no_terminal_is_saved_too(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    process = command(tmp_path, closed=closed)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
+    assert (tmp_path / "saved").exists()
+
+
+def test_one_who_cannot_be_asked_is_ended_with_the_grace_time(tmp_path: Path) -> None:
+    process = command(tmp_path, "unheard")
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 143
+    assert said == "SIGTERM: ending within 2 s; a second signal ends at once\nkept: False\n"
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_a_grace_time_is_a_time(seconds: float) -> None:
+    for options in (RunOptions, TuneOptions):
+        with pytest.raises(ValueError, match=r"grace_seconds is .*; it must be a number of seconds from 0, such as 25"):
+            options(grace_seconds=seconds)
+    refuse_grace(0)
