@@ -62,7 +62,7 @@ def set_aside(path: Path, why: str, say: Say = to_stderr) -> None:
 
 def remove(path: Path) -> None:
     """Deletes a checkpoint; a kill in between leaves no half of one under its name."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.removed.partial")  # a save's own may be there, of the checkpoint that comes next
     clear(partial)
     os.rename(path, partial)
     clear(partial)
