@@ -79,6 +79,18 @@ def interruptible(work: Callable[[], int]) -> int:
             signal.signal(number, handler)
 
 
+def ends_quietly() -> None:
+    """Until `interruptible` listens, as while modules are imported: a signal ends the process with a line, and no traceback."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stopped)
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    _say("stopped")
+    os._exit(128 + number)
+
+
 class _Command:
     """Work in a thread, and the main thread beside it that hears signals."""
 

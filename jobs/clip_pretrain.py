@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before imports that take a second
+    from cluster.signals import ends_quietly
+
+    ends_quietly()
+
 import sys
 from collections.abc import Sequence
 

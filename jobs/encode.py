@@ -8,6 +8,11 @@ then finds it all; with `ahead` it begins by doing the same.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before imports that take a second
+    from cluster.signals import ends_quietly
+
+    ends_quietly()
+
 import os
 import sys
 from collections.abc import Iterator, Sequence

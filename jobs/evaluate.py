@@ -9,6 +9,11 @@ It reads a finished checkpoint and writes beside it, so a kill costs nothing but
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before imports that take a second
+    from cluster.signals import ends_quietly
+
+    ends_quietly()
+
 import argparse
 import dataclasses
 import os

@@ -7,6 +7,11 @@ command goes on after any kill. `--format shards` writes WebDataset tars that tr
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before imports that take a second
+    from cluster.signals import ends_quietly
+
+    ends_quietly()
+
 import argparse
 import hashlib
 import json

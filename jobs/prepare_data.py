@@ -12,6 +12,11 @@ A conversion that was cut off goes on with the same command.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before imports that take a second
+    from cluster.signals import ends_quietly
+
+    ends_quietly()
+
 import json
 import sys
 from collections.abc import Sequence

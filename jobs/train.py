@@ -6,6 +6,11 @@ resumes a run that was cut off, by whatever.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before imports that take a second
+    from cluster.signals import ends_quietly
+
+    ends_quietly()
+
 import os
 import secrets
 import sys

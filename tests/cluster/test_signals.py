@@ -94,3 +94,12 @@ def test_a_grace_time_is_a_time(seconds: float) -> None:
         with pytest.raises(ValueError, match=r"grace_seconds is .*; it must be a number of seconds from 0, such as 25"):
             options(grace_seconds=seconds)
     refuse_grace(0)
+
+
+@pytest.mark.parametrize("words", [("jobs/tune.py", "vae", "--help"), ("-m", "serve", "--help")], ids=" ".join)
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(words: tuple[str, ...]) -> None:
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.startswith("stopped"), len(err.splitlines())) == (130, True, 1), err
