@@ -6,6 +6,11 @@ The page and the API are at http://HOST:PORT.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before imports that take a second
+    from cluster.signals import ends_quietly
+
+    ends_quietly()
+
 import asyncio
 import gc
 import logging
@@ -20,12 +25,16 @@ import tyro
 
 from cluster.connect import connected
 from cluster.preflight import refuse_impossible
+from cluster.signals import GRACE_SECONDS, ends_well, keeps, refuse_grace
 from jobs.command_line import exit_code, read
 from jobs.run_folder import only_one, runs_root
 from serve.deployment import APPLICATION, Replicas
 from serve.finding import Source, sources
 from serve.options import ServeOptions
 from serve.ray_backend import RayBackend
+
+_ENDING_SECONDS = 8.0
+"""That Ray and its processes take to end, out of the grace time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +57,12 @@ class Command:
     """Between looks for newer checkpoints of the runs that are served; 0 never looks."""
     write_config: Path | None = None
     """Write what `serve deploy` and KubeRay's RayService take to this file, and serve nothing."""
+    grace_seconds: float = GRACE_SECONDS
+    """In which requests end once the server is stopped (SIGTERM, Ctrl-C); a second signal ends it at once."""
     options: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
+
+    def __post_init__(self) -> None:
+        refuse_grace(self.grace_seconds)
 
     def sized(self) -> Replicas:
         """The replicas that are asked for. ValueError where that is no number or range of them."""
@@ -70,9 +84,10 @@ def main(arguments: Sequence[str]) -> int:
         write_config(command.write_config, served, replicas, options)
         return 0
     folder = options.jobs_folder or runs_root() / ".serve"
-    with bound(options.host, command.port) as door, only_one(folder), connected():
+    kept = f"stopped; jobs are kept in {folder}, and the same command serves again"
+    with bound(options.host, command.port) as door, only_one(folder), keeps(lambda: kept), connected():
         refuse_impossible(replicas.least, {"CPU": replicas.cpus} | ({"GPU": replicas.gpus} if replicas.gpus else {}), "replica")
-        return run(door, served, replicas, replace(options, jobs_folder=folder))
+        return run(door, served, replicas, replace(options, jobs_folder=folder), command.grace_seconds)
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -88,7 +103,7 @@ def bound(host: str, port: int) -> socket.socket:
     return door
 
 
-def run(door: socket.socket, served: tuple[Source, ...], replicas: Replicas, options: ServeOptions) -> int:
+def run(door: socket.socket, served: tuple[Source, ...], replicas: Replicas, options: ServeOptions, grace_seconds: float) -> int:
     """Starts the replicas, then the front, in this process, until a signal ends it."""
     import uvicorn
     from ray import serve
@@ -105,8 +120,13 @@ def run(door: socket.socket, served: tuple[Source, ...], replicas: Replicas, opt
     log_as_json()
     backend = RayBackend(handle)
     app = build_app(backend, options)
-    server = uvicorn.Server(uvicorn.Config(app, **uvicorn_settings(options)))
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+    settings = uvicorn_settings(options) | {"timeout_graceful_shutdown": max(1, int(grace_seconds - _ENDING_SECONDS))}
+    server = uvicorn.Server(uvicorn.Config(app, **settings))
+
+    def stop() -> None:
+        server.should_exit = True
+
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner, ends_well(stop, grace_seconds):
         runner.run(announced(server, door, backend))
     serve.shutdown()
     return 0

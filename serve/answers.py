@@ -57,7 +57,7 @@ def reconstructions(work: Work, results: list[Result]) -> Answer:
     """Pictures, and how far each is from what was given: its mean squared error, and the model's own score of how strange it is, if it has one."""
     answer = images(work, results)
     given = work.calls[0].arguments["image"]
-    errors = [float(np.square(_numbers(png) - original).mean()) for png, original in zip(answer.images, given, strict=True)]
+    errors = [float(np.square(_numbers(png) - original / np.float32(255)).mean()) for png, original in zip(answer.images, given, strict=True)]
     own = results[1].numbers if len(results) > 1 else None
     scores = errors if own is None else [float(score) for score in own.reshape(len(errors), -1).mean(1)]
     rows = [{**row, "error": error, "anomaly_score": score} for row, error, score in zip(answer.document["data"], errors, scores, strict=True)]

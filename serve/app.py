@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from serve.allocator import give_back_large_blocks
 from serve.backend import Backend
 from serve.front import Front, json_response
 from serve.guard import Guard
@@ -44,6 +45,7 @@ def page_files() -> dict[str, Path]:
 
 def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     """The application over models, as `options` say."""
+    give_back_large_blocks()
     metrics = Metrics()
     front = Front(backend, options, metrics, Jobs(backend, metrics, options))
     app = FastAPI(

@@ -49,7 +49,10 @@ class Arguments:
             raise ValueError(f"{name}: {error.errors(include_input=False)[0]['msg']}") from None
 
     def tensor(self, name: str, value: Any) -> Tensor:
-        """An array as a tensor of the precision that models take."""
+        """An array as a tensor of the precision that models take; bytes are levels of pictures, which become numbers in [0, 1]."""
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or not value.ndim:
             raise ValueError(f"{name} must be numbers in rows")
+        if value.dtype == np.uint8:
+            numbers = value.astype(np.float32)
+            return torch.from_numpy(np.divide(numbers, np.float32(255), out=numbers))
         return torch.from_numpy(value.astype(np.int64 if value.dtype.kind in "iu" else np.float32))

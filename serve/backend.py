@@ -73,7 +73,8 @@ class Event:
 class Backend(Protocol):
     """Models that run actions.
 
-    Arguments are plain values, and numpy arrays where an action takes tensors: images float32 (B, C, H, W) in [0, 1], codes float32.
+    Arguments are plain values, and numpy arrays where an action takes tensors: images float32 (B, C, H, W) in [0, 1]
+    or uint8 of 255 levels, vectors float32, codes integers of any size.
     `parameters` are text chunks of every PNG, to which the seed of its row is added; None writes none.
     Errors: ValueError, the request's fault in one sentence, also for a model or action that there is not; Overloaded; Unavailable.
     """

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import functools
 import typing
+from collections.abc import Collection
 from typing import Annotated, Any, TypeVar
 
-import pydantic_core
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from serve.beside import if_large
+from serve.front import of
+from serve.json_fields import Taken, fields
+from serve.limits import Limits
 from serve.problem import Problem
 from serve.work import EXAMPLE
 
@@ -50,43 +55,60 @@ class Asked(Body):
     user: Annotated[str, Field(max_length=500)] | None = Field(None, description="Accepted for other clients' sake; has no effect.")
 
 
+_WORDS = 1 << 16
+"""Characters that no words have."""
 ASKED = tuple(field.alias or name for name, field in Asked.model_fields.items())
 """Names of those fields in a body."""
 
 
 async def body_of(request: Request, model: type[T]) -> T:
     """The request's body as `model`, from JSON or a form. Problem names the field that is wrong, never what stood there."""
-    kind = await _kind(request, forms=True)
-    content = await request.body()
-    if kind == "application/json":
-        return checked(model, content)
+    if kind_of(request, forms=True) == "application/json":
+        content = await request.body()
+        return await if_large(len(content), checked, model, content, of(request).options.limits)
+    given = await _fields(await _form(request), model)
     try:
-        return model.model_validate(await _fields(await _form(request), model))
+        return model.model_validate(given)
     except ValidationError as error:
         raise _refused(error, model) from None
 
 
-def checked(model: type[T], content: bytes) -> T:
+def checked(model: type[T], content: bytes, limits: Limits) -> T:
     """JSON as `model`. Problem names the field that is wrong."""
+    fields(content, taken_by(model), limits)
+    return validated(model, content)
+
+
+def validated(model: type[T], content: bytes) -> T:
+    """The same of a body whose size is known to be right."""
     try:
         return model.model_validate_json(content, strict=True)
     except ValidationError as error:
         raise _refused(error, model) from None
 
 
-async def json_object(request: Request) -> dict[str, Any]:
-    """A body that must be a JSON object."""
-    await _kind(request, forms=False)
-    try:
-        value = pydantic_core.from_json(await request.body(), allow_inf_nan=False)
-    except ValueError as error:
-        raise Problem(400, f"the body is not JSON: {error}", code="invalid_json") from None
-    if not isinstance(value, dict):
-        raise Problem(400, "the body must be a JSON object", code="invalid_json")
-    return value
+@functools.cache
+def taken_by(model: type[BaseModel]) -> Taken:
+    """Which fields there are, and in which a file may stand."""
+    properties = model.model_json_schema(by_alias=True)["properties"]
+    files = frozenset(name for name, schema in properties.items() if _takes_file(schema))
+    return Taken(names=tuple(properties), refusal=_unknown(tuple(properties)), files=files)
 
 
-async def _kind(request: Request, *, forms: bool) -> str:
+def _takes_file(schema: Any) -> bool:
+    """Whether a text in it may be longer than words are."""
+    if isinstance(schema, list):
+        return any(map(_takes_file, schema))
+    if not isinstance(schema, dict):
+        return False
+    return "contentEncoding" in schema or schema.get("maxLength", 0) > _WORDS or any(map(_takes_file, schema.values()))
+
+
+def _unknown(names: Collection[str]) -> str:
+    return f"there is a field that this does not take; it takes {', '.join(names)}"
+
+
+def kind_of(request: Request, *, forms: bool) -> str:
     """The body's media type, checked."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     allowed = ("application/json", "multipart/form-data") if forms else ("application/json",)
@@ -107,12 +129,20 @@ async def _fields(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
     lists = {field.alias or name for name, field in model.model_fields.items() if _takes_list(field.annotation)}
     fields: dict[str, Any] = {}
     for name in form:
-        values = [base64.b64encode(await one.read()).decode() if isinstance(one, UploadFile) else one for one in form.getlist(name)]
+        values = [await _text_of(one) for one in form.getlist(name)]
         short = name.removesuffix("[]")
         if short not in lists and len(values) > 1:
             raise Problem(400, "a field comes more than once, and takes one value", code="invalid_form")
         fields[short] = values if short in lists and (name.endswith("[]") or len(values) > 1) else values[0]
     return fields
+
+
+async def _text_of(entry: UploadFile | str) -> str:
+    """A form's entry as it would stand in JSON."""
+    if isinstance(entry, str):
+        return entry
+    data = await entry.read()
+    return (await if_large(len(data), base64.b64encode, data)).decode("ascii")
 
 
 def _takes_list(kind: Any) -> bool:
@@ -131,7 +161,7 @@ def _refused(error: ValidationError, model: type[BaseModel]) -> Problem:
     names = [field.alias or name for name, field in model.model_fields.items()]
     name = str(first["loc"][0]) if first["loc"] and first["loc"][0] in names else None
     if first["type"] == "extra_forbidden" or (first["loc"] and name is None):
-        return Problem(400, f"there is a field that this does not take; it takes {', '.join(names)}", code="unknown_parameter")
+        return Problem(400, _unknown(names), code="unknown_parameter")
     if first["type"] == "json_invalid":
         return Problem(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
     telling = first["type"] in _MESSAGES or first["type"].endswith(("_type", "_parsing"))

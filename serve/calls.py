@@ -105,10 +105,9 @@ def together(group: Sequence[Call], max_rows: int) -> list[Any]:
         if not first.names:
             return [invoked(first, first.arguments)]
         whole = {name: joined([call.arguments[name] for call in group]) for name in first.names}
-        parts = [
-            invoked(first, {**first.arguments, **{name: value[start : start + max_rows] for name, value in whole.items()}})
-            for start in range(0, rows, max_rows)
-        ]
+        parts = []
+        for start in range(0, rows, max_rows):  # no comprehension, whose closure would stay with the traceback of an error, and hold the call
+            parts.append(invoked(first, {**first.arguments, **{name: value[start : start + max_rows] for name, value in whole.items()}}))
     result = parts[0] if len(parts) == 1 else joined(parts)
     if len(group) == 1:
         return [result]

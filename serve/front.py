@@ -87,7 +87,7 @@ async def respond(request: Request, work: Work, *, stream: bool = False, as_job:
     """Does the work in the way that the request asks for."""
     front, exchange = of(request), current()
     exchange.notes.update(model=work.model, steps=work.steps, rows=max(1, len(work.seeds)))
-    exchange.prompt = " | ".join(work.texts())
+    exchange.prompt = " | ".join(work.texts()) if front.options.log_prompts else ""
     key, fingerprint = await identity(request)
     if as_job:
         job = front.jobs.start(work, job_id(key), fingerprint)

@@ -11,21 +11,26 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from serve.observability import Metrics
-from serve.problem import Problem
+from serve.problem import Problem, busy
 
 _KEY_CHARACTERS = 255
+_ENTRY_BYTES = 1024
+"""That an entry takes beside the bytes of its answer: key, fingerprint, and the objects around them."""
+_HEADER_BYTES = 160
+"""That a header takes beside its own bytes."""
 
 
 async def identity(request: Request) -> tuple[str, str]:
-    """A client's Idempotency-Key, made its own, and the digest of its request; both empty without one."""
+    """A digest of a client's Idempotency-Key, made its own, and one of its request; both empty without one."""
     given = request.headers.get("idempotency-key")
     if given is None:
         return "", ""
     if not 1 <= len(given) <= _KEY_CHARACTERS:
         raise Problem(400, f"Idempotency-Key must have 1 to {_KEY_CHARACTERS} characters", param="Idempotency-Key")
     who = request.headers.get("authorization", "") + "\0" + request.headers.get("x-api-key", "")
-    whole = f"{request.url.path}\0{request.headers.get('accept', '')}\0".encode() + await _same_body(request)
-    return f"{who}\0{given}", hashlib.sha256(whole).hexdigest()
+    whole = hashlib.sha256(f"{request.url.path}\0{request.headers.get('accept', '')}\0".encode())
+    whole.update(await _same_body(request))
+    return hashlib.sha256(f"{who}\0{given}".encode()).hexdigest(), whole.hexdigest()
 
 
 async def _same_body(request: Request) -> bytes:
@@ -36,15 +41,19 @@ async def _same_body(request: Request) -> bytes:
 
 
 class Answers:
-    """Answers by Idempotency-Key, the latest within a budget; requests that come while the first is under way wait for it."""
+    """Answers by Idempotency-Key, the latest within a budget of all that they hold; requests that come while the first is under way wait for it."""
 
     def __init__(self, limit_bytes: int, metrics: Metrics) -> None:
         self.limit_bytes, self.metrics = limit_bytes, metrics
         self.done: OrderedDict[str, tuple[str, Response]] = OrderedDict()
+        self.done_bytes = 0
         self.running: dict[str, tuple[str, asyncio.Task[Response], list[None]]] = {}
 
     async def once(self, key: str, fingerprint: str, make: Callable[[], Awaitable[Response]]) -> Response:
-        """The answer that is there, or the one that `make` gives; it stops once nobody waits. Problem where another request had the key."""
+        """The answer that is there, or the one that `make` gives; it stops once nobody waits.
+
+        Problem where another request had the key, or the requests that are under way fill the budget.
+        """
         known = self.done.get(key) or self.running.get(key)
         self.metrics.answers.labels("hit" if known else "miss").inc()
         if known and known[0] != fingerprint:
@@ -53,7 +62,10 @@ class Answers:
             self.done.move_to_end(key)
             return _copy(self.done[key][1])
         if key not in self.running:
+            if (len(self.running) + 1) * _ENTRY_BYTES > self.limit_bytes:
+                raise busy(429, "too many requests with an Idempotency-Key are under way; try again, or send none", 1, "overloaded")
             self.running[key] = (fingerprint, asyncio.ensure_future(make()), [])
+            self.make_room()
         _, task, waiting = self.running[key]
         waiting.append(None)
         try:
@@ -70,10 +82,23 @@ class Answers:
         return _copy(response)
 
     def keep(self, key: str, fingerprint: str, response: Response) -> None:
-        """Keeps an answer, in place of the oldest ones."""
+        """Keeps an answer, in place of the oldest ones; not where it would take the room of all."""
+        if key in self.done or size_of(response) > self.limit_bytes:
+            return
         self.done[key] = (fingerprint, response)
-        while sum(len(one.body) for _, one in self.done.values()) > self.limit_bytes:
-            self.done.popitem(last=False)
+        self.done_bytes += size_of(response)
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Lets the oldest answers go until the others, and the requests that are under way, keep within the budget."""
+        while self.done and self.done_bytes + len(self.running) * _ENTRY_BYTES > self.limit_bytes:
+            _, (_, response) = self.done.popitem(last=False)
+            self.done_bytes -= size_of(response)
+
+
+def size_of(response: Response) -> int:
+    """Bytes that an entry with this answer takes, at the most."""
+    return len(response.body) + sum(len(name) + len(value) + _HEADER_BYTES for name, value in response.raw_headers) + _ENTRY_BYTES
 
 
 def _copy(response: Response) -> Response:

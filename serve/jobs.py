@@ -1,25 +1,24 @@
 """Jobs: work that goes on when its client goes away, and its pictures, on disk within a budget.
 
-The process that does a job holds the file `lock` in its folder. Whoever serves the same folder can answer for any job; one whose lock
-nobody holds is taken up again.
+Whoever serves the same folder can answer for any job; one whose lock nobody holds is taken up again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
-import shutil
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from genlib.data.files import write_atomically
+from serve import private
 from serve.backend import Backend
-from serve.job import ENDED, Job, public
+from serve.guard import json_bytes
+from serve.job import ENDED, Job, public, writing
 from serve.job_folder import JobFolder
 from serve.observability import Metrics
 from serve.options import ServeOptions
@@ -31,6 +30,9 @@ LOG = logging.getLogger("serve.jobs")
 _ATTEMPTS = 3
 """Times that a job is taken up again after its process died: it may be why."""
 _ADOPT_SECONDS = 5.0
+_ANEW_TURNS = 12
+_MARGIN = 3
+"""Times a job's state that are kept free for it: its end and its last news have most of it again."""
 
 
 class Jobs(JobFolder):
@@ -46,8 +48,9 @@ class Jobs(JobFolder):
     def start(self, work: Work, name: str, fingerprint: str) -> Job:
         """A new job, under way; the job that is there where it is of the same request. Problem where it is not, or too many wait."""
         job = Job(self.folder / name)
-        if (job.folder / "state.json").is_file():
-            if job.state()["fingerprint"] != fingerprint:
+        state = job.known()
+        if state is not None:
+            if state["fingerprint"] != fingerprint:
                 raise Problem(409, "this Idempotency-Key came with another request before; take a new one", code="idempotency_key_reused")
             return job
         if len(self.tasks) >= self.options.jobs_waiting:
@@ -57,39 +60,71 @@ class Jobs(JobFolder):
             "model": work.model, "progress": {"step": 0, "steps": work.steps}, "request": work.request, "error": None, "result": None,
             "fingerprint": fingerprint, "attempts": 0,
         }  # fmt: skip
-        write_atomically(job.folder / "work.npz", to_bytes(work))
-        write_atomically(job.folder / "state.json", json.dumps(state).encode())
-        self.adopt(job)
+        with writing():
+            lock = self.place(job, to_bytes(work), json.dumps(state).encode())
+        if lock is not None:
+            self.begin(job, lock)
         return job
+
+    def place(self, job: Job, work: bytes, state: bytes) -> IO[Any] | None:
+        """Puts a new job into its folder; its lock, None where another process did the same before. Problem 507 where there is no room."""
+        with self.alone():
+            if job.known() is not None or job.held():
+                return None
+            job.remove()  # what is left of a damaged one of that name
+            self.settled.pop(job.id, None)
+            self.claim(len(work) + _MARGIN * len(state))
+            try:
+                private.make_folder(job.folder)
+                lock = job.lock()
+                job.write("work.npz", work)
+                job.write("state.json", state)
+            except BaseException:
+                job.remove()
+                raise
+            return lock
 
     def adopt(self, job: Job) -> None:
         """Does a job, unless another process has its lock."""
-        lock = (job.folder / "lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            return
-        self.changed[job.id] = asyncio.Event()
+        lock = job.lock()
+        if lock is not None:
+            job.tidy()
+            self.begin(job, lock)
+
+    def begin(self, job: Job, lock: IO[Any]) -> None:
+        """Does a job whose lock this process holds."""
+        changed = self.changed[job.id] = asyncio.Event()
         task = asyncio.get_running_loop().create_task(self._do(job))
         self.tasks[job.id] = task
 
         def over(_: asyncio.Task[None]) -> None:
             lock.close()
-            self.tasks.pop(job.id, None)
-            self.notify(job)
-            self.changed.pop(job.id, None)
+            if self.tasks.get(job.id) is task:  # and not one of the same name that came after it was deleted
+                del self.tasks[job.id]
+                self.notify(job)
+                self.changed.pop(job.id, None)
+            changed.set()
 
         task.add_done_callback(over)
 
     async def keep(self) -> None:
-        """Takes up jobs that nobody does any more, for as long as it runs."""
-        while True:
+        """Keeps within the budget, and takes up jobs that nobody does any more, for as long as it runs."""
+        for turn in count():
+            if turn % _ANEW_TURNS == 0:
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(self.forget_changed)
+            await self.tidy()
+            settled = self.settled
             for job in reversed(self.all()):
                 with contextlib.suppress(Problem, OSError):
-                    if job.id not in self.tasks and job.state()["status"] not in ENDED:
+                    if job.id not in self.tasks and job.id not in settled and job.state()["status"] not in ENDED:
                         self.adopt(job)
             await asyncio.sleep(_ADOPT_SECONDS)
+
+    async def tidy(self) -> None:
+        """Makes room, beside the event loop; a folder that cannot be changed stays as it is."""
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self.make_room)
 
     async def stop(self) -> None:
         """Lets go of all jobs; who serves the folder next takes them up."""
@@ -106,7 +141,7 @@ class Jobs(JobFolder):
             async with self.room:
                 await self._attempt(job)
         except asyncio.CancelledError:
-            if not (job.folder / "cancel").exists():
+            if not job.cancelled():
                 with contextlib.suppress(Problem, OSError):  # this process ends in order, which is no fault of the job's
                     state = job.state()
                     if state["status"] not in ENDED:
@@ -122,16 +157,20 @@ class Jobs(JobFolder):
             self._end(job, "failed", error=problem.body()["error"])
         finally:
             self.metrics.jobs.labels("running").set(max(0, len(self.tasks) - 1))
+        await self.tidy()
 
     async def _attempt(self, job: Job) -> None:
         """Runs the work; waits and tries again where the models are busy or away."""
         state = job.state()
-        if (job.folder / "cancel").exists():
+        if state["status"] in ENDED:  # by another process, between the look at it and its lock
+            return None
+        if job.cancelled():
             return self._end(job, "cancelled")
         if state["attempts"] >= _ATTEMPTS:
             raise Problem(500, f"the server died {_ATTEMPTS} times while it did this job; it is not tried again", code="gave_up")
-        job.update(status="in_progress", attempts=state["attempts"] + 1)
-        self.tell(job, "job.started", attempt=state["attempts"] + 1)
+        with writing():
+            job.update(status="in_progress", attempts=state["attempts"] + 1)
+            self.tell(job, "job.started", attempt=state["attempts"] + 1)
         work = from_bytes((job.folder / "work.npz").read_bytes())
         try:
             async with asyncio.timeout(self.options.job_timeout_seconds):
@@ -154,14 +193,16 @@ class Jobs(JobFolder):
 
     async def _happened(self, job: Job, work: Work, news: News) -> None:
         """Writes down news; raises CancelledError where the job is to stop."""
-        if (job.folder / "cancel").exists():
+        if job.cancelled():
             raise asyncio.CancelledError
         if news.kind == "progress":
-            self.tell(job, f"{work.event}.progress", **news.values)
+            with contextlib.suppress(OSError):
+                self.tell(job, f"{work.event}.progress", **news.values)
         elif news.kind == "partial_image":
             name = f"partial-{news.values['partial_image_index']}-{news.values['index']}"
-            await asyncio.to_thread(write_atomically, job.folder / f"{name}.png", news.image)
-            self.tell(job, f"{work.event}.partial_image", picture=name, **news.values)
+            await asyncio.to_thread(self.store, job, {name: news.image}, 0)
+            with writing():
+                self.tell(job, f"{work.event}.partial_image", picture=name, **news.values)
         else:
             assert news.answer is not None
             await self._completed(job, work, news)
@@ -169,14 +210,21 @@ class Jobs(JobFolder):
     async def _completed(self, job: Job, work: Work, news: News) -> None:
         answer = news.answer
         assert answer is not None
-        for number, image in enumerate(answer.images):
-            await asyncio.to_thread(write_atomically, job.folder / f"result-{number}.png", image)
         document = answer.with_addresses([f"/v1/files/{job.id}-{number}" for number in range(len(answer.images))])
-        for number in range(len(answer.images)):
-            rest = {key: value for key, value in document.items() if key not in ("data", "created")}
-            self.tell(job, f"{work.event}.completed", picture=f"result-{number}", **rest, **document["data"][number])
+        pictures = {f"result-{number}": image for number, image in enumerate(answer.images)}
+        await asyncio.to_thread(self.store, job, pictures, _MARGIN * len(json_bytes(document)))
+        rest = {key: value for key, value in document.items() if key not in ("data", "created")}
+        with writing():
+            for number, name in enumerate(pictures):
+                self.tell(job, f"{work.event}.completed", picture=name, **rest, **document["data"][number])
         self._end(job, "completed", result=document)
-        await asyncio.to_thread(self.make_room)
+
+    def store(self, job: Job, pictures: dict[str, bytes], more: int) -> None:
+        """Writes pictures by name, with room for so many bytes more. Problem 507 where there is none, or nothing can be written."""
+        with writing(), self.alone():
+            self.claim(sum(map(len, pictures.values())) + more)
+            for name, picture in pictures.items():
+                job.write(f"{name}.png", picture)
 
     def _end(self, job: Job, status: str, **values: Any) -> None:
         with contextlib.suppress(Problem, OSError):  # it may be deleted by now
@@ -189,13 +237,15 @@ class Jobs(JobFolder):
         """Stops a job that is under way; removes one that is over, with its pictures. Its last state, as clients see it."""
         state = job.state()
         if state["status"] in ENDED:
-            shutil.rmtree(job.folder, ignore_errors=True)
+            job.remove()
             return {**public(state), "deleted": True}
-        (job.folder / "cancel").touch()
+        with writing():
+            job.cancel()
         task = self.tasks.get(job.id)
         if task:
             task.cancel()
             await asyncio.wait({task})
             if job.state()["status"] not in ENDED:  # it had not begun
                 self._end(job, "cancelled")
+                await self.tidy()
         return self.shown(job)

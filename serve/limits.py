@@ -27,8 +27,14 @@ class Limits:
     side: int = 4096
     """Pixels of a side of what is made."""
     text_characters: int = 4000
+    words_bytes: int = 1 << 19
+    """Of all texts of a request together, files as base64 left out."""
     input_pixels: int = 1 << 24
     """Of one picture that is given, and of all of a request together once they are scaled."""
+    all_input_pixels: int = 1 << 26
+    """Of all pictures of a request together as they are given: 256 of 512 x 512."""
+    picture_bytes: int = 128 << 20
+    """Memory that one picture may take while it is decoded, one at a time, whatever the size of its file."""
     numbers: int = 1 << 22
     """In one array that is given."""
     body_bytes: int = 16 << 20
@@ -64,11 +70,17 @@ def rows_of(arguments: Mapping[str, Any]) -> int:
     return math.prod(lengths - {0, 1})
 
 
+def check_entries(limits: Limits, arguments: Mapping[str, Any]) -> None:
+    """Problem where a list or a batch has more entries than one may have."""
+    for name, value in arguments.items():
+        if (isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 1)) and len(value) > limits.labels:
+            raise Problem(400, f"{name} has {len(value)} entries, and {limits.labels} are the limit; send fewer", param=name, code="limit_exceeded")
+
+
 def check_action(limits: Limits, arguments: Mapping[str, Any], image_size: int) -> int:
     """The cost of an action of whatever family, by what its arguments are called by custom."""
+    check_entries(limits, arguments)
     for name, value in arguments.items():
-        if isinstance(value, list) and len(value) > limits.labels:
-            raise Problem(400, f"{name} has {len(value)} entries, and {limits.labels} are the limit; send fewer", param=name, code="limit_exceeded")
         if name in ("steps", "passes", "jump", "count") and isinstance(value, int) and value > limits.steps:
             raise Problem(400, f"{name} is above the limit of {limits.steps}; take less", param=name, code="limit_exceeded")
         if name in ("width", "height") and isinstance(value, int) and value > limits.side:

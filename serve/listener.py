@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import logging
 import secrets
+import traceback
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,7 @@ class _Caller(wire.Conversation):
         if not isinstance(secret, str) or not hmac.compare_digest(secret.encode(), self.listener.secret.encode()):
             self.close()
             return
-        self.known, self.unpacker = True, wire.unpacker(wire.LARGEST_BYTES)
+        self.known, self.reader = True, wire.Reader(wire.LARGEST_BYTES)
         self.send()
 
     async def answer(self, number: int, kind: str, context: dict[str, str], call: list[Any], partial_images: int) -> None:
@@ -119,6 +120,7 @@ class _Caller(wire.Conversation):
                     "call failed", exc_info=error, extra={"values": {"request_id": exchange.request_id, "trace_id": exchange.traceparent[3:35]}}
                 )
             self.send(number, "error", said)
+            traceback.clear_frames(error.__traceback__)  # they hold the error's call and it them: its arrays would stay until the next collection
 
     async def run(self, number: int, model: str, action: str, arguments: dict[str, Any], parameters: Any, *, partial_images: int) -> None:
         """One call, without news."""

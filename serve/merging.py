@@ -172,6 +172,7 @@ class Merger:
         else:
             run(group, self.max_rows)
         self._finish(group)
+        group.clear()  # an error holds this frame, and what is in it would stay until the next collection
         return True
 
     def _finish(self, calls: Sequence[Call]) -> None:

@@ -47,7 +47,7 @@ class ServeOptions:
     idle_timeout_seconds: float = 75.0
     """That a connection is kept for a next request: longer than a load balancer keeps it, which would use one that ends."""
     body_timeout_seconds: float = 10.0
-    """For the first bytes of a body; the others must come at `body_bytes_per_second` or faster."""
+    """By which a body may be behind one of `body_bytes_per_second`, at its start as at any time after, however fast it came before."""
     body_bytes_per_second: int = 16 << 10
     heartbeat_seconds: float = 10.0
     """A stream without news says that it lives."""
@@ -57,7 +57,7 @@ class ServeOptions:
     jobs_folder: Path | None = None
     """Where jobs and their pictures are kept; None: a temporary folder, gone with the process."""
     jobs_bytes: int = 2 << 30
-    """The oldest finished jobs go once they are more."""
+    """Of all jobs on disk, those that wait or run too. The oldest that are over go once they are more; a new one that does not fit is refused."""
     jobs_waiting: int = 1000
     jobs_running: int = 8
     job_timeout_seconds: float = 24 * 3600.0

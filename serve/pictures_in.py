@@ -1,24 +1,32 @@
-"""Pictures and arrays that clients send, as float32 numbers for a model. A picture's size is read from its header before anything decodes it."""
+"""Pictures and arrays that clients send, as a model takes them. A picture's size is read from its header before anything decodes it."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pydantic_core
 from PIL import Image
 
-from genlib.data.decode import BadSample, decode_array, decode_image, image_header
+from genlib.data.decode import BadSample, ImageHeader, array_header, decode_array, decode_image, image_header
+from serve import number_lists
+from serve.json_fields import Value, no_json
 from serve.limits import Limits
 from serve.problem import Problem
 
 _DATA_URI = re.compile(r"data:[a-z]+/[a-z0-9.+-]+(?:;[a-z0-9=.-]+)*;base64,", re.IGNORECASE)
 _ORIENTATION = 274
 """EXIF's tag."""
+_PIXEL_BYTES = {("png", 3): 11, ("png", 4): 16, ("jpeg", 4): 14, ("webp", 3): 24, ("webp", 4): 24}
+"""Memory that a pixel takes while its picture is decoded and fitted, where it is more than 8; measured with Pillow 13."""
+_ROWS = 64
+"""Of a picture, that are computed at a time."""
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 """For each orientation: quarter turns to the left, then whether to mirror (Exif 2.32, section 4.6.4)."""
 
@@ -36,23 +44,49 @@ def file_of(text: str, param: str) -> bytes:
         )
     start = _DATA_URI.match(text[:200])
     try:
+        if not text.isascii():  # a copy of it would take up to four times as much
+            raise ValueError
         return base64.b64decode(text[start.end() if start else 0 :], validate=True)
     except (binascii.Error, ValueError):
         raise Problem(400, f"{param} is neither base64 nor a data URI", param=param, code="invalid_image") from None
 
 
-def pixels_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
-    """uint8 (H, W, C) of a PNG, JPEG or WebP file, upright; C is 1, 3, or 4 where it has alpha."""
+def measured(data: bytes, limits: Limits, param: str) -> ImageHeader:
+    """What a PNG, JPEG or WebP file says of itself. Problem where it is none, or has too many pixels."""
     try:
         header = image_header(data)
-        if header.height * header.width > limits.input_pixels:
-            raise BadSample("over the pixel limit")
-        pixels = decode_image(data, 3 if header.format == "jpeg" and header.channels == 4 else header.channels)
-        return upright(pixels, data) if header.format == "jpeg" else pixels
+        most = min(limits.input_pixels, limits.picture_bytes // _PIXEL_BYTES.get((header.format, header.channels), 8))
+        if header.height * header.width > most:
+            raise _no_picture(param, f"over the pixel limit; the limit is {most:,} pixels")
     except BadSample as reason:
-        limit = f"; the limit is {limits.input_pixels:,} pixels" if "pixel" in str(reason) else ""
-        message = f"{param} cannot be used as a picture ({reason}{limit}); send a PNG, JPEG or WebP file of one frame"
-        raise Problem(400, message, param=param, code="invalid_image") from None
+        raise _no_picture(param, str(reason)) from None
+    return header
+
+
+def pixels_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
+    """uint8 (H, W, C) of a PNG, JPEG or WebP file, upright; C is 1, 3, or 4 where it has alpha."""
+    header = measured(data, limits, param)
+    try:
+        pixels = decode_image(data, 3 if header.format == "jpeg" and header.channels == 4 else header.channels)
+    except BadSample as reason:
+        raise _no_picture(param, str(reason)) from None
+    return upright(pixels, data) if header.format == "jpeg" else pixels
+
+
+def check_pixels(files: Sequence[bytes], limits: Limits, param: str) -> None:
+    """Problem where one is no picture, or they have too many pixels together."""
+    if len(files) > limits.inputs:
+        raise Problem(400, f"there are {len(files)} pictures, and one request may bring {limits.inputs}", param=param, code="limit_exceeded")
+    headers = [measured(file, limits, param) for file in files]
+    pixels = sum(header.height * header.width for header in headers)
+    if pixels > limits.all_input_pixels:
+        message = f"the pictures of {param} have {pixels:,} pixels together, and may have {limits.all_input_pixels:,}; send fewer, or smaller ones"
+        raise Problem(400, message, param=param, code="limit_exceeded")
+
+
+def _no_picture(param: str, reason: str) -> Problem:
+    message = f"{param} cannot be used as a picture ({reason}); send a PNG, JPEG or WebP file of one frame"
+    return Problem(400, message, param=param, code="invalid_image")
 
 
 def upright(pixels: np.ndarray, data: bytes) -> np.ndarray:
@@ -66,22 +100,35 @@ def upright(pixels: np.ndarray, data: bytes) -> np.ndarray:
 
 
 def transparent(pixels: np.ndarray) -> np.ndarray | None:
-    """float32 (H, W), 1 where a picture is fully transparent; None where it has no such place."""
+    """bool (H, W), whether a picture is fully transparent there; None where it has no such place."""
     if pixels.shape[2] != 4 or not (empty := pixels[:, :, 3] == 0).any():
         return None
-    return empty.astype(np.float32)
+    return empty
+
+
+def opaque(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 1 or 3); what is transparent lies on white."""
+    return _on_white(pixels) if pixels.shape[2] == 4 else pixels
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """uint8 (H, W, channels), channels 1 or 3; what is transparent lies on white."""
-    if pixels.shape[2] == 4:
-        alpha = pixels[:, :, 3:].astype(np.uint16)
-        pixels = ((pixels[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    pixels = opaque(pixels)
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
         return np.repeat(pixels, 3, axis=2)
     return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) of (H, W, 4); some rows at a time, as products take more memory than their factors."""
+    made = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for start in range(0, len(pixels), _ROWS):
+        rows = slice(start, start + _ROWS)
+        alpha = pixels[rows, :, 3:].astype(np.uint16)
+        made[rows] = (pixels[rows, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return made
 
 
 def fitted(pixels: np.ndarray, width: int, height: int, *, smooth: bool = True) -> np.ndarray:
@@ -97,52 +144,91 @@ def fitted(pixels: np.ndarray, width: int, height: int, *, smooth: bool = True) 
     return np.asarray(scaled).reshape(height, width, channels)
 
 
+def fitted_with(pixels: np.ndarray, width: int, height: int, channels: int) -> np.ndarray:
+    """uint8 (height, width, channels): cut and scaled, and then given its channels, which of the smaller picture takes less memory."""
+    return with_channels(fitted(opaque(pixels), width, height), channels)
+
+
 def batch_of(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """uint8 (H, W, C) each, of one size -> float32 (B, C, H, W) in [0, 1]."""
-    return np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    """uint8 (H, W, C) each, of one size -> uint8 (B, C, H, W), which a replica takes as numbers in [0, 1]."""
+    made = np.empty((len(pictures), pictures[0].shape[2], *pictures[0].shape[:2]), np.uint8)
+    for picture, row in zip(pictures, made, strict=True):
+        row[:] = picture.transpose(2, 0, 1)
+    return made
 
 
-def tensor_of(value: Any, name: str, channels: int, limits: Limits) -> np.ndarray:
+def tensor_of(value: Value, name: str, channels: int, limits: Limits) -> np.ndarray:
     """What an action takes as a tensor: a picture or a list of them as base64 or data URIs, a .npy file as such, or lists of numbers.
 
-    Pictures come out (B, C, H, W) in [0, 1]; of lists, float32 but for `codes`, which are int64.
+    Pictures come out as `batch_of` gives them; numbers are float32, but for `codes`, which are integers.
     """
-    if isinstance(value, str):
-        data = file_of(value, name)
-        if data[:6] == b"\x93NUMPY":
-            return array_of(data, name, limits)
-        return batch_of([with_channels(pixels_of(data, limits, name), 1 if name == "mask" else channels)])
-    if all(isinstance(one, str) for one in value):
-        pictures = [with_channels(pixels_of(file_of(one, name), limits, name), 1 if name == "mask" else channels) for one in value]
-        if len({picture.shape for picture in pictures}) != 1 or sum(picture.size for picture in pictures) > limits.input_pixels * 3:
-            raise Problem(400, f"the pictures of {name} differ in size, or are too large together; scale them", param=name, code="invalid_image")
-        return batch_of(pictures)
-    return numbers_of(value, name, limits)
+    if value.starts(b'"'):
+        data = file_of(_parsed(value, name), name)
+        return array_of(data, name, limits) if data[:6] == b"\x93NUMPY" else pictures_of([data], name, channels, limits)
+    if value.starts(b"[", b'"'):
+        return pictures_of([file_of(one, name) for one in _parsed(value, name)], name, channels, limits)
+    if value.starts(b"["):
+        return numbers_of(value.text(), name, limits)
+    raise Problem(400, f"{name} must be a picture, a .npy file or lists of numbers; /v1/models has its schema", param=name)
+
+
+def _parsed(value: Value, name: str) -> Any:
+    """A text, or a list of such."""
+    try:
+        parsed = pydantic_core.from_json(value.text(), cache_strings="none")
+    except ValueError as error:
+        raise no_json(str(error)) from None
+    if isinstance(parsed, list) and not all(isinstance(one, str) for one in parsed):
+        raise Problem(400, f"{name} is no list of pictures; /v1/models has its schema", param=name, code="invalid_array")
+    return parsed
+
+
+def pictures_of(files: Sequence[bytes], name: str, channels: int, limits: Limits) -> np.ndarray:
+    """Pictures of one size, as they are."""
+    check_pixels(files, limits, name)
+    sizes = [sorted(image_header(file)[1:3]) for file in files]  # sorted, as one of them may lie on its side
+    if any(size != sizes[0] for size in sizes) or len(sizes) * math.prod(sizes[0]) > limits.input_pixels:
+        raise _differ(name)
+    pictures = [with_channels(pixels_of(file, limits, name), 1 if name == "mask" else channels) for file in files]
+    if len({picture.shape for picture in pictures}) != 1:
+        raise _differ(name)
+    return batch_of(pictures)
+
+
+def _differ(name: str) -> Problem:
+    return Problem(400, f"the pictures of {name} differ in size, or are too large together; scale them", param=name, code="invalid_image")
 
 
 def array_of(data: bytes, name: str, limits: Limits) -> np.ndarray:
     """The numbers of a .npy file."""
     try:
+        check_size(math.prod(array_header(data)[0]), name, limits)
         array = np.asarray(decode_array(data))
     except BadSample:
         raise Problem(400, f"{name} is no .npy file of plain numbers", param=name, code="invalid_array") from None
-    return checked(array.astype(np.int64 if array.dtype.kind in "biu" and name == "codes" else np.float32), name, limits)
+    if array.dtype.kind in "biu" and name == "codes":
+        return array.astype(np.int64 if array.dtype == np.uint64 else np.result_type(array.dtype, np.int8))  # uint8 are levels of pictures
+    return array.astype(np.float32) if array.dtype.kind in "biu" else finite(array.astype(np.float32), name)
 
 
-def numbers_of(value: list[Any], name: str, limits: Limits) -> np.ndarray:
-    """Lists of numbers, all of one depth and length at each depth."""
+def numbers_of(text: bytes, name: str, limits: Limits) -> np.ndarray:
+    """Lists of numbers in JSON, all of one depth and length at each depth."""
+    check_size(number_lists.count_at_most(text), name, limits)
     try:
-        with np.errstate(over="ignore"):
-            array = np.asarray(value, np.int64 if name == "codes" else np.float32)
-    except (ValueError, TypeError, OverflowError):
-        raise Problem(400, f"{name} is no rectangular list of numbers", param=name, code="invalid_array") from None
-    return checked(array, name, limits)
+        return finite(number_lists.read(text, whole=name == "codes"), name)
+    except number_lists.NotRectangular:
+        said = "is no rectangular list of whole numbers" if name == "codes" else "is no rectangular list of numbers"
+        raise Problem(400, f"{name} {said}", param=name, code="invalid_array") from None
 
 
-def checked(array: np.ndarray, name: str, limits: Limits) -> np.ndarray:
-    """The array. Problem where it is too large, empty, or holds what is no number."""
-    if not 0 < array.size <= limits.numbers or array.ndim > 6:
-        raise Problem(400, f"{name} holds {array.size} numbers, and may hold 1 to {limits.numbers:,}", param=name, code="invalid_array")
+def check_size(numbers: int, name: str, limits: Limits) -> None:
+    """Problem where an array is too large, or empty."""
+    if not 0 < numbers <= limits.numbers:
+        raise Problem(400, f"{name} holds {numbers} numbers, and may hold 1 to {limits.numbers:,}", param=name, code="invalid_array")
+
+
+def finite(array: np.ndarray, name: str) -> np.ndarray:
+    """The array. Problem where it holds what is no number."""
     if not np.isfinite(array).all():
         raise Problem(400, f"{name} holds a number that is not finite", param=name, code="invalid_array")
-    return np.ascontiguousarray(array)
+    return array

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import genlib
 from genlib.data.files import write_atomically
-from serve import made_up, pictures
+from serve import made_up, pictures, private
 from serve.arguments import Arguments
 from serve.backend import ModelCard
 from serve.runner import Runner
@@ -138,6 +138,8 @@ def code() -> str:
 
 def recorded(path: Path, made: Mapping[str, Sample]) -> Mapping[str, Sample]:
     """What the record says; `made` where there is none yet, which becomes the record."""
+    for one in (path.parent, path):
+        private.tighten(one)
     try:
         return {name: Sample(**values) for name, values in json.loads(path.read_bytes()).items()}
     except FileNotFoundError:
@@ -151,7 +153,8 @@ def recorded(path: Path, made: Mapping[str, Sample]) -> Mapping[str, Sample]:
 def first(path: Path, made: Mapping[str, Sample]) -> Mapping[str, Sample]:
     """Writes a record, and says what it is: of several replicas that write one at a time the first counts. Deletes the oldest of many."""
     mine = path.with_suffix(f".{os.getpid()}.{id(made)}")
-    write_atomically(mine, json.dumps({name: asdict(sample) for name, sample in made.items()}).encode())
+    private.make_folder(path.parent)
+    write_atomically(mine, json.dumps({name: asdict(sample) for name, sample in made.items()}).encode(), private.FILE)
     try:
         os.link(mine, path)
     except FileExistsError:

@@ -6,16 +6,18 @@ import base64
 import io
 import json
 import secrets
+import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import IO, Any
 
 import numpy as np
+import pydantic_core
 from jsonschema import Draft202012Validator, ValidationError
 
 from serve.backend import ModelCard
-from serve.limits import Limits
-from serve.pictures_in import tensor_of
+from serve.json_fields import Taken, too_long
+from serve.limits import Limits, check_entries
 from serve.problem import Problem
 
 SEEDS = 2**63
@@ -66,13 +68,27 @@ class Work:
 
 def to_bytes(work: Work) -> bytes:
     """The work as a .npz file: its plain values as JSON in the array `json`, its arrays beside it."""
-    plain, arrays = asdict(work), {}
-    for number, call in enumerate(plain["calls"]):
-        for name in [name for name, value in call["arguments"].items() if isinstance(value, np.ndarray)]:
-            arrays[f"{number}.{name}"] = call["arguments"].pop(name)
+    plain = {one.name: getattr(work, one.name) for one in fields(work)}
+    arrays = {f"{number}.{name}": value for number, call in enumerate(work.calls) for name, value in _parts(call)[1].items()}
+    plain["calls"] = [{"action": call.action, "arguments": _parts(call)[0]} for call in work.calls]
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, json=np.frombuffer(json.dumps(plain).encode(), np.uint8), **arrays)
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, array in {"json": np.frombuffer(pydantic_core.to_json(plain), np.uint8), **arrays}.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                _write(member, np.ascontiguousarray(array))
     return buffer.getvalue()
+
+
+def _write(file: IO[bytes], array: np.ndarray) -> None:
+    """As `np.savez` does, which would copy the array first."""
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    file.write(memoryview(array.reshape(-1).view(np.uint8)))
+
+
+def _parts(call: Call) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Its plain arguments, and its arrays."""
+    arrays = {name: value for name, value in call.arguments.items() if isinstance(value, np.ndarray)}
+    return {name: value for name, value in call.arguments.items() if name not in arrays}, arrays
 
 
 def from_bytes(data: bytes) -> Work:
@@ -152,7 +168,8 @@ def _known(card: ModelCard, action: str) -> _Known:
             _KNOWN.clear()
         schema, public = card.actions[action], public_schema(card.actions[action])
         tensors = frozenset(name for name, one in schema.get("properties", {}).items() if is_tensor(one))
-        rest = {name: value for name, value in public.items() if name != "required"}
+        plain = {name: one for name, one in public.get("properties", {}).items() if name not in tensors}
+        rest = {**{name: value for name, value in public.items() if name != "required"}, "properties": plain}
         _KNOWN[key] = _Known(public, Draft202012Validator(rest), tensors, tuple(schema.get("required", ())))
     return _KNOWN[key]
 
@@ -168,36 +185,41 @@ def usual_counts(card: ModelCard, action: str) -> dict[str, int]:
     return {name: known[name]["default"] for name in COUNTS if isinstance(known.get(name, {}).get("default"), int)}
 
 
-def checked_arguments(
-    card: ModelCard, action: str, values: Mapping[str, Any], limits: Limits, *, decode: bool = False, later: Collection[str] = ()
-) -> dict[str, Any]:
-    """An action's arguments, checked against its schema; with `decode`, tensors are still as they came, else they and `later` ones may lack.
+def checked_arguments(card: ModelCard, action: str, values: Mapping[str, Any], limits: Limits, *, later: Collection[str] = ()) -> dict[str, Any]:
+    """An action's arguments that are no tensors, checked against its schema; those named in `later` may lack, and tensors.
 
     Problem names the argument, and never what it was.
     """
     known = _known(card, action)
-    tensors = known.tensors
-    plain = {name: value for name, value in values.items() if decode or name not in tensors}
-    error = next(known.validator.iter_errors(plain), None) if plain else None
-    if error is None and (
-        missing := [name for name in known.required if name not in plain and (decode or name not in tensors) and name not in later]
-    ):
-        raise Problem(400, f"{action} needs {missing[0]}; give it", param=missing[0], code="missing_parameter")
+    check_entries(limits, values)
+    _check_texts(values, limits)
+    error = next(known.validator.iter_errors(dict(values)), None) if values else None
     if error is not None:
         raise _refused(error, action, known.schema)
-    for name, value in plain.items():
-        _check_texts(name, value, limits, name in tensors)
-    arrays = {name: tensor_of(values[name], name, card.channels, limits) for name in tensors if decode and name in values}
-    return {**values, **arrays}
+    check_given(card, action, {*values, *later, *known.tensors})
+    return dict(values)
 
 
-def _check_texts(name: str, value: Any, limits: Limits, tensor: bool) -> None:
-    texts = value if isinstance(value, list) else [value]
-    if not tensor and any(isinstance(text, str) and len(text) > limits.text_characters for text in texts):
-        message = f"{name} is longer than {limits.text_characters} characters; shorten it"
-        raise Problem(400, message, param=name, code="limit_exceeded")
-    if any(isinstance(number, float) and not np.isfinite(number) for number in texts):
-        raise Problem(400, f"{name} is not finite; give a number", param=name)
+def check_given(card: ModelCard, action: str, names: Collection[str]) -> None:
+    """Problem where an argument lacks that an action needs."""
+    if missing := [name for name in _known(card, action).required if name not in names]:
+        raise Problem(400, f"{action} needs {missing[0]}; give it", param=missing[0], code="missing_parameter")
+
+
+def taken_by(card: ModelCard, action: str, others: Collection[str]) -> Taken:
+    """Which fields the body of an action may have, beside `others`."""
+    known = _known(card, action)
+    names = tuple(known.schema.get("properties", {}))
+    refusal = f"there is an argument that {action} does not take; it takes {', '.join(names)}"
+    return Taken(names={*names, *others}, refusal=refusal, files=known.tensors, arrays=known.tensors)
+
+
+def _check_texts(values: Mapping[str, Any], limits: Limits) -> None:
+    """Before anything else looks at them, which may put them into messages of its own."""
+    for name, value in values.items():
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and len(text) > limits.text_characters for text in texts):
+            raise too_long(name, limits)
 
 
 def _refused(error: ValidationError, action: str, schema: Mapping[str, Any]) -> Problem:
@@ -209,6 +231,8 @@ def _refused(error: ValidationError, action: str, schema: Mapping[str, Any]) -> 
     if error.validator == "enum":
         choices: Any = error.validator_value
         return Problem(400, f"{name} must be one of {', '.join(map(str, choices))}", param=name)
+    if error.validator in ("minimum", "maximum") and isinstance(error.instance, float) and not np.isfinite(error.instance):
+        return Problem(400, f"{name} is not finite; give a number", param=name)
     if error.validator == "minItems":
         return Problem(400, f"{name} is empty; give at least one entry", param=name)
     if error.validator == "maxItems":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pydantic_core
@@ -10,40 +9,63 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serve.backend import ModelCard
-from serve.bodies import ASKED, Asked, checked, json_object
+from serve.beside import if_large
+from serve.bodies import ASKED, Asked, kind_of, validated
 from serve.front import of, respond
+from serve.json_fields import Value, fields, joined, no_json
 from serve.limits import Limits, check_action
 from serve.options import ServeOptions
+from serve.pictures_in import tensor_of
 from serve.problem import Problem
 from serve.routes.describing import route
 from serve.routes.pictures import settings
-from serve.work import Call, Work, checked_arguments, tensors_of, usual_counts
+from serve.work import Call, Work, check_given, checked_arguments, taken_by, tensors_of, usual_counts
 
 ROUTER = APIRouter()
+_PICTURE_TIMES = 64
+"""Bytes of pixels that a byte of a picture's file may become, usually."""
 
 
 @route(ROUTER, "/v1/models/{model}/actions/{action}", Asked, actions=(), answer="ActionResult", stream=True)
 async def run_action(request: Request, model: str, action: str) -> Response:
     """Runs an action."""
-    values, front = await json_object(request), of(request)
+    kind_of(request, forms=False)
+    front = of(request)
     card = front.named(model)
     if action not in card.actions:
         raise Problem(404, f"{card.name} has no such action; it has {', '.join(card.actions) or 'none'}", code="action_not_found")
-    arguments = {name: value for name, value in values.items() if name not in ASKED or name in card.actions[action]["properties"]}
-    body = checked(Asked, pydantic_core.to_json({name: value for name, value in values.items() if name not in arguments}))
+    content = await request.body()
+    body, arguments = await if_large(_decoded_bytes(card, action, content), _taken, card, action, content, front.options.limits)
     if body.model not in (None, model):
         raise Problem(400, "the body names another model than the path", param="model")
-    taken = await _taken(card, action, arguments, front.options.limits)
-    check_action(front.options.limits, {**usual_counts(card, action), **taken}, card.image_size)
-    work = _work(card, action, taken, body, front.options)
+    work = _work(card, action, arguments, body, front.options)
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
 
-async def _taken(card: ModelCard, action: str, arguments: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    """The arguments, checked; beside the loop where there is something to decode."""
-    if tensors_of(card, action).isdisjoint(arguments):
-        return checked_arguments(card, action, arguments, limits, decode=True)
-    return await asyncio.to_thread(checked_arguments, card, action, arguments, limits, decode=True)
+def _decoded_bytes(card: ModelCard, action: str, content: bytes) -> int:
+    """How much there may be to do: a small picture file may hold a large picture."""
+    return len(content) * (_PICTURE_TIMES if tensors_of(card, action) else 1)
+
+
+def _taken(card: ModelCard, action: str, content: bytes, limits: Limits) -> tuple[Asked, dict[str, Any]]:
+    """A body: how to answer, and the arguments, checked."""
+    given = fields(content, taken_by(card, action, ASKED), limits)
+    own = {name: value for name, value in given.items() if name in card.actions[action]["properties"]}
+    body = validated(Asked, joined({name: value for name, value in given.items() if name not in own}))
+    tensors = {name: value for name, value in own.items() if name in tensors_of(card, action)}
+    plain = checked_arguments(card, action, _parsed({name: value for name, value in own.items() if name not in tensors}), limits, later=own)
+    arrays = {name: tensor_of(value, name, card.channels, limits) for name, value in tensors.items()}
+    arguments = {**plain, **arrays}
+    check_given(card, action, arguments)
+    check_action(limits, {**usual_counts(card, action), **arguments}, card.image_size)
+    return body, arguments
+
+
+def _parsed(given: dict[str, Value]) -> dict[str, Any]:
+    try:
+        return pydantic_core.from_json(joined(given), allow_inf_nan=False, cache_strings="none")
+    except ValueError as error:
+        raise no_json(str(error)) from None
 
 
 def _work(card: ModelCard, action: str, arguments: dict[str, Any], body: Asked, options: ServeOptions) -> Work:
@@ -56,5 +78,10 @@ def _work(card: ModelCard, action: str, arguments: dict[str, Any], body: Asked, 
         seeds=tuple(seeds) if isinstance(seeds, list) else (), steps=arguments.get("steps", schema.get("default", 0)),
         parameters=settings(card, arguments, sides) if wanted else None, partial_images=body.partial_images or 0,
         link=body.response_format == "url",
-        request={"action": action, **{name: value for name, value in arguments.items() if isinstance(value, str | int | float | list)}},
+        request={"action": action, **{name: value for name, value in arguments.items() if _shown(value, options.limits)}},
     )  # fmt: skip
+
+
+def _shown(value: Any, limits: Limits) -> bool:
+    """Whether a job shows an argument: no arrays, and no long lists."""
+    return isinstance(value, str | int | float) or (isinstance(value, list) and len(value) <= limits.pictures)

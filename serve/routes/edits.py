@@ -10,13 +10,14 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from serve.backend import ModelCard
+from serve.beside import beside
 from serve.bodies import Picture, body_of
 from serve.front import of, respond
-from serve.pictures_in import batch_of, fitted, transparent, with_channels
+from serve.pictures_in import batch_of, fitted, fitted_with, opaque, transparent, with_channels
 from serve.problem import Problem
 from serve.routes.describing import route
 from serve.routes.drawing import Drawn, Share, Text, sized, words_of
-from serve.routes.pictures import decoded, fitted_batch, options_of, picture_work, sides_of, steps_of
+from serve.routes.pictures import check_scaled, decoded, options_of, picture_work, sides_of, steps_of
 from serve.work import seeds_from
 
 ROUTER = APIRouter()
@@ -40,16 +41,17 @@ async def edits(request: Request) -> Response:
     """Changes a picture: fills a part of it, continues it, or draws it anew after words."""
     body, front = await body_of(request, Edit), of(request)
     limits = front.options.limits
-    (picture,) = await decoded([_single(body.image)], limits, "image")
-    given = (await decoded([body.mask], limits, "mask"))[0] if body.mask else None
-    mask = _mask(given) if given is not None else transparent(picture)
+    given = await decoded([body.mask], limits, "mask", _mask) if body.mask else []
+    ((picture, empty),) = await decoded([_single(body.image)], limits, "image", lambda pixels: (opaque(pixels), transparent(pixels)))
+    mask = given[0] if given else empty
     wanted = _modes(body, mask is not None)
     card = front.card(body.model, wanted, f"edits of this kind ({' or '.join(wanted)})", pictures=True)
     action = next(one for one in wanted if one in card.actions)
     count = body.n or 1
     seeds = seeds_from(body.seed, count)
     sides = sides_of(card, body.size, limits, None if action == "outpaint" else (picture.shape[1], picture.shape[0]))
-    arrays = await _arrays(card, action, picture, mask, sides, count)
+    check_scaled(limits, count, sides)
+    arrays = await beside(_arrays, card, action, picture, mask, sides, count)
     values = {**body.sampling(), **words_of(body, card, action, count), **_placed(body, card, action, sides)}
     known = card.actions[action]["properties"]
     arguments = {**options_of(card, action, values, limits), **arrays, **({"seed": seeds} if "seed" in known else {})}
@@ -66,10 +68,10 @@ def _single(image: str | list[str]) -> str:
 
 
 def _mask(given: np.ndarray) -> np.ndarray:
-    """float32 (H, W), 1 where a picture is to be filled."""
+    """bool (H, W), whether a picture is to be filled there."""
     if given.shape[2] == 4:
-        return (given[:, :, 3] == 0).astype(np.float32)
-    return (with_channels(given, 1)[:, :, 0] >= 128).astype(np.float32)
+        return given[:, :, 3] == 0
+    return with_channels(given, 1)[:, :, 0] >= 128
 
 
 def _modes(body: Edit, masked: bool) -> tuple[str, ...]:
@@ -87,9 +89,7 @@ def _modes(body: Edit, masked: bool) -> tuple[str, ...]:
     return ("image_to_image", "outpaint")
 
 
-async def _arrays(
-    card: ModelCard, action: str, picture: np.ndarray, mask: np.ndarray | None, sides: tuple[int, int], count: int
-) -> dict[str, np.ndarray]:
+def _arrays(card: ModelCard, action: str, picture: np.ndarray, mask: np.ndarray | None, sides: tuple[int, int], count: int) -> dict[str, np.ndarray]:
     """The picture, and the mask where there is one, once for each seed, in the size that the model takes."""
     if action == "outpaint":
         if picture.shape[1] > sides[0] or picture.shape[0] > sides[1]:
@@ -100,13 +100,13 @@ async def _arrays(
                 code="invalid_image",
             )
         return {"image": np.repeat(batch_of([with_channels(picture, card.channels)]), count, axis=0)}
-    image = np.repeat(await fitted_batch([picture], *sides, card.channels), count, axis=0)
+    image = np.repeat(batch_of([fitted_with(picture, *sides, card.channels)]), count, axis=0)
     if action != "inpaint":
         return {"image": image}
     assert mask is not None
     if mask.shape != picture.shape[:2]:
         raise Problem(400, "the mask has another size than the picture; make both the same", param="mask", code="invalid_image")
-    scaled = fitted((mask[:, :, None] * 255).astype(np.uint8), *sides, smooth=False)
+    scaled = fitted(mask[:, :, None] * np.uint8(255), *sides, smooth=False)
     return {"image": image, "mask": np.repeat(batch_of([scaled]), count, axis=0)}
 
 

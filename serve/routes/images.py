@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
@@ -15,7 +14,7 @@ from serve.front import Front, of, respond
 from serve.problem import Problem
 from serve.routes.describing import route
 from serve.routes.drawing import Drawn, Share, Text, sized, words_of
-from serve.routes.pictures import decoded, fitted_batch, options_of, picture_work, sides_of, steps_of
+from serve.routes.pictures import fitted_batch, options_of, picture_work, sides_of, steps_of
 from serve.work import Call, seeds_from
 
 ROUTER = APIRouter()
@@ -124,11 +123,9 @@ async def translations(request: Request) -> Response:
 
 async def _changed(request: Request, front: Front, body: Variation | Translation, action: str, endpoint: str, images: list[str]) -> Response:
     card = front.card(body.model, (action,), endpoint.partition(".")[2], pictures=True)
-    pictures = await decoded(images, front.options.limits, "image")
-    count = (body.n or 1) * len(pictures)
+    image, sides = await fitted_batch(card, images, front.options.limits, "image", size=body.size, count=body.n or 1)
+    count = len(image)
     seeds, known = seeds_from(body.seed, count), card.actions[action]["properties"]
-    sides = sides_of(card, body.size, front.options.limits, (pictures[0].shape[1], pictures[0].shape[0]))
-    image = np.repeat(await fitted_batch(pictures, *sides, card.channels), body.n or 1, axis=0)
     strength = ("strength", getattr(body, "strength", None))
     arguments = options_of(card, action, {**body.sampling(), **words_of(body, card, action, count), "strength": strength}, front.options.limits)
     arguments = {**arguments, "image": image, **({"seed": seeds} if "seed" in known else {})}
@@ -144,9 +141,8 @@ async def reconstructions(request: Request) -> Response:
     """Passes pictures through an autoencoder and back; what comes back badly is strange to it."""
     body, front = await body_of(request, Reconstruction), of(request)
     card = front.card(body.model, ("reconstruct",), "reconstructions", pictures=True)
-    pictures = await decoded(body.image if isinstance(body.image, list) else [body.image], front.options.limits, "image")
-    sides = sides_of(card, None, front.options.limits, (pictures[0].shape[1], pictures[0].shape[0]))
-    arguments = {"image": await fitted_batch(pictures, *sides, card.channels)}
+    image, sides = await fitted_batch(card, body.image if isinstance(body.image, list) else [body.image], front.options.limits, "image")
+    arguments = {"image": image}
     more = [Call(action="anomaly", arguments=arguments)] if "anomaly" in card.actions else []
     work = picture_work(
         card, "reconstruct", arguments, body, front.options,

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from serve.backend import ModelCard
+from serve.beside import beside
 from serve.bodies import Asked
 from serve.limits import Limits, check_cost
 from serve.options import ServeOptions
-from serve.pictures_in import batch_of, file_of, fitted, pixels_of, with_channels
+from serve.pictures_in import batch_of, check_pixels, file_of, fitted_with, pixels_of
 from serve.problem import Problem
 from serve.work import Call, Work, checked_arguments, usual_counts
 
+T = TypeVar("T")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 """What a size looks like."""
@@ -70,16 +71,45 @@ def steps_of(card: ModelCard, action: str, asked: int | None) -> int:
     return steps
 
 
-async def decoded(texts: Sequence[str], limits: Limits, param: str) -> list[np.ndarray]:
-    """Pictures that came as text, uint8 (H, W, C) each, decoded beside the loop."""
-    if len(texts) > limits.inputs:
-        raise Problem(400, f"there are {len(texts)} pictures, and one request may bring {limits.inputs}", param=param, code="limit_exceeded")
-    return await asyncio.to_thread(lambda: [pixels_of(file_of(text, param), limits, param) for text in texts])
+async def decoded(texts: Sequence[str], limits: Limits, param: str, then: Callable[[np.ndarray], T]) -> list[T]:
+    """What `then` makes of each picture that came as text, uint8 (H, W, C). They are decoded beside the loop, and only one is there at a time."""
+    files = await beside(_files, texts, limits, param)
+    return [await beside(lambda file: then(pixels_of(file, limits, param)), file) for file in files]
 
 
-async def fitted_batch(pictures: Sequence[np.ndarray], width: int, height: int, channels: int) -> np.ndarray:
-    """float32 (B, C, height, width) in [0, 1]."""
-    return await asyncio.to_thread(lambda: batch_of([fitted(with_channels(one, channels), width, height) for one in pictures]))
+async def fitted_batch(
+    card: ModelCard, texts: Sequence[str], limits: Limits, param: str, *, size: str | None = None, count: int = 1
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Pictures that came as text, each `count` times, in the size that is asked for or near to that of the first.
+
+    uint8 (B * count, C, height, width), and (width, height).
+    """
+    sides: tuple[int, int] | None = None
+
+    def fit(pixels: np.ndarray) -> np.ndarray:
+        nonlocal sides
+        if sides is None:
+            sides = sides_of(card, size, limits, (pixels.shape[1], pixels.shape[0]))
+            check_scaled(limits, len(texts) * count, sides)
+        return fitted_with(pixels, *sides, card.channels)
+
+    pictures = await decoded(texts, limits, param, fit)
+    assert sides is not None  # there is at least one
+    return np.repeat(batch_of(pictures), count, axis=0), sides
+
+
+def check_scaled(limits: Limits, pictures: int, sides: tuple[int, int]) -> None:
+    """Problem where given pictures are too large together in the size that a model takes."""
+    if pictures * sides[0] * sides[1] > limits.input_pixels:
+        message = f"{pictures} pictures of {sides[0]}x{sides[1]} have more than {limits.input_pixels:,} pixels together; send fewer, or ask for less"
+        raise Problem(400, message, code="limit_exceeded")
+
+
+def _files(texts: Sequence[str], limits: Limits, param: str) -> list[bytes]:
+    """The files, of which their headers say that they can be decoded."""
+    files = [file_of(text, param) for text in texts[: limits.inputs + 1]]
+    check_pixels(files, limits, param)
+    return files
 
 
 def picture_work(

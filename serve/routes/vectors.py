@@ -12,10 +12,10 @@ from pydantic import Field
 from serve.backend import ModelCard
 from serve.bodies import WHOLE, Asked, Picture, body_of
 from serve.front import Front, of, respond
-from serve.pictures_in import batch_of, fitted, is_data_uri, with_channels
+from serve.pictures_in import batch_of, fitted_with, is_data_uri, with_channels
 from serve.problem import Problem
 from serve.routes.describing import route
-from serve.routes.pictures import decoded
+from serve.routes.pictures import check_scaled, decoded
 from serve.work import Call, Work, checked_arguments
 
 ROUTER = APIRouter()
@@ -96,8 +96,10 @@ async def _of_pictures(
 ) -> list[tuple[list[int], Call]]:
     """Calls for pictures of any sizes, those of one size together, each with the places of its rows."""
     groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-    for place, pixels in zip(places, await decoded(texts, front.options.limits, param), strict=True):
-        picture = _shrunk(with_channels(pixels, card.channels), card.image_size)
+    if card.image_size:
+        check_scaled(front.options.limits, len(texts), (card.image_size, card.image_size))
+    pictures = await decoded(texts, front.options.limits, param, lambda pixels: _shrunk(pixels, card))
+    for place, picture in zip(places, pictures, strict=True):
         groups.setdefault(picture.shape, []).append((place, picture))
     return [
         ([place for place, _ in group], Call(action=action, arguments={**options, "image": batch_of([picture for _, picture in group])}))
@@ -105,6 +107,7 @@ async def _of_pictures(
     ]
 
 
-def _shrunk(picture: np.ndarray, side: int) -> np.ndarray:
+def _shrunk(pixels: np.ndarray, card: ModelCard) -> np.ndarray:
     """A picture as the model was trained on: a square cut from its middle, of the model's size."""
-    return fitted(picture, side, side) if side else picture
+    side = card.image_size
+    return fitted_with(pixels, side, side, card.channels) if side else with_channels(pixels, card.channels)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gc
 import io
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
 from serve.backend import LocalBackend
 from serve.limits import Limits
+from serve.link import Link
+from serve.listener import Listener
 from serve.work import public_schema
-from tests.serve.models import ask, events_of, picture, png, post, run, shown, uri
+from tests.serve.models import SOON, ask, events_of, picture, png, post, run, shown, uri
 
 
 def path(model: str, action: str) -> str:
@@ -126,3 +131,28 @@ def test_models_say_what_they_can_do_in_schemas_that_hold(local: LocalBackend) -
     one = ask(local, lambda client: client.get("/v1/models/vae"))
     assert one.json() == models["vae"]
     assert ask(local, lambda client: client.get("/v1/models/none")).status_code == 404
+
+
+def test_a_replica_lets_what_it_refused_go_at_once(local: LocalBackend) -> None:
+    def arrays() -> int:
+        return sum(isinstance(one, torch.Tensor) and one.numel() == 1_000_003 for one in gc.get_objects())
+
+    async def refused() -> int:
+        listener = Listener(local)
+        link = await Link.open(await listener.open("127.0.0.1"))
+        for _ in range(3):
+            with pytest.raises(ValueError, match="codes of shape"):
+                await link.run(("vae", "decode", {"code": np.ones(1_000_003, np.float32)}, None))
+        async with asyncio.timeout(SOON):
+            while found := arrays():
+                await asyncio.sleep(0.1)
+        link.close()
+        await listener.close()
+        return found
+
+    gc.collect()
+    gc.disable()  # what only it would find stays
+    try:
+        assert run(refused()) == 0
+    finally:
+        gc.enable()

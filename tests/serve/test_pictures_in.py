@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from serve.json_fields import Value
 from serve.limits import Limits, check_action, check_cost, rows_of
-from serve.pictures_in import fitted, is_data_uri, pixels_of, tensor_of, transparent, with_channels
+from serve.pictures_in import array_of, fitted, is_data_uri, pixels_of, tensor_of, transparent, with_channels
 from serve.problem import Problem
 from tests.serve.models import picture, png, uri
 
@@ -67,18 +70,41 @@ def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
         assert refused.value.status == 400
 
 
+def given_as(value: Any) -> Value:
+    """A value as it stands in a body."""
+    content = json.dumps(value).encode()
+    return Value(content, 0, len(content))
+
+
 def test_lists_of_numbers_and_of_pictures() -> None:
-    assert tensor_of([[1, 2], [3, 4]], "code", 3, LIMITS).dtype == np.float32
-    assert tensor_of([[1, 2], [3, 4]], "codes", 3, LIMITS).dtype == np.int64
-    batch = tensor_of([uri(png(picture(8))), uri(png(picture(8, seed=1)))], "image", 1, LIMITS)
+    assert tensor_of(given_as([[1, 2], [3, 4]]), "code", 3, LIMITS).dtype == np.float32
+    codes = tensor_of(given_as([[1, 2], [3, 2**40]]), "codes", 3, LIMITS)
+    assert (codes.dtype, codes.tolist()) == (np.int64, [[1, 2], [3, 2**40]])
+    batch = tensor_of(given_as([uri(png(picture(8))), uri(png(picture(8, seed=1)))]), "image", 1, LIMITS)
     assert batch.shape == (2, 1, 8, 8)
-    assert batch.max() == 1
-    assert batch.dtype == np.float32
-    for wrong in ([[1], [2, 3]], [["a"]], [None], [1, "a"], [[]], [float("inf")], [10**400], [[[[[[[1]]]]]]]):
+    assert batch.max() == 255
+    assert batch.dtype == np.uint8
+    for wrong in ([[1], [2, 3]], [["a"]], [None], [1, "a"], ["a", 1], [[]], [], [float("inf")], [10**400], [[[[[[[1]]]]]]], {"a": 1}, 1, None):
         with pytest.raises(Problem):
-            tensor_of(wrong, "code", 3, LIMITS)
+            tensor_of(given_as(wrong), "code", 3, LIMITS)
     with pytest.raises(Problem, match="numbers"):
-        tensor_of([0.0] * 11, "code", 3, Limits(numbers=10))
+        tensor_of(given_as([0.0] * 11), "code", 3, Limits(numbers=10))
+
+
+def test_pictures_are_counted_before_any_is_decoded() -> None:
+    large = uri(png(np.zeros((600, 600, 1), np.uint8)))
+    for limits, said in ((Limits(inputs=2), "3 pictures"), (Limits(all_input_pixels=10**6), "together"), (Limits(input_pixels=400_000), "together")):
+        with pytest.raises(Problem, match=said):
+            tensor_of(given_as([large] * 3), "image", 1, limits)
+
+
+@pytest.mark.parametrize("kind", [np.bool_, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64])
+def test_codes_of_a_file_are_whole_numbers_and_no_levels_of_a_picture(kind: type) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([0, 1, np.iinfo(kind).max if kind is not np.bool_ else 1], kind))
+    codes = array_of(buffer.getvalue(), "codes", LIMITS)
+    assert codes.dtype.kind == "i"
+    assert codes.tolist() == np.load(io.BytesIO(buffer.getvalue())).astype(np.int64).tolist()
 
 
 def test_a_data_uri_is_told_from_words() -> None:

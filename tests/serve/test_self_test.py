@@ -46,11 +46,11 @@ def steps(run: Path) -> list[Path]:
 
 def reweighted(folder: Path, value: float) -> None:
     """Replaces all weights of a checkpoint, with a manifest that is right."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = checkpoint.read_manifest(folder)
     for path in folder.glob("*.safetensors"):
         save_file({name: torch.full_like(one, value) if one.is_floating_point() else one for name, one in load_file(path).items()}, path)
-        manifest["files"][path.name] = checkpoint.sha256(path)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+        manifest.files[path.name] = checkpoint.sha256(path)
+    checkpoint.write_manifest(folder, manifest)
 
 
 def shelf_of(run: Path) -> Shelf:

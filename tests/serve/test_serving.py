@@ -102,13 +102,17 @@ def serving(root: Path, *options: str) -> Iterator[Server]:
     shutil.copytree(older, run / "checkpoints" / older.name)
     words = [sys.executable, "-m", "serve", str(run), "--port", "0", "--reload-seconds", "1", "--cpus-per-replica", "0.5", *options]
     environment = {**os.environ, "GENLIB_RUNS": str(root / "runs")}
-    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=(root / "stderr.txt").open("w"), text=True)
     line = process.stdout.readline()
     assert line.startswith("serving ddpm at http://127.0.0.1:"), line
     yield Server(process, line.split()[-1], run, newer)
     below = descendants(process.pid)
     process.terminate()
-    process.wait(timeout=60)
+    assert process.wait(timeout=30) == 143
+    said = [line for line in (root / "stderr.txt").read_text().splitlines() if not line.startswith("{")]
+    assert said[0] == "SIGTERM: ending within 25 s; a second signal ends at once"
+    assert said[1].startswith("stopped; jobs are kept in ")
+    assert len(said) == 2, said
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=30)
 
 
@@ -144,6 +148,18 @@ def test_a_run_that_goes_on_is_served_at_its_new_step_without_a_failed_request(s
         known = len(load.pictures)
         wait_until(lambda: len(load.pictures) >= known + 8)
     assert load.failures == []
+
+
+def test_a_request_that_runs_when_the_server_is_stopped_is_answered(tmp_path: Path) -> None:
+    answers: list[Any] = []
+    with serving(tmp_path) as server:
+        body = {"model": "ddpm", "n": 32, "seed": 1, "num_inference_steps": 200, "prompt": "3"}
+        client = threading.Thread(target=lambda: answers.append(server.post("/v1/images/generations", **body)))
+        client.start()
+        time.sleep(0.5)
+        assert not answers
+    client.join(timeout=30)
+    assert len(answers[0]["data"]) == 32
 
 
 def test_a_second_replica_comes_with_the_load(tmp_path: Path) -> None:
