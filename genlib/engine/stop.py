@@ -11,6 +11,10 @@ import torch
 from genlib import distributed
 
 
+_MOST_STEPS = 64
+"""Between votes: steps may become slow, and who asks does not wait for ever."""
+
+
 class Interrupted(Exception):
     """Training was asked to end before its last step; `checkpoint` is that of the last step done, or None where it could not be written."""
 
@@ -34,7 +38,7 @@ class StopVote:
         if step < self.next_step:
             return False
         steps, seconds = step - self.last_step, time.perf_counter() - self.last_vote
-        wanted = max(1.0, min(steps * self.seconds_between / max(seconds, 1e-9), 8.0 * steps))
+        wanted = max(1.0, min(steps * self.seconds_between / max(seconds, 1e-9), 8.0 * steps, _MOST_STEPS))
         votes = torch.tensor([float(self.asked()), wanted if distributed.rank() == 0 else 0.0], dtype=torch.float64, device=self.device)
         stop, interval = (distributed.mean_over_ranks(votes) * distributed.world_size()).tolist()
         self.last_step, self.next_step, self.last_vote = step, step + round(interval), time.perf_counter()
