@@ -39,7 +39,8 @@ def nothing_left(below: set[int]) -> None:
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=20)
 
 
-def stop_and_resume(runs: Path, undisturbed: Path, number: signal.Signals, step: int) -> None:
+def stopped(runs: Path, number: signal.Signals, step: int) -> str:
+    """Stops a run at that step; the step that it kept, as its folder is named."""
     process = start(*COMMAND, *NEVER_SAVES, runs=runs)
     below = reach(process, runs / "r", step)
     process.send_signal(number)
@@ -53,21 +54,22 @@ def stop_and_resume(runs: Path, undisturbed: Path, number: signal.Signals, step:
     assert int(kept[1]) >= step
     assert steps(runs / "r") == list(range(1, int(kept[1]) + 1))
     nothing_left(below)
-    code, out, err = launch(*COMMAND, *NEVER_SAVES, runs=runs)
-    assert code == 0, out + err
-    assert f"resumed from step_{kept[1]}" in out
-    assert steps(runs / "r") == list(range(1, 61))
-    assert weights(runs / "r") == weights(undisturbed)
+    return kept[1]
 
 
-def test_sigterm_keeps_what_was_trained(tmp_path: Path, undisturbed: Path) -> None:
-    stop_and_resume(tmp_path, undisturbed, signal.SIGTERM, random.randint(2, 40))
+def test_sigterm_keeps_what_was_trained(tmp_path: Path) -> None:
+    stopped(tmp_path, signal.SIGTERM, random.randint(2, 40))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda one: one.name)
-def test_other_signals_do_too(tmp_path: Path, undisturbed: Path, number: signal.Signals) -> None:
-    stop_and_resume(tmp_path, undisturbed, number, random.randint(2, 40))
+@pytest.mark.parametrize("number", CODES, ids=lambda one: one.name)
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, undisturbed: Path, number: signal.Signals) -> None:
+    kept = stopped(tmp_path, number, random.randint(2, 40))
+    code, out, err = launch(*COMMAND, *NEVER_SAVES, runs=tmp_path)
+    assert code == 0, out + err
+    assert f"resumed from step_{kept}" in out
+    assert steps(tmp_path / "r") == list(range(1, 61))
+    assert weights(tmp_path / "r") == weights(undisturbed)
 
 
 @pytest.mark.slow
