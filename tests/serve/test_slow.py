@@ -188,7 +188,7 @@ class Talker(Walker):
 def test_the_rest_of_an_answer_holds_nobody_up_either(end: str) -> None:
     """It is less than what makes writing wait, and the answer is over."""
     ask = "GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: {}\r\n\r\n"
-    with listening(Talker(50_000), read_timeout_seconds=0.3, idle_timeout_seconds=0.3) as address, socket.socket() as lazy:
+    with listening(Talker(50_000), read_timeout_seconds=1.0, idle_timeout_seconds=20.0) as address, socket.socket() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.connect(("127.0.0.1", int(address.rsplit(":", 1)[1])))
         lazy.sendall(HEALTH)
@@ -200,6 +200,7 @@ def test_the_rest_of_an_answer_holds_nobody_up_either(end: str) -> None:
             answered = protocol.server_state.total_requests
             lazy.sendall(ask.format("keep-alive").encode())
             while protocol.server_state.total_requests == answered:
+                assert not protocol.transport.is_closing()
                 time.sleep(0.001)
         assert protocol.transport.get_write_buffer_size() < 60_000
         assert not protocol.flow.write_paused
