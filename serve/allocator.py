@@ -13,8 +13,8 @@ _LARGE_BYTES = 4 << 20
 def give_back_large_blocks() -> None:
     """Large blocks go back to the system at once, where this is glibc; by itself it raises the size from which they do to 32 MB as such come and go.
 
-    Then copies of the bodies of many requests stay in each thread's heap: a front that had 600 of 16 MB one after the other kept 320 MB of
-    them, and so keeps 13. A body of 16 MB takes about half as much time again to read, one below 4 MB as much as before.
+    Then copies of the bodies of many requests stay in each thread's heap. The price is time on bodies of that size, for which the system has
+    to make room anew; smaller ones take as long as before.
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
