@@ -87,7 +87,7 @@ class Transform(Protocol):
     """Turns decoded samples into a batch of tensors, augmented; runs in reader workers, so it is picklable and keyed by position.
 
     Two attributes more are optional: `fields`, names of those that it reads (else it gets all), and `partners`, roles of samples
-    that it wants beside each row: "positive" and "negative" by label, "other" from a second set (`genlib.data.partners`).
+    that it wants beside each row: "positive" and "negative" by label, "other" from a second set (`genlib.data.order.partners`).
     """
 
     image_size: int

@@ -28,8 +28,8 @@ import torch
 
 from cluster.parallel import once_connected, parallel_map
 from genlib import checkpoint
-from genlib.data.files import write_atomically
-from genlib.data.writer import ShardWriter, png
+from genlib.data.shards.writer import ShardWriter, png
+from genlib.files import write_atomically
 from genlib.metrics.conditions import parameters, sampler_options
 from genlib.task import Task
 from jobs.command_line import exit_code

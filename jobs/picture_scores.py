@@ -55,7 +55,7 @@ def generator_name(final: Path) -> str:
 
 def real_pictures(source: DataSource, split: str, side: int, limit: int, size: int) -> Iterator[Batch]:
     """At most `limit` real pictures, each once, in the order in which the split is read."""
-    from genlib.data.transforms import PlainTransform
+    from genlib.data.transforms.plain import PlainTransform
 
     transform = PlainTransform(side)
     transform.fields = ("image",)  # labels and captions are not read

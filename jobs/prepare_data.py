@@ -29,15 +29,15 @@ import tyro
 from cluster.parallel import parallel_map
 from cluster.signals import interruptible
 from genlib.config import DataConfig, nearest
-from genlib.data.builtin import Written, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
+from genlib.data.builtin import emoji as emoji_font
+from genlib.data.builtin import fashion_mnist as fashion_files
+from genlib.data.builtin import icons as icon_fonts
+from genlib.data.builtin import shapes as shape_source
+from genlib.data.builtin.catalog import Written, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
 from genlib.data.importers.folder import Labels, open_folder
 from genlib.data.importers.huggingface import Where, open_huggingface
 from genlib.data.importers.table import open_table
-from genlib.data.shards import ShardSet, all_shards
-from genlib.data.sources import emoji as emoji_font
-from genlib.data.sources import fashion_mnist as fashion_files
-from genlib.data.sources import icons as icon_fonts
-from genlib.data.sources import shapes as shape_source
+from genlib.data.shards.shard_set import ShardSet, all_shards
 from jobs.prepare.check import verify as checked
 from jobs.prepare.convert import Output, convert
 from jobs.prepare.show import bucket_counts, draw_sheet

@@ -114,7 +114,7 @@ def worker_resources(options: RunOptions) -> dict[str, float]:
 def look_at_data(command: Command, run: Path) -> None:
     """Indexes what is not yet, over the whole cluster and before any GPU waits for it, and keeps what the workers need to know of it."""
     from cluster.parallel import parallel_map
-    from genlib.data.sets import keep
+    from genlib.data.dataset import keep
 
     for stage in command.stages:
         kept = run_folder.set_folder(run, command.stages, stage)

@@ -150,7 +150,7 @@ def described(one: Search | Choice) -> Any:
 def look_at_data(stage: Stage, kept: Path) -> None:
     """Indexes what is not yet, once for all trials."""
     from cluster.parallel import parallel_map
-    from genlib.data.sets import keep
+    from genlib.data.dataset import keep
 
     with suppress(ValueError, OSError):
         keep(stage.data, kept, partial(parallel_map, label="indexing", local_below=64))

@@ -14,7 +14,7 @@ import numpy as np
 import pydantic_core
 from PIL import Image
 
-from genlib.data.decode import BadSample, ImageHeader, array_header, decode_array, decode_image, image_header
+from genlib.data.codecs.decode import BadSample, ImageHeader, array_header, decode_array, decode_image, image_header
 from serve import number_lists
 from serve.json_fields import Value, no_json
 from serve.limits import Limits

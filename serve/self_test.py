@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import genlib
-from genlib.data.files import write_atomically
+from genlib.files import write_atomically
 from serve import made_up, pictures, private
 from serve.arguments import Arguments
 from serve.backend import ModelCard

@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 
 from genlib.config import DataConfig
-from genlib.data import sets as data_sets
-from genlib.data.buckets import Buckets
-from genlib.data.decode import CHANGED, REASONS, UNREADABLE
-from genlib.data.decoding import Decoding, Rows, pieces_of
-from genlib.data.encoded import EncodedStore
-from genlib.data.files import cache_folder, read_regular
-from genlib.data.order import ORDER_VERSION, Mixture, Order, block_samples
-from genlib.data.partners import Partners
-from genlib.data.pool import ReaderPool
-from genlib.data.reader import Reader
-from genlib.data.sets import Each, each_here
-from genlib.data.shards import SPLITS, ShardSet, parts
-from genlib.data.transforms import PlainTransform
+from genlib.data import dataset
+from genlib.data.caches.encoded import EncodedStore
+from genlib.data.codecs.decode import CHANGED, REASONS, UNREADABLE
+from genlib.data.dataset import Each, each_here
+from genlib.data.order.buckets import Buckets
+from genlib.data.order.partners import Partners
+from genlib.data.order.sample_order import ORDER_VERSION, Mixture, Order, block_samples
+from genlib.data.reader_pool.pool import ReaderPool
+from genlib.data.reading.batch_decoder import Decoding, Rows, pieces_of
+from genlib.data.reading.reader import Reader
+from genlib.data.shards.shard_set import SPLITS, ShardSet, parts
+from genlib.data.transforms.plain import PlainTransform
+from genlib.files import cache_folder, read_regular
 from genlib.types import Batch, DataSpec, Encoded, Transform
 
 log = logging.getLogger(__name__)
@@ -257,10 +257,10 @@ def _facts_beside(shards: ShardSet) -> dict[str, Any]:
 def open_source(config: DataConfig, kept: Path | None = None, each: Each = each_here) -> ShardSource:
     """Opens the shards that the config names, indexing those that were not. ValueError where there are none, or none usable.
 
-    `kept` is the folder of `genlib.data.sets.keep`; `each` maps a function over shards that are not indexed.
+    `kept` is the folder of `genlib.data.dataset.keep`; `each` maps a function over shards that are not indexed.
     """
-    sets = data_sets.open_sets(config, kept, each)
-    return _source(sets, config, data_sets.open_buckets(config, *sets["train"], kept, each))
+    sets = dataset.open_sets(config, kept, each)
+    return _source(sets, config, dataset.open_buckets(config, *sets["train"], kept, each))
 
 
 def _source(sets: dict[str, tuple[str, ShardSet]], config: DataConfig, buckets: Buckets | None) -> ShardSource:

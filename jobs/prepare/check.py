@@ -11,11 +11,11 @@ from functools import partial
 import numpy as np
 
 from cluster.parallel import LOCAL_BELOW, once_connected, parallel_map
-from genlib.data import index
-from genlib.data.decode import REASONS
-from genlib.data.places import Place
-from genlib.data.reader import Reader
-from genlib.data.shards import ShardSet
+from genlib.data.codecs.decode import REASONS
+from genlib.data.index import shard_index
+from genlib.data.index.storage_path import Place
+from genlib.data.reading.reader import Reader
+from genlib.data.shards.shard_set import ShardSet
 
 _AT_ONCE = 32  # samples decoded at once, which bounds memory
 
@@ -47,7 +47,7 @@ class Undecodable:
 def verify(places: Sequence[Place], decode: bool = False) -> Findings:
     """Indexes every shard anew, and with `decode` opens every member of every sample; many shards in parallel."""
     with once_connected() if decode and len(places) >= LOCAL_BELOW else nullcontext():
-        found = ShardSet(places, each=lambda _, some: parallel_map(index.build, some, label="checking"))
+        found = ShardSet(places, each=lambda _, some: parallel_map(shard_index.build, some, label="checking"))
         findings = Findings(len(places), len(found), Counter(found.bad), dict(found.first_bad), found.about_joined())
         if decode:
             _decode(found, findings)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.parallel import parallel_map
-from genlib.data.convert import CONVERT_VERSION, Input, Part, Plan, Record, finished, part_samples, write_part
-from genlib.data.files import read_regular, write_atomically
-from genlib.data.shards import ShardSet
-from genlib.data.writer import UNFINISHED, write_facts
+from genlib.data.importers.convert import CONVERT_VERSION, Input, Part, Plan, Record, finished, part_samples, write_part
+from genlib.data.shards.shard_set import ShardSet
+from genlib.data.shards.writer import UNFINISHED, write_facts
+from genlib.files import read_regular, write_atomically
 from jobs.prepare.show import draw_sheet
 
 _MANIFEST_BYTES = 64 << 20

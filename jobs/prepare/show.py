@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from genlib.config import DataConfig
-from genlib.data.buckets import bucket_sizes, nearest_bucket
-from genlib.data.reader import Reader
-from genlib.data.shards import ShardSet
+from genlib.data.order.buckets import bucket_sizes, nearest_bucket
+from genlib.data.reading.reader import Reader
+from genlib.data.shards.shard_set import ShardSet
 from genlib.pictures import save_contact_sheet
 
 _MEASURED = 10_000  # samples, spread evenly, whose captions and sizes are looked at

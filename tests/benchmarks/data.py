@@ -19,8 +19,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from genlib.data.files import cache_folder
-from genlib.data.shards import ShardSet
+from genlib.data.shards.shard_set import ShardSet
+from genlib.files import cache_folder
 from tests.benchmarks import data_sets
 from tests.benchmarks.measure import report
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from genlib.data.order import Order, block_samples
-from genlib.data.places import Places
-from genlib.data.remote import RemoteFile
-from genlib.data.shards import ShardSet
+from genlib.data.index.storage_path import Places
+from genlib.data.order.sample_order import Order, block_samples
+from genlib.data.remote.remote_file import RemoteFile
+from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import Split
 
 SHARDS, PER_SHARD, SAMPLE_BYTES = 10**6, 10**4, 10**5

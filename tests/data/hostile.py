@@ -112,7 +112,7 @@ def _survivors(source) -> dict[str, int]:
 
 def _read(path: Path) -> dict[str, object]:
     from genlib.config import DataConfig
-    from genlib.data.shards import ShardSet
+    from genlib.data.shards.shard_set import ShardSet
     from genlib.data.source import open_source
 
     shards = ShardSet([path])

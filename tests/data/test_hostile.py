@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from genlib.config import DataConfig
-from genlib.data.index import shown
-from genlib.data.shards import ShardSet
+from genlib.data.index.shard_index import shown
+from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source
 from tests.data.hostile import END, members
 from tests.data.hostile_cases import CASES

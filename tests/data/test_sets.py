@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from genlib.config import DataConfig
-from genlib.data import sets
-from genlib.data.filters import parse
-from genlib.data.places import Places
-from genlib.data.remote import RemoteFile
-from genlib.data.shards import ShardSet
+from genlib.data import dataset
+from genlib.data.index.filters import parse
+from genlib.data.index.storage_path import Places
+from genlib.data.remote.remote_file import RemoteFile
+from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.plain import PlainTransform
 from tests.data.shards import pair, picture, write_set, write_tar
 
 
@@ -175,7 +175,7 @@ def test_sequences_are_padded_and_their_lengths_kept(tmp_path: Path) -> None:
 
 def test_a_kept_set_needs_no_look_at_the_shards(tmp_path: Path) -> None:
     config = DataConfig(train=str(scored(tmp_path / "set", 50)), filters=("score>=3",), image_size=8)
-    sets.keep(config, tmp_path / "kept")
+    dataset.keep(config, tmp_path / "kept")
     for sidecar in (tmp_path / "set").glob("*.idx"):
         sidecar.unlink()
     opened = open_source(config, tmp_path / "kept")

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genlib.config import DataConfig
-from genlib.data.augment import ImageAugmentation, Views
-from genlib.data.reader import Reader
-from genlib.data.shards import ShardSet, find_shards
+from genlib.data.reading.reader import Reader
+from genlib.data.shards.shard_set import ShardSet, find_shards
 from genlib.data.source import ShardSource, open_source
+from genlib.data.transforms.augment import ImageAugmentation, Views
 from genlib.types import Batch
 from tests.data.shards import pair, picture, write_set, write_tar
 
@@ -244,10 +244,10 @@ def test_reader_processes_change_nothing(tmp_path: Path, readers: int) -> None:
 
 def test_a_large_set_is_dealt_out_by_place_and_every_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of four samples: a rank reads whole blocks where a batch holds them, and the batches are the same in any world."""
-    monkeypatch.setattr("genlib.data.order.SMALL_SET_BYTES", 0)
+    monkeypatch.setattr("genlib.data.order.sample_order.SMALL_SET_BYTES", 0)
     write_set(tmp_path, 1100, per_shard=300)
     size = sum(path.stat().st_size for path in tmp_path.glob("*.tar")) // 1100
-    monkeypatch.setattr("genlib.data.order.BLOCK_BYTES", 4 * size + size // 2)
+    monkeypatch.setattr("genlib.data.order.sample_order.BLOCK_BYTES", 4 * size + size // 2)
     source = open_source(DataConfig(train=str(tmp_path)))
     whole = torch.cat([batch["label"] for batch in take(source, 11, 100)])
     assert sorted(whole.tolist()) == list(range(1100))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genlib.config import nearest
-from genlib.data.convert import Input, Raw
+from genlib.data.importers.convert import Input, Raw
 
 VALIDATION = ("validation", "valid", "val", "test", "dev")
 

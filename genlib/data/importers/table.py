@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any, AnyStr
 
 from genlib.config import nearest
-from genlib.data.convert import Input, Raw
-from genlib.data.files import open_regular, regular_status
+from genlib.data.importers.convert import Input, Raw
+from genlib.files import open_regular, regular_status
 
 _CELL_BYTES = 4 << 20
 _LINE_BYTES = 64 << 20

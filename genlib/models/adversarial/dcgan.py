@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.transforms import PlainTransform
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.plain import PlainTransform
+from genlib.data.transforms.vectors import VectorShape
 from genlib.models.adversarial.gan import GAN, LEAK, Game
 from genlib.models.adversarial.health import Health
 from genlib.nn.batch_norm import BatchNorm

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.adversarial import noisy_targets, non_saturating_generator, saturating_generator, targeted_discriminator
 from genlib.models.adversarial.health import Health
 from genlib.models.adversarial.players import Networks, TwoPlayers

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from genlib import random
-from genlib.data.transforms import PlainTransform
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.plain import PlainTransform
+from genlib.data.transforms.vectors import VectorShape
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
 from genlib.models.adversarial.health import Health, diagnosis, variety

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genlib.config import TaskConfig, limited, tunable
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.metrics.neighbours import nearest
 from genlib.nn.coders import CODERS, Coder
 from genlib.task import Task, action

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from genlib import random
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.plain import PlainTransform
 from genlib.functional.adversarial import adaptive_weight, handed_on, hinge_discriminator, hinge_generator, last_layer_gradient
 from genlib.functional.perceptual import feature_distance, psnr_db
 from genlib.models.autoencoders import image_files

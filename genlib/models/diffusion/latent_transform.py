@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from genlib import random
-from genlib.data.transforms import fit_box, to_float
+from genlib.data.transforms.plain import fit_box, to_float
 from genlib.nn.tokenizer import FixedLengthTokenizer
 from genlib.types import Batch, Samples
 

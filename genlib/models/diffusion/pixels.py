@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genlib import random
 from genlib.config import Config, limited
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.plain import PlainTransform
 from genlib.models.components import adopt_component
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Samples

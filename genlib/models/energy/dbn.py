@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.gibbs import Draw
 from genlib.models.energy import dbn_assess
 from genlib.models.energy.rbm import RBM, ContrastiveTask, RBMConfig

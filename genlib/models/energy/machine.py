@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genlib.config import TaskConfig, limited, tunable
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, Machine, Units
 from genlib.task import Task, action

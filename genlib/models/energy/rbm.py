@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genlib import distributed
 from genlib.config import DataConfig, OptimConfig, TrainConfig
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, Gradient, Machine
 from genlib.models.energy import rbm_assess

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import topology
 from genlib.functional.topology import Grid, GridName, HexagonalGrid, NeighbourhoodName, RingGrid, SquareGrid, exponential
 from genlib.models.maps.rules import BatchRule, OnlineRule, Rule, Start, started, two_nearest

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.augment import ImageAugmentation, augment
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.augment import ImageAugmentation, augment
+from genlib.data.transforms.plain import PlainTransform
 from genlib.nn.residual_tower import RELU_GAIN, ResidualBlock, StandardisedConv
 from genlib.pictures import save_contact_sheet
 from genlib.recipe import Recipe, Stage

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions
-from genlib.data.transforms import stack_images
+from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions
+from genlib.data.transforms.plain import stack_images
 from genlib.functional.contrastive import contrastive_loss
 from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
 from genlib.nn.tokenizer import TextTokenizer, load_bpe, train_bpe

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.augment import ImageAugmentation, Views
-from genlib.data.transforms import stack_images, to_float
+from genlib.data.transforms.augment import ImageAugmentation, Views
+from genlib.data.transforms.plain import stack_images, to_float
 from genlib.distributed import all_gather, rank
 from genlib.functional.nt_xent import nt_xent
 from genlib.metrics.neighbours import nearest

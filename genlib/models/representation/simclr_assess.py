@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.plain import PlainTransform
 from genlib.metrics.neighbours import nearest
 from genlib.metrics.probe import linear_probe, neighbour_vote
 from genlib.models.representation.simclr import SimCLR

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.divergence import gaussian_kl, gaussian_log_density, importance_weighted_bound, reparameterise
 from genlib.models.autoencoders.coding import CodingConfig, CodingTask
 from genlib.models.diffusion.process import noise_of

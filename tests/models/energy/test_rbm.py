@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.source import open_source
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.engine import strategy as strategies
 from genlib.functional.partition import annealed_log_partition, log_partition
 from genlib.models.energy.gaussian_rbm import GaussianRBM, GaussianRBMConfig

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from genlib import registry
-from genlib.data.augment import CaptionAugmentation, ImageAugmentation
+from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentation
 from genlib.models.representation.clip import CLIP, CLIPConfig, ClipTransform
 from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, VisionTransformer
 from genlib.types import Batch, DataSpec, Samples, Step, Transform

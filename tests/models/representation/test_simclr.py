@@ -16,8 +16,8 @@ from torch import Tensor
 
 from genlib import distributed, registry
 from genlib.config import DataConfig
-from genlib.data.augment import ImageAugmentation
 from genlib.data.source import open_source
+from genlib.data.transforms.augment import ImageAugmentation
 from genlib.functional.nt_xent import nt_xent
 from genlib.metrics.probe import linear_probe
 from genlib.models.representation.simclr import SimCLR, SimCLRConfig, ViewsTransform

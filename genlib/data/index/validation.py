@@ -1,0 +1,207 @@
+"""What a shard's sidecar may say. Anyone may have written it, so it is taken only where it fits the shard, its own words and all limits.
+
+A sidecar that lies within those limits costs samples (their bytes are checked again when they are read) and never more: no
+read beyond the shard, no memory beyond what the shard's size allows, no text that a terminal obeys. One that was damaged by
+accident does not have the checksum that it states, and is as good as none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from genlib.data import array_file
+from genlib.data.codecs.decode import KINDS, LIMIT_BYTES, LIMIT_LABELS, LIMIT_PIXELS, REASONS
+from genlib.data.index import tar
+
+INDEX_VERSION = 4
+SUSPECT = 1 << 31
+"""Bit of a row beside damage: if it is incomplete, the damage is the reason and is counted already."""
+MAX_FIELDS = 16
+MAX_NUMBERS = 32
+FIELD = r"[a-z0-9_]{1,32}"
+NUMBER = r"[A-Za-z0-9_.]{1,64}"
+FIRST_BYTES = 1024
+"""Of a bad sample's name, which is for messages."""
+WHY = ("duplicate", tar.BROKEN, tar.TRUNCATED, tar.TRAILING, *REASONS)
+"""Why a sample may have no number."""
+ARRAYS = {
+    "spans": np.int64,
+    "sums": np.uint32,
+    "masks": np.uint32,
+    "pixels": np.int32,
+    "numbers": np.float64,
+    "key_ends": np.int64,
+    "key_bytes": np.uint8,
+}
+LIMIT_SIDECAR_BYTES = 1 << 30
+
+
+class UntrueError(ValueError):
+    """A sidecar that is not true of its shard."""
+
+
+def _refuse_unless(true: object) -> None:
+    if not true:
+        raise UntrueError
+
+
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+Name = Annotated[str, Field(pattern=rf"^{FIELD}$")]
+
+
+def _printable(text: str) -> str:
+    _refuse_unless(text.isprintable())
+    return text
+
+
+def _known(reason: str) -> str:
+    _refuse_unless(reason in WHY)
+    return reason
+
+
+Why = Annotated[str, AfterValidator(_known)]
+
+
+class Meta(TypedDict):
+    """What is said of a whole shard."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
+    version: int
+    size: Count
+    tag: str
+    changed: str
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    fields: Annotated[list[Annotated[list[Name], Field(min_length=2, max_length=2)]], Field(max_length=MAX_FIELDS)]
+    masks: list[Pair]
+    bad: dict[Why, Annotated[int, Field(ge=1)]]
+    first: dict[Why, Annotated[str, Field(max_length=16 * FIRST_BYTES), AfterValidator(_printable)]]
+    numbers: Annotated[list[Annotated[str, Field(pattern=rf"^{NUMBER}$")]], Field(max_length=MAX_NUMBERS + 1)]
+    highest_label: Annotated[int, Field(ge=-1, lt=LIMIT_LABELS)]
+    sizes: Annotated[list[Pair], Field(max_length=2)]
+    channels: dict[Literal["1", "3", "4"], Count]
+    joined: Pair
+
+
+_META = TypeAdapter(Meta)
+
+
+def packed(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a sidecar."""
+    return array_file.packed(json.dumps(meta), arrays)
+
+
+def read(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """What a sidecar holds; None where there is none, it does not say what is `wanted`, or it cannot be true."""
+    meta: dict[str, Any] = {}
+
+    def allowed(text: str) -> int:
+        meta.update(_META.validate_json(text))
+        _refuse_unless(all(meta[name] == value for name, value in wanted.items()))
+        _check_meta(meta)
+        return min(LIMIT_SIDECAR_BYTES, _most_bytes(meta))
+
+    try:
+        _, arrays = array_file.unpacked(path, allowed)
+        _check_shapes(arrays, meta)
+        _check_arrays(meta, **arrays)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta, arrays
+
+
+def _rows(meta: Mapping[str, Any]) -> int:
+    return sum(count for _, count in meta["masks"])
+
+
+def _most_bytes(meta: Mapping[str, Any]) -> int:
+    """Bytes of all arrays: the number of rows is known, and their names are part of the shard."""
+    fields, numbers = len(meta["fields"]), len(meta["numbers"])
+    return _rows(meta) * (20 * fields + 8 * numbers + 20) + meta["size"]
+
+
+def _check_meta(meta: Mapping[str, Any]) -> None:
+    names, kinds = [name for name, _ in meta["fields"]], set(KINDS.values())
+    _refuse_unless(len(set(names)) == len(names) and len(set(meta["numbers"])) == len(meta["numbers"]))
+    _refuse_unless(all(kind in kinds and (name == kind or name not in kinds) for name, kind in meta["fields"]))
+    _refuse_unless(set(meta["first"]) <= set(meta["bad"]))
+    _refuse_unless(_rows(meta) <= meta["size"] // tar.BLOCK)  # each took a header at least
+
+
+def _check_shapes(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """The shapes follow from the number of rows."""
+    rows, fields = _rows(meta), len(meta["fields"])
+    _refuse_unless({name: array.dtype.type for name, array in arrays.items()} == ARRAYS)
+    wanted = {"spans": (rows, fields, 2), "sums": (rows, fields), "masks": (rows,), "pixels": (rows, 2), "numbers": (rows, len(meta["numbers"]))}
+    names = arrays["key_bytes"]
+    _refuse_unless({name: array.shape for name, array in arrays.items()} == {**wanted, "key_ends": (rows,), "key_bytes": (names.size,)})
+    _refuse_unless(names.size <= meta["size"])
+
+
+def _check_arrays(
+    meta: Mapping[str, Any],
+    *,
+    spans: np.ndarray,
+    sums: np.ndarray,
+    masks: np.ndarray,
+    pixels: np.ndarray,
+    numbers: np.ndarray,
+    key_ends: np.ndarray,
+    key_bytes: np.ndarray,
+) -> None:
+    present = _check_spans(meta, *np.ascontiguousarray(spans.transpose(2, 1, 0)))
+    _refuse_unless(not sums[~present.T].any())
+    columns = {name: present[column] for column, (name, _) in enumerate(meta["fields"])}
+    _check_masks(meta, masks, present)
+    heights, widths = np.ascontiguousarray(pixels.T).astype(np.int64)
+    _check_pixels(meta, heights, widths, columns.get("image", np.zeros(len(masks), bool)))
+    if "label" in columns:
+        _check_labels(meta, numbers, columns["label"])
+    ends = np.concatenate([[0], key_ends])
+    _refuse_unless((ends[1:] >= ends[:-1]).all() and ends[-1] == len(key_bytes))
+
+
+def _check_spans(meta: Mapping[str, Any], offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which members (F, n) there are. Each lies in the shard behind a header, within its kind's limit, and all together are no larger than it."""
+    limits = np.array([LIMIT_BYTES[kind] for _, kind in meta["fields"]], np.int64)[:, None]
+    absent = (offsets == -1) & (sizes == -1)
+    present = (offsets >= tar.BLOCK) & (sizes >= 0) & (sizes <= limits) & (offsets <= meta["size"] - sizes)
+    _refuse_unless((present | absent).all())
+    members = int(present.sum())
+    _refuse_unless(int(sizes.sum()) + (present.size - members) + tar.BLOCK * members <= meta["size"])
+    return present
+
+
+def _check_masks(meta: Mapping[str, Any], masks: np.ndarray, present: np.ndarray) -> None:
+    bits = np.zeros(len(masks), np.uint32)
+    for column, there in enumerate(present):
+        bits |= there.astype(np.uint32) << np.uint32(column)
+    _refuse_unless(bits.all() and np.array_equal(masks & np.uint32(SUSPECT - 1), bits))
+    values, counts = np.unique(masks, return_counts=True)
+    _refuse_unless(meta["masks"] == [list(pair) for pair in zip(values.tolist(), counts.tolist(), strict=True)])
+
+
+def _check_pixels(meta: Mapping[str, Any], heights: np.ndarray, widths: np.ndarray, pictures: np.ndarray) -> None:
+    areas = heights * widths  # of 32 bits each
+    good = np.where(pictures, (heights > 0) & (areas > 0) & (areas <= LIMIT_PIXELS), (heights == 0) & (widths == 0))
+    _refuse_unless(good.all())
+    left, sizes = heights << 32 | widths, []
+    while len(left) and len(sizes) < 2:
+        smallest = int(left.min())
+        sizes.append([smallest >> 32, smallest & 0xFFFFFFFF])
+        left = left[left > smallest]
+    _refuse_unless(meta["sizes"] == sizes and sum(meta["channels"].values()) == pictures.sum())
+
+
+def _check_labels(meta: Mapping[str, Any], numbers: np.ndarray, labelled: np.ndarray) -> None:
+    if labelled.any():
+        _refuse_unless("label" in meta["numbers"])
+        labels = numbers[labelled, meta["numbers"].index("label")]
+        _refuse_unless(((labels >= 0) & (labels <= meta["highest_label"]) & (labels == np.floor(labels))).all())

@@ -1,0 +1,74 @@
+"""Reader processes that fill reused slots of shared memory: batches in the order of their tasks, whatever happens to a process.
+
+`supervisor` starts, feeds and replaces the processes, `process` is one of them, `shared_buffers` the memory between them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from genlib.data.reader_pool.supervisor import Keeper
+from genlib.types import Batch
+
+
+class Work(Protocol):
+    """What a reader process does; picklable, so not defined in the script that is run."""
+
+    def start(self, at: Callable[[int], None]) -> Callable[[Any, Mapping[int, str]], Batch]:
+        """Called once in the process. The result makes CPU tensors of (task, quarantined samples with the reason).
+
+        It calls `at(sample)` before it touches a sample: where the process ends or stands still after that, it was this sample.
+        """
+        ...
+
+
+class ReaderPool:
+    """Batches from reader processes, which start at once and end with `close`, with the pool or with this process.
+
+    `work` is what a process does, `slots` how many batches are made ahead (0 is two a process); one that makes no progress for
+    `timeout_seconds` hangs. ValueError where the system lacks what it takes.
+    """
+
+    def __init__(self, work: Work, processes: int, *, slots: int = 0, timeout_seconds: float = 60.0):
+        assert processes > 0 <= slots
+        if not hasattr(os, "memfd_create"):
+            raise ValueError(f"data.readers is {processes}, but reader processes need Linux (memfd_create); use 0, which reads in a thread")
+        self._slots = slots or 2 * processes
+        self._keeper = Keeper(pickle.dumps(work), processes, self._slots, timeout_seconds)
+        self._end = weakref.finalize(self, self._keeper.close)
+        self.quarantined = self._keeper.quarantined
+        """Samples that are left out, with the reason: "killed its reader" (twice) or "hung its reader"."""
+
+    def run(self, tasks: Iterable[Any]) -> Generator[Batch, None, None]:
+        """Batches in the order of tasks, at most `slots` of them in the making or waiting; several runs may go on at once.
+
+        Raises what the work raised, at the task's turn; RuntimeError where processes die again and again. The tensors lie in a
+        slot, which is filled again only once none of them lives; who keeps many batches gets copies.
+        """
+        tasks, ahead = iter(tasks), deque[Future]()
+        try:
+            while True:
+                while len(ahead) < self._slots and (task := next(tasks, ahead)) is not ahead:
+                    ahead.append(self._keeper.submit(task))
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def close(self) -> None:
+        """Ends the processes. Batches that were handed over stay valid; who waits for one gets RuntimeError."""
+        self._end()
+
+    def __enter__(self) -> ReaderPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
