@@ -77,7 +77,7 @@ class Samples:
     seed: int = 0
     partners: dict[str, Samples] = field(default_factory=dict)
     """Beside each row the samples that the transform asked for, by role; see `Transform`."""
-    size: tuple[int, int] | None = None
+    bucket_size: tuple[int, int] | None = None
     """Width and height in pixels to which the batch's images are to be cut, those of its aspect-ratio bucket; None: squares."""
     original_sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     """(B, 2) int64: width and height in pixels that each row's image is stored with, whatever it was decoded at; (0, 2) without images."""
@@ -93,7 +93,7 @@ class Transform(Protocol):
     image_size: int
     """Pixels a side the transform needs; decoders may shrink an image to no less. 0: as stored.
 
-    In a batch of an aspect-ratio bucket (`Samples.size`) any number above 0 lets them shrink to what still covers the bucket's size.
+    In a batch of an aspect-ratio bucket (`Samples.bucket_size`) any number above 0 lets them shrink to what still covers the bucket's size.
     """
 
     def __call__(self, samples: Samples) -> Batch: ...
@@ -143,10 +143,10 @@ class DataSource(Protocol):
         split: str,
         size: int,
         *,
-        rank: int,
-        world: int,
-        seed: int,
-        start: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        start: int = 0,
         transform: Transform | None = None,
         stored: Encoded | None = None,
     ) -> Iterator[Batch]:
@@ -162,8 +162,8 @@ class DataSource(Protocol):
         """Captions of the first `limit` samples in stored order."""
         ...
 
-    def keys(self, split: str, positions: Sequence[int], seed: int) -> list[str]:
-        """Names `shard:key` of the samples at global positions, for messages."""
+    def keys(self, split: str, positions: Sequence[int], size: int, *, seed: int = 0) -> list[str]:
+        """Names `shard:key` of the samples at global positions of global micro-batches of `size` samples, for messages."""
         ...
 
 

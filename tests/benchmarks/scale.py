@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from genlib.data.index.storage_path import Places
-from genlib.data.order.sample_order import Order, block_samples
+from genlib.data.index.storage_path import PathList
+from genlib.data.order.sample_order import SampleOrder, block_samples
 from genlib.data.remote.remote_file import RemoteFile
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import Split
@@ -37,7 +37,7 @@ BUFFER, BATCHES = 5_000, 100
 def counted_set() -> ShardSet:
     """A set of that size whose indices are never asked for."""
     shards = ShardSet.__new__(ShardSet)
-    paths = Places(RemoteFile(f"s3://bucket/set/{number:06d}.tar") for number in range(SHARDS))
+    paths = PathList(RemoteFile(f"s3://bucket/set/{number:06d}.tar") for number in range(SHARDS))
     starts = np.arange(SHARDS + 1, dtype=np.int64) * PER_SHARD
     size, digests = SHARDS * PER_SHARD * SAMPLE_BYTES, np.zeros(SHARDS, np.uint64)
     shards.__setstate__({"paths": paths, "starts": starts, "digests": digests, "num_bytes": size, "filters": (), "fields": ["image", "text"]})
@@ -72,7 +72,7 @@ def seconds_to_rows(split: Split, start: int) -> float:
 
 
 def requests(split: Split) -> tuple[float, float]:
-    """Pieces that a rank asks for in a step, and bytes of them over bytes of its samples."""
+    """RemoteSegments that a rank asks for in a step, and bytes of them over bytes of its samples."""
     block, asked, used = split.order.block, 0, 0
     for rank in range(0, WORLD, WORLD // RANKS):
         pieces: set[int] = set()
@@ -118,7 +118,7 @@ def buffered(batches: int) -> float:
 
 def main() -> None:
     shards = counted_set()
-    split = Split("", shards, None, Order(len(shards), block_samples(len(shards), shards.num_bytes)))  # type: ignore[arg-type]
+    split = Split("", shards, None, SampleOrder(len(shards), block_samples(len(shards), shards.num_bytes)))  # type: ignore[arg-type]
     touched, most = load(split)
     asked, amplified = requests(split)
     rows = {

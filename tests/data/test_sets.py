@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from genlib.config import DataConfig
-from genlib.data import dataset
 from genlib.data.index.filters import parse
-from genlib.data.index.storage_path import Places
+from genlib.data.index.storage_path import PathList
 from genlib.data.remote.remote_file import RemoteFile
 from genlib.data.shards.shard_set import ShardSet
-from genlib.data.source import open_source
+from genlib.data.source import open_and_cache, open_source
 from genlib.data.transforms.plain import PlainTransform
 from tests.data.shards import pair, picture, write_set, write_tar
 
@@ -175,7 +174,7 @@ def test_sequences_are_padded_and_their_lengths_kept(tmp_path: Path) -> None:
 
 def test_a_kept_set_needs_no_look_at_the_shards(tmp_path: Path) -> None:
     config = DataConfig(train=str(scored(tmp_path / "set", 50)), filters=("score>=3",), image_size=8)
-    dataset.keep(config, tmp_path / "kept")
+    open_and_cache(config, tmp_path / "kept")
     for sidecar in (tmp_path / "set").glob("*.idx"):
         sidecar.unlink()
     opened = open_source(config, tmp_path / "kept")
@@ -187,15 +186,15 @@ def test_a_kept_set_needs_no_look_at_the_shards(tmp_path: Path) -> None:
 
 
 def test_a_set_can_be_sent_to_another_process(tmp_path: Path) -> None:
-    shards = ShardSet(sorted(scored(tmp_path, 20).glob("*.tar")), ("score>1",))
+    shards = ShardSet.open(sorted(scored(tmp_path, 20).glob("*.tar")), ("score>1",))
     sent = pickle.loads(pickle.dumps(shards))
     assert (sent.digest, len(sent), list(sent.paths)) == (shards.digest, len(shards), list(shards.paths))
-    assert sent.index(0).key(1) == shards.index(0).key(1)
+    assert sent.rows(0)[0].key(1) == shards.rows(0)[0].key(1)
 
 
 @pytest.mark.parametrize("names", [[], ["/a/b.tar"], ["/a/1.tar", "/a/10.tar", "/b/é.tar"], ["s3://x/1.tar", "/y/1.tar"]])
 def test_a_list_of_places_is_what_it_was_made_of(names: list[str]) -> None:
-    places = Places(Path(name) if name.startswith("/") else RemoteFile(name) for name in names)
-    again = Places.of(**places.arrays())
+    places = PathList(Path(name) if name.startswith("/") else RemoteFile(name) for name in names)
+    again = PathList.of(**places.arrays())
     assert [str(place) if isinstance(place, Path) else place.url for place in again] == names
     assert again.any_remote == any("://" in name for name in names)

@@ -28,7 +28,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """Content of what a conversion writes, but the indices, which know when a shard was written."""
+    """FileContent of what a conversion writes, but the indices, which know when a shard was written."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".idx"}
 
 

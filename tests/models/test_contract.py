@@ -95,7 +95,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def batch_of(label: str, task: Task, size: int = 16, *, train: bool = True) -> Batch:
-    batches = source_of(STAGES[label].stage).batches("train", size, rank=0, world=1, seed=0, start=0, transform=task.transform(train))
+    batches = source_of(STAGES[label].stage).batches("train", size, transform=task.transform(train))
     return encoded(task, next(batches))
 
 

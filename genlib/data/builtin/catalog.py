@@ -15,7 +15,7 @@ from genlib.files import cache_folder, locked
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenSet:
     """What came out of writing a set: samples a split, and names of what was left out because it draws nothing."""
 
     counts: dict[str, int]
@@ -26,7 +26,7 @@ class Written:
         return f"{counts} samples" + ("" if self.empty is None else f"; empty glyphs: {len(self.empty)}")
 
 
-def write_icons(folder: Path, size: int = 0, train: tuple[str, ...] = icons.TRAIN, validation: tuple[str, ...] = icons.VALIDATION) -> Written:
+def write_icons(folder: Path, size: int = 0, train: tuple[str, ...] = icons.TRAIN, validation: tuple[str, ...] = icons.VALIDATION) -> WrittenSet:
     """Writes the icons of some families into shards; a split without families is left out."""
     size, empty = size or icons.DEFAULT_SIZE, []
     families = {split: names for split, names in (("train", train), ("validation", validation)) if names}
@@ -34,58 +34,58 @@ def write_icons(folder: Path, size: int = 0, train: tuple[str, ...] = icons.TRAI
     counts = {split: write_shards(folder, split, icons.samples(fonts[split], size, empty)) for split in families}
     name = "icons-fa" if validation == icons.VALIDATION else "icons-" + "-".join(Path(name.split(":")[0]).stem for name in validation or train)
     write_facts(folder, name="icons", validation_name=name, image_size=size, channels=1, families=families, samples=counts, empty=empty)
-    return Written(counts, empty)
+    return WrittenSet(counts, empty)
 
 
-def write_digits(folder: Path, size: int = 0) -> Written:
+def write_digits(folder: Path, size: int = 0) -> WrittenSet:
     """Writes the digits."""
     size = size or digits.DEFAULT_SIZE
     counts = {split: write_shards(folder, split, digits.samples(split, size)) for split in ("train", "validation")}
     write_facts(folder, name="digits", image_size=size, channels=1, class_names=digits.CLASS_NAMES, samples=counts)
-    return Written(counts)
+    return WrittenSet(counts)
 
 
-def write_shapes(folder: Path, size: int = 0, train: int = shapes.NUM_TRAIN, validation: int = shapes.NUM_VALIDATION, seed: int = 0) -> Written:
+def write_shapes(folder: Path, size: int = 0, train: int = shapes.NUM_TRAIN, validation: int = shapes.NUM_VALIDATION, seed: int = 0) -> WrittenSet:
     """Writes so many shapes."""
     size = size or shapes.DEFAULT_SIZE
     numbers = {"train": train, "validation": validation}
     counts = {split: write_shards(folder, split, shapes.samples(split, count, size, seed)) for split, count in numbers.items()}
     write_facts(folder, name="shapes", image_size=size, channels=3, class_names=shapes.KINDS, seed=seed, samples=counts)
-    return Written(counts)
+    return WrittenSet(counts)
 
 
-def write_rings2d(folder: Path, size: int = 0, train: int = rings2d.NUM_TRAIN, validation: int = rings2d.NUM_VALIDATION, seed: int = 0) -> Written:
+def write_rings2d(folder: Path, size: int = 0, train: int = rings2d.NUM_TRAIN, validation: int = rings2d.NUM_VALIDATION, seed: int = 0) -> WrittenSet:
     """Writes so many points; they have no size in pixels."""
     numbers = {"train": train, "validation": validation}
     counts = {split: write_shards(folder, split, rings2d.samples(split, count, seed)) for split, count in numbers.items()}
     write_facts(folder, name="rings2d", vector_size=2, class_names=rings2d.CLASS_NAMES, seed=seed, samples=counts)
-    return Written(counts)
+    return WrittenSet(counts)
 
 
-def write_cities(folder: Path, size: int = 0) -> Written:
+def write_cities(folder: Path, size: int = 0) -> WrittenSet:
     """Writes the cities; they have no size in pixels, and none is held out."""
     counts = {"train": write_shards(folder, "train", cities.samples())}
     write_facts(folder, name="cities", vector_size=2, class_names=cities.CLASS_NAMES, samples=counts)
-    return Written(counts)
+    return WrittenSet(counts)
 
 
-def write_fashion_mnist(folder: Path, size: int = 0, where: str | Path = "") -> Written:
+def write_fashion_mnist(folder: Path, size: int = 0, where: str | Path = "") -> WrittenSet:
     """Writes Fashion-MNIST from its IDX files in the folder `where`; see `fashion_mnist.find`."""
     size, files = size or fashion_mnist.DEFAULT_SIZE, fashion_mnist.find(where)
     counts = {split: write_shards(folder, split, fashion_mnist.samples(split, size, files)) for split in ("train", "validation")}
     write_facts(folder, name="fashion_mnist", image_size=size, channels=1, class_names=fashion_mnist.CLASS_NAMES, samples=counts)
-    return Written(counts)
+    return WrittenSet(counts)
 
 
-def write_emoji(folder: Path, size: int = 0, font: str | Path = "") -> Written:
+def write_emoji(folder: Path, size: int = 0, font: str | Path = "") -> WrittenSet:
     """Writes the emoji of a font file; see `emoji.find`."""
     size, path = size or emoji.DEFAULT_SIZE, emoji.find(font)
     counts = {split: write_shards(folder, split, emoji.samples(split, size, path)) for split in ("train", "validation")}
     write_facts(folder, name="emoji", image_size=size, channels=3, samples=counts)
-    return Written(counts)
+    return WrittenSet(counts)
 
 
-BUILTIN: dict[str, tuple[Callable[[Path, int], Written], int, Callable[[], str]]] = {
+BUILTIN: dict[str, tuple[Callable[[Path, int], WrittenSet], int, Callable[[], str]]] = {
     "icons": (write_icons, icons.DEFAULT_SIZE, icons.fingerprint),
     "shapes": (write_shapes, shapes.DEFAULT_SIZE, lambda: f"v{shapes.VERSION}"),
     "rings2d": (write_rings2d, 0, lambda: f"v{rings2d.VERSION}"),

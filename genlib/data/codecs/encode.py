@@ -18,29 +18,29 @@ _EXTENSION = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _QUALITY = 95
 
 
-class LeftOut(ValueError):
+class SkippedSample(ValueError):
     """A sample that cannot be stored; the message is the reason it is counted under, as that of `BadSample` is."""
 
 
 def file_bytes(path: Path, limit: int, what: str) -> bytes:
-    """Content of a regular file of at most `limit` bytes. LeftOut or BadSample says of `what` why there is none."""
+    """Content of a regular file of at most `limit` bytes. SkippedSample or BadSample says of `what` why there is none."""
     try:
         return read_regular(path, limit)
     except (FileNotFoundError, NotADirectoryError):
-        raise LeftOut(f"missing {what}") from None
+        raise SkippedSample(f"missing {what}") from None
     except IrregularError:
-        raise LeftOut(f"{what} is no file") from None
+        raise SkippedSample(f"{what} is no file") from None
     except (OSError, ValueError) as error:  # no rights, too long a name, a NUL in it
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
             raise BadSample("over the byte limit") from None
-        raise LeftOut(f"unreadable {what}") from None
+        raise SkippedSample(f"unreadable {what}") from None
 
 
 def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:
     """(extension, bytes) of an image as it goes into a shard: as it is, where it is a JPEG, PNG or WebP of one frame and no larger than asked.
 
     Otherwise it is turned upright and shrunk to `size` pixels on the shorter side, never up; JPEG and WebP stay such, all else
-    becomes PNG. BadSample or LeftOut says why it cannot be used.
+    becomes PNG. BadSample or SkippedSample says why it cannot be used.
     """
     if len(data) > LIMIT_BYTES["image"]:
         raise BadSample("over the byte limit")
@@ -61,7 +61,7 @@ def _encoded(data: bytes, formats: tuple[str, ...], size: int) -> tuple[str, byt
     except Image.DecompressionBombError:
         raise BadSample("over the pixel limit") from None
     except Exception:  # what a codec raises on hostile bytes is not a closed list
-        raise LeftOut("not an image") from None
+        raise SkippedSample("not an image") from None
     if image.width * image.height > LIMIT_PIXELS:
         raise BadSample("over the pixel limit")
     kind = image.format if image.format in _EXTENSION else "PNG"
@@ -71,7 +71,7 @@ def _encoded(data: bytes, formats: tuple[str, ...], size: int) -> tuple[str, byt
         image = _shrunk(image, size)
         buffer = io.BytesIO()
         image.save(buffer, kind, **({} if kind == "PNG" else {"quality": _QUALITY}))
-    except (BadSample, LeftOut):
+    except (BadSample, SkippedSample):
         raise
     except Exception:
         raise BadSample("undecodable") from None
@@ -96,7 +96,7 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise LeftOut("more than 16 bits")
+        raise SkippedSample("more than 16 bits")
     clear = "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
     wanted = "RGBA" if clear else "L" if image.mode in ("1", "L") else "RGB"
     return image if image.mode == wanted else image.convert(wanted)

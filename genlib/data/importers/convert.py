@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genlib.data.codecs.decode import LIMIT_BYTES, BadSample, decode_label, decode_text
-from genlib.data.codecs.encode import LeftOut, file_bytes, stored_image
+from genlib.data.codecs.encode import SkippedSample, file_bytes, stored_image
 from genlib.data.index import shard_index
 from genlib.data.shards.writer import ShardWriter
 from genlib.files import read_regular, write_atomically
@@ -28,7 +28,7 @@ _RECORD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
+class RawSample:
     """A sample as the input has it; values that are paths are read when the sample is written."""
 
     name: str
@@ -43,14 +43,14 @@ class Raw:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
+class ConversionInput:
     """What is converted: how to cut it, and how to read a part of it elsewhere."""
 
-    read: Callable[[Any], Iterator[Raw]]
+    read: Callable[[Any], Iterator[RawSample]]
     """Picklable: the content of a part to its samples."""
     cut: Callable[[int], Iterable[Any]]
     """At most so many samples a part: the contents of the parts, in order."""
-    few: Callable[[int], Iterator[Raw]]
+    few: Callable[[int], Iterator[RawSample]]
     """At most so many samples, to see how large they are."""
     identity: dict[str, Any]
     """What tells this input from another, in JSON."""
@@ -61,11 +61,11 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ConversionPlan:
     """How parts are written."""
 
     out: Path
-    read: Callable[[Any], Iterator[Raw]]
+    read: Callable[[Any], Iterator[RawSample]]
     size: int = 0
     """Pixels of the shorter side to which larger images shrink; 0 keeps them."""
     shard_bytes: int = 256 << 20
@@ -73,7 +73,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class InputPart:
     """A piece of the input."""
 
     number: int
@@ -84,7 +84,7 @@ class Part:
 
 
 @dataclass(slots=True)
-class Record:
+class PartRecord:
     """What came of a part, or of all: samples a split, bytes of shards by name, bad samples by reason, and the first of each."""
 
     samples: dict[str, int] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Record:
     bad: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
 
-    def add(self, other: Record) -> None:
+    def add(self, other: PartRecord) -> None:
         """Adds a later part's counts."""
         for mine, more in ((self.samples, other.samples), (self.bad, other.bad)):
             for name, number in more.items():
@@ -101,12 +101,12 @@ class Record:
         self.first = {**other.first, **self.first}
 
 
-def members(raw: Raw, size: int = 0) -> dict[str, bytes]:
-    """What a sample's shard holds of it: an image, and txt and cls where it has them. BadSample or LeftOut says why not."""
+def members(raw: RawSample, size: int = 0) -> dict[str, bytes]:
+    """What a sample's shard holds of it: an image, and txt and cls where it has them. BadSample or SkippedSample says why not."""
     if raw.problem:
-        raise LeftOut(raw.problem)
+        raise SkippedSample(raw.problem)
     if raw.image is None:
-        raise LeftOut("missing image")
+        raise SkippedSample("missing image")
     data = file_bytes(raw.image, LIMIT_BYTES["image"], "image") if isinstance(raw.image, Path) else raw.image
     found = dict([stored_image(data, size)])
     if raw.caption is not None:
@@ -125,24 +125,24 @@ def _caption(caption: str | bytes | Path) -> bytes:
     return decode_text(data).encode()
 
 
-def held_out(name: str, share: float) -> bool:
+def is_held_out(name: str, share: float) -> bool:
     """Whether a sample is for validation: drawn from its name alone, so that it stays where it is when others come or go."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") < share * 2**64
 
 
-def part_samples(source: Input, size: int, shard_bytes: int) -> int:
+def part_samples(source: ConversionInput, size: int, shard_bytes: int) -> int:
     """Samples a part, such that it fills one shard with a margin: from what a few of them take."""
     sizes = []
     for raw in source.few(_MEASURED):
         try:
             sizes.append(sum(len(data) for data in members(raw, size).values()))
-        except (BadSample, LeftOut):
+        except (BadSample, SkippedSample):
             continue
     mean = sum(sizes) / len(sizes) if sizes else 1.0
     return int(min(_MOST_SAMPLES, max(1, _FILLED * shard_bytes / mean)))
 
 
-def write_part(plan: Plan, part: Part) -> Record:
+def write_part(plan: ConversionPlan, part: InputPart) -> PartRecord:
     """Writes the shards of a part and their indices, then its record: a part with a record is whole."""
     writers: dict[str, ShardWriter] = {}
     bad: Counter[str] = Counter()
@@ -151,11 +151,11 @@ def write_part(plan: Plan, part: Part) -> Record:
         for number, raw in enumerate(plan.read(part.content)):
             try:
                 stored = members(raw, plan.size)
-            except (BadSample, LeftOut) as reason:
+            except (BadSample, SkippedSample) as reason:
                 bad[str(reason)] += 1
                 first.setdefault(str(reason), raw.name)
                 continue
-            split = raw.split or ("validation" if held_out(raw.name, plan.validation_share) else "train")
+            split = raw.split or ("validation" if is_held_out(raw.name, plan.validation_share) else "train")
             if split not in writers:
                 writers[split] = ShardWriter(plan.out, prefix(split, part.number), max_count=_MOST_SAMPLES, max_bytes=plan.shard_bytes, digits=3)
             writers[split].write(f"{part.number:05d}{number:06d}", stored)
@@ -167,7 +167,7 @@ def write_part(plan: Plan, part: Part) -> Record:
     for path in paths:
         shard_index.build(path)
     counts = {split: writer.count for split, writer in sorted(writers.items())}
-    record = Record(counts, {path.name: path.stat().st_size for path in paths}, dict(sorted(bad.items())), first)
+    record = PartRecord(counts, {path.name: path.stat().st_size for path in paths}, dict(sorted(bad.items())), first)
     write_atomically(record_path(plan.out, part.number), json.dumps(asdict(record), sort_keys=True).encode())
     return record
 
@@ -182,10 +182,10 @@ def record_path(out: Path, part: int) -> Path:
     return out / "job" / f"part-{part:05d}.json"
 
 
-def finished(out: Path, part: int) -> Record | None:
+def finished(out: Path, part: int) -> PartRecord | None:
     """The record of a part whose shards are all there."""
     try:
-        record = Record(**json.loads(read_regular(record_path(out, part), _RECORD_BYTES)))
+        record = PartRecord(**json.loads(read_regular(record_path(out, part), _RECORD_BYTES)))
         whole = all((out / name).stat().st_size == size for name, size in record.shards.items())
     except (OSError, ValueError, TypeError, AttributeError):
         return None

@@ -1,4 +1,7 @@
-"""The bytes of a whole file by slices, copied by the kernel: a file that is cut meanwhile is a sentence, where a mapped one ends the process."""
+"""The bytes of a whole file by slices, read and never mapped.
+
+A mapped file that becomes shorter ends the process with SIGBUS; one that is read gives an exception.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from io import FileIO
 
 from genlib.files import read_at
 
-_AHEAD_BYTES, _SMALLEST_BYTES = 1 << 18, 1 << 16  # what stays in a core's own cache
+_AHEAD_BYTES, _SMALLEST_BYTES = 1 << 18, 1 << 16  # a read of at most 256 KiB stays in a core's own cache
 
 
-class ContentChangedError(ValueError):
-    """A file that is written while it is read."""
+class FileChangedError(ValueError):
+    """A file was written while it was read."""
 
     def __init__(self, name: object):
         super().__init__(f"{name} changed while it was indexed; start again when nothing writes it any more")
 
 
-class Content:
-    """Slices `[start:stop]` of a file as it was when it was opened; `name` is for messages. Small ones in stored order are read ahead.
+class FileContent:
+    """Slices `[start:stop]` of a file as it was when it was opened; `name` is for messages. Small slices in stored order are read ahead.
 
-    ContentChangedError where the file became shorter, OSError where it cannot be read.
+    FileChangedError where the file became shorter, OSError where it cannot be read.
     """
 
     def __init__(self, file: FileIO, name: object):
@@ -46,7 +49,7 @@ class Content:
         return self._ahead[start - self._start : stop - self._start]
 
     def _read_ahead(self, start: int) -> None:
-        """More at once the longer the slices follow each other."""
+        """Reads twice as much each time that slices follow each other, up to `_AHEAD_BYTES`."""
         follows = self._start <= start <= self._end + self._step
         self._step = min(_AHEAD_BYTES, 2 * self._step) if follows else _SMALLEST_BYTES
         self._ahead = self._read(start, min(start + self._step, self._size))
@@ -55,11 +58,11 @@ class Content:
     def _read(self, start: int, stop: int) -> bytes:
         found = read_at(self._file, max(0, stop - start), start)
         if len(found) < stop - start:
-            raise ContentChangedError(self._name)
+            raise FileChangedError(self._name)
         return found
 
     def sha256(self, more: bytes = b"") -> str:
-        """Of all bytes and some more behind them, in hexadecimal digits."""
+        """SHA-256 of all bytes followed by `more`, in hexadecimal digits."""
         digest = hashlib.sha256()
         for chunk in self._chunks():
             digest.update(chunk)
@@ -69,8 +72,8 @@ class Content:
     def _chunks(self) -> Iterator[bytes]:
         return (self._read(start, min(start + _AHEAD_BYTES, self._size)) for start in range(0, self._size, _AHEAD_BYTES))
 
-    def refuse_changed(self, size: int) -> None:
-        """ContentChangedError where the file is not of that size, or not what it was when it was opened."""
+    def check_unchanged(self, size: int) -> None:
+        """FileChangedError where the file is not of that size, or not what it was when it was opened."""
         status = os.fstat(self._file.fileno())
         if self._size != size or any(getattr(status, name) != getattr(self._status, name) for name in ("st_size", "st_mtime_ns", "st_ctime_ns")):
-            raise ContentChangedError(self._name)
+            raise FileChangedError(self._name)

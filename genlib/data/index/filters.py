@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from genlib.config import comparison, nearest
-from genlib.data.index.shard_index import Shard
+from genlib.data.index.shard_index import ShardIndex
 
 _COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt}
 KNOWN = ("width", "height", "pixels", "aspect", "caption_bytes")
@@ -24,7 +24,7 @@ class Filter:
     comparison: str
     value: float
 
-    def keeps(self, shard: Shard) -> np.ndarray:
+    def passes(self, shard: ShardIndex) -> np.ndarray:
         """Which rows of a shard pass, (n,) bool."""
         values = numbers(shard, self.name)
         return _COMPARE[self.comparison](values, self.value) & ~np.isnan(values)
@@ -35,15 +35,15 @@ def parse(text: str) -> Filter:
     return Filter(*comparison(text))
 
 
-def keeps(filters: Iterable[Filter], shard: Shard) -> np.ndarray:
+def passing(filters: Iterable[Filter], shard: ShardIndex) -> np.ndarray:
     """Which rows of a shard pass all filters, (n,) bool."""
-    kept = np.ones(len(shard.masks), bool)
+    passed = np.ones(len(shard.masks), bool)
     for each in filters:
-        kept &= each.keeps(shard)
-    return kept
+        passed &= each.passes(shard)
+    return passed
 
 
-def refuse_unknown(filters: Sequence[Filter], names: Iterable[str]) -> None:
+def check_known(filters: Sequence[Filter], names: Iterable[str]) -> None:
     """ValueError for a filter by a number that no sample has."""
     known = [*KNOWN, *names]
     for each in filters:
@@ -51,7 +51,7 @@ def refuse_unknown(filters: Sequence[Filter], names: Iterable[str]) -> None:
             raise ValueError(f"data.filters: no sample has a number {each.name!r}.{nearest(each.name, known)} There are {', '.join(known)}")
 
 
-def numbers(shard: Shard, name: str) -> np.ndarray:
+def numbers(shard: ShardIndex, name: str) -> np.ndarray:
     """One number a row, nan where there is none. (n,) float64."""
     if name not in KNOWN:
         names = shard.meta["numbers"]

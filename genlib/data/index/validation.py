@@ -29,8 +29,8 @@ FIELD = r"[a-z0-9_]{1,32}"
 NUMBER = r"[A-Za-z0-9_.]{1,64}"
 FIRST_BYTES = 1024
 """Of a bad sample's name, which is for messages."""
-WHY = ("duplicate", tar.BROKEN, tar.TRUNCATED, tar.TRAILING, *REASONS)
-"""Why a sample may have no number."""
+DROP_REASONS = ("duplicate", tar.BROKEN, tar.TRUNCATED, tar.TRAILING, *REASONS)
+"""DropReason a sample may have no number."""
 ARRAYS = {
     "spans": np.int64,
     "sums": np.uint32,
@@ -43,54 +43,54 @@ ARRAYS = {
 LIMIT_SIDECAR_BYTES = 1 << 30
 
 
-class UntrueError(ValueError):
+class InvalidSidecarError(ValueError):
     """A sidecar that is not true of its shard."""
 
 
-def _refuse_unless(true: object) -> None:
+def _require(true: object) -> None:
     if not true:
-        raise UntrueError
+        raise InvalidSidecarError
 
 
-Count = Annotated[int, Field(ge=0, lt=1 << 62)]
-Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
-Name = Annotated[str, Field(pattern=rf"^{FIELD}$")]
+NaturalNumber = Annotated[int, Field(ge=0, lt=1 << 62)]
+NumberPair = Annotated[list[NaturalNumber], Field(min_length=2, max_length=2)]
+FieldName = Annotated[str, Field(pattern=rf"^{FIELD}$")]
 
 
 def _printable(text: str) -> str:
-    _refuse_unless(text.isprintable())
+    _require(text.isprintable())
     return text
 
 
 def _known(reason: str) -> str:
-    _refuse_unless(reason in WHY)
+    _require(reason in DROP_REASONS)
     return reason
 
 
-Why = Annotated[str, AfterValidator(_known)]
+DropReason = Annotated[str, AfterValidator(_known)]
 
 
-class Meta(TypedDict):
+class ShardFacts(TypedDict):
     """What is said of a whole shard."""
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
     version: int
-    size: Count
+    size: NaturalNumber
     tag: str
     changed: str
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    fields: Annotated[list[Annotated[list[Name], Field(min_length=2, max_length=2)]], Field(max_length=MAX_FIELDS)]
-    masks: list[Pair]
-    bad: dict[Why, Annotated[int, Field(ge=1)]]
-    first: dict[Why, Annotated[str, Field(max_length=16 * FIRST_BYTES), AfterValidator(_printable)]]
+    fields: Annotated[list[Annotated[list[FieldName], Field(min_length=2, max_length=2)]], Field(max_length=MAX_FIELDS)]
+    masks: list[NumberPair]
+    bad: dict[DropReason, Annotated[int, Field(ge=1)]]
+    first: dict[DropReason, Annotated[str, Field(max_length=16 * FIRST_BYTES), AfterValidator(_printable)]]
     numbers: Annotated[list[Annotated[str, Field(pattern=rf"^{NUMBER}$")]], Field(max_length=MAX_NUMBERS + 1)]
     highest_label: Annotated[int, Field(ge=-1, lt=LIMIT_LABELS)]
-    sizes: Annotated[list[Pair], Field(max_length=2)]
-    channels: dict[Literal["1", "3", "4"], Count]
-    joined: Pair
+    sizes: Annotated[list[NumberPair], Field(max_length=2)]
+    channels: dict[Literal["1", "3", "4"], NaturalNumber]
+    joined: NumberPair
 
 
-_META = TypeAdapter(Meta)
+_FACTS = TypeAdapter(ShardFacts)
 
 
 def packed(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -103,8 +103,8 @@ def read(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     meta: dict[str, Any] = {}
 
     def allowed(text: str) -> int:
-        meta.update(_META.validate_json(text))
-        _refuse_unless(all(meta[name] == value for name, value in wanted.items()))
+        meta.update(_FACTS.validate_json(text))
+        _require(all(meta[name] == value for name, value in wanted.items()))
         _check_meta(meta)
         return min(LIMIT_SIDECAR_BYTES, _most_bytes(meta))
 
@@ -129,20 +129,20 @@ def _most_bytes(meta: Mapping[str, Any]) -> int:
 
 def _check_meta(meta: Mapping[str, Any]) -> None:
     names, kinds = [name for name, _ in meta["fields"]], set(KINDS.values())
-    _refuse_unless(len(set(names)) == len(names) and len(set(meta["numbers"])) == len(meta["numbers"]))
-    _refuse_unless(all(kind in kinds and (name == kind or name not in kinds) for name, kind in meta["fields"]))
-    _refuse_unless(set(meta["first"]) <= set(meta["bad"]))
-    _refuse_unless(_rows(meta) <= meta["size"] // tar.BLOCK)  # each took a header at least
+    _require(len(set(names)) == len(names) and len(set(meta["numbers"])) == len(meta["numbers"]))
+    _require(all(kind in kinds and (name == kind or name not in kinds) for name, kind in meta["fields"]))
+    _require(set(meta["first"]) <= set(meta["bad"]))
+    _require(_rows(meta) <= meta["size"] // tar.BLOCK)  # each took a header at least
 
 
 def _check_shapes(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """The shapes follow from the number of rows."""
     rows, fields = _rows(meta), len(meta["fields"])
-    _refuse_unless({name: array.dtype.type for name, array in arrays.items()} == ARRAYS)
+    _require({name: array.dtype.type for name, array in arrays.items()} == ARRAYS)
     wanted = {"spans": (rows, fields, 2), "sums": (rows, fields), "masks": (rows,), "pixels": (rows, 2), "numbers": (rows, len(meta["numbers"]))}
     names = arrays["key_bytes"]
-    _refuse_unless({name: array.shape for name, array in arrays.items()} == {**wanted, "key_ends": (rows,), "key_bytes": (names.size,)})
-    _refuse_unless(names.size <= meta["size"])
+    _require({name: array.shape for name, array in arrays.items()} == {**wanted, "key_ends": (rows,), "key_bytes": (names.size,)})
+    _require(names.size <= meta["size"])
 
 
 def _check_arrays(
@@ -157,7 +157,7 @@ def _check_arrays(
     key_bytes: np.ndarray,
 ) -> None:
     present = _check_spans(meta, *np.ascontiguousarray(spans.transpose(2, 1, 0)))
-    _refuse_unless(not sums[~present.T].any())
+    _require(not sums[~present.T].any())
     columns = {name: present[column] for column, (name, _) in enumerate(meta["fields"])}
     _check_masks(meta, masks, present)
     heights, widths = np.ascontiguousarray(pixels.T).astype(np.int64)
@@ -165,7 +165,7 @@ def _check_arrays(
     if "label" in columns:
         _check_labels(meta, numbers, columns["label"])
     ends = np.concatenate([[0], key_ends])
-    _refuse_unless((ends[1:] >= ends[:-1]).all() and ends[-1] == len(key_bytes))
+    _require((ends[1:] >= ends[:-1]).all() and ends[-1] == len(key_bytes))
 
 
 def _check_spans(meta: Mapping[str, Any], offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -173,9 +173,9 @@ def _check_spans(meta: Mapping[str, Any], offsets: np.ndarray, sizes: np.ndarray
     limits = np.array([LIMIT_BYTES[kind] for _, kind in meta["fields"]], np.int64)[:, None]
     absent = (offsets == -1) & (sizes == -1)
     present = (offsets >= tar.BLOCK) & (sizes >= 0) & (sizes <= limits) & (offsets <= meta["size"] - sizes)
-    _refuse_unless((present | absent).all())
+    _require((present | absent).all())
     members = int(present.sum())
-    _refuse_unless(int(sizes.sum()) + (present.size - members) + tar.BLOCK * members <= meta["size"])
+    _require(int(sizes.sum()) + (present.size - members) + tar.BLOCK * members <= meta["size"])
     return present
 
 
@@ -183,25 +183,25 @@ def _check_masks(meta: Mapping[str, Any], masks: np.ndarray, present: np.ndarray
     bits = np.zeros(len(masks), np.uint32)
     for column, there in enumerate(present):
         bits |= there.astype(np.uint32) << np.uint32(column)
-    _refuse_unless(bits.all() and np.array_equal(masks & np.uint32(SUSPECT - 1), bits))
+    _require(bits.all() and np.array_equal(masks & np.uint32(SUSPECT - 1), bits))
     values, counts = np.unique(masks, return_counts=True)
-    _refuse_unless(meta["masks"] == [list(pair) for pair in zip(values.tolist(), counts.tolist(), strict=True)])
+    _require(meta["masks"] == [list(pair) for pair in zip(values.tolist(), counts.tolist(), strict=True)])
 
 
 def _check_pixels(meta: Mapping[str, Any], heights: np.ndarray, widths: np.ndarray, pictures: np.ndarray) -> None:
     areas = heights * widths  # of 32 bits each
     good = np.where(pictures, (heights > 0) & (areas > 0) & (areas <= LIMIT_PIXELS), (heights == 0) & (widths == 0))
-    _refuse_unless(good.all())
+    _require(good.all())
     left, sizes = heights << 32 | widths, []
     while len(left) and len(sizes) < 2:
         smallest = int(left.min())
         sizes.append([smallest >> 32, smallest & 0xFFFFFFFF])
         left = left[left > smallest]
-    _refuse_unless(meta["sizes"] == sizes and sum(meta["channels"].values()) == pictures.sum())
+    _require(meta["sizes"] == sizes and sum(meta["channels"].values()) == pictures.sum())
 
 
 def _check_labels(meta: Mapping[str, Any], numbers: np.ndarray, labelled: np.ndarray) -> None:
     if labelled.any():
-        _refuse_unless("label" in meta["numbers"])
+        _require("label" in meta["numbers"])
         labels = numbers[labelled, meta["numbers"].index("label")]
-        _refuse_unless(((labels >= 0) & (labels <= meta["highest_label"]) & (labels == np.floor(labels))).all())
+        _require(((labels >= 0) & (labels <= meta["highest_label"]) & (labels == np.floor(labels))).all())

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from genlib import random
-from genlib.data.order.sample_order import Order, block_samples
+from genlib.data.order.sample_order import SampleOrder, block_samples
 from genlib.data.shards.shard_set import ShardSet
 
 ROLES = ("positive", "negative", "other")
 """positive: another sample of the anchor's label. negative: one of another label. other: one of the set `data.other`."""
 
 
-class Labels:
+class LabelIndex:
     """Samples by label, three int64 a sample."""
 
     def __init__(self, shards: ShardSet):
@@ -44,12 +44,12 @@ class Labels:
         return self._by_label[np.where(place >= low, place + high - low, place)]
 
 
-class Partners:
+class PartnerSampler:
     """Chooses partners for the samples of one split."""
 
     def __init__(self, shards: ShardSet, other: ShardSet | None):
         self._shards, self._labels = shards, None
-        self._order = Order(len(other), block_samples(len(other), other.num_bytes)) if other else None
+        self._order = SampleOrder(len(other), block_samples(len(other), other.num_bytes)) if other else None
 
     def samples(self, role: str, positions: np.ndarray, samples: np.ndarray, seed: int) -> np.ndarray:
         """Sample numbers (B,) of the partners, for "other" in the other set. ValueError where the data cannot give them."""
@@ -59,6 +59,6 @@ class Partners:
                 raise ValueError("this task sees a second set beside the first; name it with --data.other")
             return self._order(positions, seed)
         if self._labels is None:
-            self._labels = Labels(self._shards)
+            self._labels = LabelIndex(self._shards)
         draw = random.uniform(torch.from_numpy(positions), seed=seed, stream=f"partner {role}").numpy().astype(np.float64)
         return getattr(self._labels, role)(samples, draw)

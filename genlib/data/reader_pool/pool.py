@@ -1,4 +1,4 @@
-"""Reader processes that fill reused slots of shared memory: batches in the order of their tasks, whatever happens to a process.
+"""Reader processes that fill reused buffers of shared memory: batches in the order of their tasks, whatever happens to a process.
 
 `supervisor` starts, feeds and replaces the processes, `process` is one of them, `shared_buffers` the memory between them.
 """
@@ -13,17 +13,17 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from genlib.data.reader_pool.supervisor import Keeper
+from genlib.data.reader_pool.supervisor import ReaderSupervisor
 from genlib.types import Batch
 
 
-class Work(Protocol):
+class ReaderWork(Protocol):
     """What a reader process does; picklable, so not defined in the script that is run."""
 
-    def start(self, at: Callable[[int], None]) -> Callable[[Any, Mapping[int, str]], Batch]:
+    def start(self, on_sample: Callable[[int], None]) -> Callable[[Any, Mapping[int, str]], Batch]:
         """Called once in the process. The result makes CPU tensors of (task, quarantined samples with the reason).
 
-        It calls `at(sample)` before it touches a sample: where the process ends or stands still after that, it was this sample.
+        It calls `on_sample(sample)` before it touches a sample: where the process ends or stands still after that, it was this sample.
         """
         ...
 
@@ -31,31 +31,31 @@ class Work(Protocol):
 class ReaderPool:
     """Batches from reader processes, which start at once and end with `close`, with the pool or with this process.
 
-    `work` is what a process does, `slots` how many batches are made ahead (0 is two a process); one that makes no progress for
-    `timeout_seconds` hangs. ValueError where the system lacks what it takes.
+    `work` is what a process does, `buffers` the number of batches that are made ahead (0 is two a process); a process without
+    progress for `timeout_seconds` counts as hung. ValueError on a system without memfd.
     """
 
-    def __init__(self, work: Work, processes: int, *, slots: int = 0, timeout_seconds: float = 60.0):
-        assert processes > 0 <= slots
+    def __init__(self, work: ReaderWork, processes: int, *, buffers: int = 0, timeout_seconds: float = 60.0):
+        assert processes > 0 <= buffers
         if not hasattr(os, "memfd_create"):
             raise ValueError(f"data.readers is {processes}, but reader processes need Linux (memfd_create); use 0, which reads in a thread")
-        self._slots = slots or 2 * processes
-        self._keeper = Keeper(pickle.dumps(work), processes, self._slots, timeout_seconds)
-        self._end = weakref.finalize(self, self._keeper.close)
-        self.quarantined = self._keeper.quarantined
+        self._buffers = buffers or 2 * processes
+        self._supervisor = ReaderSupervisor(pickle.dumps(work), processes, self._buffers, timeout_seconds)
+        self._end = weakref.finalize(self, self._supervisor.close)
+        self.quarantined = self._supervisor.quarantined
         """Samples that are left out, with the reason: "killed its reader" (twice) or "hung its reader"."""
 
     def run(self, tasks: Iterable[Any]) -> Generator[Batch, None, None]:
-        """Batches in the order of tasks, at most `slots` of them in the making or waiting; several runs may go on at once.
+        """Batches in the order of tasks, at most `buffers` of them in the making or waiting; several runs may go on at once.
 
         Raises what the work raised, at the task's turn; RuntimeError where processes die again and again. The tensors lie in a
-        slot, which is filled again only once none of them lives; who keeps many batches gets copies.
+        buffer, which is filled again once none of them lives; a consumer that keeps many batches gets copies.
         """
         tasks, ahead = iter(tasks), deque[Future]()
         try:
             while True:
-                while len(ahead) < self._slots and (task := next(tasks, ahead)) is not ahead:
-                    ahead.append(self._keeper.submit(task))
+                while len(ahead) < self._buffers and (task := next(tasks, ahead)) is not ahead:
+                    ahead.append(self._supervisor.submit(task))
                 if not ahead:
                     return
                 yield ahead.popleft().result()
@@ -64,7 +64,7 @@ class ReaderPool:
                 future.cancel()
 
     def close(self) -> None:
-        """Ends the processes. Batches that were handed over stay valid; who waits for one gets RuntimeError."""
+        """Ends the processes. Batches that were handed out stay valid; whoever waits for one gets RuntimeError."""
         self._end()
 
     def __enter__(self) -> ReaderPool:

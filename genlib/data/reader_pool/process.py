@@ -1,4 +1,4 @@
-"""One reader process, seen from both ends: how it is started, what it says, and what runs in it."""
+"""One reader process: how the supervisor starts it and talks to it, and what runs in it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from genlib.data.reader_pool.shared_buffers import Slot, pack
+from genlib.data.reader_pool.shared_buffers import SharedBuffer, pack
 
-NOWHERE = -1
+NO_SAMPLE = -1
 """Number of no sample: between samples, or between batches."""
 _BOOT = """
 import ctypes, os, signal, sys
@@ -37,25 +37,25 @@ serve(link)
 
 
 def claim_standard_files() -> None:
-    """Opens what is closed of 0, 1 and 2: a file of ours with such a number would get what somebody prints."""
+    """Opens those of the files 0, 1 and 2 that are closed: otherwise a file of the pool could get such a number, and with it what is printed."""
     while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(fd)
 
 
-def marks(slot: Slot, processes: int) -> np.ndarray:
-    """What each process says of itself: (processes, 2) int64, the sample it is at and how often it has said so."""
-    return slot.view(16 * processes).view(np.int64).reshape(processes, 2)
+def progress_table(buffer: SharedBuffer, processes: int) -> np.ndarray:
+    """Progress of each process: (processes, 2) int64, the sample it is at, and a count that rises with each sample."""
+    return buffer.view(16 * processes).view(np.int64).reshape(processes, 2)
 
 
 class ReaderProcess:
-    """Starts a process in a seat. It gets the files, by number, of the pickled work, of the marks, and of the slots, in this order.
+    """Starts a process in a slot. It gets the files, by number, of the pickled work, of the progress table, and of the buffers, in this order.
 
     It dies with the thread that starts it, and with this process. Nothing else is inherited: all other files close on exec, and
     since it does not run on as a fork, no lock that another thread holds is copied.
     """
 
-    def __init__(self, seat: int, seats: int, files: Sequence[int]):
+    def __init__(self, slot: int, slots: int, files: Sequence[int]):
         claim_standard_files()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -68,16 +68,16 @@ class ReaderProcess:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         self.link = Connection(ours.detach())
-        with suppress(OSError):  # where it is dead already, `hear` says so
+        with suppress(OSError):  # where it is dead already, `receive` says so
             self.link.send(sys.path)
-            self.link.send((seat, seats, list(files)))
+            self.link.send((slot, slots, list(files)))
 
-    def ask(self, place: int, size: int) -> None:
-        """Hands out the task that lies pickled in the first `size` bytes of a slot, so that no task is too large for the link."""
+    def send_task(self, buffer: int, size: int) -> None:
+        """Hands out the task that lies pickled in the first `size` bytes of a buffer, so that no task is too large for the link."""
         with suppress(OSError):
-            self.link.send((place, size))
+            self.link.send((buffer, size))
 
-    def hear(self) -> dict[str, Any] | None:
+    def receive(self) -> dict[str, Any] | None:
         """The next answer, see `serve`; None where the process is gone."""
         try:
             return json.loads(self.link.recv_bytes())
@@ -85,11 +85,11 @@ class ReaderProcess:
             return None
 
     def kill(self) -> None:
-        """Ends it; `hear` then gives what it had said, and None."""
+        """Kills it; `receive` then gives the answers it had sent, and None."""
         self._process.kill()
 
-    def bury(self) -> str:
-        """Ends it and lets go of it. Returns how it ended."""
+    def reap(self) -> str:
+        """Kills it and waits for its end. Returns how it ended."""
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # one that waits for a dead disk ends later, but runs no more code
             self._process.wait(5)
@@ -98,7 +98,7 @@ class ReaderProcess:
         return f"ended with signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
 
 
-def exception(kind: str, text: str, trace: str) -> Exception:
+def rebuilt_exception(kind: str, text: str, trace: str) -> Exception:
     """The exception that a process answered, of the same built-in type."""
     try:
         error = getattr(builtins, kind)(text)
@@ -112,10 +112,10 @@ def serve(link: Connection) -> None:
     """Life of a reader process: an answer {} once it has started, then one for each task, until the other end is closed.
 
     A task's answer is {"size": ..., "layout": ...} of `shared_buffers.pack`. An exception is {"error": [type, text, trace]}. All
-    are JSON: the process reads files that others wrote, and is believed no more than that.
+    are JSON and never pickles, as the process reads files that others wrote and may be taken over by one.
     """
     torch.set_num_threads(1)
-    server = _Server(*link.recv())
+    server = _ReaderMain(*link.recv())
     with suppress(EOFError, OSError):
         link.send_bytes(_answer(server.start))
         while True:
@@ -132,30 +132,32 @@ def _answer(function: Callable[..., dict[str, Any]], *arguments: int) -> bytes:
     return json.dumps(answer).encode()
 
 
-class _Server:
-    """What the process works with."""
+class _ReaderMain:
+    """State of the process: its work, its row of the progress table and the buffers."""
 
-    def __init__(self, seat: int, seats: int, files: list[int]):
-        self._work, shared, *self._slots = (Slot(fd) for fd in files)
-        self._mark = marks(shared, seats)[seat]
+    def __init__(self, slot: int, slots: int, files: list[int]):
+        self._work, shared, *self._buffers = (SharedBuffer(fd) for fd in files)
+        self._progress = progress_table(shared, slots)[slot]
 
-    def _at(self, sample: int) -> None:
-        self._mark[0] = sample
-        self._mark[1] += 1
+    def _on_sample(self, sample: int) -> None:
+        self._progress[0] = sample
+        self._progress[1] += 1
 
     def start(self) -> dict[str, Any]:
+        """Unpickles the work and starts it."""
         work = pickle.loads(self._work.view(os.fstat(self._work.fd).st_size).data)
-        self._make = work.start(self._at)
-        self._at(NOWHERE)
+        self._make = work.start(self._on_sample)
+        self._on_sample(NO_SAMPLE)
         return {}
 
-    def fill(self, place: int, size: int) -> dict[str, Any]:
-        self._at(NOWHERE)
-        stream = io.BytesIO(self._slots[place].view(size).data)
+    def fill(self, buffer: int, size: int) -> dict[str, Any]:
+        """Makes the batch of the task in a buffer's first `size` bytes, into the same buffer."""
+        self._on_sample(NO_SAMPLE)
+        stream = io.BytesIO(self._buffers[buffer].view(size).data)
         quarantined, task = pickle.load(stream), pickle.load(stream)
         try:
             batch = self._make(task, quarantined)
         finally:
-            self._at(NOWHERE)
-        size, layout = pack(batch, self._slots[place])
+            self._on_sample(NO_SAMPLE)
+        size, layout = pack(batch, self._buffers[buffer])
         return {"size": size, "layout": layout}

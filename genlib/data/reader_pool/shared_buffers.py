@@ -1,6 +1,6 @@
-"""Memory without a name that processes share, and batches of tensors laid out in it.
+"""Anonymous memory that processes share (memfd), and batches of tensors laid out in it.
 
-What a memfd holds is freed with the last process that has it open, however it ended: nothing is left in /dev/shm, and the limit of
+The kernel frees a memfd with the last process that has it open, however that ended: nothing is left in /dev/shm, and the limit of
 that mount does not apply.
 """
 
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from genlib.types import Batch
 
-_ALIGN_BYTES = 64  # a cache line, and what vector instructions like
+_ALIGN_BYTES = 64  # a cache line, and the widest vector register
 _LEAST_BYTES = 1 << 16
 Layout = list[list[Any]]
 """Of each tensor its name, the name of its type, its shape and the byte at which it starts: plain values, as JSON has them."""
 
 
-class Slot:
-    """A memfd, new or one that was handed down, mapped as far as it was needed here; it only grows."""
+class SharedBuffer:
+    """A memfd, new or inherited by its number, mapped as far as this process needed it; it only grows."""
 
     def __init__(self, fd: int | None = None):
         self.fd = os.memfd_create("genlib-reader") if fd is None else fd
@@ -43,18 +43,18 @@ class Slot:
         self.view(len(data))[:] = np.frombuffer(data, np.uint8)
 
     def close(self) -> None:
-        """Lets go of it; views stay valid."""
+        """Closes the file; views stay valid."""
         os.close(self.fd)
         self._map = None
 
 
-def pack(batch: Batch, slot: Slot) -> tuple[int, Layout]:
-    """Copies the tensors into the slot. Returns the bytes taken and the layout for `unpack`."""
+def pack(batch: Batch, buffer: SharedBuffer) -> tuple[int, Layout]:
+    """Copies the tensors into the buffer. Returns the bytes taken and the layout for `unpack`."""
     layout, end = [], 0
     for name, tensor in batch.items():
         layout.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), end])
         end += -(-tensor.nbytes // _ALIGN_BYTES) * _ALIGN_BYTES
-    memory = slot.view(end)
+    memory = buffer.view(end)
     for (_, *where), tensor in zip(layout, batch.values(), strict=True):
         _tensor(memory, *where).copy_(tensor.detach())
     return end, layout

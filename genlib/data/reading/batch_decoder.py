@@ -1,4 +1,4 @@
-"""How one rank's rows of a global batch become tensors, in a thread of the worker or in a reader process."""
+"""One rank's rows of a global batch to tensors, in a thread of the worker or in a reader process."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ import numpy as np
 import torch
 
 from genlib.data.caches.disk_cache import DiskCache
-from genlib.data.reading.reader import Reader
-from genlib.data.reading.remote_segments import Pieces
+from genlib.data.reading.reader import SampleReader
+from genlib.data.reading.remote_segments import RemoteSegments
 from genlib.data.shards.shard_set import ShardSet
 from genlib.files import cache_folder
 from genlib.types import Batch, Encoded, Samples, Transform
 
-_OTHER = 1 << 48  # added to numbers of the second set's samples, where both are named
+_OTHER = 1 << 48  # added to sample numbers of the second set where numbers of both sets meet
+_DISK_CACHE = "pieces"  # the folder's name on nodes that have such a cache already
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """One rank's rows of a global micro-batch: positions, sample numbers, which are no padding, and partners by role; (B,) each.
-
-    `size` is the width and height in pixels of its aspect-ratio bucket, None where there are none.
-    """
+class BatchRows:
+    """One rank's rows of a global micro-batch, each array (B,)."""
 
     positions: np.ndarray
     samples: np.ndarray
-    inside: np.ndarray
+    """Sample numbers."""
+    valid: np.ndarray
+    """False for padding."""
     partners: Mapping[str, np.ndarray] = field(default_factory=dict)
-    size: tuple[int, int] | None = None
+    """Sample numbers of partners by role."""
+    bucket_size: tuple[int, int] | None = None
+    """Width and height in pixels of the batch's aspect-ratio bucket; None without buckets."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
-    """How rows become batches, in this process or, pickled, in a reader process."""
+class BatchDecoder:
+    """Makes batches of rows, in this process or, pickled, in a reader process."""
 
     shards: ShardSet
     other: ShardSet | None
-    """Where partners of the role "other" are."""
+    """The set of partners of the role "other"."""
     fields: tuple[str, ...]
     transform: Transform
     seed: int
@@ -46,23 +48,23 @@ class Decoding:
     cache_bytes: int
     disk_cache_bytes: int
     stored: Encoded | None = None
-    """What was made of samples before; a batch that is all there needs no decoding."""
+    """Samples that frozen networks encoded before; a batch that is complete there is not decoded."""
 
-    def start(self, at: Callable[[int], None]) -> Callable[[Rows, Mapping[int, str]], Batch]:
-        """For `ReaderPool`: called once in the reader process."""
-        readers = self._reader(self.shards, at), self._reader(self.other, lambda sample: at(sample + _OTHER)) if self.other else None
-        return lambda rows, bad: self.batch(readers, rows, bad)
+    def start(self, on_sample: Callable[[int], None]) -> Callable[[BatchRows, Mapping[int, str]], Batch]:
+        """See `ReaderWork`."""
+        readers = self._reader(self.shards, on_sample), self._reader(self.other, lambda sample: on_sample(sample + _OTHER)) if self.other else None
+        return lambda rows, bad: self.decode(readers, rows, bad)
 
-    def _reader(self, shards: ShardSet, at: Callable[[int], None]) -> Reader:
-        pieces = pieces_of(shards, self.disk_cache_bytes)
-        return Reader(shards, channels=self.channels, cache_bytes=self.cache_bytes, pieces=pieces, at=at)
+    def _reader(self, shards: ShardSet, on_sample: Callable[[int], None]) -> SampleReader:
+        segments = segments_of(shards, self.disk_cache_bytes)
+        return SampleReader(shards, channels=self.channels, cache_bytes=self.cache_bytes, segments=segments, on_sample=on_sample)
 
-    def batch(self, readers: tuple[Reader, Reader | None], rows: Rows, bad: Mapping[int, str] | None = None) -> Batch:
-        """Tensors of the rows; `failed` (B,) says why one is a stand-in, or a partner of it is, see `Reader.read`.
+    def decode(self, readers: tuple[SampleReader, SampleReader | None], rows: BatchRows, bad: Mapping[int, str] | None = None) -> Batch:
+        """Tensors of the rows; `failed` (B,) says why one is a stand-in, or a partner of it is, see `SampleReader.read`.
 
         `readers` are of the set and of the other one.
         """
-        if self.stored is not None and (kept := self._kept(self.stored, readers[0], rows, bad)) is not None:
+        if self.stored is not None and (kept := self._stored_batch(self.stored, readers[0], rows, bad)) is not None:
             return kept
         samples = self._read(readers[0], rows.samples, rows, bad)
         failed = samples.failed
@@ -75,8 +77,8 @@ class Decoding:
             failed = np.where(failed > 0, failed, partner.failed)
         return {**self.transform(samples), **_facts(rows, failed)}
 
-    def _kept(self, stored: Encoded, reader: Reader, rows: Rows, bad: Mapping[int, str] | None) -> Batch | None:
-        """The batch out of the store; None where that lacks a sample which can be decoded. For one that cannot, another stands in."""
+    def _stored_batch(self, stored: Encoded, reader: SampleReader, rows: BatchRows, bad: Mapping[int, str] | None) -> Batch | None:
+        """The batch out of the store; None where the store lacks a sample that can be decoded. For one that cannot, another stands in."""
         absent = ~stored.has(rows.samples)
         if absent.all():
             return None
@@ -89,27 +91,27 @@ class Decoding:
         kept = stored.read(samples)
         return kept and {**kept, "encoded": torch.ones(len(samples), dtype=torch.bool), **_facts(rows, failed)}
 
-    def _read(self, reader: Reader, numbers: np.ndarray, rows: Rows, bad: Mapping[int, str] | None) -> Samples:
+    def _read(self, reader: SampleReader, numbers: np.ndarray, rows: BatchRows, bad: Mapping[int, str] | None) -> Samples:
         fields = [field for field in self.fields if field in reader.shards.fields]
-        at_least = self.transform.image_size if rows.size is None else self.transform.image_size and (rows.size[1], rows.size[0])
+        at_least = self.transform.image_size if rows.bucket_size is None else self.transform.image_size and (rows.bucket_size[1], rows.bucket_size[0])
         keys, values, failed = reader.read(numbers, fields, at_least, bad)
         stored = reader.shards.pixels(numbers)[:, ::-1] if "image" in fields else np.zeros((0, 2))
-        facts = {"seed": self.seed, "size": rows.size, "original_sizes": stored.astype(np.int64)}
+        facts = {"seed": self.seed, "bucket_size": rows.bucket_size, "original_sizes": stored.astype(np.int64)}
         return Samples(position=rows.positions, keys=keys, fields=values, failed=failed, partners={}, **facts)
 
 
-def _facts(rows: Rows, failed: np.ndarray) -> Batch:
-    """What every batch says of its rows."""
+def _facts(rows: BatchRows, failed: np.ndarray) -> Batch:
+    """Fields of every batch."""
     return {
         "position": torch.from_numpy(rows.positions),
         "sample": torch.from_numpy(rows.samples),
-        "weight": torch.from_numpy((rows.inside & (failed == 0)).astype(np.float32)),
+        "weight": torch.from_numpy((rows.valid & (failed == 0)).astype(np.float32)),
         "failed": torch.from_numpy(failed),
     }
 
 
-def pieces_of(shards: ShardSet, disk_cache_bytes: int) -> Pieces | None:
-    """What fetches shards that lie at URLs."""
+def segments_of(shards: ShardSet, disk_cache_bytes: int) -> RemoteSegments | None:
+    """What fetches the members of shards at URLs; None where all shards are local."""
     if not shards.paths.any_remote:
         return None
-    return Pieces(shards, DiskCache(cache_folder() / "pieces", disk_cache_bytes) if disk_cache_bytes else None)
+    return RemoteSegments(shards, DiskCache(cache_folder() / _DISK_CACHE, disk_cache_bytes) if disk_cache_bytes else None)

@@ -1,7 +1,7 @@
-"""From sample numbers to decoded samples: local shards through the kernel, remote ones by pieces, and a bounded memory of what was decoded.
+"""From sample numbers to decoded samples, with a bounded memory of those that were decoded.
 
-Each member's bytes are compared with the checksum in the index (see `genlib.data.index.shard_index`), so that a shard which is cut, replaced or
-written anew while it is read gives the samples that were indexed, or a reason for each that it has no more.
+Each member's bytes are compared with the checksum in the index (see `genlib.data.index.shard_index`): a shard that is cut, replaced
+or written anew while it is read gives the samples that were indexed, or for each that it lost a reason.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from genlib.data.caches.lru import LruCache
 from genlib.data.codecs.decode import (
     CHANGED,
     REASONS,
@@ -26,9 +27,9 @@ from genlib.data.codecs.decode import (
     decode_label,
     decode_text,
 )
-from genlib.data.index.storage_path import Place
-from genlib.data.reading.remote_segments import Pieces
-from genlib.data.shards.shard_set import Recent, ShardSet
+from genlib.data.index.storage_path import StoragePath
+from genlib.data.reading.remote_segments import RemoteSegments
+from genlib.data.shards.shard_set import ShardSet
 from genlib.files import open_regular, read_at
 
 _OPEN_SHARDS = 256  # each holds a file descriptor; the usual limit is 1,024
@@ -40,10 +41,10 @@ AtLeast = int | tuple[int, int]
 """Pixels to which an image may shrink, see `decode_image`."""
 
 
-class Reader:
+class SampleReader:
     """Decodes samples of a set into values by field; made anew in every process that reads.
 
-    `at` is told the number of each sample before it is decoded. `pieces` fetches what lies at URLs.
+    `on_sample` is called with the number of each sample before it is decoded. `segments` fetches members of shards at URLs.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class Reader:
         *,
         channels: int = 3,
         cache_bytes: int = 0,
-        pieces: Pieces | None = None,
-        at: Callable[[int], None] | None = None,
+        segments: RemoteSegments | None = None,
+        on_sample: Callable[[int], None] | None = None,
     ):
-        self.shards, self.channels, self.pieces, self._at = shards, channels, pieces, at
-        self._files = Recent(self._open, _OPEN_SHARDS)
+        self.shards, self.channels, self.segments, self._on_sample = shards, channels, segments, on_sample
+        self._files = LruCache(self._open, _OPEN_SHARDS)
         self._cache: dict[tuple[int, AtLeast, tuple[str, ...]], tuple[Any, ...]] = {}
         self._cache_left = cache_bytes
 
@@ -64,28 +65,28 @@ class Reader:
         path = self.shards.paths[shard]
         return open_regular(path) if isinstance(path, Path) else None
 
-    def members(self, shard: int, place: int, fields: Sequence[str]) -> tuple[str, list[bytes | None]]:
+    def members(self, shard: int, ordinal: int, fields: Sequence[str]) -> tuple[str, list[bytes | None]]:
         """Name `shard:key` of one sample and the bytes of its members; None where it has none.
 
         BadSample where they are not those that were indexed, or cannot be read.
         """
         index, rows = self.shards.rows(shard)
-        row, columns = int(rows[place]), index.fields
+        row, columns = int(rows[ordinal]), index.fields
         spans, sums = index.spans[row].tolist(), index.sums[row].tolist()
         chosen = [columns.get(field, -1) for field in fields]
-        if isinstance(index.place, Path):
+        if isinstance(index.path, Path):
             found = self._local(shard, [spans[column] if column >= 0 else (-1, 0) for column in chosen])
         else:
-            found = self._remote(shard, place, fields)
+            found = self._remote(shard, ordinal, fields)
         for column, data in zip(chosen, found, strict=True):
             if data is not None and zlib.crc32(data) != sums[column]:
                 raise BadSample(CHANGED)
-        return f"{index.place.stem}:{index.key(row)}", found
+        return f"{index.path.stem}:{index.key(row)}", found
 
-    def _remote(self, shard: int, place: int, fields: Sequence[str]) -> list[bytes | None]:
-        if self.pieces is None:
-            self.pieces = Pieces(self.shards)
-        return self.pieces.members(shard, place, fields)
+    def _remote(self, shard: int, ordinal: int, fields: Sequence[str]) -> list[bytes | None]:
+        if self.segments is None:
+            self.segments = RemoteSegments(self.shards)
+        return self.segments.members(shard, ordinal, fields)
 
     def _local(self, shard: int, spans: Sequence[Sequence[int]]) -> list[bytes | None]:
         """Bytes at (offset, size), None for those of offset -1. A file that was lost or replaced where it lies is opened once more."""
@@ -110,21 +111,21 @@ class Reader:
         data = read_at(file, end - start, start) if end else b""
         return [data[offset - start : offset - start + size] if offset >= 0 else None for offset, size in spans]
 
-    def where(self, sample: int) -> Place:
+    def where(self, sample: int) -> StoragePath:
         """The shard that holds a sample."""
         shards, _ = self.shards.locate(np.array([sample]))
         return self.shards.paths[int(shards[0])]
 
     def key(self, sample: int) -> str:
         """Name `shard:key` of a sample."""
-        shards, places = self.shards.locate(np.array([sample]))
+        shards, ordinals = self.shards.locate(np.array([sample]))
         index, rows = self.shards.rows(int(shards[0]))
-        return f"{index.place.stem}:{index.key(int(rows[int(places[0])]))}"
+        return f"{index.path.stem}:{index.key(int(rows[int(ordinals[0])]))}"
 
-    def _decode(self, shard: int, place: int, fields: tuple[str, ...], at_least: AtLeast) -> tuple[Any, ...] | str:
+    def _decode(self, shard: int, ordinal: int, fields: tuple[str, ...], at_least: AtLeast) -> tuple[Any, ...] | str:
         """(name, value of each field), or why the sample fails."""
         try:
-            name, members = self.members(shard, place, fields)
+            name, members = self.members(shard, ordinal, fields)
             values: list[Any] = [name]
             for field, data in zip(fields, members, strict=True):
                 kind = self.shards.kinds[field]
@@ -140,18 +141,18 @@ class Reader:
         return tuple(values)
 
     def _keep(self, sample: int, at_least: AtLeast, fields: tuple[str, ...], row: tuple[Any, ...]) -> None:
-        """Keeps a decoded sample while there is room. What is kept stays: in an order that visits each once, any exchange only costs."""
+        """Keeps a decoded sample for good while there is room: in an order that visits each once an epoch, to replace one gains nothing."""
         size = _OBJECT_BYTES * len(row) + sum(value.nbytes for value in row if isinstance(value, np.ndarray))
         if size <= self._cache_left:
             self._cache_left -= size
             self._cache[sample, at_least, fields] = row
 
-    def _row(self, sample: int, shard: int, place: int, fields: tuple[str, ...], at_least: AtLeast) -> tuple[Any, ...] | str:
+    def _row(self, sample: int, shard: int, ordinal: int, fields: tuple[str, ...], at_least: AtLeast) -> tuple[Any, ...] | str:
         row = self._cache.get((sample, at_least, fields))
         if row is None:
-            if self._at is not None:
-                self._at(sample)
-            row = self._decode(shard, place, fields, at_least)
+            if self._on_sample is not None:
+                self._on_sample(sample)
+            row = self._decode(shard, ordinal, fields, at_least)
             if isinstance(row, tuple):
                 self._keep(sample, at_least, fields, row)
         return row
@@ -159,15 +160,15 @@ class Reader:
     def read(
         self, samples: np.ndarray, fields: Sequence[str], at_least: AtLeast = 0, bad: Mapping[int, str] | None = None
     ) -> tuple[list[str], dict[str, list[Any]], np.ndarray]:
-        """Names, values by field and failed (B,) uint8 of samples (B,): 0 for a good one, else 1 + the place of its reason in `REASONS`.
+        """Names, values by field and failed (B,) uint8 of samples (B,): 0 for a good one, else 1 + the number of its reason in `REASONS`.
 
         `at_least` is the side to which an image may shrink, or its height and width; 0 as stored. Samples in `bad` fail for the
         reason there, unread. Rows that fail hold stand-ins: a black image like the first good one, an empty text, label 0.
         """
         fields, bad = tuple(fields), bad or {}
-        shards, places = self.shards.locate(samples)
-        where = zip(samples.tolist(), shards.tolist(), places.tolist(), strict=True)
-        rows = [bad.get(sample) or self._row(sample, shard, place, fields, at_least) for sample, shard, place in where]
+        shards, ordinals = self.shards.locate(samples)
+        where = zip(samples.tolist(), shards.tolist(), ordinals.tolist(), strict=True)
+        rows = [bad.get(sample) or self._row(sample, shard, ordinal, fields, at_least) for sample, shard, ordinal in where]
         failed = np.array([1 + REASONS.index(row) if isinstance(row, str) else 0 for row in rows], np.uint8)
         if failed.any():
             good = next((row for row in rows if not isinstance(row, str)), None)

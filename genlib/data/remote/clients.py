@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from genlib.data.caches.lru import LruCache
+
 _MOST_CLIENTS = 64
 _HF_FILE = re.compile(r"hf://(datasets/)?(?!spaces/|buckets/|datasets/)([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.*))?", re.DOTALL)
 _NO_PATH = re.compile(r"(?:^|/)(?:\.{0,2})(?:/|$)|[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How patient a client is, and how many bytes it asks for at once."""
+class RemoteSettings:
+    """How long and how often a client tries, and how many bytes it asks for at once."""
 
     tries: int = 6
     total_seconds: float = 120.0
-    """After so long no further try begins."""
+    """No further try begins after this time."""
     request_seconds: float = 60.0
     """Longest time of one try; the next one goes on where it stopped."""
     stall_seconds: float = 15.0
@@ -46,19 +48,21 @@ class Settings:
     """Longest range of one request."""
 
 
-PATIENT = Settings()
+DEFAULT_SETTINGS = RemoteSettings()
 
 
-class Client(NamedTuple):
+class StoreClient(NamedTuple):
     """Connections to one store, with a bound on the requests under way."""
 
     store: Any
-    slots: threading.BoundedSemaphore
+    """An `obstore` store."""
+    limit: threading.BoundedSemaphore
+    """Held by each request; there are `RemoteSettings.concurrency` of them."""
     threads: ThreadPoolExecutor
 
 
-class HfPlace(NamedTuple):
-    """A file or folder of a repository on the Hugging Face Hub."""
+class HubPath(NamedTuple):
+    """A file or folder in a repository on the Hugging Face Hub."""
 
     kind: str
     """dataset or model."""
@@ -67,7 +71,7 @@ class HfPlace(NamedTuple):
     path: str
 
 
-def shown(url: str) -> str:
+def printable_url(url: str) -> str:
     """A URL as it may be printed: without a user's name, password or signature."""
     if not url.startswith(("http://", "https://")):
         return url
@@ -80,68 +84,62 @@ def hf_endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def hf_place(url: str) -> HfPlace:
+def hub_path(url: str) -> HubPath:
     """Parts of hf://datasets/OWNER/NAME[@REVISION]/PATH, or of a model's without `datasets/`. ValueError where it is none."""
     found = _HF_FILE.fullmatch(url)
     if not found:
-        raise ValueError(f"{url!r} is no place on the Hub; write hf://datasets/OWNER/NAME/PATH, a revision as OWNER/NAME@REVISION")
-    return HfPlace("dataset" if found[1] else "model", found[2], found[3] or "main", found[4] or "")
+        raise ValueError(f"{url!r} is no path on the Hub; write hf://datasets/OWNER/NAME/PATH, a revision as OWNER/NAME@REVISION")
+    return HubPath("dataset" if found[1] else "model", found[2], found[3] or "main", found[4] or "")
 
 
-def locate(url: str) -> tuple[str, str]:
+def store_and_path(url: str) -> tuple[str, str]:
     """(store, path in it). A store is SCHEME://BUCKET, SCHEME://HOST[?QUERY] or hf://ENDPOINT. ValueError for a path no store has."""
     scheme, _, rest = url.partition("://")
     if scheme in ("http", "https"):
         parts = urlsplit(url)
         store, path = f"{scheme}://{parts.netloc}?{parts.query}", unquote(parts.path[1:])
     elif scheme == "hf":
-        place = hf_place(url)
+        file = hub_path(url)
         store = f"hf://{hf_endpoint()}"
-        path = f"{'datasets/' if place.kind == 'dataset' else ''}{place.repository}/resolve/{place.revision}/{place.path}"
+        path = f"{'datasets/' if file.kind == 'dataset' else ''}{file.repository}/resolve/{file.revision}/{file.path}"
     else:
         bucket, _, path = rest.partition("/")
         store = f"{scheme}://{bucket}"
     if _NO_PATH.search(path.rstrip("/")) and path:
-        raise ValueError(f"{shown(url)!r}: stores have no such path; it may not have an empty part, '.', '..' or a control character")
+        raise ValueError(f"{printable_url(url)!r}: stores have no such path; it may not have an empty part, '.', '..' or a control character")
     return store, path
 
 
-_owner: int | None = None
-"""The process whose clients these are."""
-_lock = threading.Lock()
-_clients: dict[tuple[str, Settings], Client] = {}
-
-
-def client_of(url: str, settings: Settings) -> tuple[Client, str]:
+def client_of(url: str, settings: RemoteSettings) -> tuple[StoreClient, str]:
     """The client of a URL's store, and the path in it. OSError in a process that was forked from one with clients."""
     global _owner
-    store, path = locate(url)
+    store, path = store_and_path(url)
     if _owner not in (None, os.getpid()):
-        raise OSError(f"{shown(url)}: this process was forked from one that reads from stores, whose threads it lacks; start it by spawn")
+        raise OSError(f"{printable_url(url)}: this process was forked from one that reads from stores, whose threads it lacks; start it by spawn")
     _owner = os.getpid()
-    with _lock:
-        key = store, settings
-        client = _clients.pop(key, None) or _made(store, settings)
-        _clients[key] = client  # now the most recent one
-        if len(_clients) > _MOST_CLIENTS:
-            del _clients[next(iter(_clients))]
-    return client, path
+    return _clients[store, settings], path
 
 
-def _made(store: str, settings: Settings) -> Client:
+def _make_client(key: tuple[str, RemoteSettings]) -> StoreClient:
+    store, settings = key
     scheme, _, where = store.partition("://")
-    make, needs = _MAKERS[scheme]
+    make, hint = _MAKERS[scheme]
     try:
         made = make(store if scheme.startswith("http") else where, settings)
     except ImportError:
         raise
     except Exception:  # it may quote what the environment holds
-        raise ValueError(f"{shown(store)}: no client could be made of the address and the environment; is {needs} right?") from None
-    return Client(made, threading.BoundedSemaphore(settings.concurrency), ThreadPoolExecutor(settings.concurrency, "store"))
+        raise ValueError(f"{printable_url(store)}: no client could be made of the address and the environment; is {hint} right?") from None
+    return StoreClient(made, threading.BoundedSemaphore(settings.concurrency), ThreadPoolExecutor(settings.concurrency, "store"))
 
 
-def _options(settings: Settings, *, insecure: bool = False, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """Arguments every store takes. Its own retries are off: they give up on what `genlib.data.remote.retry` heals."""
+_owner: int | None = None
+"""The process whose clients these are."""
+_clients = LruCache(_make_client, _MOST_CLIENTS)
+
+
+def _options(settings: RemoteSettings, *, insecure: bool = False, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """Arguments every store takes. Its own retries are off: they give up where `genlib.data.remote.retry` goes on, as in the middle of an answer."""
     client: dict[str, Any] = {
         "connect_timeout": timedelta(seconds=settings.connect_seconds),
         "read_timeout": timedelta(seconds=settings.stall_seconds),
@@ -159,7 +157,7 @@ def _insecure(*names: str) -> bool:
     return any(os.environ.get(name, "").startswith("http://") for name in names)
 
 
-def _http(root: str, settings: Settings) -> Any:
+def _http(root: str, settings: RemoteSettings) -> Any:
     from obstore.store import HTTPStore
 
     scheme, _, where = root.removesuffix("?").partition("://")
@@ -169,7 +167,7 @@ def _http(root: str, settings: Settings) -> Any:
     return HTTPStore(f"{scheme}://{host}", **_options(settings, insecure=scheme == "http", headers=headers))
 
 
-def _hf(endpoint: str, settings: Settings) -> Any:
+def _hf(endpoint: str, settings: RemoteSettings) -> Any:
     from huggingface_hub import get_token
     from obstore.store import HTTPStore
 
@@ -178,7 +176,7 @@ def _hf(endpoint: str, settings: Settings) -> Any:
     return HTTPStore(endpoint, **_options(settings, insecure=endpoint.startswith("http://"), headers=headers))
 
 
-def _s3(bucket: str, settings: Settings) -> Any:
+def _s3(bucket: str, settings: RemoteSettings) -> Any:
     from obstore.store import S3Store
 
     options = _options(settings, insecure=_insecure("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"))
@@ -197,19 +195,19 @@ def _aws_profile() -> Any:
     return Boto3CredentialProvider()
 
 
-def _gs(bucket: str, settings: Settings) -> Any:
+def _gs(bucket: str, settings: RemoteSettings) -> Any:
     from obstore.store import GCSStore
 
     return GCSStore(bucket, **_options(settings, insecure=_insecure("GOOGLE_BASE_URL")))
 
 
-def _az(container: str, settings: Settings) -> Any:
+def _az(container: str, settings: RemoteSettings) -> Any:
     from obstore.store import AzureStore
 
     return AzureStore(container, **_options(settings, insecure=_insecure("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")))
 
 
-_MAKERS: dict[str, tuple[Callable[[str, Settings], Any], str]] = {
+_MAKERS: dict[str, tuple[Callable[[str, RemoteSettings], Any], str]] = {
     "s3": (_s3, "AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or for a public bucket AWS_SKIP_SIGNATURE=true,"),
     "gs": (_gs, "GOOGLE_APPLICATION_CREDENTIALS, or for a public bucket GOOGLE_SKIP_SIGNATURE=true,"),
     "az": (_az, "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, or for a public container AZURE_SKIP_SIGNATURE=true,"),
@@ -220,6 +218,6 @@ _MAKERS: dict[str, tuple[Callable[[str, Settings], Any], str]] = {
 SCHEMES = tuple(_MAKERS)
 
 
-def needs(url: str) -> str:
-    """What a store of this scheme wants to find in the environment."""
+def credentials_hint(url: str) -> str:
+    """Environment variables in which a store of this scheme looks for credentials or its address."""
     return _MAKERS[url.partition("://")[0]][1].rstrip(",")

@@ -1,4 +1,8 @@
-"""Tries again what a store failed at: full jitter, a bound on tries and on time, and at the end one sentence without secrets."""
+"""Calls to a store, tried again where that may help: full jitter, bounds on tries and time, and at the end one sentence without secrets.
+
+What an error means is decided by the class that obstore raises and, for its `GenericError`, by the HTTP status in the message, for
+which obstore has no attribute. The other texts below only choose words for the user; `tests/data/remote/test_retry.py` pins them all.
+"""
 
 from __future__ import annotations
 
@@ -9,42 +13,46 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from genlib.data.remote.clients import Settings, needs, shown
+from genlib.data.remote.clients import RemoteSettings, credentials_hint, printable_url
 
 T = TypeVar("T")
 
 _STATUS = re.compile(r"non-2xx status code: (\d+)([A-Za-z' -]*)")
-_CREDENTIALS = re.compile(r"token request|http://169\.254\.")
-_KIND = re.compile(r"\bHttpError \{\s*kind: (\w+)")
-_OF_KIND = {"Timeout": "no answer came in time", "Interrupted": "the connection broke", "Connect": "no connection could be made"}
-_OF_TEXT = {
-    "Range request not supported": "the server does not answer requests for ranges of bytes, as this needs",
+_NO_CREDENTIALS = re.compile(r"token request|http://169\.254\.")
+"""In messages of clients that found no key and asked the cloud's own machines for one."""
+_PASSING_STATUS = (408, 425, 429)
+"""Statuses below 500 that another try may heal: timeout, too early, too many requests."""
+_WORDS = {
     "Content-Length Header missing": "an answer came without its length",
     "Requested ": "another range of bytes came than was asked for",
     "following redirect": "it is redirected without an end",
+    "kind: Timeout,": "no answer came in time",
+    "kind: Interrupted,": "the connection broke",
+    "kind: Connect,": "no connection could be made",
 }
-_PASSING = (408, 425, 429)
 
 
-class UnfitError(OSError):
+class BadAnswerError(OSError):
     """An answer that cannot be right; another try may bring a better one."""
 
 
-class BeyondError(OSError):
+class PastEndError(OSError):
     """The range begins at the end of the object or after it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Trouble:
+class _Failure:
+    """An error of a client: what to tell the user, as which exception, and whether another try may help."""
+
     text: str
     kind: type[OSError] = OSError
-    again: bool = False
+    retry: bool = False
 
 
-def patiently(url: str, settings: Settings, deed: Callable[[], T]) -> T:
-    """What the deed returns, after as many tries as the settings allow.
+def with_retries(url: str, settings: RemoteSettings, fn: Callable[[], T]) -> T:
+    """What `fn` returns, after as many tries as the settings allow.
 
-    OSError in one sentence: FileNotFoundError, PermissionError and `BeyondError` at once, others after the last try.
+    OSError in one sentence: FileNotFoundError, PermissionError and `PastEndError` at once, others after the last try.
     """
     from obstore.exceptions import BaseError
 
@@ -52,40 +60,40 @@ def patiently(url: str, settings: Settings, deed: Callable[[], T]) -> T:
     while True:
         tried += 1
         try:
-            return deed()
+            return fn()
         except (BaseError, OSError) as error:
-            trouble = _trouble(error, url)
+            failure = _failure(error, url)
         pause = random.uniform(0, min(settings.longest_pause_seconds, settings.first_pause_seconds * 2 ** (tried - 1)))
         passed = time.monotonic() - began
-        if not trouble.again or tried >= settings.tries or passed + pause > settings.total_seconds:
+        if not failure.retry or tried >= settings.tries or passed + pause > settings.total_seconds:
             break
         time.sleep(pause)
-    # outside of the handler: the store's error, which quotes signed addresses, must not go along as its context
-    tries = f", {tried} times in {passed:.1f} s" if trouble.again else ""
-    raise trouble.kind(f"{shown(url)}: {trouble.text}{tries}")
+    # raised outside of the handler: the store's error, which quotes signed addresses, must not go along as its context
+    tries = f", {tried} times in {passed:.1f} s" if failure.retry else ""
+    raise failure.kind(f"{printable_url(url)}: {failure.text}{tries}")
 
 
-def _trouble(error: Exception, url: str) -> _Trouble:
+def _failure(error: Exception, url: str) -> _Failure:
     """What an error of the client means. Its own text quotes addresses and answers, so nothing of it is passed on but the status."""
     from obstore import exceptions
 
-    text, _, details = str(error).partition("\n\nDebug source")
-    status = _STATUS.search(text)
-    if isinstance(error, UnfitError):
-        return _Trouble(text, again=True)
-    if _CREDENTIALS.search(text):
-        return _Trouble(f"no credentials were found; set {needs(url)}", PermissionError)
+    message = str(error).partition("\n\nDebug source")[0]
+    if isinstance(error, BadAnswerError):
+        return _Failure(message, retry=True)
+    if _NO_CREDENTIALS.search(message):
+        return _Failure(f"no credentials were found; set {credentials_hint(url)}", PermissionError)
     if isinstance(error, FileNotFoundError):
-        return _Trouble("there is no such file", FileNotFoundError)
+        return _Failure("there is no such file", FileNotFoundError)
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-        return _Trouble(f"access is refused; is {needs(url)} right?", PermissionError)
-    if status:
+        return _Failure(f"access is refused; is {credentials_hint(url)} right?", PermissionError)
+    if isinstance(error, exceptions.NotSupportedError):
+        return _Failure("the server does not answer requests for ranges of bytes, as this needs", retry=True)
+    if status := _STATUS.search(message):
         return _of_status(int(status[1]), status[2].strip())
-    said = next((means for part, means in _OF_TEXT.items() if part in text or part in details), None)
-    kind = _KIND.search(details)
-    return _Trouble(said or _OF_KIND.get(kind[1] if kind else "", "the answer makes no sense"), again=True)
+    words = next((words for part, words in _WORDS.items() if part in str(error)), "the answer makes no sense")
+    return _Failure(words, retry=True)
 
 
-def _of_status(code: int, reason: str) -> _Trouble:
-    kind = BeyondError if code == 416 else OSError
-    return _Trouble(f"the server says {code} {reason}", kind, again=code >= 500 or code in _PASSING)
+def _of_status(code: int, reason: str) -> _Failure:
+    kind = PastEndError if code == 416 else OSError
+    return _Failure(f"the server says {code} {reason}", kind, retry=code >= 500 or code in _PASSING_STATUS)

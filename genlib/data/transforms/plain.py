@@ -104,7 +104,7 @@ class PlainTransform:
             if isinstance(values[0], StoredArray):
                 batch[name], batch[f"{name}_length"] = pad_sequences(values)
             elif isinstance(values[0], np.ndarray):
-                batch[name] = to_float(self._stacked(values, samples.size))
+                batch[name] = to_float(self._stacked(values, samples.bucket_size))
             elif isinstance(values[0], int):
                 batch[name] = torch.tensor(values, dtype=torch.int64)
         labels = [facts.get("label") for facts in samples.fields.get("json", ())]

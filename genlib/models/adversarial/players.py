@@ -76,7 +76,7 @@ class TwoPlayers(Task):
         """Measures where vectors lie and how far they reach; pixels are known to be in [0, 1]."""
         if self.shape.is_image:
             return
-        batches = source.batches("train", 256, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False))
+        batches = source.batches("train", 256, transform=self.transform(train=False))
         some = [batch["x"][batch["weight"] > 0] for batch in islice(batches, -(-min(MEASURED_SAMPLES, self.data.num_samples) // 256))]
         x = torch.cat(some)
         self.centre.copy_(x.mean(0))

@@ -159,7 +159,7 @@ class ImageAutoencoder(Task):
         """Sets `scale` and `shift` from sampled latents of the first training samples of a run with that seed; every rank finds the same."""
         size = self.chunk_samples
         samples = min(MEASURED_SAMPLES, max(size, MEASURED_PIXELS // self.image_size**2))
-        batches = source.batches("train", size, rank=0, world=1, seed=seed, start=0, transform=self.transform(train=False))
+        batches = source.batches("train", size, seed=seed, transform=self.transform(train=False))
         count, total, squares, training = 0, 0.0, 0.0, self.training
         self.eval()
         for _, batch in zip(range(-(-samples // size)), batches, strict=False):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
+from genlib.metrics.held_out import held_out
 from genlib.models.autoencoders.image import ImageAutoencoder
 from genlib.models.autoencoders.image_config import Discriminator, ImageAutoencoderConfig
 from genlib.recipe import Recipe, Stage
@@ -54,7 +55,7 @@ class AutoencoderVQTask(ImageAutoencoder):
         """Codes start at latents of the untrained encoder, drawn at random, and so all of them are near some."""
         super().prepare(source)
         size = self.chunk_samples
-        batches = source.batches("train", size, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False))
+        batches = source.batches("train", size, transform=self.transform(train=False))
         with torch.no_grad():
             images = [batch["image"] for _, batch in zip(range(PREPARED_SAMPLES // size), batches, strict=False)]
             cells = torch.cat([self.encode_image(2 * image - 1)[0].movedim(1, -1).flatten(0, -2) for image in images])
@@ -102,9 +103,8 @@ class AutoencoderVQTask(ImageAutoencoder):
     def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
         """As every image autoencoder's; and which share of the codes held-out images use, and how evenly (perplexity)."""
         scores, counts = super().assess(source, folder), torch.zeros(self.config.codes)
-        batches = source.batches("validation", self.chunk_samples, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False))
-        for _, batch in zip(range(1024 // self.chunk_samples), batches, strict=False):
-            counts += usage(self.encode_codes(image=batch["image"][batch["weight"] > 0]), self.config.codes).cpu()
+        for batch in held_out(self, source, size=self.chunk_samples, most=1024):
+            counts += usage(self.encode_codes(image=batch["image"]), self.config.codes).cpu()
         if not scores:
             return {}
         name = source.spec.validation_name

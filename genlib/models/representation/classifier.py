@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.augment import ImageAugmentation, augment
 from genlib.data.transforms.plain import PlainTransform
+from genlib.metrics.held_out import held_out
 from genlib.nn.residual_tower import RELU_GAIN, ResidualBlock, StandardisedConv
 from genlib.pictures import save_contact_sheet
 from genlib.recipe import Recipe, Stage
@@ -163,12 +164,11 @@ class Classifier(Task):
     @torch.no_grad()
     def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
         """Accuracy and cross-entropy (nats) over all held-out samples; `guesses.png` shows the first ones."""
-        totals, count, shown = torch.zeros(2, dtype=torch.float64), 0.0, []
-        for batch in source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False)):
-            batch = {name: value.to(self.device) for name, value in batch.items()}
-            values, weight = self.evaluate(batch), batch["weight"]
-            totals += torch.stack([(values[name] * weight).sum() for name in ("accuracy", "cross_entropy")]).double().cpu()
-            count += weight.sum().item()
+        totals, count, shown = torch.zeros(2, dtype=torch.float64), 0, []
+        for batch in held_out(self, source, size=_BATCH):
+            values = self.evaluate(batch)
+            totals += torch.stack([values[name].sum() for name in ("accuracy", "cross_entropy")]).double().cpu()
+            count += len(batch["position"])
             if len(shown) < _SHOWN:
                 guesses = self.classify(image=batch["image"]).argmax(1)
                 shown += list(zip(batch["image"].cpu(), batch["label"].tolist(), guesses.tolist(), strict=True))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from genlib.data.codecs.decode import BadSample, decode_image, image_header
-from genlib.data.codecs.encode import LeftOut, stored_image
+from genlib.data.codecs.encode import SkippedSample, stored_image
 
 
 def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (40, 20), **options) -> bytes:
@@ -89,7 +89,7 @@ def test_sixteen_bits_keep_their_upper_half() -> None:
     ],
 )
 def test_what_cannot_be_stored_says_why(data: bytes, reason: str) -> None:
-    with pytest.raises((BadSample, LeftOut), match=f"^{reason}$"):
+    with pytest.raises((BadSample, SkippedSample), match=f"^{reason}$"):
         stored_image(data)
 
 

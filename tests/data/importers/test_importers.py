@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from genlib.data.importers.convert import Input, Part, Plan, Raw, members, write_part
+from genlib.data.importers.convert import ConversionInput, ConversionPlan, InputPart, RawSample, members, write_part
 from genlib.data.importers.folder import open_folder
 from genlib.data.importers.table import open_table
 from tests.data.codecs.test_encode import encoded
@@ -16,7 +16,7 @@ from tests.data.importers.test_convert import stored, write
 from tests.data.shards import picture
 
 
-def samples_of(source: Input) -> list[Raw]:
+def samples_of(source: ConversionInput) -> list[RawSample]:
     return [raw for part in source.cut(3) for raw in source.read(part)]
 
 
@@ -104,7 +104,7 @@ def test_tables_of_every_form_say_the_same(tmp_path: Path, name: str, make) -> N
     make(tmp_path / name)
     source = open_table(tmp_path / name, "path", "text", "kind")
     assert (source.total, source.facts["class_names"]) == (6, ["ant", "bee"])
-    record = write_part(Plan(out=tmp_path / "out", read=source.read), Part(0, next(iter(source.cut(100)))))
+    record = write_part(ConversionPlan(out=tmp_path / "out", read=source.read), InputPart(0, next(iter(source.cut(100)))))
     assert record.samples == {"train": 1}
     assert record.bad == {"a URL and no file": 1, "empty caption": 1, "missing image": 1, "missing label": 1, "no image path": 1}
     assert record.first["missing image"] == "gone.png"

@@ -18,15 +18,16 @@ import pytest
 import torch
 
 from genlib.config import DataConfig
+from genlib.data import dataset_cache
 from genlib.data.caches.disk_cache import DiskCache
 from genlib.data.caches.encoded import EncodedStore
-from genlib.data.codecs.encode import LeftOut, file_bytes
-from genlib.data.dataset import keep, open_sets
+from genlib.data.codecs.encode import SkippedSample, file_bytes
 from genlib.data.importers.table import open_table
 from genlib.data.index import shard_index, storage_path, validation
-from genlib.data.index.content import Content, ContentChangedError
-from genlib.data.shards.shard_set import ShardSet, all_shards
-from genlib.data.source import open_source
+from genlib.data.index.content import FileChangedError, FileContent
+from genlib.data.shards.discovery import all_shards
+from genlib.data.shards.shard_set import ShardSet
+from genlib.data.source import open_and_cache, open_source
 from genlib.files import open_regular
 from jobs.prepare.check import verify
 from jobs.prepare_data import main
@@ -90,7 +91,7 @@ def test_what_a_pattern_names_is_not_passed_over_for_its_kind(tmp_path: Path, ki
     KINDS[kind](folder / "00001.tar")
     for where in (f"{folder}/{{00000..00001}}.tar", f"{folder}/*.tar"):
         with pytest.raises(ValueError, match=rf"00001\.tar cannot be opened \(it is {kind} and no regular file\)"):
-            ShardSet(all_shards(where))
+            ShardSet.open(all_shards(where))
 
 
 def test_a_pipe_named_alone_is_a_sentence(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_other_files_of_strange_kinds_are_refused_or_absent(tmp_path: Path, kind
     folder = write_set(tmp_path / "set", 10)
     strange = tmp_path / "strange"
     KINDS[kind](strange)
-    with pytest.raises(LeftOut, match=r"no file|missing|unreadable"):
+    with pytest.raises(SkippedSample, match=r"no file|missing|unreadable"):
         file_bytes(strange, 100, "image")
     table = tmp_path / "table.csv"
     KINDS[kind](table)
@@ -124,10 +125,11 @@ def test_other_files_of_strange_kinds_are_refused_or_absent(tmp_path: Path, kind
     fresh = EncodedStore(tmp_path / "encoded", 4)
     assert not fresh.has(np.arange(2)).any()
     config = DataConfig(train=str(folder))
-    keep(config, tmp_path)
+    open_and_cache(config, tmp_path)
     (tmp_path / "train.set").unlink()
     KINDS[kind](tmp_path / "train.set")
-    assert len(open_sets(config, tmp_path)["train"][1]) == 10
+    assert not dataset_cache.read_sets(tmp_path, config)
+    assert open_source(config, tmp_path).num_samples("train") == 10
     KINDS[kind](folder / "dataset.json")
     if kind == "No such file":
         assert open_source(config).num_samples("train") == 10
@@ -179,18 +181,18 @@ OTHERS = [(name, content if not name.endswith("cls") else content[1:]) for name,
 @pytest.mark.parametrize("how", [Path.write_bytes, replaced], ids=["in place", "by rename"])
 def test_the_same_size_and_time_with_other_bytes_is_indexed_anew(tmp_path: Path, how: Callable) -> None:
     path = write_tar(tmp_path / "0.tar", TEN)
-    before = ShardSet([path])
+    before = ShardSet.open([path])
     rewritten(path, OTHERS, how)
-    after = ShardSet([path])
+    after = ShardSet.open([path])
     assert after.digest != before.digest
     assert shard_index.load(path).key(0) == "00010"
     rewritten(path, TEN, how)
-    assert ShardSet([path]).digest == before.digest
+    assert ShardSet.open([path]).digest == before.digest
 
 
 def test_a_copy_with_its_sidecar_is_believed_for_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tar(tmp_path / "0.tar", TEN)
-    before = ShardSet([path])
+    before = ShardSet.open([path])
     path.chmod(0o600)
     shutil.copytree(tmp_path, tmp_path / "copy", copy_function=shutil.copy2)
 
@@ -199,7 +201,7 @@ def test_a_copy_with_its_sidecar_is_believed_for_its_content(tmp_path: Path, mon
 
     monkeypatch.setattr(shard_index, "build", never)
     for place in (path, tmp_path / "copy" / "0.tar"):
-        assert ShardSet([place]).digest == before.digest
+        assert ShardSet.open([place]).digest == before.digest
         found = validation.read(place.with_name("0.tar.idx"), {})
         assert found
         assert found[0]["changed"] == str(place.stat().st_ctime_ns)
@@ -260,24 +262,24 @@ def test_a_sidecar_with_any_flipped_byte_is_made_again(tmp_path: Path) -> None:
 
 def test_what_a_run_keeps_is_made_again_where_a_byte_is_flipped(tmp_path: Path) -> None:
     config = DataConfig(train=str(write_set(tmp_path / "set", 20)))
-    keep(config, tmp_path)
+    open_and_cache(config, tmp_path)
     content = (tmp_path / "train.set").read_bytes()
     for at in range(0, len(content), 5):
         data = bytearray(content)
         data[at] ^= 1 << at % 8
         (tmp_path / "train.set").write_bytes(data)
-        shards = open_sets(config, tmp_path)["train"][1]
-        assert shards.starts.tolist() == [0, 10, 20]
+        assert not dataset_cache.read_sets(tmp_path, config)
+    assert open_source(config, tmp_path).num_samples("train") == 20
 
 
 def test_a_shard_that_is_cut_while_it_is_indexed_is_a_sentence(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", TEN)
     with open_regular(path) as file:
-        content = Content(file, f"shard {path}")
+        content = FileContent(file, f"shard {path}")
         os.truncate(path, 1000)
-        with pytest.raises(ContentChangedError, match=r"0.tar changed while it was indexed; start again"):
+        with pytest.raises(FileChangedError, match=r"0.tar changed while it was indexed; start again"):
             content[0:4096]
-        with pytest.raises(ContentChangedError):
+        with pytest.raises(FileChangedError):
             content.sha256()
 
 
@@ -286,7 +288,7 @@ def test_slices_of_content_are_those_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data)
     rng = random.Random(1)
     with open_regular(tmp_path / "file") as file:
-        content = Content(file, "file")
+        content = FileContent(file, "file")
         for _ in range(3000):
             start = rng.randrange(len(data) + 1000)
             stop = start + rng.choice([0, 1, 157, 512, 3000, 70_000])
@@ -311,9 +313,9 @@ def test_joined_tars_are_read_and_verify_says_so(tmp_path: Path, capsys: pytest.
 
 def test_the_digest_of_plain_shards_is_what_it_was_and_of_joined_ones_another(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", TEN)
-    assert shard_index.facts(path)["digest"] == Content(open_regular(path), "").sha256()
+    assert shard_index.facts(path)["digest"] == FileContent(open_regular(path), "").sha256()
     path.write_bytes(path.read_bytes() * 2)
-    assert shard_index.facts(path)["digest"] != Content(open_regular(path), "").sha256()
+    assert shard_index.facts(path)["digest"] != FileContent(open_regular(path), "").sha256()
 
 
 READER = """

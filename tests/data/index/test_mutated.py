@@ -83,7 +83,7 @@ def test_samples_are_whole_and_counted(tmp_path: Path, size: str, seeds: range) 
     for seed in seeds:
         name, data = mutant(seed)
         path.write_bytes(data)
-        samples = ShardSet([path])
+        samples = ShardSet.open([path])
         index, rows = samples.rows(0)
         columns = {
             column: extension for extension, column in zip(("png", "txt", "cls"), map(index.fields.get, ("image", "text", "label")), strict=True)

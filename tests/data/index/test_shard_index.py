@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genlib.data.index import shard_index, storage_path
-from genlib.data.shards.shard_set import Recent, ShardSet, all_shards, find_shards, parts
+from genlib.data.caches.lru import LruCache
+from genlib.data.index import shard_index, sidecar_files
+from genlib.data.shards.discovery import all_shards, find_shards, split_paths
+from genlib.data.shards.shard_set import ShardSet
 from tests.data.shards import Entry, pair, picture, tar_bytes, write_set, write_tar
 
 
@@ -64,7 +66,7 @@ BAD: dict[str, tuple[str, list[Entry]]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_each_bad_sample_is_counted_by_its_reason(tmp_path: Path, case: str) -> None:
     reason, entries = BAD[case]
-    samples = ShardSet([write_tar(tmp_path / "0.tar", [*pair(0), *entries, *pair(2)])])
+    samples = ShardSet.open([write_tar(tmp_path / "0.tar", [*pair(0), *entries, *pair(2)])])
     assert samples.bad == {reason: 1}
     assert samples.first_bad == {reason: "0.tar:00001"}
     assert len(samples) == (3 if reason == "duplicate" else 2)
@@ -72,7 +74,7 @@ def test_each_bad_sample_is_counted_by_its_reason(tmp_path: Path, case: str) -> 
 
 def test_members_need_not_be_adjacent(tmp_path: Path) -> None:
     entries = [entry for trio in zip(pair(0), pair(1), pair(2), strict=True) for entry in trio]
-    samples = ShardSet([write_tar(tmp_path / "0.tar", entries)])
+    samples = ShardSet.open([write_tar(tmp_path / "0.tar", entries)])
     assert len(samples) == 3
     assert not samples.bad
 
@@ -83,7 +85,7 @@ def test_a_broken_header_costs_one_sample_and_is_counted_once(tmp_path: Path) ->
         data[1024 * member + 5] ^= 1
         path = tmp_path / f"{member}.tar"
         path.write_bytes(data)
-        samples = ShardSet([path])
+        samples = ShardSet.open([path])
         assert (len(samples), samples.bad) == (2, {"broken header": 1})
 
 
@@ -92,7 +94,7 @@ def test_a_cut_shard_keeps_what_is_whole(tmp_path: Path) -> None:
     for members in range(1, 9):
         path = tmp_path / f"{members}.tar"
         path.write_bytes(data[: 1024 * members + 600])
-        samples = ShardSet([path])
+        samples = ShardSet.open([path])
         assert samples.bad["truncated"] == sum(samples.bad.values()) == 1
 
 
@@ -106,7 +108,7 @@ def test_members_outside_the_allow_list_are_never_opened(tmp_path: Path, monkeyp
     harm = pickle.dumps(Harm())
     names = ("pkl", "pickle", "pyd", "pth", "pt", "py", "tar", "gz", "image.pkl", "../../png")
     entries = [*pair(0), *((f"00000.{name}", harm) for name in names), (".hidden.png", harm), ("/etc/evil.sh", harm)]
-    samples = ShardSet([write_tar(tmp_path / "0.tar", entries)])
+    samples = ShardSet.open([write_tar(tmp_path / "0.tar", entries)])
     assert samples.fields == ["image", "label", "text"]
     assert len(samples) == 1
     assert not (tmp_path / "harmed").exists()
@@ -121,7 +123,7 @@ def test_a_sidecar_is_used_until_its_shard_changes(tmp_path: Path) -> None:
     assert sidecar.stat().st_mtime_ns == written
     write_tar(path, [*pair(0), *pair(1)])
     assert shard_index.facts(path)["digest"] != first["digest"]
-    assert len(ShardSet([path])) == 2
+    assert len(ShardSet.open([path])) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100])
@@ -134,24 +136,24 @@ def test_a_damaged_sidecar_is_made_again(tmp_path: Path, content: bytes) -> None
 
 def test_the_cache_folder_takes_sidecars_of_read_only_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tar(tmp_path / "0.tar", pair(0))
-    beside, cached = storage_path.sidecars(path)
+    beside, cached = sidecar_files.sidecars(path)
     beside.mkdir()  # as good as read-only, also for root
-    assert len(ShardSet([path])) == 1
+    assert len(ShardSet.open([path])) == 1
     assert cached.is_file()
     assert shard_index.load(path).key(0) == "00000"
 
 
 def test_the_digest_is_the_content(tmp_path: Path) -> None:
     one, copy = write_set(tmp_path / "one", 25), write_set(tmp_path / "copy", 25)
-    assert ShardSet(all_shards(str(one))).digest == ShardSet(all_shards(str(copy))).digest
+    assert ShardSet.open(all_shards(str(one))).digest == ShardSet.open(all_shards(str(copy))).digest
     data = bytearray((copy / "00001.tar").read_bytes())
     data[data.index(b"picture 15")] ^= 1
     (copy / "00001.tar").write_bytes(data)
-    assert ShardSet(all_shards(str(one))).digest != ShardSet(all_shards(str(copy))).digest
+    assert ShardSet.open(all_shards(str(one))).digest != ShardSet.open(all_shards(str(copy))).digest
 
 
 def test_numbers_run_over_all_shards(tmp_path: Path) -> None:
-    samples = ShardSet(find_shards(str(write_set(tmp_path, 25))))
+    samples = ShardSet.open(find_shards(str(write_set(tmp_path, 25))))
     shards, places = samples.locate(np.array([0, 9, 10, 24]))
     assert shards.tolist() == [0, 0, 1, 2]
     assert places.tolist() == [0, 9, 0, 4]
@@ -163,7 +165,7 @@ def test_shards_are_found_by_folder_pattern_and_list(tmp_path: Path, caplog: pyt
     plain, split = write_set(tmp_path / "plain", 30), tmp_path / "split"
     write_set(split, 20, prefix="train-")
     write_set(split, 10, prefix="validation-")
-    names = lambda where, name="train", **how: [path.name for part in parts(where) for path in find_shards(part, name, **how)]  # noqa: E731
+    names = lambda where, name="train", **how: [path.name for part in split_paths(where) for path in find_shards(part, name, **how)]  # noqa: E731
     assert names(str(plain)) == ["00000.tar", "00001.tar", "00002.tar"]
     assert names(f"{plain}/{{00000..00001}}.tar::{plain}/00002.tar") == ["00000.tar", "00001.tar", "00002.tar"]
     assert names(f"{plain}/*1.tar") == ["00001.tar"]
@@ -177,7 +179,7 @@ def test_shards_are_found_by_folder_pattern_and_list(tmp_path: Path, caplog: pyt
 
 def test_recent_values_are_bounded() -> None:
     made: list[int] = []
-    recent = Recent(lambda number: made.append(number) or number, limit=3)
+    recent = LruCache(lambda number: made.append(number) or number, limit=3)
     for number in [0, 1, 2, 0, 3, 0, 1]:
         assert recent[number] == number
     assert len(recent) == 3
@@ -196,8 +198,8 @@ def test_what_img2dataset_writes_is_read_as_it_is(tmp_path: Path, caplog: pytest
         write_tar(tmp_path / f"{shard}.tar", entries)
         (tmp_path / f"{shard}_stats.json").write_text('{"count": 8, "successes": 5}')
         (tmp_path / f"{shard}.parquet").write_bytes(b"PAR1")
-    assert len(ShardSet(find_shards(str(tmp_path)))) == 13
-    listed = ShardSet(find_shards(f"{tmp_path}/{{00000..00004}}.tar"), ["similarity>=2.2"])
+    assert len(ShardSet.open(find_shards(str(tmp_path)))) == 13
+    listed = ShardSet.open(find_shards(f"{tmp_path}/{{00000..00004}}.tar"), ["similarity>=2.2"])
     assert len(listed) == 3
     assert "3 of the 5 shards" in caplog.text
     assert not listed.bad

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 from genlib.config import DataConfig
-from genlib.data.index import shard_index, storage_path, validation
+from genlib.data.index import shard_index, sidecar_files, storage_path, validation
 from genlib.data.source import open_source
 from tests.data.remote.servers import FileServer
 from tests.data.shards import pair, picture, write_tar
@@ -160,18 +160,18 @@ def test_a_sidecar_that_lies_is_made_again(shard: Path, lie: str) -> None:
 
 @pytest.mark.parametrize("lie", ["behind the end", "a bit too few", "more classes than memory"])
 def test_a_lie_beside_a_read_only_shard_gives_way_to_the_cache_folder(shard: Path, lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    beside, cached = storage_path.sidecars(shard)
+    beside, cached = sidecar_files.sidecars(shard)
     meta, arrays = told(beside)
     LIES[lie]((meta, arrays))
     tell(beside, meta, arrays)
     lying = beside.read_bytes()
 
-    def refused(path: Path, content: bytes, write=storage_path.write_atomically) -> None:
+    def refused(path: Path, content: bytes, write=sidecar_files.write_atomically) -> None:
         if path == beside:
             raise PermissionError(13, "Permission denied")
         write(path, content)
 
-    monkeypatch.setattr(storage_path, "write_atomically", refused)  # root may write anywhere
+    monkeypatch.setattr(sidecar_files, "write_atomically", refused)  # root may write anywhere
     read_right(str(shard.parent))
     assert beside.read_bytes() == lying
     assert cached.is_file()
@@ -282,14 +282,14 @@ def test_where_neither_place_takes_the_index_a_sentence_says_so(shard: Path, tmp
 
 def test_a_shard_that_grows_while_it_is_indexed_is_told_of(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard.with_name("0.tar.idx").unlink()
-    content = storage_path.content
+    content = storage_path.open_content
 
     def grown(place: Path) -> Any:
         write_tar(place, [entry for number in range(99) for entry in pair(number)])
         return content(place)
 
-    monkeypatch.setattr(storage_path, "content", grown)
+    monkeypatch.setattr(storage_path, "open_content", grown)
     with pytest.raises(ValueError, match=r"0.tar changed while it was indexed; start again"):
         shard_index.facts(shard)
-    monkeypatch.setattr(storage_path, "content", content)
+    monkeypatch.setattr(storage_path, "open_content", content)
     assert shard_index.facts(shard)["masks"] == [[7, 99]]

@@ -1,4 +1,4 @@
-"""Buckets: SDXL's sizes, one size a batch, each sample once an epoch of its bucket, the same batches in every world and after any restart."""
+"""BucketOrder: SDXL's sizes, one size a batch, each sample once an epoch of its bucket, the same batches in every world and after any restart."""
 
 import io
 import itertools
@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genlib.config import DataConfig
-from genlib.data import dataset
 from genlib.data.codecs.decode import decode_image
-from genlib.data.order.buckets import Buckets, _parts, bucket_numbers, bucket_sizes, nearest_bucket
-from genlib.data.order.sample_order import SMALL_SET_BYTES, WINDOW, block_samples, deal
-from genlib.data.shards.shard_set import ShardSet, find_shards
-from genlib.data.source import ShardSource, open_source
+from genlib.data.order.buckets import BucketOrder, _parts, bucket_numbers, bucket_sizes, nearest_bucket
+from genlib.data.order.mixture import deal
+from genlib.data.order.sample_order import SMALL_SET_BYTES, WINDOW, block_samples
+from genlib.data.shards.discovery import find_shards
+from genlib.data.shards.shard_set import ShardSet
+from genlib.data.source import ShardSource, open_and_cache, open_source
 from genlib.data.transforms.plain import PlainTransform, fit_box
 from genlib.types import Batch, Samples
 from tests.data.shards import Entry, write_tar
@@ -84,7 +85,7 @@ def labels(batches: Sequence[Batch]) -> list[int]:
 
 
 def together(source: ShardSource, count: int, size: int, world: int, **where) -> list[tuple[list[int], torch.Size]]:
-    """Labels of each global batch, put together from all ranks, and the size of their pictures, which all ranks must have."""
+    """LabelIndex of each global batch, put together from all ranks, and the size of their pictures, which all ranks must have."""
     ranks = [take(source, count, size, rank=rank, world=world, **where) for rank in range(world)]
     found = []
     for batches in zip(*ranks, strict=True):
@@ -182,7 +183,7 @@ def test_restarts_in_other_worlds_go_on_exactly(source: ShardSource, cuts: list[
 
 def test_names_belong_to_positions(source: ShardSource) -> None:
     for batch in take(source, 20, 6, seed=5, start=60):
-        names = source.keys("train", batch["position"].tolist(), seed=5)
+        names = source.keys("train", batch["position"].tolist(), 6, seed=5)
         assert [int(name.partition(":")[2]) for name in names] == batch["label"].tolist()
 
 
@@ -239,7 +240,7 @@ def test_dealing_is_exact_up_to_its_limit() -> None:
 
 def test_large_buckets_keep_blocks_and_any_position_is_exact() -> None:
     numbers = np.where(np.arange(100_000) % 50 == 0, 2, np.arange(100_000) % 2)
-    buckets, block = Buckets(SIZES, numbers, 2 * SMALL_SET_BYTES), block_samples(100_000, 2 * SMALL_SET_BYTES)
+    buckets, block = BucketOrder(SIZES, numbers, 2 * SMALL_SET_BYTES), block_samples(100_000, 2 * SMALL_SET_BYTES)
     assert buckets.block == block > 1
     assert [order.block for order in buckets._orders] == [block, block, 2000 // WINDOW]
     size, t = 64, 10**12
@@ -260,7 +261,7 @@ def test_workers_take_what_was_kept(config: DataConfig, tmp_path: Path) -> None:
     def refuse(function, items):
         raise AssertionError("a shard was looked at")
 
-    dataset.keep(config, tmp_path)
+    open_and_cache(config, tmp_path)
     kept = open_source(config, tmp_path, refuse)
     assert [labels([batch]) for batch in take(kept, 12, 5)] == [labels([batch]) for batch in take(open_source(config), 12, 5)]
     with pytest.raises(AssertionError, match="looked at"):
@@ -274,7 +275,7 @@ def test_filters_leave_the_rest_in_place(config: DataConfig) -> None:
 
 
 def test_numbers_are_those_of_the_index(config: DataConfig) -> None:
-    shards = ShardSet(find_shards(config.train))
+    shards = ShardSet.open(find_shards(config.train))
     assert bucket_numbers(shards, SIZES).tolist() == [int(nearest_bucket(np.array([STORED[n % 7][::-1]]), SIZES)[0]) for n in range(COUNT)]
 
 
@@ -297,9 +298,10 @@ def test_a_long_picture_is_not_blurred_by_scaled_decoding(tmp_path: Path) -> Non
 
     class Sizes(PlainTransform):
         def __call__(self, samples: Samples) -> Batch:
-            assert samples.size is not None
+            assert samples.bucket_size is not None
             for image in samples.fields["image"]:
-                seen.add((samples.size, image.shape[1] >= samples.size[0] and image.shape[0] >= samples.size[1], image.shape[1] < 250))
+                covers = image.shape[1] >= samples.bucket_size[0] and image.shape[0] >= samples.bucket_size[1]
+                seen.add((samples.bucket_size, covers, image.shape[1] < 250))
             return super().__call__(samples)
 
     source = open_source(DataConfig(train=str(folder), image_size=128, bucket_step=16))

@@ -7,21 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genlib.data.order.sample_order import BLOCK_BYTES, MIXTURE_PARTS, ORDER_VERSION, SMALL_SET_BYTES, WINDOW, Mixture, Order, block_samples
+from genlib.data.order.mixture import MIXTURE_PARTS, MixtureOrder
+from genlib.data.order.sample_order import BLOCK_BYTES, ORDER_VERSION, SMALL_SET_BYTES, WINDOW, SampleOrder, block_samples
 
 
 @settings(max_examples=60, deadline=None)
 @given(num_samples=st.integers(1, 3000), block=st.integers(1, 9), seed=st.integers(-5, 2**62), epoch=st.integers(0, 2**31))
 def test_every_epoch_holds_each_sample_once(num_samples: int, block: int, seed: int, epoch: int) -> None:
     positions = epoch * num_samples + np.arange(num_samples)
-    order = Order(num_samples, min(block, max(1, num_samples // WINDOW)))
+    order = SampleOrder(num_samples, min(block, max(1, num_samples // WINDOW)))
     assert np.array_equal(np.sort(order(positions, seed)), np.arange(num_samples))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 2**40), st.integers(1, 500), st.lists(st.integers(0, 2**50), min_size=1, max_size=20))
 def test_a_position_is_answered_alike_alone_and_in_company(num_samples: int, block: int, positions: list[int]) -> None:
-    order = Order(num_samples, min(block, max(1, num_samples // WINDOW)))
+    order = SampleOrder(num_samples, min(block, max(1, num_samples // WINDOW)))
     together = order(np.array(positions), 3)
     assert [int(order(np.array([position]), 3)[0]) for position in positions] == together.tolist()
     assert together.min() >= 0
@@ -44,11 +45,11 @@ def test_the_order_is_frozen() -> None:
     assert ORDER_VERSION == 1
     for (num_samples, block, seed), expected in GOLDEN.items():
         positions = np.array([0, 1, 2, 3, num_samples - 1, num_samples, 5 * num_samples // 2])
-        assert Order(num_samples, block)(positions, seed).tolist() == expected
+        assert SampleOrder(num_samples, block)(positions, seed).tolist() == expected
 
 
 def test_epochs_and_seeds_differ() -> None:
-    order, positions = Order(500), np.arange(500)
+    order, positions = SampleOrder(500), np.arange(500)
     first = order(positions, 0)
     assert (first == order(positions + 500, 0)).mean() < 0.02
     assert (first == order(positions, 1)).mean() < 0.02
@@ -57,14 +58,14 @@ def test_epochs_and_seeds_differ() -> None:
 def test_a_small_set_is_shuffled_evenly() -> None:
     """Over many seeds every sample comes first equally often: chi-squared below its 99.99% point for 10 degrees of freedom."""
     seeds = 4400
-    first = [int(Order(11)(np.array([0]), seed)[0]) for seed in range(seeds)]
+    first = [int(SampleOrder(11)(np.array([0]), seed)[0]) for seed in range(seeds)]
     counts = np.bincount(first, minlength=11)
     assert ((counts - seeds / 11) ** 2 / (seeds / 11)).sum() < 35.6
 
 
 def test_a_window_reads_few_blocks() -> None:
     block, windows = 32, 8
-    samples = Order(block * WINDOW * windows, block)(np.arange(block * WINDOW), 0)
+    samples = SampleOrder(block * WINDOW * windows, block)(np.arange(block * WINDOW), 0)
     assert len(np.unique(samples // block)) == WINDOW
     assert len(np.unique(samples[:256] // block)) > WINDOW // 2  # a batch is mixed from most of them
 
@@ -80,7 +81,7 @@ weights = st.lists(st.floats(0.001, 1000), min_size=1, max_size=6)
 @settings(max_examples=40, deadline=None)
 @given(weights, st.integers(0, 2**41), st.integers(1, 2000))
 def test_a_mixture_gives_every_part_its_share_of_any_run_of_positions(weights: list[float], start: int, length: int) -> None:
-    mixture = Mixture([Order(7)] * len(weights), weights)
+    mixture = MixtureOrder([SampleOrder(7)] * len(weights), weights)
     part, _ = mixture.deal(np.arange(start, start + length))
     for number, share in enumerate(mixture.parts):
         assert abs((part == number).sum() - length * share / MIXTURE_PARTS) <= math.ceil(math.log2(len(weights)))
@@ -90,20 +91,20 @@ def test_a_mixture_gives_every_part_its_share_of_any_run_of_positions(weights: l
 @settings(max_examples=40, deadline=None)
 @given(weights, st.integers(1, 400))
 def test_every_part_of_a_mixture_is_gone_through_in_its_own_order(weights: list[float], length: int) -> None:
-    mixture = Mixture([Order(5 + number) for number in range(len(weights))], weights)
+    mixture = MixtureOrder([SampleOrder(5 + number) for number in range(len(weights))], weights)
     part, place = mixture.deal(np.arange(length))
     for number in range(len(weights)):
         assert place[part == number].tolist() == list(range((part == number).sum()))
 
 
 def test_a_small_part_starts_again_within_an_epoch_of_a_large_one() -> None:
-    mixture = Mixture([Order(1000), Order(10)], [1, 1])
+    mixture = MixtureOrder([SampleOrder(1000), SampleOrder(10)], [1, 1])
     samples = mixture(np.arange(2000), 3)
     assert np.array_equal(np.sort(samples[samples < 1000]), np.arange(1000))
     assert np.array_equal(np.bincount(samples[samples >= 1000] - 1000), np.full(10, 100))
 
 
 def test_the_mixture_is_frozen() -> None:
-    mixture = Mixture([Order(1000), Order(300), Order(50)], [0.7, 0.25, 0.05])
+    mixture = MixtureOrder([SampleOrder(1000), SampleOrder(300), SampleOrder(50)], [0.7, 0.25, 0.05])
     assert mixture.parts == [700_000, 250_000, 50_000]
     assert mixture(np.array([0, 1, 2, 3, 4, 5, 10**6, 10**6 + 1, 10**12]), 7).tolist() == MIXED

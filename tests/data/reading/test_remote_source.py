@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genlib.config import DataConfig
-from genlib.data.index import storage_path
+from genlib.data.index import sidecar_files
 from genlib.data.remote.remote_file import RemoteFile
 from genlib.data.source import open_source
 from tests.data.remote.servers import FileServer, reset, status, truncate
@@ -51,7 +51,7 @@ def equal(one: list[dict[str, torch.Tensor]], other: list[dict[str, torch.Tensor
 
 def sidecars(server: FileServer) -> list[bytes]:
     """What the cache folder holds for each shard, in their order."""
-    return [next(storage_path.sidecars(RemoteFile(f"{server.url}/{number:05d}.tar"))).read_bytes() for number in range(SHARDS)]
+    return [next(sidecar_files.sidecars(RemoteFile(f"{server.url}/{number:05d}.tar"))).read_bytes() for number in range(SHARDS)]
 
 
 @pytest.mark.parametrize("more", [{}, {"readers": 2}, {"disk_cache_gb": 0.0}, {"cache_mb": 0, "disk_cache_gb": 0.0, "readers": 1}])
@@ -78,7 +78,7 @@ def test_the_second_epoch_asks_for_nothing(server: FileServer) -> None:
 
 
 def test_the_order_reads_the_same_bytes_through_small_pieces(local: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genlib.data.reading.remote_segments.SMALL_PIECE_BYTES", 5000)
+    monkeypatch.setattr("genlib.data.reading.remote_segments.SMALL_SEGMENT_BYTES", 5000)
     assert equal(take(DataConfig(train=where(server), cache_mb=0)), take(DataConfig(train=str(local))))
 
 

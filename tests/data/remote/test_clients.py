@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from genlib.data.remote import remote_file
-from genlib.data.remote.remote_file import ChangedError, RemoteFile, Settings
+from genlib.data.remote.remote_file import ObjectChangedError, RemoteFile, RemoteSettings
 from tests.data.remote import servers
 from tests.data.remote.servers import FileServer
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
-QUICK = Settings(tries=4, first_pause_seconds=0.01, longest_pause_seconds=0.05, request_bytes=100_000)
+QUICK = RemoteSettings(tries=4, first_pause_seconds=0.01, longest_pause_seconds=0.05, request_bytes=100_000)
 _SET = ("AWS_", "GOOGLE_", "AZURE_", "HF_", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
@@ -71,7 +71,7 @@ def test_what_is_put_is_read(bucket: str) -> None:
     assert remote_file.read(file, ranges, stamp, settings=QUICK) == [CONTENT[start:end] for start, end in ranges]
     assert b"".join(remote_file.stream(file, 70_000, settings=QUICK)) == CONTENT
     _put(file.url, CONTENT[::-1])
-    with pytest.raises(ChangedError):
+    with pytest.raises(ObjectChangedError):
         remote_file.read(file, ranges, stamp, settings=QUICK)
 
 
@@ -145,8 +145,8 @@ def plain(request: pytest.FixtureRequest, bare: pytest.MonkeyPatch) -> Iterator[
         yield server, RemoteFile(f"{request.param}://plain/d/a.tar")
 
 
-def _fresh(server: FileServer) -> Settings:
-    """Settings no other test has, so that the client is made of this test's environment."""
+def _fresh(server: FileServer) -> RemoteSettings:
+    """RemoteSettings no other test has, so that the client is made of this test's environment."""
     return replace(QUICK, gap_bytes=int(server.url.rpartition(":")[2]))
 
 

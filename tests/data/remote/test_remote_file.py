@@ -21,14 +21,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from genlib.data.remote import clients, remote_file
-from genlib.data.remote.ranges import cut, plan
-from genlib.data.remote.remote_file import ChangedError, RemoteFile, Settings, Stamp
+from genlib.data.remote.ranges import join_range, plan_requests
+from genlib.data.remote.remote_file import FileVersion, ObjectChangedError, RemoteFile, RemoteSettings
 from tests.data.remote import servers
 from tests.data.remote.servers import FileServer
 
 ROOT = Path(__file__).parents[3]
 CONTENT = np.random.default_rng(0).bytes(300_000)
-QUICK = Settings(
+QUICK = RemoteSettings(
     tries=4, total_seconds=20, first_pause_seconds=0.01, longest_pause_seconds=0.05, gap_bytes=1000, request_bytes=100_000, concurrency=4
 )
 HURRIED = replace(QUICK, total_seconds=3, stall_seconds=0.3, request_seconds=0.6, connect_seconds=0.3)
@@ -73,11 +73,11 @@ def test_ranges_come_in_the_order_asked_for(file: RemoteFile) -> None:
 @examples(deadline=None)
 def test_the_plan_covers_every_range_and_no_byte_twice(ranges: list[list[int]], gap: int, most: int) -> None:
     wanted = [(start, end) for start, end in ranges]
-    parts = plan(wanted, replace(QUICK, gap_bytes=gap, request_bytes=most))
+    parts = plan_requests(wanted, replace(QUICK, gap_bytes=gap, request_bytes=most))
     assert all(0 < end - start <= most for start, end in parts)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(parts))
     assert {byte for start, end in wanted for byte in range(start, end)} <= {byte for start, end in parts for byte in range(start, end)}
-    assert [cut(each, [start for start, _ in parts], [CONTENT[start:end] for start, end in parts]) for each in wanted] == _expected(wanted)
+    assert [join_range(each, [start for start, _ in parts], [CONTENT[start:end] for start, end in parts]) for each in wanted] == _expected(wanted)
 
 
 def test_near_ranges_share_a_request_and_long_ones_are_split(server: FileServer, file: RemoteFile) -> None:
@@ -100,7 +100,7 @@ def test_stat_tells_one_content_from_another(server: FileServer, file: RemoteFil
     server.tags["/d/a.tar"] = ""
     assert "2026-01-01" in remote_file.stat(file, settings=QUICK).tag
     server.dated = False
-    assert remote_file.stat(file, settings=QUICK) == Stamp(len(CONTENT), "")
+    assert remote_file.stat(file, settings=QUICK) == FileVersion(len(CONTENT), "")
 
 
 def test_an_empty_file(server: FileServer) -> None:
@@ -140,7 +140,7 @@ def test_a_signed_address_keeps_its_query(server: FileServer) -> None:
 def test_a_bucket_may_have_odd_names() -> None:
     file = RemoteFile("s3://bucket/a?b/c#d.tar")
     assert (file.name, file.sibling("x").url, str(file)) == ("c#d.tar", "s3://bucket/a?b/x", file.url)
-    assert clients.locate(file.url) == ("s3://bucket", "a?b/c#d.tar")
+    assert clients.store_and_path(file.url) == ("s3://bucket", "a?b/c#d.tar")
 
 
 def test_requests_under_way_are_bounded(server: FileServer, file: RemoteFile) -> None:
@@ -297,7 +297,7 @@ def test_a_changed_object_is_refused(server: FileServer, file: RemoteFile) -> No
     for other in (CONTENT[::-1], CONTENT[:1000], CONTENT + b"more"):
         server.files["/d/a.tar"] = other
         for ranges in ([(0, 10)], [(290_000, 290_010)], [(0, 10), (100_000, 100_010)]):
-            with pytest.raises(ChangedError, match="not what it was") as caught:
+            with pytest.raises(ObjectChangedError, match="not what it was") as caught:
                 remote_file.read(file, ranges, stamp, settings=QUICK)
             _sentence(caught.value)
 
@@ -308,7 +308,7 @@ def test_no_range_is_made_of_two_contents(server: FileServer, file: RemoteFile) 
         server.files["/d/a.tar"] = CONTENT[::-1]
 
     server.faults.append(change)
-    with pytest.raises(ChangedError):
+    with pytest.raises(ObjectChangedError):
         remote_file.read(file, [(0, 100_000)], settings=QUICK)
 
 
@@ -316,7 +316,7 @@ def test_a_stream_is_not_made_of_two_contents(server: FileServer, file: RemoteFi
     chunks = remote_file.stream(file, 50_000, settings=QUICK)
     next(chunks)
     server.files["/d/a.tar"] = CONTENT[::-1]
-    with pytest.raises(ChangedError):
+    with pytest.raises(ObjectChangedError):
         list(chunks)
 
 
@@ -326,7 +326,7 @@ def test_ranges_of_two_contents_are_not_mixed(server: FileServer, file: RemoteFi
         server.files["/d/a.tar"] = CONTENT[::-1]
 
     server.faults.append(change)
-    with pytest.raises(ChangedError):
+    with pytest.raises(ObjectChangedError):
         remote_file.read(file, [(0, 10), (100_000, 100_010), (200_000, 200_010)], settings=replace(QUICK, concurrency=1))
 
 
@@ -357,7 +357,7 @@ def test_an_endless_body_is_cut_off(server: FileServer, file: RemoteFile) -> Non
 def test_memory_is_that_of_the_ranges(server: FileServer) -> None:
     server.files["/big"], server.tags["/big"] = bytes(64 << 20), '"zeros"'
     code = (
-        "import resource, sys; from genlib.data import remote; f = remote_file.RemoteFile(sys.argv[1]); remote_file.read(f, [(0, 9)]);"
+        "import resource, sys; from genlib.data.remote import remote_file; f = remote_file.RemoteFile(sys.argv[1]); remote_file.read(f, [(0, 9)]);"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "[None for _ in remote_file.stream(f, 1 << 20)]; remote_file.read(f, [(n << 20, (n << 20) + 9) for n in range(64)]);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
@@ -397,7 +397,7 @@ def test_what_is_not_far_away_is_refused(where: str) -> None:
 
 @pytest.mark.parametrize("url", ["s3://b/../a", "s3://b//a", "s3://b/./a", "https://h/a/../../b", "http://h/a%0a", "hf://x", "hf://spaces/a/b/c.tar"])
 def test_a_path_no_store_has(url: str) -> None:
-    with pytest.raises(ValueError, match=r"no such path|no place on the Hub") as caught:
+    with pytest.raises(ValueError, match=r"no such path|no path on the Hub") as caught:
         remote_file.stat(RemoteFile(url))
     _sentence(caught.value)
 
@@ -469,8 +469,8 @@ def test_a_forked_process_reads_or_is_told_at_once(file: RemoteFile, parent: str
 
 def test_threads_share_a_client(file: RemoteFile) -> None:
     with ThreadPoolExecutor(8) as threads:
-        clients = list(threads.map(lambda _: clients.client_of(file.url, QUICK)[0], range(64)))
-    assert all(client is clients[0] for client in clients)
+        made = list(threads.map(lambda _: clients.client_of(file.url, QUICK)[0], range(64)))
+    assert all(client is made[0] for client in made)
 
 
 def test_clients_of_many_signed_addresses_are_let_go(server: FileServer) -> None:
