@@ -12,6 +12,7 @@ from genlib.config import nearest
 from genlib.data.importers.convert import ConversionInput, RawSample
 
 VALIDATION = ("validation", "valid", "val", "test", "dev")
+_LOOKED_AT = 5  # first rows of a streaming set, from which the types of columns are inferred
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +108,18 @@ def _opened(where: HuggingfaceDataset, split: str) -> Any:
 
 
 def _state(data: Any, streaming: bool) -> Any:
-    """What tells one state of a data set from another, as far as it says."""
+    """Identity of a data set's content, as far as the library knows it.
+
+    `_fingerprint` is the one name for it, shown in the library's own guide to its cache; a test pins the release.
+    """
     return [data.num_shards] if streaming else [len(data), data._fingerprint]
 
 
 def _features(data: Any) -> Mapping[str, Any]:
-    return (data.features or data._resolve_features().features) if hasattr(data, "_resolve_features") else data.features
+    """The type of each column. A streaming set may not know them before its first rows are read."""
+    import datasets
+
+    return data.features or datasets.Dataset.from_list(list(data.take(_LOOKED_AT))).features
 
 
 def _names(columns: Columns) -> list[str]:
