@@ -1,4 +1,4 @@
-"""Folders, atomic writes, locks, and files that are read through the kernel."""
+"""Local files: regular ones alone, atomic writes, locks; and the cache folder."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ class IrregularError(OSError):
 
 
 def cache_folder() -> Path:
-    """Where built-in sets and sidecars of read-only shards are kept: `GENLIB_CACHE`, by default ~/.cache/genlib."""
+    """Folder for built-in sets, sidecars of read-only shards and other caches: `GENLIB_CACHE`, by default ~/.cache/genlib."""
     return Path(os.environ.get("GENLIB_CACHE") or Path.home() / ".cache" / "genlib")
 
 
 def regular_status(path: Path) -> os.stat_result:
-    """The status of a regular file, by whatever links lead to it. OSError where there is none, `IrregularError` where it is something else."""
+    """The status of a regular file, links followed. OSError where there is none, `IrregularError` where it is something else."""
     status = os.stat(path)
-    _refuse_irregular(status, path)
+    _check_regular(status, path)
     return status
 
 
 def open_regular(path: Path) -> FileIO:
-    """Opens a regular file to read. OSError as `regular_status`: what could hang or do something when it is opened is not."""
+    """Opens a regular file to read. OSError as `regular_status`. Nothing else is opened, as to open a pipe may hang and to open a device may act."""
     regular_status(path)
     file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # a pipe may have taken its place since
     try:
-        _refuse_irregular(os.fstat(file.fileno()), path)
+        _check_regular(os.fstat(file.fileno()), path)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def _refuse_irregular(status: os.stat_result, path: Path) -> None:
+def _check_regular(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise IrregularError(errno.EINVAL, f"it is {kind} and no regular file", str(path))
@@ -62,7 +62,7 @@ def read_regular(path: Path, limit_bytes: int) -> bytes:
 def read_at(file: FileIO, size: int, offset: int) -> bytes:
     """`size` bytes of a file from `offset` on, fewer where it ends before. OSError names the file.
 
-    Copied by the kernel and not mapped: what lies behind the end of a file that was cut is missing, where memory would end the process.
+    Read and not mapped: of a file that was cut the end is missing, where a mapped one would end the process with SIGBUS.
     """
     try:
         found = os.pread(file.fileno(), size, offset)
@@ -74,7 +74,7 @@ def read_at(file: FileIO, size: int, offset: int) -> bytes:
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Writes a file that is either whole or absent, for whom `mode` says; makes its folder."""
+    """Writes a file that is either whole or absent, with the permissions `mode`; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

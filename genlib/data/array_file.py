@@ -1,6 +1,6 @@
 """Arrays and a text in a file of safetensors form, with a checksum over both: what is damaged, cut or no such file is refused.
 
-The file is copied by the kernel and never mapped, so that a file that is cut while it is read is an error and no signal.
+The file is read and never mapped, so that one that is cut meanwhile raises an error, where a mapped one would end the process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def packed(text: str, arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def unpacked(path: Path, allowed: Callable[[str], int]) -> tuple[str, dict[str, np.ndarray]]:
-    """The text and the arrays. `allowed` says of the text how many bytes of arrays there may be, before any is read, or raises.
+    """The text and the arrays. `allowed` gives for the text how many bytes of arrays there may be, before any is read, or raises.
 
     OSError where the file cannot be read, ValueError where it is damaged or no such file.
     """
@@ -37,9 +37,9 @@ def unpacked(path: Path, allowed: Callable[[str], int]) -> tuple[str, dict[str, 
         length = int.from_bytes(read_at(file, 8, 0), "little")
         if not length <= min(size, _HEADER_BYTES):
             raise ValueError(f"{path} is no file of arrays")
-        text, checksum = _told(read_at(file, length, 8))
+        text, checksum = _text_and_checksum(read_at(file, length, 8))
         if size - 8 - length > allowed(text):
-            raise ValueError(f"{path} is larger than what it says of itself")
+            raise ValueError(f"{path} is larger than its content can be")
         content = read_at(file, size, 0)
     try:
         arrays = load(content)
@@ -50,11 +50,11 @@ def unpacked(path: Path, allowed: Callable[[str], int]) -> tuple[str, dict[str, 
     return text, arrays
 
 
-def _told(header: bytes) -> tuple[str, str]:
-    """The text and the checksum."""
+def _text_and_checksum(header: bytes) -> tuple[str, str]:
+    """The text and the checksum in a safetensors header."""
     try:
-        told = json.loads(header)["__metadata__"]
-        text, checksum = told["genlib"], told["crc32"]
+        metadata = json.loads(header)["__metadata__"]
+        text, checksum = metadata["genlib"], metadata["crc32"]
     except (KeyError, TypeError, RecursionError):
         raise ValueError("a header without a text") from None
     if not isinstance(text, str):
@@ -63,7 +63,7 @@ def _told(header: bytes) -> tuple[str, str]:
 
 
 def _checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """Of the text and of the arrays with their names, types and shapes."""
+    """CRC-32 over the text and the arrays with their names, types and shapes."""
     value = zlib.crc32(text.encode())
     for name, array in sorted(arrays.items()):
         value = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), value)

@@ -27,7 +27,7 @@ _REPORT_SECONDS = 5.0
 
 
 def map_here(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
-    """`map`, in parallel where the items lie at URLs; what takes long reports its progress on stderr."""
+    """`map`, in parallel where the items lie at URLs; after some seconds it reports its progress on stderr."""
     begin = reported = time.monotonic()
     with ThreadPoolExecutor(_THREADS if len(items) and not isinstance(items[0], Path) else 1) as threads:
         for count, result in enumerate(threads.map(function, items), 1):
@@ -80,12 +80,12 @@ def bucket_order(config: DataConfig, shards: ShardSet, numbers: np.ndarray) -> B
 
 
 def is_builtin(config: DataConfig) -> bool:
-    """Whether any set is a built-in one, which may be made anew between two commands."""
+    """Whether any set is a built-in one, which may be written again between two commands."""
     return any(part in BUILTIN for where in (config.train, config.validation, config.other) for part in split_paths(where))
 
 
 def _find(config: DataConfig) -> dict[str, tuple[str, list[list[StoragePath]]]]:
-    """For each split what the user named, and the shards at each of its paths; held-out samples may lie beside the training ones."""
+    """For each split the text by which the user named it, and the shards at each path. Held-out samples may lie beside the training ones."""
     fields = {split: getattr(config, split) for split in ("train", "validation", "other")}
     named = {split: (where, _folders(where, config.image_size)) for split, where in fields.items() if where}
     found = {split: (where, [find_shards(path, "train" if split == "other" else split) for path in paths]) for split, (where, paths) in named.items()}

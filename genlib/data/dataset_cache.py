@@ -1,4 +1,4 @@
-"""What the sets of a run hold, in files that its driver writes and its workers read, so that no worker looks at every shard.
+"""The opened sets of a run, in files that its driver writes and its workers read, so that no worker looks at every shard.
 
     FOLDER/SPLIT.set        a `ShardSet`, with what the configuration asked for
     FOLDER/train.buckets    the aspect-ratio bucket of each training sample
@@ -71,12 +71,12 @@ def _asked(config: DataConfig) -> dict[str, Any]:
 
 
 def _buckets_of(shards: ShardSet, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """What the numbers of buckets depend on."""
+    """The facts on which the buckets of samples depend."""
     return {"digest": shards.digest, "sizes": [list(size) for size in sizes]}
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, np.ndarray]]:
-    """What a file holds; nothing where it is not there or not whole."""
+    """Facts and arrays in a file; both empty where it is absent or not whole."""
     try:
         text, arrays = unpacked(path, lambda _: _MOST_BYTES)
         facts = json.loads(text)

@@ -98,7 +98,7 @@ class ShardSource:
         return self._batches(split, rows, transform, seed, stored)
 
     def encoded(self, identity: str, folder: str = "") -> EncodedStore:
-        """Where what networks of that identity make of the training samples is kept: in `folder`, or GENLIB_CACHE/encoded."""
+        """Store of the training samples as networks of that identity encode them: in `folder`, or GENLIB_CACHE/encoded."""
         root = Path(folder).absolute() if folder else cache_folder() / "encoded"
         return EncodedStore(root / identity, self.num_samples("train"))
 
@@ -201,9 +201,9 @@ def open_source(config: DataConfig, cached: Path | None = None, each: MapShards 
 
 
 def open_and_cache(config: DataConfig, folder: Path, each: MapShards = map_here) -> ShardSource:
-    """Opens the shards on the driver of a run, and keeps what they hold for its workers' `open_source`. ValueError as there.
+    """Opens the shards on the driver of a run, and caches them for the `open_source` of its workers. ValueError as there.
 
-    Built-in sets are not kept. A folder that cannot be written costs the workers a look at every shard.
+    Built-in sets are not cached. If the folder cannot be written, every worker looks at every shard.
     """
     with suppress(OSError):
         dataset_cache.remove(folder)
@@ -229,7 +229,7 @@ def _source(sets: NamedSets, config: DataConfig, numbers: np.ndarray | None) -> 
 
 
 def _cache_bytes(config: DataConfig, sets: int) -> int:
-    """Memory for decoded samples of each of so many sets."""
+    """Memory for decoded samples of each set."""
     return (config.cache_mb << 20) // sets
 
 

@@ -1,4 +1,4 @@
-"""What a task may know of its data (`DataSpec`), from the indices of the shards and the `dataset.json` beside them."""
+"""The `DataSpec` of a set, from the indices of its shards and the `dataset.json` beside them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FACTS_BYTES = 256 << 20  # names of four million classes
 
 
 def spec_of(train: ShardSet, config: DataConfig) -> DataSpec:
-    """What a task may know of the training samples; `validation_name` and `vector_size` are added by who knows them."""
+    """Facts of the training samples; the caller adds `validation_name` and `vector_size`."""
     facts = _facts_beside(train)
     one_size = train.sizes[0][0] if len(train.sizes) == 1 and train.sizes[0][0] == train.sizes[0][1] else 0
     names = tuple(facts.get("class_names", ())) or tuple(str(label) for label in range(train.highest_label + 1))
@@ -38,7 +38,7 @@ def spec_of(train: ShardSet, config: DataConfig) -> DataSpec:
 
 
 def validation_name(held_out: ShardSet | None) -> str:
-    """What the writer called the held-out samples; it becomes part of the names of scores."""
+    """The writer's name for the held-out samples, a part of the names of scores."""
     name = _facts_beside(held_out).get("validation_name") if held_out else None
     return name if isinstance(name, str) and re.fullmatch(r"[\w.-]{1,64}", name) else "validation"
 
@@ -59,7 +59,7 @@ def _digest(train: ShardSet, config: DataConfig) -> str:
 
 
 def _facts_beside(shards: ShardSet) -> dict[str, Any]:
-    """What the writer said of the set in `dataset.json`; empty where there is no such file."""
+    """Facts that the writer of the set left in `dataset.json`; empty where there is no such file."""
     first = shards.paths[0]
     if not isinstance(first, Path):
         return {}

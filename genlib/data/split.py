@@ -25,7 +25,7 @@ class Split:
     shards: ShardSet
     reader: SampleReader
     order: SampleOrder | MixtureOrder | BucketOrder | None
-    """None is stored order, once."""
+    """None: each sample once, in stored order."""
 
     def samples(self, positions: np.ndarray, seed: int, size: int) -> np.ndarray:
         """Sample numbers at global positions (B,) of global micro-batches of `size` samples."""

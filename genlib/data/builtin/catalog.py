@@ -1,4 +1,4 @@
-"""Built-in sets by name: made on first use, kept in the cache folder, found again by what they were made from."""
+"""Built-in sets by name: made on first use in the cache folder, each in a folder named after a fingerprint of its input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genlib.files import cache_folder, locked
 
 @dataclass(frozen=True, slots=True)
 class WrittenSet:
-    """What came out of writing a set: samples a split, and names of what was left out because it draws nothing."""
+    """Result of writing a set: samples by split, and names of glyphs that are empty."""
 
     counts: dict[str, int]
     empty: list[str] | None = None
@@ -46,7 +46,7 @@ def write_digits(folder: Path, size: int = 0) -> WrittenSet:
 
 
 def write_shapes(folder: Path, size: int = 0, train: int = shapes.NUM_TRAIN, validation: int = shapes.NUM_VALIDATION, seed: int = 0) -> WrittenSet:
-    """Writes so many shapes."""
+    """Writes `train` and `validation` shapes."""
     size = size or shapes.DEFAULT_SIZE
     numbers = {"train": train, "validation": validation}
     counts = {split: write_shards(folder, split, shapes.samples(split, count, size, seed)) for split, count in numbers.items()}
@@ -55,7 +55,7 @@ def write_shapes(folder: Path, size: int = 0, train: int = shapes.NUM_TRAIN, val
 
 
 def write_rings2d(folder: Path, size: int = 0, train: int = rings2d.NUM_TRAIN, validation: int = rings2d.NUM_VALIDATION, seed: int = 0) -> WrittenSet:
-    """Writes so many points; they have no size in pixels."""
+    """Writes `train` and `validation` points, which have no size in pixels."""
     numbers = {"train": train, "validation": validation}
     counts = {split: write_shards(folder, split, rings2d.samples(split, count, seed)) for split, count in numbers.items()}
     write_facts(folder, name="rings2d", vector_size=2, class_names=rings2d.CLASS_NAMES, seed=seed, samples=counts)
@@ -94,7 +94,7 @@ BUILTIN: dict[str, tuple[Callable[[Path, int], WrittenSet], int, Callable[[], st
     "fashion_mnist": (write_fashion_mnist, fashion_mnist.DEFAULT_SIZE, fashion_mnist.fingerprint),
     "emoji": (write_emoji, emoji.DEFAULT_SIZE, emoji.fingerprint),
 }
-"""By name: what writes the set, its own size in pixels (0: it has no pictures), and what it is made from."""
+"""By name: the function that writes the set, its own size in pixels (0: it has no pictures), and a fingerprint of its input."""
 
 
 def prepared(name: str, size: int = 0) -> str:

@@ -35,7 +35,7 @@ _MEASURED = 512  # icons whose size is taken for their family's
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """An icon font: where it lies and the code point of each name."""
+    """An icon font: its file and the code point of each name."""
 
     name: str
     font: Path
@@ -123,7 +123,7 @@ def _framed(ink: Image.Image, size: int, typical: float) -> np.ndarray:
 
 
 def caption(name: str) -> str:
-    """What a person would say: the name's words."""
+    """A caption: the words of the name."""
     return re.sub(r"[-_\s]+", " ", name).strip()
 
 

@@ -1,1 +1,1 @@
-"""What is kept between uses: in memory, on the node's disk, and as encoded samples."""
+"""Caches: of values in memory, of bytes on the node's disk, and of encoded samples."""

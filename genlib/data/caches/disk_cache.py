@@ -1,7 +1,7 @@
-"""What was made at some cost, kept on a node's disk for all its processes; the least recently used goes first.
+"""A cache on a node's disk for all its processes, from which the least recently used entries go first.
 
-An entry is a file: a head with length and checksum, then the content. It is written as a draft beside its place, which its maker
-holds locked, and renamed. So a kill or a full disk leaves no wrong entry, and one that goes is still read to its end.
+An entry is a file: a head with length and checksum, then the content. It is written as a draft beside its final name, which the writer
+holds locked, and renamed. So a kill or a full disk leaves no wrong entry, and a reader of a deleted one still reads it to its end.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _MAGIC = b"genlib 1"
 _TOTAL = struct.Struct("<qd")
 """Bytes of all entries, and when they were counted."""
 _COUNT_AGAIN_SECONDS = 600.0
-_KEPT_SHARE = 0.9
-"""What of the limit is left after a clean-up, so that not every entry brings the next one."""
+_FILLED_SHARE = 0.9
+"""Share of the limit that a clean-up leaves filled, so that the next entry does not need another clean-up."""
 _REST_SECONDS = 30.0
-"""How long a disk that could not be written is left alone."""
+"""Pause after a failed write, in which nothing is written."""
 _DRAFT = ".draft"
 
 
@@ -42,28 +42,28 @@ class DiskCache:
         self._rest_until, self._warned = 0.0, False
 
     def get(self, key: str, make: Callable[[], bytes]) -> bytes | memoryview:
-        """What is kept for a key. Else it is made, once a node however many ask at once, and kept where the disk allows.
+        """The content for a key. Where there is none it is made, once a node however many processes ask, and stored if the disk allows.
 
         Raises what `make` raises.
         """
         path = self._path(key)
-        kept = _read(path)
-        if kept is not None:
-            return kept
+        found = _read(path)
+        if found is not None:
+            return found
         draft = self._draft(path)
         if draft is None:
             return make()
         try:
-            kept = _read(path)  # another one may have made it while this one waited
-            if kept is None:
-                kept = make()
-                self._keep(draft, path, kept)
-            return kept
+            found = _read(path)  # another process may have made it meanwhile
+            if found is None:
+                found = make()
+                self._store(draft, path, found)
+            return found
         finally:
             _release(draft, path)
 
     def has(self, key: str) -> bool:
-        """Whether something is kept for a key; `get` looks closer."""
+        """Whether there is an entry for a key; whether it is whole, `get` sees."""
         return self._path(key).exists()
 
     def _path(self, key: str) -> Path:
@@ -71,17 +71,17 @@ class DiskCache:
         return self.folder / name[:2] / name[2:40]
 
     def _draft(self, path: Path) -> int | None:
-        """A locked file beside the entry; None where this disk takes none now."""
+        """A locked draft beside the entry; None where the disk takes none."""
         if time.monotonic() < self._rest_until:
             return None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return _taken(_draft_of(path))
+            return _locked_draft(_draft_of(path))
         except OSError as error:
-            self._complain(error)
+            self._warn(error)
             return None
 
-    def _keep(self, draft: int, path: Path, content: bytes) -> None:
+    def _store(self, draft: int, path: Path, content: bytes) -> None:
         size = _HEAD.size + len(content)
         if size > self.limit_bytes:
             return
@@ -89,16 +89,16 @@ class DiskCache:
             _publish(draft, path, content)
             self._count(size)
         except OSError as error:
-            self._complain(error)
+            self._warn(error)
 
-    def _complain(self, error: OSError) -> None:
+    def _warn(self, error: OSError) -> None:
         self._rest_until = time.monotonic() + _REST_SECONDS
         if not self._warned:
-            log.warning("%s; what is read from URLs is not kept on this disk while that is so", why(self.folder, error))
+            log.warning("%s; data from URLs are not cached on this disk meanwhile", why(self.folder, error))
         self._warned = True
 
     def _count(self, num_bytes: int) -> None:
-        """Adds an entry to the sum; where that is above the limit, the oldest go. Counts anew at times, as kills lose counts."""
+        """Adds an entry to the total and cleans up above the limit. All entries are counted again from time to time, as a kill may lose a count."""
         with _locked(self.folder / "total") as handle:
             total, counted = _total(handle)
             now = time.time()
@@ -110,7 +110,7 @@ class DiskCache:
         """Unlinks drafts of the dead and, above the limit, the entries used least recently; the bytes that stay."""
         entries = sorted(_entries(self.folder))
         total = sum(size for _, size, _ in entries)
-        keep = self.limit_bytes if total <= self.limit_bytes else int(self.limit_bytes * _KEPT_SHARE)
+        keep = self.limit_bytes if total <= self.limit_bytes else int(self.limit_bytes * _FILLED_SHARE)
         for _, size, path in entries:
             if total <= keep:
                 break
@@ -121,7 +121,7 @@ class DiskCache:
 
 
 def _read(path: Path) -> memoryview | None:
-    """The content of an entry, which is then the most recent one; None where there is none or it is not whole."""
+    """The content of an entry, which becomes the most recently used; None where there is none or it is not whole."""
     try:
         with open_regular(path) as file:
             data = memoryview(file.readall())
@@ -155,7 +155,7 @@ def _is(handle: int, path: Path) -> bool:
         return False
 
 
-def _taken(draft: Path) -> int:
+def _locked_draft(draft: Path) -> int:
     """Makes, opens and locks a draft; waits for whoever holds it."""
     while True:
         handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -166,7 +166,7 @@ def _taken(draft: Path) -> int:
         except BaseException:
             os.close(handle)
             raise
-        _unlock(handle)  # it became an entry or went while the lock was waited for
+        _unlock(handle)  # it became an entry or was deleted while this process waited for the lock
 
 
 def _publish(draft: int, path: Path, content: bytes) -> None:
@@ -188,8 +188,8 @@ def _release(draft: int, path: Path) -> None:
 
 
 def _unlock(handle: int) -> None:
-    with suppress(OSError):  # of a file system that is gone
-        fcntl.flock(handle, fcntl.LOCK_UN)  # to close is not enough where a fork has the file too
+    with suppress(OSError):  # the file system may be gone
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not unlock where a fork has the file open too
     os.close(handle)
 
 

@@ -1,1 +1,1 @@
-"""Bytes of a member to a value, and an image to the bytes that a shard holds."""
+"""Codecs: a member's bytes to a value, and an image to the bytes that a shard holds."""

@@ -1,4 +1,4 @@
-"""From a member's bytes to a value, by an allow-list of extensions; nothing else is ever opened, and nothing here runs code from data.
+"""From a member's bytes to a value, by an allow-list of extensions; no other member is opened, and no code from data runs.
 
 Images are measured from their header before any decoder sees them: JPEG, PNG and WebP, one frame, within a pixel limit.
 """
@@ -17,11 +17,11 @@ import simplejpeg
 from PIL import Image
 
 KINDS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label", "json": "json", "npy": "array"}
-"""What each extension holds; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`."""
+"""Kind of value by extension; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`."""
 LIMIT_BYTES = {"image": 64 << 20, "text": 1 << 20, "label": 64, "json": 4 << 20, "array": 64 << 20}
 LIMIT_PIXELS = 1 << 26
 LIMIT_LABELS = 1 << 22
-"""Classes there may be: each has a name in memory, whether a sample has it or not."""
+"""Most classes: each has a name in memory, whether a sample has it or not."""
 _MAX_CHUNKS = 256  # of a PNG before its pixels
 _MAX_SCANS = 100  # of a JPEG: each passes over all pixels and may take 100 bytes; writers use 10
 _SMALL = 8192  # bytes that hold no more scans than that
@@ -32,7 +32,7 @@ REASONS = (
     "non-UTF-8", "empty caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
     CHANGED := "changed since it was indexed", UNREADABLE := "unreadable shard",
 )  # fmt: skip
-"""Why a sample may fail. Reader processes say that one killed or hung its reader, and a reader that its shard is not what it was."""
+"""Why a sample may fail. The last four are found while reading: by the supervisor of reader processes, or by the checksums in the index."""
 
 
 class BadSample(ValueError):
@@ -40,7 +40,7 @@ class BadSample(ValueError):
 
 
 class ImageHeader(NamedTuple):
-    """What an image says of itself: format, pixels, channels (1 grey, 3 colour, 4 with alpha or CMYK)."""
+    """An image's header: format, pixels, channels (1 grey, 3 colour, 4 with alpha or CMYK)."""
 
     format: str
     height: int
@@ -177,7 +177,7 @@ def decode_json(data: bytes) -> dict[str, Any]:
 
 
 class StoredArray(np.ndarray):
-    """What a .npy member holds, told from an image by its type."""
+    """The array of a .npy member; the type of its own tells it from an image."""
 
 
 def array_header(data: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
@@ -209,4 +209,4 @@ CHECKS: dict[str, Callable[[bytes], Any]] = {
     "json": decode_json,
     "array": array_header,
 }
-"""What the index asks of a member before its sample gets a number."""
+"""Check of a member by kind, which it must pass before its sample gets a number."""

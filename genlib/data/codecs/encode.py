@@ -1,4 +1,4 @@
-"""An image as it goes into a shard: byte for byte where it may, otherwise upright, shrunk and encoded anew."""
+"""An image as a shard stores it: its own bytes where these will do, otherwise upright, shrunk and encoded again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genlib.data.codecs.decode import LIMIT_BYTES, LIMIT_PIXELS, BadSample, imag
 from genlib.files import IrregularError, read_regular
 
 _OTHERS = ("BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
-"""Formats that are opened to be stored as another one; Pillow's other readers stay shut."""
+"""Formats that are opened to be stored as another one; Pillow's other decoders are not used."""
 _EXTENSION = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _QUALITY = 95
 
@@ -37,7 +37,7 @@ def file_bytes(path: Path, limit: int, what: str) -> bytes:
 
 
 def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:
-    """(extension, bytes) of an image as it goes into a shard: as it is, where it is a JPEG, PNG or WebP of one frame and no larger than asked.
+    """(extension, bytes) of an image for a shard: unchanged where it is a JPEG, PNG or WebP of one frame and no larger than `size`.
 
     Otherwise it is turned upright and shrunk to `size` pixels on the shorter side, never up; JPEG and WebP stay such, all else
     becomes PNG. BadSample or SkippedSample says why it cannot be used.

@@ -1,8 +1,8 @@
 """From images and captions of any kind to shards, in parts that are each written whole or not at all.
 
 An input is cut into parts by its order alone, and a part becomes its own shards, `train-00012-000.tar`, `train-00012-001.tar`, ...:
-sorted names are input order, and equal input gives equal bytes, whoever writes which part when. What is no good is left out and
-counted by its reason.
+sorted names are input order, and equal input gives equal bytes, whoever writes which part when. Bad samples are left out and
+counted by reason.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ class RawSample:
     """A sample as the input has it; values that are paths are read when the sample is written."""
 
     name: str
-    """Of the input, for people and for the draw of held-out samples: a path, or a row's number."""
+    """Its name in the input, for messages and for the draw of held-out samples: a path, or a row's number."""
     image: bytes | Path | None
     caption: str | bytes | Path | None = None
     label: int | str | None = None
     split: str = ""
-    """Where the input knows it; else it is drawn from the name."""
+    """The split, where the input knows it; otherwise it is drawn from the name."""
     problem: str = ""
-    """Why there is no such sample, where the input knows it."""
+    """Why the sample cannot be used, where the input knows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionInput:
-    """What is converted: how to cut it, and how to read a part of it elsewhere."""
+    """An input to convert: how to cut it into parts, and how to read a part, also in another process."""
 
     read: Callable[[Any], Iterator[RawSample]]
     """Picklable: the content of a part to its samples."""
     cut: Callable[[int], Iterable[Any]]
-    """At most so many samples a part: the contents of the parts, in order."""
+    """Given the most samples a part, the contents of the parts in order."""
     few: Callable[[int], Iterator[RawSample]]
-    """At most so many samples, to see how large they are."""
+    """Given a number, at most so many samples, from which their size is estimated."""
     identity: dict[str, Any]
-    """What tells this input from another, in JSON."""
+    """Identity of the input, in JSON."""
     total: int | None = None
     """Samples, where it is known before they are read."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class InputPart:
 
 @dataclass(slots=True)
 class PartRecord:
-    """What came of a part, or of all: samples a split, bytes of shards by name, bad samples by reason, and the first of each."""
+    """Result of a part, or of all parts: samples by split, bytes of shards by name, bad samples by reason, and the first of each."""
 
     samples: dict[str, int] = field(default_factory=dict)
     shards: dict[str, int] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class PartRecord:
 
 
 def members(raw: RawSample, size: int = 0) -> dict[str, bytes]:
-    """What a sample's shard holds of it: an image, and txt and cls where it has them. BadSample or SkippedSample says why not."""
+    """Members of a sample for a shard: an image, and txt and cls where it has them. BadSample or SkippedSample where it cannot be used."""
     if raw.problem:
         raise SkippedSample(raw.problem)
     if raw.image is None:
@@ -173,12 +173,12 @@ def write_part(plan: ConversionPlan, part: InputPart) -> PartRecord:
 
 
 def prefix(split: str, part: int) -> str:
-    """How the shards of a part begin."""
+    """Beginning of the names of a part's shards."""
     return f"{split}-{part:05d}"
 
 
 def record_path(out: Path, part: int) -> Path:
-    """Where the record of a part lies."""
+    """File of a part's record."""
     return out / "job" / f"part-{part:05d}.json"
 
 

@@ -38,7 +38,7 @@ class TableRow:
 def open_table(path: Path, image: str, caption: str = "", label: str = "") -> ConversionInput:
     """The rows of a table, in order, with the names of its columns. ValueError where the table or a column is not there.
 
-    Labels that are all whole numbers stay what they are; others are class names, numbered in sorted order.
+    Labels that are all whole numbers are used as they are; others are class names, numbered in sorted order.
     """
     before = _state(path)
     rows = partial(_rows, _reader(path), image, caption, label)
@@ -68,7 +68,7 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> Co
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """What tells whether a table was written since. ValueError where it cannot be opened."""
+    """Size and times of a table, which change when it is written. ValueError where it cannot be opened."""
     try:
         status = regular_status(path)
     except OSError as error:
@@ -95,7 +95,7 @@ def _problem(row: TableRow, captioned: bool, labelled: bool) -> str:
 
 
 def _reader(path: Path) -> Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]]:
-    """What reads the table: for columns, each row's cells by column, or in their place why there are none."""
+    """A function that reads the table: given columns, yields each row's cells by column, or the reason why a row has none."""
     ending = path.suffix.lower()
     if ending in (".csv", ".tsv"):
         return partial(_csv, path, "\t" if ending == ".tsv" else ",")

@@ -1,1 +1,1 @@
-"""What is in a shard: the tar read strictly, the index beside it, and which samples pass a filter."""
+"""Indices of shards: the strict tar reader, the index in a sidecar file, and filters over it."""

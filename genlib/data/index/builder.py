@@ -1,4 +1,4 @@
-"""From the members of a tar to the arrays of its index: samples by key, checked, with what filters and messages need of them."""
+"""From the members of a tar to the arrays of its index: members grouped by key and checked, with the facts that filters need."""
 
 from __future__ import annotations
 

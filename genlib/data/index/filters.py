@@ -13,7 +13,7 @@ from genlib.data.index.shard_index import ShardIndex
 
 _COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt}
 KNOWN = ("width", "height", "pixels", "aspect", "caption_bytes")
-"""What the index knows of every image and caption; other names are numbers of the JSON members, and `label`."""
+"""Numbers of every image and caption in the index; other names are numbers in JSON members, and `label`."""
 
 
 @dataclass(frozen=True, slots=True)

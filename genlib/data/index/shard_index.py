@@ -4,11 +4,11 @@ One sidecar a shard, `NAME.tar.idx`, in safetensors form (plain arrays, no pickl
 that folder is read-only (see `sidecar_files`). A sample that is no good gets no number and is counted by its reason, so the
 number of samples and their order are fixed before training.
 
-What a sidecar says is believed of a shard in two steps:
+A sidecar is trusted in two steps:
 
-* When a set is opened: the sidecar is whole and can be true (see `validation`), and the shard's size and tag are those that
-  were indexed: the time of its last modification, at a URL the ETag. With the same bytes in mind that is not enough, as anyone may
-  set that time. So the time of its last change, which nobody can set, is compared too. Where that alone differs, as after a copy, a
+* When a set is opened: the sidecar is whole and valid (see `validation`), and the shard's size and tag are those that
+  were indexed: the time of its last modification, at a URL the ETag. Anyone may set the time of modification, so the time of the last change
+  (ctime), which no program can set, is compared too. Where that alone differs, as after a copy, a
   chmod or a rename, the content decides: the shard is read once and its digest compared, and the new time is noted. Otherwise the
   index is made again. A shard that is no regular file is refused.
 * When a sample is read: each member has a CRC-32 here, and a member whose bytes have another one, or end before it does, fails as
@@ -34,7 +34,7 @@ from genlib.data.index.storage_path import StoragePath
 from genlib.data.index.validation import ARRAYS, INDEX_VERSION, LIMIT_SIDECAR_BYTES
 
 IndexData = tuple[dict[str, Any], dict[str, np.ndarray]]
-"""What a sidecar says of the shard, and its arrays."""
+"""Facts of a shard (`ShardIndex.meta`) and the arrays of its index."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Where a shard lies: a local path or a file at a URL, with its version and its bytes; and lists of many such paths."""
+"""Paths of shards, local or at URLs: their version, their bytes, and lists of many of them."""
 
 from __future__ import annotations
 

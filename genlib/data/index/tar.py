@@ -58,7 +58,7 @@ class Members:
 
 
 class _Scanner:
-    """State of one pass over a tar: what is found, and what an extension header said of the next member."""
+    """State of one pass over a tar: members found, and the name and size that an extension header gives the next member."""
 
     def __init__(self, data, end: int):
         self.data, self.end, self.found = data, end, Members()
@@ -83,7 +83,7 @@ class _Scanner:
         return self.found
 
     def _damaged(self, reason: str) -> None:
-        """Notes a break of the chain; what was said of the next member goes with it."""
+        """Notes a break of the chain, and forgets an extension header before it."""
         if not self.found.damage or self.found.damage[-1][0] != len(self.found.names):  # one note for one gap
             self.found.damage.append((len(self.found.names), reason))
         self._next_member()

@@ -1,8 +1,8 @@
-"""What a shard's sidecar may say. Anyone may have written it, so it is taken only where it fits the shard, its own words and all limits.
+"""Validation of a sidecar. Anyone may have written it, so it is accepted only where it fits the shard, itself and all limits.
 
 A sidecar that lies within those limits costs samples (their bytes are checked again when they are read) and never more: no
-read beyond the shard, no memory beyond what the shard's size allows, no text that a terminal obeys. One that was damaged by
-accident does not have the checksum that it states, and is as good as none.
+read beyond the shard, no memory beyond what the shard's size allows, no control characters on a terminal. One that was damaged
+by accident fails its checksum and counts as absent.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from genlib.data.index import tar
 
 INDEX_VERSION = 4
 SUSPECT = 1 << 31
-"""Bit of a row beside damage: if it is incomplete, the damage is the reason and is counted already."""
+"""Bit of a row next to damage. If such a row is incomplete, the damage is the reason, and is counted already."""
 MAX_FIELDS = 16
 MAX_NUMBERS = 32
 FIELD = r"[a-z0-9_]{1,32}"
 NUMBER = r"[A-Za-z0-9_.]{1,64}"
 FIRST_BYTES = 1024
-"""Of a bad sample's name, which is for messages."""
+"""Longest part of a bad sample's name that is stored, for messages."""
 DROP_REASONS = ("duplicate", tar.BROKEN, tar.TRUNCATED, tar.TRAILING, *REASONS)
 """DropReason a sample may have no number."""
 ARRAYS = {
@@ -44,7 +44,7 @@ LIMIT_SIDECAR_BYTES = 1 << 30
 
 
 class InvalidSidecarError(ValueError):
-    """A sidecar that is not true of its shard."""
+    """A sidecar that is not valid."""
 
 
 def _require(true: object) -> None:
@@ -71,7 +71,7 @@ DropReason = Annotated[str, AfterValidator(_known)]
 
 
 class ShardFacts(TypedDict):
-    """What is said of a whole shard."""
+    """Facts of a whole shard."""
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
     version: int
@@ -99,7 +99,7 @@ def packed(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def read(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """What a sidecar holds; None where there is none, it does not say what is `wanted`, or it cannot be true."""
+    """Facts and arrays of a sidecar; None where there is none, it is not valid, or its facts are not those `wanted`."""
     meta: dict[str, Any] = {}
 
     def allowed(text: str) -> int:
@@ -169,7 +169,7 @@ def _check_arrays(
 
 
 def _check_spans(meta: Mapping[str, Any], offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which members (F, n) there are. Each lies in the shard behind a header, within its kind's limit, and all together are no larger than it."""
+    """Which members (F, n) are present. Each lies in the shard behind a header, within its kind's limit; together they are no larger than it."""
     limits = np.array([LIMIT_BYTES[kind] for _, kind in meta["fields"]], np.int64)[:, None]
     absent = (offsets == -1) & (sizes == -1)
     present = (offsets >= tar.BLOCK) & (sizes >= 0) & (sizes <= limits) & (offsets <= meta["size"] - sizes)

@@ -1,1 +1,1 @@
-"""Which sample stands at a position: shuffled orders, mixtures, aspect-ratio buckets, partners."""
+"""Orders: the sample at each position, shuffled, mixed from several sets, or in aspect-ratio buckets; and partners beside it."""

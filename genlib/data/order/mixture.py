@@ -10,7 +10,7 @@ import numpy as np
 from genlib.data.order.sample_order import SampleOrder
 
 MIXTURE_PARTS = 1_000_000
-"""Weights of a mixture are kept as integers that add up to this."""
+"""Sum of a mixture's weights as integers."""
 
 
 class MixtureOrder:

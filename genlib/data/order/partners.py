@@ -1,4 +1,4 @@
-"""What a task sees beside each sample: another of its label, one of another label, or one of a second set without any pairing.
+"""Partners of samples: another of the same label, one of another label, or one of a second set without any pairing.
 
 Every sample is an anchor once an epoch, and its partner is a function of (seed, position): the world size does not matter here either.
 """

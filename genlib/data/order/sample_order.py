@@ -1,4 +1,4 @@
-"""Which sample stands at a position: a pure function, so that a seek needs no replay and the number of workers never matters.
+"""The sample at a position, as a pure function: a seek needs no replay, and the number of workers does not matter.
 
 A block is a run of samples that lie together in storage. Blocks are permuted over the whole set, then samples inside windows
 of `WINDOW` blocks: what is read stays local, what is seen is mixed. Both steps are one primitive, a keyed permutation of
@@ -22,10 +22,10 @@ ORDER_VERSION = 1
 WINDOW = 256
 """Blocks that are mixed with each other."""
 BLOCK_BYTES = 2 << 20
-"""What one block weighs in a large set: one efficient read from disk or object store."""
+"""Size of a block of a large set: one efficient read from disk or object store."""
 SMALL_SET_BYTES = 4 << 30
-"""Up to here a set fits in memory or on a node's disk, and a block is one sample."""
-_ROUNDS = 6
+"""Largest set whose blocks are single samples, as it fits in memory or on a node's disk."""
+_ROUNDS = 6  # of the Feistel network; frozen with the mapping
 _GOLDEN = np.uint64(GOLDEN)
 
 
@@ -50,7 +50,7 @@ def _feistel(x: np.ndarray, rows: int, columns: int, key: np.ndarray) -> np.ndar
 
 
 def permute(x: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
-    """Where each x goes in the permutation of 0 ... n-1 that its key names. x and key uint64 of one shape, n below 2**62."""
+    """The image of each x under the permutation of 0 ... n-1 that its key names. x and key uint64 of one shape, n below 2**62."""
     rows = math.isqrt(n - 1) + 1 if n > 1 else 1
     columns = -(-n // rows)
     return _walk(lambda values, at: _feistel(values, rows, columns, key[at]), x, n)
@@ -97,7 +97,7 @@ class SampleOrder:
 
 
 def block_samples(num_samples: int, total_bytes: int) -> int:
-    """Samples a block: one for a small set, else as many as `BLOCK_BYTES` holds. A function of the set alone, never of where it lies."""
+    """Samples a block: one for a small set, else as many as `BLOCK_BYTES` holds. A function of the set alone, not of its storage."""
     if total_bytes <= SMALL_SET_BYTES:
         return 1
     return max(1, min(BLOCK_BYTES * num_samples // total_bytes, num_samples // WINDOW))

@@ -1,4 +1,4 @@
-"""Reader processes that fill reused buffers of shared memory: batches in the order of their tasks, whatever happens to a process.
+"""Reader processes that fill reused buffers of shared memory. Batches come in the order of their tasks, also where processes die.
 
 `supervisor` starts, feeds and replaces the processes, `process` is one of them, `shared_buffers` the memory between them.
 """
@@ -18,12 +18,12 @@ from genlib.types import Batch
 
 
 class ReaderWork(Protocol):
-    """What a reader process does; picklable, so not defined in the script that is run."""
+    """The work of a reader process; picklable, so not defined in the script that is run."""
 
     def start(self, on_sample: Callable[[int], None]) -> Callable[[Any, Mapping[int, str]], Batch]:
         """Called once in the process. The result makes CPU tensors of (task, quarantined samples with the reason).
 
-        It calls `on_sample(sample)` before it touches a sample: where the process ends or stands still after that, it was this sample.
+        It calls `on_sample(sample)` before it touches a sample: if the process then dies or hangs, that sample was the cause.
         """
         ...
 

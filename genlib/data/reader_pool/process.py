@@ -73,12 +73,12 @@ class ReaderProcess:
             self.link.send((slot, slots, list(files)))
 
     def send_task(self, buffer: int, size: int) -> None:
-        """Hands out the task that lies pickled in the first `size` bytes of a buffer, so that no task is too large for the link."""
+        """Hands out the task that is pickled in the first `size` bytes of a buffer; through the link itself a large task could block."""
         with suppress(OSError):
             self.link.send((buffer, size))
 
     def receive(self) -> dict[str, Any] | None:
-        """The next answer, see `serve`; None where the process is gone."""
+        """The next answer, see `serve`; None where the process has ended."""
         try:
             return json.loads(self.link.recv_bytes())
         except (EOFError, OSError):

@@ -20,7 +20,7 @@ from genlib.types import Batch
 _ALIGN_BYTES = 64  # a cache line, and the widest vector register
 _LEAST_BYTES = 1 << 16
 Layout = list[list[Any]]
-"""Of each tensor its name, the name of its type, its shape and the byte at which it starts: plain values, as JSON has them."""
+"""For each tensor its name, the name of its type, its shape and its first byte: values that JSON can hold."""
 
 
 class SharedBuffer:

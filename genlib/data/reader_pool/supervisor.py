@@ -51,7 +51,7 @@ class _ReaderSlot:
     process: ReaderProcess
     deaths: int
     pending: deque[_PendingBatch] = field(default_factory=deque)
-    """What the process has been given, in the order in which it does it."""
+    """Batches that the process has been given, in the order in which it makes them."""
     ready: bool = False
     hung: bool = False
     count: int = 0

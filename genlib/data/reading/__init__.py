@@ -1,1 +1,1 @@
-"""From sample numbers to batches of tensors."""
+"""Reading: from sample numbers to batches of tensors."""

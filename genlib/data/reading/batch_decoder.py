@@ -111,7 +111,7 @@ def _facts(rows: BatchRows, failed: np.ndarray) -> Batch:
 
 
 def segments_of(shards: ShardSet, disk_cache_bytes: int) -> RemoteSegments | None:
-    """What fetches the members of shards at URLs; None where all shards are local."""
+    """Fetches the members of shards at URLs; None where all shards are local."""
     if not shards.paths.any_remote:
         return None
     return RemoteSegments(shards, DiskCache(cache_folder() / _DISK_CACHE, disk_cache_bytes) if disk_cache_bytes else None)

@@ -42,7 +42,7 @@ AtLeast = int | tuple[int, int]
 
 
 class SampleReader:
-    """Decodes samples of a set into values by field; made anew in every process that reads.
+    """Decodes samples of a set into values by field; every process that reads has its own.
 
     `on_sample` is called with the number of each sample before it is decoded. `segments` fetches members of shards at URLs.
     """
@@ -89,7 +89,7 @@ class SampleReader:
         return self.segments.members(shard, ordinal, fields)
 
     def _local(self, shard: int, spans: Sequence[Sequence[int]]) -> list[bytes | None]:
-        """Bytes at (offset, size), None for those of offset -1. A file that was lost or replaced where it lies is opened once more."""
+        """Bytes at (offset, size), None for those of offset -1. A file that was lost or replaced is opened once more."""
         try:
             return self._read(shard, spans)
         except OSError:

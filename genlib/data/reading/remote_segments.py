@@ -55,7 +55,7 @@ class RemoteSegments:
         return isinstance(self.shards.paths[shard], RemoteFile)
 
     def _ranges(self, shard: int, number: int) -> tuple[RemoteFile, FileVersion, np.ndarray, np.ndarray]:
-        """Where the members of a segment lie: (start, size) of each field of each sample, (n * F, 2), and their checksums, (n, F)."""
+        """File, version, and members of a segment: (start, size) of each field of each sample, (n * F, 2), and their checksums, (n, F)."""
         index, rows = self.shards.rows(shard)
         start = int(self.shards.starts[shard])
         mine = rows[max(0, number * self.samples - start) : (number + 1) * self.samples - start]

@@ -1,4 +1,4 @@
-"""Ranges of one object's bytes: few requests for many ranges, each going on where it was cut off, all of the same content."""
+"""Ranges of one object's bytes: few requests for many ranges, each resumed where it was cut off, all of one version."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ObjectChangedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FileVersion:
-    """What tells one content of a file from another."""
+    """Version of a file's content."""
 
     size: int
     """Bytes."""

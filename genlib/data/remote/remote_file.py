@@ -86,7 +86,7 @@ def read(
 ) -> list[bytes]:
     """Bytes of ranges (start, end) in the order given; near ones share a request, far ones are asked for at once.
 
-    ObjectChangedError where the object is not `version`'s any more, ValueError for a range it does not have, OSError after the last try.
+    ObjectChangedError where the object is of another version, ValueError for a range it does not have, OSError after the last try.
     """
     _check(file, ranges, version)
     parts = plan_requests(ranges, settings)
@@ -179,7 +179,7 @@ def _in_store(folder: str, settings: RemoteSettings) -> list[str]:
 
 
 def _on_hub(folder: str) -> list[str]:
-    """The same of a folder on the Hub, whose own client tries again by itself."""
+    """Names of the files in a folder on the Hub, whose client has retries of its own."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 

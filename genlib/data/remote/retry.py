@@ -50,7 +50,7 @@ class _Failure:
 
 
 def with_retries(url: str, settings: RemoteSettings, fn: Callable[[], T]) -> T:
-    """What `fn` returns, after as many tries as the settings allow.
+    """Calls `fn` as often as the settings allow and returns its result.
 
     OSError in one sentence: FileNotFoundError, PermissionError and `PastEndError` at once, others after the last try.
     """
@@ -74,7 +74,7 @@ def with_retries(url: str, settings: RemoteSettings, fn: Callable[[], T]) -> T:
 
 
 def _failure(error: Exception, url: str) -> _Failure:
-    """What an error of the client means. Its own text quotes addresses and answers, so nothing of it is passed on but the status."""
+    """Classifies an error of the client. Its text quotes addresses and answers, so nothing of it but the status is passed on."""
     from obstore import exceptions
 
     message = str(error).partition("\n\nDebug source")[0]

@@ -43,17 +43,17 @@ class ShardSet:
     """Numbers of shards, one for each path that the user named."""
     fields: list[str]
     kinds: dict[str, str]
-    """What each field holds, see `KINDS`."""
+    """Kind of value by field, see `KINDS`."""
     starts: np.ndarray
     """(shards + 1,) int64: number of the first sample of each shard, and of all samples."""
     num_bytes: int
     """Size of all shards."""
     bad: Counter[str]
-    """Samples without a number, by reason."""
+    """Bad samples, which have no number, by reason."""
     first_bad: dict[str, str]
     """`shard:key` of the first such sample, by reason."""
     joined: dict[str, list[int]]
-    """By shard, where there are any: how many members lie behind the end of the archive, and at which byte that end is."""
+    """By name of a shard that has members behind the end of the archive: how many, and the byte of that end."""
     filtered: int
     """Samples that do not pass the filters."""
     channels: Counter[int]
@@ -75,7 +75,7 @@ class ShardSet:
     def open(cls, paths: Sequence[StoragePath], filters: Sequence[str] = (), each: MapShards = map, parts: Sequence[int] = ()) -> ShardSet:
         """Opens shards, and indexes those that have no valid index. ValueError where one cannot be opened.
 
-        `each` maps a function over many shards, results in their order: there indexing goes parallel.
+        `each` maps a function over many shards, results in their order; a parallel one indexes in parallel.
         """
         listed, chosen = PathList(paths), [parse_filter(text) for text in filters]
         metas = list(each(shard_index.facts, listed))
@@ -175,7 +175,7 @@ class ShardSet:
         return found
 
     def all_pixels(self, each: MapShards = map) -> Iterator[np.ndarray]:
-        """The same of all samples, one array (n, 2) a shard; `each` as for a new set."""
+        """Height and width of all samples' images, one array (n, 2) a shard; `each` as for `open`."""
         counts = np.diff(self.starts).tolist()
         for path, count, pixels in zip(self.paths, counts, each(partial(_pixels, kinds=self._wanted, chosen=self._filters), self.paths), strict=True):
             if len(pixels) != count:

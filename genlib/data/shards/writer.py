@@ -29,7 +29,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 class ShardWriter:
-    """Writes samples to `folder/PREFIX-00000.tar`, ...: hidden until `commit`, which takes the place of whatever had the prefix before.
+    """Writes samples to `folder/PREFIX-00000.tar`, ...: hidden until `commit`, which replaces all shards of that prefix.
 
     A shard ends after `max_count` samples or when its members pass `max_bytes`; its number has at least `digits` digits.
     """

@@ -140,7 +140,7 @@ def recolor(images: Tensor, draw: Tensor, color: float, grey: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionAugmentation(Config):
-    """What a training caption may lose; every default is nothing."""
+    """Changes of a training caption; every default is no change."""
 
     drop_words: float = limited(0.0, at_least=0, below=1)
     """Probability of each word to be left out; one always stays."""

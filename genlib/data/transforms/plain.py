@@ -28,7 +28,7 @@ def fit_square(image: np.ndarray, side: int) -> np.ndarray:
 def fit_box(image: np.ndarray, width: int, height: int, x: float = 0.5, y: float = 0.5) -> tuple[np.ndarray, tuple[int, int]]:
     """An image scaled with antialiasing until it just covers a box, and cut to it. uint8 (H, W, C) -> (height, width, C).
 
-    x and y in [0, 1] say where the box lies on what is too much: 0 left and top, 0.5 in the middle. Also returns (left, top), the
+    x and y in [0, 1] place the box on the side that is too long: 0 left and top, 0.5 in the middle. Also returns (left, top), the
     box's place in pixels of the scaled image, with which SDXL is conditioned (Podell et al. 2023, arXiv:2307.01952, section 2.2).
     """
     high, wide, channels = image.shape

@@ -1,4 +1,4 @@
-"""Samples as plain vectors, for networks that know nothing of places: images flattened, or the numbers of `.npy` members."""
+"""Samples as plain vectors, for networks without spatial structure: images flattened, or the numbers of `.npy` members."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from genlib.types import Batch, DataSpec, Samples
 
 @dataclass(frozen=True, slots=True)
 class VectorShape:
-    """What a vector of D numbers stands for: an image (C, H, W) flattened, or D numbers of their own, (D,)."""
+    """Shape behind a vector of D numbers: an image (C, H, W) flattened, or the D numbers alone, (D,)."""
 
     sides: tuple[int, ...]
 
     @classmethod
     def of(cls, data: DataSpec, image_size: int = 0) -> VectorShape:
-        """What the set's samples give, images at `image_size` pixels a side or their own. ValueError where neither fits."""
+        """Shape of a set's samples: images at `image_size` pixels a side or their own size, or vectors. ValueError where they are neither."""
         side = image_size or data.image_size
         if side:
             return cls((data.channels, side, side))
