@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genlib.data.caches.lru import LruCache
 from genlib.data.index import shard_index, sidecar_files
 from genlib.data.shards.discovery import all_shards, find_shards, split_paths
 from genlib.data.shards.shard_set import ShardSet
@@ -175,15 +174,6 @@ def test_shards_are_found_by_folder_pattern_and_list(tmp_path: Path, caplog: pyt
     assert names(str(plain), "validation", only_split=True) == []
     assert names(f"{plain}/{{00001..00007}}.tar") == ["00001.tar", "00002.tar"]
     assert "5 of the 7 shards" in caplog.text
-
-
-def test_recent_values_are_bounded() -> None:
-    made: list[int] = []
-    recent = LruCache(lambda number: made.append(number) or number, limit=3)
-    for number in [0, 1, 2, 0, 3, 0, 1]:
-        assert recent[number] == number
-    assert len(recent) == 3
-    assert made == [0, 1, 2, 3, 1]
 
 
 def test_what_img2dataset_writes_is_read_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
