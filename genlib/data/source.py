@@ -131,7 +131,7 @@ class ShardSource:
     def _decoder(self, split: Split, transform: Transform, seed: int, stored: Encoded | None) -> BatchDecoder:
         other = self._other.shards if self._other else None
         fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*split.shards.fields, *(other.fields if other else ())]))
-        cache = _cache_bytes(self._config, len(self._splits)) // max(1, self._config.readers)
+        cache = _cache_bytes(self._config, len(self._splits)) // max(1, self._config.readers)  # each reader process has a cache of its own
         return BatchDecoder(split.shards, other, fields, transform, seed, self.spec.channels, cache, _disk_bytes(self._config), stored)
 
     def _counted(self, split: str, batch: Batch) -> Batch:

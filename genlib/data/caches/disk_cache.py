@@ -68,7 +68,7 @@ class DiskCache:
 
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()
-        return self.folder / name[:2] / name[2:40]
+        return self.folder / name[:2] / name[2:40]  # 256 subfolders, as file systems are slow with very large folders
 
     def _draft(self, path: Path) -> int | None:
         """A locked draft beside the entry; None where the disk takes none."""
@@ -210,8 +210,8 @@ def _total(handle: int) -> tuple[int, float]:
 
 def _entries(folder: Path) -> Iterator[tuple[int, int, str]]:
     """(when used, bytes, path) of each entry; drafts that nobody holds are unlinked."""
-    for place in os.scandir(folder):
-        for file in os.scandir(place.path) if place.is_dir() else ():
+    for subfolder in os.scandir(folder):
+        for file in os.scandir(subfolder.path) if subfolder.is_dir() else ():
             with suppress(FileNotFoundError):
                 if file.name.endswith(_DRAFT):
                     _drop_if_left(Path(file.path))

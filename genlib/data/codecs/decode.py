@@ -57,14 +57,14 @@ def _jpeg_header(data: bytes) -> ImageHeader:
 
 def _png_header(data: bytes) -> ImageHeader:
     width, height, _, color = struct.unpack_from(">IIBB", data, 16)
-    place = 8
+    at = 8
     for _ in range(_MAX_CHUNKS):
-        kind = data[place + 4 : place + 8]
+        kind = data[at + 4 : at + 8]
         if kind == b"IDAT":
             return ImageHeader("png", height, width, {0: 1, 4: 4, 6: 4}.get(color, 3))
         if kind == b"acTL":
             raise BadSample("several frames")
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
     raise BadSample("undecodable header")
 
 

@@ -20,7 +20,7 @@ FolderLabels = Literal["auto", "folders", "none"]
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """One image: its path below the root, and what its place says of it."""
+    """One image: its path below the root, and the facts that its folder gives."""
 
     path: str
     split: str = ""

@@ -25,6 +25,7 @@ class PathList:
 
     def __init__(self, paths: Iterable[StoragePath]):
         names = [path.url if isinstance(path, RemoteFile) else str(path) for path in paths]
+        # the beginning that the smallest and the largest name share, all names in between share too
         self._start = _common_start(min(names), max(names)) if names else ""
         rest = [name[len(self._start) :].encode() for name in names]
         self._ends, self._names = np.cumsum([len(name) for name in rest], dtype=np.int64), b"".join(rest)

@@ -79,6 +79,7 @@ class BucketOrder:
         within, samples = batch * batch_size + position % batch_size, np.empty(len(position), np.int64)
         for number in np.unique(bucket).tolist():
             mine = bucket == number
+            # a key of its own for each bucket: with one seed, two of one size would be shuffled alike
             samples[mine] = self._samples[self._starts[number] + self._orders[number](within[mine], seed + (number << 40))]
         return samples
 

@@ -40,6 +40,7 @@ class MixtureOrder:
         samples = np.empty_like(within)
         for number in np.unique(part).tolist():
             mine = part == number
+            # a key of its own for each part: with one seed, two sets of one size would be shuffled alike
             samples[mine] = self.orders[number](within[mine], seed + (number << 40)) + self.starts[number]
         return samples
 

@@ -34,14 +34,14 @@ class LabelIndex:
     def positive(self, samples: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """Another sample of each one's label, itself where it is the only one. draw (B,) uniform in [0, 1)."""
         low, high = (self._starts[self._label[samples] + step] for step in (0, 1))
-        place = low + (draw * (high - low - 1)).astype(np.int64)
-        return self._by_label[place + ((place >= self._rank[samples]) & (high - low > 1))]
+        at = low + (draw * (high - low - 1)).astype(np.int64)
+        return self._by_label[at + ((at >= self._rank[samples]) & (high - low > 1))]  # steps over the sample itself
 
     def negative(self, samples: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """A sample of another label than each one's, all equally often."""
         low, high = (self._starts[self._label[samples] + step] for step in (0, 1))
-        place = (draw * (len(self._label) - (high - low))).astype(np.int64)
-        return self._by_label[np.where(place >= low, place + high - low, place)]
+        at = (draw * (len(self._label) - (high - low))).astype(np.int64)
+        return self._by_label[np.where(at >= low, at + high - low, at)]  # steps over the samples of the label
 
 
 class PartnerSampler:

@@ -40,10 +40,12 @@ def _key(*parts: np.ndarray | int) -> np.ndarray:
 
 def _feistel(x: np.ndarray, rows: int, columns: int, key: np.ndarray) -> np.ndarray:
     """A bijection of 0 ... rows * columns - 1, both below 2**32; x and key uint64 of one shape."""
+    # rows and columns differ where n is no square, so the halves have a modulus each, and addition takes the place of XOR
     half, modulus = [x // np.uint64(columns), x % np.uint64(columns)], (np.uint64(rows), np.uint64(columns))
     for i in range(_ROUNDS):
         side = i % 2
         draw = mix_array(half[1 - side] * _GOLDEN + key + np.uint64(i)) >> np.uint64(32)
+        # multiply and shift: 32 random bits to 0 ... modulus - 1, cheaper and less biased than a remainder
         total = half[side] + ((draw * modulus[side]) >> np.uint64(32))
         half[side] = np.where(total >= modulus[side], total - modulus[side], total)
     return half[0] * np.uint64(columns) + half[1]

@@ -60,12 +60,13 @@ class ReaderProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
+                # -P: no module in the working folder takes the place of an installed one before sys.path is sent
                 [sys.executable, "-P", "-X", "faulthandler", "-c", _BOOT, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
-                stdout=2,
+                stdout=2,  # what a decoder prints must not mix with the output of the command
                 stderr=2,
                 pass_fds=[theirs.fileno(), *files],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1"},  # there are several readers, and each decodes in one thread
             )
         self.link = Connection(ours.detach())
         with suppress(OSError):  # where it is dead already, `receive` says so
@@ -126,6 +127,7 @@ def _answer(function: Callable[..., dict[str, Any]], *arguments: int) -> bytes:
     try:
         answer = function(*arguments)
     except Exception as error:
+        # the built-in base of the error: the supervisor rebuilds it by name and imports nothing for it
         kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
         text = error.args[0] if len(error.args) == 1 and isinstance(error.args[0], str) else str(error)
         answer = {"error": [kind, text[:2000], traceback.format_exc()[-4000:]]}

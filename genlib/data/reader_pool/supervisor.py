@@ -133,6 +133,7 @@ class ReaderSupervisor:
     def _send_task(self, slot: _ReaderSlot, pending: _PendingBatch) -> None:
         pending.buffer = self._free.pop()
         slot.pending.append(pending)
+        # the quarantine goes with every task, as it may have grown since the process started
         data = pickle.dumps(self.quarantined) + pending.task
         self._buffers[pending.buffer].write(data)
         slot.process.send_task(pending.buffer, len(data))
@@ -182,6 +183,7 @@ class ReaderSupervisor:
         batch = unpack(memory, answer["layout"])
         if len(self._buffers) - len(self._free) - sum(len(slot.pending) for slot in self._slots) > self._lend:
             batch = {name: tensor.clone() for name, tensor in batch.items()}
+        # the tensors are views of `memory`: once the last of them dies, the buffer is free
         weakref.finalize(memory, self._free.append, pending.buffer).atexit = False
         pending.future.set_result(batch)
 

@@ -64,8 +64,8 @@ class BatchDecoder:
 
         `readers` are of the set and of the other one.
         """
-        if self.stored is not None and (kept := self._stored_batch(self.stored, readers[0], rows, bad)) is not None:
-            return kept
+        if self.stored is not None and (found := self._stored_batch(self.stored, readers[0], rows, bad)) is not None:
+            return found
         samples = self._read(readers[0], rows.samples, rows, bad)
         failed = samples.failed
         for role, numbers in rows.partners.items():
@@ -88,8 +88,8 @@ class BatchDecoder:
             if not failed[absent].all():
                 return None
             samples = np.where(absent, samples[~absent][0], samples)
-        kept = stored.read(samples)
-        return kept and {**kept, "encoded": torch.ones(len(samples), dtype=torch.bool), **_facts(rows, failed)}
+        found = stored.read(samples)
+        return found and {**found, "encoded": torch.ones(len(samples), dtype=torch.bool), **_facts(rows, failed)}
 
     def _read(self, reader: SampleReader, numbers: np.ndarray, rows: BatchRows, bad: Mapping[int, str] | None) -> Samples:
         fields = [field for field in self.fields if field in reader.shards.fields]

@@ -34,7 +34,7 @@ class ShardSet:
 
     A field that at least half of the samples have is a field of the set, and a sample without it is bad ("missing member"). What
     does not pass the filters gets no number either. In memory are the shards' names and where their samples start; it can be
-    pickled, and kept in a file.
+    pickled, and written to a file.
     """
 
     paths: PathList

@@ -112,5 +112,7 @@ class PlainTransform:
             batch["label"] = torch.tensor(labels, dtype=torch.int64)
         return batch
 
-    def _stacked(self, images: Sequence[np.ndarray], size: tuple[int, int] | None) -> np.ndarray:
-        return stack_images(images, self.image_size) if size is None else np.stack([fit_box(image, *size)[0] for image in images])
+    def _stacked(self, images: Sequence[np.ndarray], bucket_size: tuple[int, int] | None) -> np.ndarray:
+        if bucket_size is None:
+            return stack_images(images, self.image_size)
+        return np.stack([fit_box(image, *bucket_size)[0] for image in images])
