@@ -15,7 +15,7 @@ _LISTS = {"type": "array", "minItems": 1, "items": {"type": ["number", "array"]}
 
 
 def arguments_schema(action: Action, limits: Mapping[str, int]) -> dict[str, Any]:
-    """JSON schema of one request; unknown arguments are refused. `x-port` names what an argument is, `x-axes` its axes."""
+    """JSON schema of one request; unknown arguments are refused. `x-port` names what an argument is, `x-axes` its axes; `x-picture` is what may be a picture."""
     return {
         "type": "object", "title": action.name, "additionalProperties": False, "required": list(action.required),
         "properties": {name: _argument(one, limits) for name, one in action.inputs.items()},
@@ -31,7 +31,8 @@ def _argument(one: Input, limits: Mapping[str, int]) -> dict[str, Any]:
     port = one.port
     form = _tensor(port) if port.array else _list(port, limits) if port.axes else port.plain(limits)
     default = {} if one.required else {"default": one.default}
-    return {**form, **default, "x-port": port.kind, **({"x-axes": list(port.axes)} if port.axes else {})}
+    axes = {"x-axes": list(port.axes)} if port.axes else {}
+    return {**form, **default, "x-port": port.kind, **axes, **({"x-picture": True} if port.visible else {})}
 
 
 def _tensor(port: Port) -> dict[str, Any]:

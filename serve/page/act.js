@@ -6,7 +6,7 @@ import { dataUri, decoded, isSmall } from "./pictures.js";
 
 const ROWS = 12; // rows of numbers that are shown
 const COLUMNS = 16;
-const visible = (schema) => schema["x-axes"]?.at(-1) === "width" || schema["x-port"]?.startsWith("sample");
+const short = (value) => (Array.isArray(value) ? `[${value.map(short).join(", ")}]` : typeof value === "number" ? String(Math.round(value * 1e4) / 1e4) : String(value));
 
 export class Act {
   constructor(app) {
@@ -67,7 +67,7 @@ export class Act {
 function field(name, schema, card, needed) {
   const id = `act-${name}`;
   const note = `${schema["x-port"] ?? ""}${needed ? "" : ", optional"}`;
-  const [control, value] = visible(schema) ? picturesField(id) : plainField(id, schema, card);
+  const [control, value] = schema["x-picture"] ? picturesField(id) : plainField(id, schema, card);
   const root = element("div", { className: "field", data: { port: schema["x-port"] } }, element("label", { htmlFor: id }, name), control, element("small", {}, note));
   return { name, root, value };
 }
@@ -133,8 +133,8 @@ function pictures(blobs) {
 /** A table of rows; what is deeper stands in a cell as JSON. */
 function numbers(made) {
   const rows = (Array.isArray(made) ? made : [made]).map((row) => (Array.isArray(row) ? row : [row]));
-  const cell = (value) => element("td", {}, typeof value === "number" ? String(Math.round(value * 1e4) / 1e4) : JSON.stringify(value).slice(0, 80));
+  const cell = (value) => element("td", {}, short(value).slice(0, 80));
   const body = rows.slice(0, ROWS).map((row, at) => element("tr", {}, element("th", { scope: "row" }, String(at)), ...row.slice(0, COLUMNS).map(cell), row.length > COLUMNS ? element("td", {}, `… ${row.length} in all`) : null));
   const rest = rows.length - ROWS;
-  return element("div", {}, element("table", { className: "numbers" }, element("tbody", {}, ...body)), rest > 0 ? element("p", { className: "faint" }, `and ${rest} more rows`) : null);
+  return element("div", { className: "scroll" }, element("table", { className: "numbers" }, element("tbody", {}, ...body)), rest > 0 ? element("p", { className: "faint" }, `and ${rest} more rows`) : null);
 }
