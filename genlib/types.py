@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -165,24 +164,3 @@ class DataSource(Protocol):
     def keys(self, split: str, positions: Sequence[int], size: int, *, seed: int = 0) -> list[str]:
         """Names `shard:key` of the samples at global positions of global micro-batches of `size` samples, for messages."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """Something a trained task can do, found by its marked method; its typed keyword arguments are the serving schema."""
-
-    name: str
-    method: Callable[..., Any] = field(repr=False)
-    doc: str = ""
-    joint: bool = False
-    """Whether it looks at its rows together, so that calls are never merged."""
-    shared: tuple[str, ...] = ()
-    """Tensors and lists among its arguments that belong to all rows."""
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """Its arguments that have an entry for each row: all other tensors and lists."""
-        hints = typing.get_type_hints(self.method)
-        return tuple(
-            name for name, hint in hints.items() if name not in ("return", *self.shared) and (hint is Tensor or typing.get_origin(hint) is list)
-        )

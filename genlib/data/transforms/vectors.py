@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlib.data.transforms.plain import PlainTransform, to_float
+from genlib.ports import Sizes
 from genlib.types import Batch, DataSpec, Samples
 
 
@@ -47,6 +48,11 @@ class VectorShape:
     def image_size(self) -> int:
         """Pixels a side; 0 without images."""
         return self.sides[-1] if self.is_image else 0
+
+    def port_sizes(self, data: DataSpec, code: int = 0) -> Sizes:
+        """What the ports of a task on such samples measure; `code` are the numbers of a sample's code."""
+        channels, side = (self.sides[0], self.sides[-1]) if self.is_image else (data.channels, 0)
+        return Sizes(channels=channels, side=side, vector=0 if self.is_image else self.size, code=code, classes=data.class_names)
 
     def image(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, C, H, W)."""

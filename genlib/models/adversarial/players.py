@@ -17,6 +17,7 @@ from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
 from genlib.models.adversarial.health import Health, diagnosis, variety
 from genlib.models.diffusion.process import noise_of
+from genlib.ports import FrameCount, Sample, SampleStrip, Seed, Seeds, Sizes
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
@@ -71,6 +72,9 @@ class TwoPlayers(Task):
         self.register_buffer("centre", torch.full((1 if self.shape.is_image else self.shape.size,), 0.5))
         self.register_buffer("scale", torch.full((1,), 0.5))
         self.register_buffer("progress", torch.zeros(1))
+
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.shape.port_sizes(data)
 
     def prepare(self, source: DataSource) -> None:
         """Measures where vectors lie and how far they reach; pixels are known to be in [0, 1]."""
@@ -136,13 +140,13 @@ class TwoPlayers(Task):
 
     @action
     @torch.no_grad()
-    def generate(self, *, seed: list[int]) -> Tensor:
+    def generate(self, *, seed: Seeds) -> Sample:
         """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed."""
         return self.made(noise_of(seed, (self.networks.latent_dim,), self.device))
 
     @action(joint=True)
     @torch.no_grad()
-    def interpolate(self, *, first: int, last: int, steps: int = 8) -> Tensor:
+    def interpolate(self, *, first: Seed, last: Seed, steps: FrameCount = 8) -> SampleStrip:
         """The samples of two seeds and those between, `steps` in all, along the sphere that noise lies on (White 2016, arXiv:1609.04468)."""
         if steps < 2:
             raise ValueError(f"steps is {steps}; from one sample to another there are at least 2")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from genlib.models.autoencoders import image_files
 from genlib.models.autoencoders.image_config import ImageAutoencoderConfig
 from genlib.nn.patch_discriminator import PatchDiscriminator
 from genlib.nn.vgg import VGG16
+from genlib.ports import Image, Sizes
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
@@ -146,9 +148,12 @@ class ImageAutoencoder(Task):
         difference = made - batch["image"]
         return {"psnr_db": psnr_db(made, batch["image"]), "l1": difference.abs().flatten(1).mean(1)}
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return replace(super().sizes(data), side=self.image_size, multiple=self.factor)
+
     @action
     @torch.no_grad()
-    def reconstruct(self, *, image: Tensor) -> Tensor:
+    def reconstruct(self, *, image: Image) -> Image:
         """Images (B, C, H, W) in [0, 1] through the latents and back, (B, C, H, W) in [0, 1]; H and W must divide by `factor`."""
         if image.shape[-1] % self.factor or image.shape[-2] % self.factor:
             raise ValueError(f"image of {image.shape[-1]} x {image.shape[-2]} pixels: both must divide by {self.factor}; cut or scale it")

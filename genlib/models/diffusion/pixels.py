@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,12 @@ class PixelTask(Task):
     def predict(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         """What the network says of x (B, C, H, W) at time (B,), with labels (B,) if it was made with classes."""
         return self.net(x, time, label, return_dict=False)[0]
+
+    def step_calls(self) -> Iterable[tuple[nn.Module, str]]:
+        return ((self.net, "forward"),)
+
+    def preview(self, x0: Tensor) -> Tensor:
+        return x0 / 2 + 0.5
 
     def transform(self, train: bool) -> PixelTransform:
         return PixelTransform(self.data.image_size, train and self.flip)

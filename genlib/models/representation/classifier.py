@@ -7,7 +7,7 @@ before it decides is a fair account of what the image shows, on the data that it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from genlib.data.transforms.plain import PlainTransform
 from genlib.metrics.held_out import held_out
 from genlib.nn.residual_tower import RELU_GAIN, ResidualBlock, StandardisedConv
 from genlib.pictures import save_contact_sheet
+from genlib.ports import Features, Image, Probabilities, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Samples, Step
@@ -116,6 +117,9 @@ class Classifier(Task):
         self.image_size = config.image_size or data.image_size
         self.net = ResidualClassifier(data.channels, config.width, config.layers, len(data.class_names))
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return replace(super().sizes(data), side=self.image_size)
+
     def transform(self, train: bool) -> PlainTransform:
         return ClassifierTransform(self.image_size, self.config.augmentation) if train else PlainTransform(self.image_size)
 
@@ -144,13 +148,13 @@ class Classifier(Task):
 
     @action
     @torch.no_grad()
-    def embed(self, *, image: Tensor) -> Tensor:
+    def embed(self, *, image: Image) -> Features:
         """Features (B, D) of images (B, C, H, W) in [0, 1], scaled to the classifier's size."""
         return self.features(self.fitted(image))
 
     @action
     @torch.no_grad()
-    def classify(self, *, image: Tensor) -> Tensor:
+    def classify(self, *, image: Image) -> Probabilities:
         """Probabilities (B, classes) of images (B, C, H, W) in [0, 1], scaled to the classifier's size."""
         return self.net(self.fitted(image)).softmax(1)
 
