@@ -15,7 +15,10 @@ _LISTS = {"type": "array", "minItems": 1, "items": {"type": ["number", "array"]}
 
 
 def arguments_schema(action: Action, limits: Mapping[str, int]) -> dict[str, Any]:
-    """JSON schema of one request; unknown arguments are refused. `x-port` names what an argument is, `x-axes` its axes; `x-picture` is what may be a picture."""
+    """JSON schema of one request; unknown arguments are refused.
+
+    `x-port` names what an argument is, `x-axes` its axes; `x-picture` marks what may be a picture.
+    """
     return {
         "type": "object", "title": action.name, "additionalProperties": False, "required": list(action.required),
         "properties": {name: _argument(one, limits) for name, one in action.inputs.items()},
