@@ -10,6 +10,7 @@ import torch
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu" if not torch.cuda.is_available() else "cuda")
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
+os.environ["GENLIB_FAMILIES"] = "tests"  # checkpoints of the families that stand in tests are opened
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", category=FutureWarning)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background: what tests start would not hear Ctrl-C either
