@@ -12,8 +12,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# A process of its own imports for ten seconds; one that is forked from a server which did so once starts in a tenth of one.
-multiprocessing.set_forkserver_preload(["tests.ranks"])
+IMPORTED = [
+    "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.stage_1_and_2", "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.transformers.transformer_sd3", "diffusers.models.unets.unet_2d", "diffusers.models.unets.unet_2d_condition",
+    "genlib.engine.fit", "genlib.engine.zero", "tests.models.stages", "transformers.models.clip.modeling_clip", "transformers.models.t5.modeling_t5",
+]  # fmt: skip
+"""Importing these takes ten seconds: a server does it once, and every rank is forked from it in a tenth of one."""
+multiprocessing.set_forkserver_preload(IMPORTED)
 
 
 def run_ranks(world: int, function: Callable[..., None], *arguments: object) -> None:

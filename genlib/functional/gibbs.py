@@ -21,7 +21,6 @@ from torch import Tensor
 
 from genlib import random
 from genlib.functional import watching
-from genlib.products import linear, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +106,12 @@ class Machine:
 
     def hidden_input(self, v: Tensor) -> Tensor:
         """(B, D) -> (B, H)."""
-        return linear(v, self.weight.T, self.hidden)
+        return F.linear(v, self.weight.T, self.hidden)
 
     def visible_input(self, h: Tensor) -> Tensor:
         """(B, H) -> (B, D)."""
         own = self.visible.dim() > 1
-        return product(h, self.weight.T).add_(self.visible) if own else linear(h, self.weight, self.visible)
+        return (h @ self.weight.T).add_(self.visible) if own else F.linear(h, self.weight, self.visible)
 
     def hidden_chance(self, v: Tensor) -> Tensor:
         """p(h = 1 | v) of each hidden unit: (B, D) -> (B, H)."""
@@ -167,7 +166,7 @@ def contrast(data: tuple[Tensor, Tensor, Tensor], model: tuple[Tensor, Tensor, T
     (v, h, share), (model_v, model_h, model_share) = data, model
     states, signed = torch.cat([model_v, v]), torch.cat([model_share, -share])
     chances = torch.cat([model_h, h]) * signed[:, None]
-    return Gradient(product(chances.T, states).T, signed @ states, chances.sum(0))
+    return Gradient(states.T @ chances, signed @ states, chances.sum(0))
 
 
 def pseudo_likelihood(machine: Machine, v: Tensor, index: Tensor, given: Tensor | None = None) -> Tensor:
