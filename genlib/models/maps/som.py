@@ -114,7 +114,7 @@ class SOM(TrainedMap):
         radius = self.radius(step.progress)
 
         def pull(winner: Tensor, units: slice) -> Tensor:
-            return self.neighbourhood(self.apart(winner, units), radius)
+            return self.neighbourhood(self.grid_distance(winner, units), radius)
 
         x, counts, prototypes = batch["x"].float(), (batch["weight"] > 0).float(), self.prototypes
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -146,7 +146,7 @@ class SOM(TrainedMap):
         x = batch["x"].float()
         units, distance = two_nearest(x, self.prototypes)
         near = topology.neighbour_distortion(x, units[:, 0], self.prototypes, self.pairs)
-        values = {"quantisation": distance, "topographic": self.torn(units), "distortion": (distance.square() + near) / 2}
+        values = {"quantisation": distance, "topographic": self.topographic_error(units), "distortion": (distance.square() + near) / 2}
         if "label" in batch and self.votes.labelled and self.votes.counts.any():
             values["accuracy"] = (self.classify(image=x).argmax(1) == batch["label"]).float()
         return values
