@@ -51,7 +51,7 @@ class Units(Protocol):
         ...
 
     def mean(self, input: Tensor) -> Tensor:
-        """Of v given this input, (B, D)."""
+        """The mean of v given this input, (B, D)."""
         ...
 
     def sample(self, input: Tensor, draw: Draw, name: str) -> Tensor:
@@ -151,7 +151,7 @@ def gibbs(rbm: RBMParams, chance: Tensor, steps: int, draw: Draw) -> tuple[Tenso
 
 
 class Gradient(NamedTuple):
-    """Of the negative log-likelihood with respect to an RBM's tensors, or an estimate of it."""
+    """The gradient of the negative log-likelihood with respect to an RBM's tensors, or an estimate of it."""
 
     weight: Tensor
     visible: Tensor

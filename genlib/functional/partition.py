@@ -92,5 +92,5 @@ def annealed_log_partition(rbm: RBMParams, base: Tensor, *, steps: int = 1000, c
 
 
 def _free_energy(rbm: RBMParams, base: Tensor, v: Tensor, given: Tensor, beta: float) -> Tensor:
-    """Of the RBM whose tensors are the share beta of the way from the base's; given: the hidden input of v (B, H)."""
+    """Free energy of the RBM whose tensors are the share beta of the way from the base's; given: the hidden input of v (B, H)."""
     return rbm.units.energy(v, torch.lerp(base, rbm.visible, beta)) - F.softplus(beta * given).sum(1)

@@ -24,7 +24,7 @@ from genlib.task import Task
 from genlib.types import DataSpec
 
 _LEAST_SPREAD = 0.25
-"""Of a number over samples, as a share of the mean over numbers; what varies less is scaled as if it did as much."""
+"""Least standard deviation of a number over samples, as a share of the mean over numbers; what varies less is scaled as if it did as much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -59,7 +59,7 @@ def held_out(task: Task, source: DataSource) -> list[Batch]:
 
 
 def likelihood(task: ContrastiveTask, x: Tensor, position: Tensor) -> dict[str, float]:
-    """Of samples x (B, D), exactly or by annealed importance sampling."""
+    """Log-likelihood of samples x (B, D), exactly or by annealed importance sampling."""
     rbm, v = task.params(), task.drawn(task.to_visible(x), Draw(position))
     if enumerated_units(rbm) <= _EXACT:
         log_z, error = log_partition(rbm), 0.0

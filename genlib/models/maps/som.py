@@ -56,7 +56,7 @@ class SOMConfig(TaskConfig):
     rate: float = limited(0.5, above=0, at_most=1)
     """Share of the way that a sample pulls its winner under the online rule, at first."""
     final_rate: float = limited(0.02, above=0, at_most=1)
-    """The same at the end."""
+    """Share of the way under the online rule at the end."""
 
     def validate(self) -> None:
         if 0 < self.units < 4:
@@ -107,7 +107,7 @@ class SOM(TrainedMap):
         self.prototypes.copy_(started(self.config.start, batch["x"][batch["weight"] > 0], self.grid))
 
     def radius(self, progress: float) -> float:
-        """Of the neighbourhood, in steps of the grid."""
+        """Radius of the neighbourhood, in steps of the grid."""
         return exponential(self.first_radius, self.config.final_radius, progress)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
