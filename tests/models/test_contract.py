@@ -9,6 +9,7 @@ import sys
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,9 @@ class Few:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.source, name)
 
+    def captions(self, split: str, most: int) -> Iterator[str]:
+        return self.source.captions(split, min(most, self.samples))
+
     def batches(self, split: str, size: int, **options: Any) -> Iterator[Batch]:
         left = self.samples if split == "validation" else sys.maxsize
         for batch in self.source.batches(split, size, **options):
@@ -212,16 +216,13 @@ PLAIN = OptimConfig(name="sgd", learning_rate=1e-2)
 SHARED = ("zero1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "zero2", "zero3")))  # tests/engine asks all of eight kinds
 
 
-def train_by_two(label: str, folder: Path, upstream: dict[str, Path], strategy: str) -> None:
-    train_stage(STAGES[label].recipe, STAGES[label].stage, folder, upstream, strategy=strategy, optim=PLAIN)
-
-
 @every_stage
 @pytest.mark.parametrize("strategy", SHARED)
 def test_two_processes_equal_one(runs: Runs, label: str, strategy: str, tmp_path: Path) -> None:
     final = Path("checkpoints", runs.trained(label).name)
     one = checkpoint.load_weights(runs.plain(label))
-    run_ranks(2, train_by_two, label, tmp_path, runs.upstream(label), strategy)
+    case = STAGES[label]
+    run_ranks(2, partial(train_stage, case.recipe, case.stage, tmp_path, runs.upstream(label), strategy=strategy, optim=PLAIN))
     two = checkpoint.load_weights(tmp_path / final)
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-5)
