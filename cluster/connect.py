@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cluster.local import local_head
+from genlib import families
 
 LOG = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def connected(cpus: int | None = None) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default prints a warning
     if address := os.environ.get("RAY_ADDRESS"):
-        with attached(address):
+        with attached(address, passed_on()):
             yield
         return
     with local_head(cpus=cpus, dashboard=False) as head, attached(head.address):
@@ -29,17 +30,25 @@ def connected(cpus: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def attached(address: str) -> Iterator[None]:
-    """Inside, this process is a driver of the cluster at `address`."""
+def attached(address: str, runtime_env: dict[str, Any] | None = None) -> Iterator[None]:
+    """Inside, this process is a driver of the cluster at `address`; `runtime_env` is that of its workers."""
     import ray
     from ray._private import worker
 
     worker.print_to_stdstream = noted  # a raylet's notices go to the terminal whatever `log_to_driver` says
-    ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    ray.init(address=address, logging_level="ERROR", log_to_driver=False, runtime_env=runtime_env)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def passed_on() -> dict[str, Any] | None:
+    """What workers get to know of this process's environment: which packages bring families. None where that is nothing, or the job says it."""
+    named = os.environ.get(families.VARIABLE)
+    if not named or families.VARIABLE in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", ""):  # Ray refuses a variable that both set
+        return None
+    return {"env_vars": {families.VARIABLE: named}}
 
 
 def noted(data: Mapping[str, Any], ignore_prefix: bool) -> None:

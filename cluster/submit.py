@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from cluster.connect import passed_on
 from cluster.local import local_head
 from cluster.signals import GRACE_SECONDS, ends_well, interruptible, keeps
 
@@ -45,8 +46,8 @@ def job_address() -> Iterator[tuple[str, bool]]:
 def submit(command: Sequence[str]) -> int:
     """Runs the command as a job with this folder as its working directory; its exit code."""
     with job_address() as (address, ours):
-        client = connect(address)
-        job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": ".", "excludes": EXCLUDES})
+        client, environment = connect(address), {} if ours else passed_on() or {}
+        job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": ".", "excludes": EXCLUDES, **environment})
         with ends_well(partial(client.stop_job, job), GRACE_SECONDS + _MORE_SECONDS) if ours else keeps(partial(goes_on, job)):
             follow(client, job)
             return code_of(client, job)

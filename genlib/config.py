@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,15 +83,20 @@ class Config:
 C = TypeVar("C")
 
 
+@functools.cache  # pydantic takes some 10 ms to make one
+def _adapter(kind: type) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """A config as plain JSON values."""
-    return TypeAdapter(type(config)).dump_python(config, mode="json")
+    return _adapter(type(config)).dump_python(config, mode="json")
 
 
 def from_json(kind: type[C], values: Mapping[str, Any]) -> C:
     """The inverse of `to_json`. ValueError names the first unknown or ill-typed field."""
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        return _adapter(kind).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "value_error":  # one of our own sentences

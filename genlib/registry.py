@@ -1,10 +1,12 @@
-"""All recipes by name: `"module:function"`, imported when asked for, so that listing them costs nothing."""
+"""All recipes by name: `"module:function"`, imported when asked for. Ours stand here; `genlib.families` finds those of other packages."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 
+from genlib import families
 from genlib.config import nearest
 from genlib.recipe import Recipe
 
@@ -47,11 +49,25 @@ RECIPES: dict[str, str] = {
 }
 
 
-def _function(name: str):
-    if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}.{nearest(name, list(RECIPES))} `python jobs/train.py --list` shows all")
-    module, function = RECIPES[name].split(":")
-    return getattr(importlib.import_module(module), function)
+def recipes() -> dict[str, str]:
+    """These and those of other packages. ValueError where one of them has a name of ours."""
+    others = families.recipes()
+    if taken := sorted(others.keys() & RECIPES.keys()):
+        raise ValueError(f"{others[taken[0]]} is a recipe named {taken[0]!r}, as one of genlib's is; give it another name")
+    return {**RECIPES, **others}
+
+
+def _function(name: str) -> Callable[[], Recipe]:
+    known = recipes()
+    if name not in known:
+        raise ValueError(f"there is no recipe {name!r}.{nearest(name, list(known))} `python jobs/train.py --list` shows all")
+    module, _, function = known[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        if name in RECIPES:
+            raise
+        raise ValueError(f"recipe {name!r} is {known[name]}, which cannot be imported: {error}; repair or uninstall that package") from error
 
 
 def load(name: str) -> Recipe:

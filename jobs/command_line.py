@@ -118,8 +118,9 @@ def parsed(arguments: Sequence[str], options: Options, script: str) -> Command[O
 
 def listing() -> str:
     """All recipes with the first line of what they say of themselves."""
-    width = max(map(len, registry.RECIPES))
-    return "\n".join(f"{name:<{width}}  {registry.describe(name).partition(chr(10))[0]}" for name in sorted(registry.RECIPES))
+    names = sorted(registry.recipes())
+    width = max(map(len, names))
+    return "\n".join(f"{name:<{width}}  {registry.describe(name).partition(chr(10))[0]}" for name in names)
 
 
 def form_of(stages: Sequence[Stage], options: Any) -> type:

@@ -43,7 +43,7 @@ NOTE = "generate.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class PictureOrder:
     """All pictures that are to be made."""
 
     final: Path
@@ -92,7 +92,7 @@ def loaded(final: Path) -> Task:
     return checkpoint.load_task(final, ema=True, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def make(block: int, order: Order) -> int:
+def make(block: int, order: PictureOrder) -> int:
     """Makes and writes the pictures of a block that are not there; how many."""
     numbers = order.missing(block)
     task, facts = loaded(order.final), [order.facts(number) for number in numbers]
@@ -109,7 +109,7 @@ def make(block: int, order: Order) -> int:
     return len(files)
 
 
-def write_shard(order: Order, block: int, files: Sequence[bytes], facts: Sequence[dict[str, Any]]) -> None:
+def write_shard(order: PictureOrder, block: int, files: Sequence[bytes], facts: Sequence[dict[str, Any]]) -> None:
     """A tar of the block, which gets its name once it is whole."""
     hidden = order.out / f".{order.shard(block).stem}"
     shutil.rmtree(hidden, ignore_errors=True)
@@ -149,7 +149,7 @@ def one_line(line: str, number: int, path: Path, kind: str) -> dict[str, Any]:
     return {**values, kind: int(values[kind]) if kind == "label" else str(values[kind])}
 
 
-def ordered(options: argparse.Namespace) -> Order:
+def ordered(options: argparse.Namespace) -> PictureOrder:
     """What the command line asks for. ValueError in one sentence where it cannot be done."""
     final, _ = located(options.folder)
     task = loaded(final)
@@ -161,13 +161,13 @@ def ordered(options: argparse.Namespace) -> Order:
         raise ValueError(f"{type(task).__name__} makes pictures of nothing in particular, so it takes no --prompts; say how many with --each")
     asked = read_prompts(options.prompts, kind) if options.prompts else [{}]
     chosen = sampler_options(task, options.sampler)
-    return Order(
+    return PictureOrder(
         final.absolute(), options.out.absolute(), options.format == "shards", tuple(asked), options.each, options.seed, tuple(chosen.items()),
         options.block,
     )  # fmt: skip
 
 
-def note(order: Order) -> dict[str, Any]:
+def note(order: PictureOrder) -> dict[str, Any]:
     """What must not change between a run and its resumption."""
     manifest = checkpoint.read_manifest(order.final)
     return {
@@ -177,7 +177,7 @@ def note(order: Order) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def refuse_other(order: Order, now: dict[str, Any]) -> None:
+def refuse_other(order: PictureOrder, now: dict[str, Any]) -> None:
     """ValueError where the folder holds pictures of something else."""
     before = read_json(order.out / NOTE)
     if before is None:

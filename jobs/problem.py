@@ -7,7 +7,7 @@ from pathlib import Path
 
 from genlib.storage import StorageError
 from jobs.command_line import RunStopped
-from jobs.worker import Refusal
+from jobs.worker import Refusal, original
 
 
 def sentence_of(error: Exception, run: Path) -> Exception:
@@ -38,5 +38,5 @@ def cause_of(error: Exception) -> tuple[str, str]:
     if not failures:
         return type(inner or error).__name__, str(inner or error)
     rank, first = sorted(failures.items())[0]
-    cause = getattr(first, "_base_exc", first)
+    cause = original(first)
     return type(cause).__name__, f"worker {rank}: {cause}"

@@ -45,7 +45,7 @@ TUNE_SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SearchSpec:
     """What is searched, and how."""
 
     command: Command[TuneOptions]
@@ -75,8 +75,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def search(command: Command[TuneOptions], run: Path) -> int:
     """The whole search: what it needs, its trials, what came out."""
-    from jobs.search_plan import total
-    from jobs.search_report import finish
+    from jobs.tune_report import finish
+    from jobs.tune_schedulers import total
 
     stage = searched(command)
     ranges = ranges_of(command, stage)
@@ -89,14 +89,14 @@ def search(command: Command[TuneOptions], run: Path) -> int:
         refuse_impossible(options.workers, each)
         train.check_stage_data(stage, run / "data")
         upstream = train_upstream(command, run, stage)
-        asked = ask(command, stage, ranges, run, upstream)
-        if (run_folder.read_json(run / "search_done.json") or {"trials": 0})["trials"] < total(asked):
-            trials = Trials(command.recipe, asked.stage, run, run / "data", upstream, asked.metric, options.workers, each, options.scheduler == "pbt")
+        spec = search_spec(command, stage, ranges, run, upstream)
+        if (run_folder.read_json(run / "search_done.json") or {"trials": 0})["trials"] < total(spec):
+            trials = Trials(command.recipe, spec.stage, run, run / "data", upstream, spec.metric, options.workers, each, options.scheduler == "pbt")
             trials.forget_marks()
             with ends_well(partial(ask_to_stop, trials.control), options.grace_seconds, lambda: not trials.marked()):
-                run_trials(asked, trials, together(options, each))
-            run_folder.write_json(run / "search_done.json", {"trials": total(asked)})
-    print(finish(asked, run))
+                run_trials(spec, trials, together(options, each))
+            run_folder.write_json(run / "search_done.json", {"trials": total(spec)})
+    print(finish(spec, run))
     return 0
 
 
@@ -179,7 +179,7 @@ def before(stages: Sequence[Stage], stage: Stage) -> tuple[Stage, ...]:
     return tuple(one for one in stages if one.name in wanted)
 
 
-def ask(command: Command[TuneOptions], stage: Stage, ranges: Space, run: Path, upstream: Mapping[str, Path]) -> Asked:
+def search_spec(command: Command[TuneOptions], stage: Stage, ranges: Space, run: Path, upstream: Mapping[str, Path]) -> SearchSpec:
     """What trials are ranked by. ValueError where the recipe does not report it."""
     import torch
 
@@ -202,7 +202,7 @@ def ask(command: Command[TuneOptions], stage: Stage, ranges: Space, run: Path, u
     name, mode = (command.options.metric.removeprefix("val/"), command.options.mode) if command.options.metric else (name, mode)
     if name not in known:
         raise ValueError(f"held-out samples have no score {name!r}.{nearest(name, known)} They have {', '.join(known)}; choose with --metric")
-    return Asked(command, stage, only_mutable(ranges, stage, source.spec, tasks, command.options), f"val/{name}", mode or "min")
+    return SearchSpec(command, stage, only_mutable(ranges, stage, source.spec, tasks, command.options), f"val/{name}", mode or "min")
 
 
 def only_mutable(ranges: Space, stage: Stage, spec: Any, upstream: Mapping[str, Any], options: TuneOptions) -> Space:
@@ -233,30 +233,30 @@ def together(options: TuneOptions, each: Mapping[str, float]) -> int:
     return min(options.concurrent or fit, fit)
 
 
-def run_trials(asked: Asked, trials: Trials, concurrent: int) -> None:
+def run_trials(spec: SearchSpec, trials: Trials, concurrent: int) -> None:
     """Through Ray Tune to the end, from where an earlier start of the search was cut off: the trials' own folders say where."""
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials, of which the follower tells what matters
-    from jobs.search_log import Follower, spent_seconds
-    from jobs.search_plan import scheduler, search_algorithm, total
-    from jobs.search_results import results
+    from jobs.tune_progress import Follower, spent_seconds
+    from jobs.tune_schedulers import scheduler, search_algorithm, total
+    from jobs.tune_trials import results
 
-    storage, known = trials.run / "tune", results(asked, trials.run)
+    storage, known = trials.run / "tune", results(spec, trials.run)
     shutil.rmtree(storage, ignore_errors=True)  # Ray Tune's own books, which a kill leaves behind the truth
-    left_seconds = None if (budget := seconds(asked.options.time_budget)) is None else budget - spent_seconds(trials.run)
-    left = total(asked) - sum(one.ended for one in known)
+    left_seconds = None if (budget := seconds(spec.options.time_budget)) is None else budget - spent_seconds(trials.run)
+    left = total(spec) - sum(one.ended for one in known)
     if not left or (left_seconds is not None and left_seconds <= 0):
         return
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, trials=trials), reserved(trials)), param_space=dict.fromkeys([*asked.space, NUMBER]),
+        tune.with_resources(tune.with_parameters(run_trial, trials=trials), reserved(trials)), param_space=dict.fromkeys([*spec.space, NUMBER]),
         tune_config=tune.TuneConfig(
-            num_samples=left, search_alg=search_algorithm(asked, known), scheduler=scheduler(asked, known), max_concurrent_trials=concurrent,
+            num_samples=left, search_alg=search_algorithm(spec, known), scheduler=scheduler(spec, known), max_concurrent_trials=concurrent,
             time_budget_s=left_seconds, reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=storage.name, storage_path=str(trials.run), verbose=0, failure_config=tune.FailureConfig(max_failures=asked.options.retries),
-            stop=stop_hopeless, callbacks=[Follower(asked, trials, concurrent, left_seconds)],
+            name=storage.name, storage_path=str(trials.run), verbose=0, failure_config=tune.FailureConfig(max_failures=spec.options.retries),
+            stop=stop_hopeless, callbacks=[Follower(spec, trials, concurrent, left_seconds)],
         ),
     ).fit()  # fmt: skip
 

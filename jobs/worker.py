@@ -133,7 +133,7 @@ class Retries(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            cause = getattr(error, "_base_exc", error)
+            cause = original(error)
             if isinstance(cause, FINAL):
                 raise Refusal(type(cause).__name__, str(cause))
         self.seen += 1
@@ -143,6 +143,11 @@ class Retries(UserCallback):
                 f"lost worker {ranks}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})",
                 file=LogFile(log_path(self.run)),
             )
+
+
+def original(error: Exception) -> Exception:
+    """What a worker raised, out of what Ray Train wraps it in."""
+    return getattr(error, "_base_exc", error)
 
 
 class Refusal(Exception):

@@ -1,7 +1,7 @@
 """Search spaces: where a search looks for the hyperparameters of a stage, named as on the command line.
 
 Any stage has one, read from the `tunable` fields of its configurations; `tune_spaces/RECIPE.py` holds a better one where a family has
-one, as a function `space() -> dict[str, Range]`.
+one, as a function `space() -> dict[str, Range]`; that of another package's family is in `PACKAGE/tune_spaces/RECIPE.py`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,20 @@ def space(config: Config, prefix: str = "") -> dict[str, Search]:
 
 def space_of(recipe: str, stage: Stage) -> dict[str, Range]:
     """The family's own space, which is of its last stage, else what the stage's fields say."""
-    if find_spec(f"tune_spaces.{recipe}") and stage.name == registry.load(recipe).stages[-1].name:
-        return dict(importlib.import_module(f"tune_spaces.{recipe}").space())
+    own = own_space(recipe)
+    if own and stage.name == registry.load(recipe).stages[-1].name:
+        return dict(importlib.import_module(own).space())
     return {**space(stage.task, "task."), **space(stage.train, "train.")}
+
+
+def own_space(recipe: str) -> str:
+    """The module of the family's own space, `tune_spaces.RECIPE`, of another package `PACKAGE.tune_spaces.RECIPE`; empty where there is none."""
+    package = registry.recipes().get(recipe, "").partition(".")[0]
+    module = f"tune_spaces.{recipe}" if recipe in registry.RECIPES else f"{package}.tune_spaces.{recipe}"
+    try:
+        return module if find_spec(module) else ""
+    except ModuleNotFoundError:  # the package has no spaces
+        return ""
 
 
 def written(text: str) -> tuple[str, Range]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import importlib
@@ -11,13 +10,13 @@ import platform
 import re
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genlib import families
 from genlib.config import Config, TaskConfig, from_json, to_json
 from genlib.task import Task, freeze
 from genlib.types import DataSpec
@@ -46,25 +45,30 @@ class Blueprint(Config):
 
     @staticmethod
     def of(config: TaskConfig, spec: DataSpec, upstream: Mapping[str, Blueprint]) -> Blueprint:
-        """The blueprint of such a task."""
+        """The blueprint of such a task. ValueError where the class is of a package whose checkpoints would not be opened."""
         kind = f"{type(config).__module__}:{type(config).__qualname__}"
+        families.check_allowed(type(config).__module__, f"the task is of {kind!r}")
         return Blueprint(kind=kind, task=to_json(config), spec=spec, upstream=dict(upstream))
 
     def build(self) -> Task:
-        """A new task with fresh weights. ValueError where the class is none of ours."""
+        """A new task with fresh weights. ValueError where the class is of no package that is allowed."""
         upstream = {role: blueprint.build() for role, blueprint in self.upstream.items()}
         freeze(upstream)
         return from_json(self.config_class(), self.task).build(self.spec, upstream)
 
     def config_class(self) -> type[TaskConfig]:
-        """The class `kind` names; a manifest is data, so it may only name a family's configuration, never import anything else."""
+        """The class `kind` names. A manifest is data: what it may name is decided by `genlib.families`, before anything is imported."""
         module, _, name = self.kind.partition(":")
-        if module.startswith("genlib.models."):
-            with contextlib.suppress(ModuleNotFoundError):
-                importlib.import_module(module)
-        found = getattr(sys.modules.get(module), name, None)
+        families.check_allowed(module, f"the checkpoint is of {self.kind!r}")
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            if not module.startswith("genlib."):
+                raise ValueError(f"the checkpoint is of {self.kind!r}, which cannot be imported here: {error}; install it") from None
+            found = None
         if not (isinstance(found, type) and issubclass(found, TaskConfig)):
-            raise ValueError(f"the checkpoint is of {self.kind!r}, which this version of genlib does not have; use the version that wrote it")
+            owner = "this version of genlib" if module.startswith("genlib.") else f"the package {module.partition('.')[0]!r} here"
+            raise ValueError(f"the checkpoint is of {self.kind!r}, which {owner} does not have; use the version that wrote it")
         return found
 
 

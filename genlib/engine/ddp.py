@@ -36,7 +36,7 @@ def average_batch_statistics(task: nn.Module) -> None:
     if distributed.world_size() == 1:
         return
     for module in task.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm) and module.training:
             for statistic in (module.running_mean, module.running_var):
                 if statistic is not None:
                     statistic.copy_(distributed.mean_over_ranks(statistic))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from genlib import distributed
 from genlib.engine.strategy import Strategy, gather_shard
@@ -28,9 +29,8 @@ class Ema:
         """After a step of `batch_samples` samples, the run having seen `samples_seen` with them."""
         halflife = min(self.halflife, samples_seen * self.rampup) if self.rampup else self.halflife
         decay = 0.5 ** (batch_samples / max(halflife, 1e-8))
-        torch._foreach_lerp_(  # type: ignore[attr-defined]
-            self.shards, [shard.tensor.float() for shard in self.strategy.weight_shards()], 1 - decay
-        )
+        if self.shards:
+            get_ema_multi_avg_fn(decay)(self.shards, [shard.tensor.float() for shard in self.strategy.weight_shards()], None)
 
     def whole(self, state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
         """The averaged state dict on rank 0 ({} elsewhere): `state` with every trained weight replaced. All ranks call it."""

@@ -59,9 +59,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     """Scales gradients in place to a global norm of at most `max_norm` (0 is off) and returns the norm before, a scalar that is
     not finite exactly when some gradient is not."""
     parameters = list(parameters)
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(gradients) if gradients else [torch.zeros(())]  # type: ignore[attr-defined]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if max_norm:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm

@@ -139,7 +139,6 @@ class _LiveMemory(TorchDispatchMode):
         self._operations = self._next_collection = 0
 
     def __enter__(self):
-        gc.collect()
         gc.freeze()  # what is collected below is ours alone, so it is quick
         return super().__enter__()
 

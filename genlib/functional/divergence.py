@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Of N(mean, exp(logvar)) from the standard normal, number by number (Kingma & Welling 2014, arXiv:1312.6114, appendix B)."""
+    """Divergence of N(mean, exp(logvar)) from the standard normal, number by number (Kingma & Welling 2014, arXiv:1312.6114, appendix B)."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
 
 
 def gaussian_kl_between(mean: Tensor, logvar: Tensor, other_mean: Tensor, other_logvar: Tensor) -> Tensor:
-    """Of N(mean, exp(logvar)) from N(other_mean, exp(other_logvar)), number by number."""
+    """Divergence of N(mean, exp(logvar)) from N(other_mean, exp(other_logvar)), number by number."""
     spread = (logvar - other_logvar).exp() + (mean - other_mean).square() * (-other_logvar).exp()
     return 0.5 * (spread - 1 + other_logvar - logvar)
 
@@ -42,7 +42,7 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Of discrete p from q, probabilities (..., K) that sum to 1 -> (...); infinite where p has mass and q none."""
+    """Divergence of discrete p from q, probabilities (..., K) that sum to 1 -> (...); infinite where p has mass and q none."""
     return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1)
 
 

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from genlib import random
 from genlib.functional import watching
-from genlib.products import linear, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Units(Protocol):
         ...
 
     def mean(self, input: Tensor) -> Tensor:
-        """Of v given this input, (B, D)."""
+        """The mean of v given this input, (B, D)."""
         ...
 
     def sample(self, input: Tensor, draw: Draw, name: str) -> Tensor:
@@ -64,7 +63,7 @@ class Units(Protocol):
         ...
 
 
-class Bernoulli:
+class BernoulliUnits:
     """Units of 0 and 1."""
 
     def energy(self, v: Tensor, bias: Tensor) -> Tensor:
@@ -80,7 +79,7 @@ class Bernoulli:
         return F.softplus(input).sum(1)
 
 
-class Gaussian:
+class GaussianUnits:
     """Real units with noise of variance 1."""
 
     def energy(self, v: Tensor, bias: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class RBMParams:
     """An RBM's tensors: weight (D, H), visible (D,) or one a row (B, D), hidden (H,); `units` are the visible ones."""
 
     units: Units
@@ -107,12 +106,12 @@ class Machine:
 
     def hidden_input(self, v: Tensor) -> Tensor:
         """(B, D) -> (B, H)."""
-        return linear(v, self.weight.T, self.hidden)
+        return F.linear(v, self.weight.T, self.hidden)
 
     def visible_input(self, h: Tensor) -> Tensor:
         """(B, H) -> (B, D)."""
         own = self.visible.dim() > 1
-        return product(h, self.weight.T).add_(self.visible) if own else linear(h, self.weight, self.visible)
+        return (h @ self.weight.T).add_(self.visible) if own else F.linear(h, self.weight, self.visible)
 
     def hidden_chance(self, v: Tensor) -> Tensor:
         """p(h = 1 | v) of each hidden unit: (B, D) -> (B, H)."""
@@ -134,25 +133,25 @@ class Machine:
         """-log of the sum over v of exp(-E(v, h)): (B, H) -> (B,)."""
         return -(h @ self.hidden) - self.units.log_sum(self.visible_input(h), self.visible)
 
-    def turned(self) -> Machine:
-        """A machine of Bernoulli units with its sides exchanged; it has the same Z."""
-        assert isinstance(self.units, Bernoulli), "hidden units are of 0 and 1"
-        return Machine(self.units, self.weight.T, self.hidden, self.visible)
+    def turned(self) -> RBMParams:
+        """An RBM of Bernoulli units with its sides exchanged; it has the same Z."""
+        assert isinstance(self.units, BernoulliUnits), "hidden units are of 0 and 1"
+        return RBMParams(self.units, self.weight.T, self.hidden, self.visible)
 
 
-def gibbs(machine: Machine, chance: Tensor, steps: int, draw: Draw) -> tuple[Tensor, Tensor]:
+def gibbs(rbm: RBMParams, chance: Tensor, steps: int, draw: Draw) -> tuple[Tensor, Tensor]:
     """v (B, D) after so many Gibbs steps (at least one) and p(h = 1 | v) (B, H); the first step draws h with `chance` (B, H)."""
     assert steps > 0
     v = chance
     for step in range(steps):
-        v = machine.units.sample(machine.visible_input(draw.coins(chance, f"hidden {step}")), draw, f"visible {step}")
-        chance = machine.hidden_chance(v)
+        v = rbm.units.sample(rbm.visible_input(draw.coins(chance, f"hidden {step}")), draw, f"visible {step}")
+        chance = rbm.hidden_chance(v)
         watching.after_step(step, steps, v)
     return v, chance
 
 
 class Gradient(NamedTuple):
-    """Of the negative log-likelihood with respect to a machine's tensors, or an estimate of it."""
+    """The gradient of the negative log-likelihood with respect to an RBM's tensors, or an estimate of it."""
 
     weight: Tensor
     visible: Tensor
@@ -167,40 +166,40 @@ def contrast(data: tuple[Tensor, Tensor, Tensor], model: tuple[Tensor, Tensor, T
     (v, h, share), (model_v, model_h, model_share) = data, model
     states, signed = torch.cat([model_v, v]), torch.cat([model_share, -share])
     chances = torch.cat([model_h, h]) * signed[:, None]
-    return Gradient(product(chances.T, states).T, signed @ states, chances.sum(0))
+    return Gradient(states.T @ chances, signed @ states, chances.sum(0))
 
 
-def pseudo_likelihood(machine: Machine, v: Tensor, index: Tensor, given: Tensor | None = None) -> Tensor:
+def pseudo_likelihood(rbm: RBMParams, v: Tensor, index: Tensor, given: Tensor | None = None) -> Tensor:
     """log pseudo-likelihood (B,) (Besag 1975) of Bernoulli v (B, D): the sum over i of log p(v_i | all others).
 
     Over the units index (B, K) int64 of each row, times D / K. Chances between 0 and 1 in v count as the mean over both values.
     given: the hidden input of v (B, H), where it is known already.
     """
-    w, chosen = machine.weight[index], v.gather(1, index)
-    without = torch.addcmul((machine.hidden_input(v) if given is None else given)[:, None], chosen[:, :, None], w, value=-1)
-    logit = machine.visible[index] + (F.softplus(without + w) - F.softplus(without)).sum(2)
+    w, chosen = rbm.weight[index], v.gather(1, index)
+    without = torch.addcmul((rbm.hidden_input(v) if given is None else given)[:, None], chosen[:, :, None], w, value=-1)
+    logit = rbm.visible[index] + (F.softplus(without + w) - F.softplus(without)).sum(2)
     return (chosen * logit - F.softplus(logit)).mean(1) * v.shape[1]
 
 
-def score_matching(machine: Machine, v: Tensor) -> Tensor:
+def score_matching(rbm: RBMParams, v: Tensor) -> Tensor:
     """Hyvärinen's objective (2005) of Gaussian v (B, D), (B,): |score|^2 / 2 + its divergence.
 
-    Half the squared distance of the machine's score from that of the data, but for a constant of the data; less is better.
+    Half the squared distance of the RBM's score from that of the data, but for a constant of the data; less is better.
     """
-    h = machine.hidden_chance(v)
-    score = machine.visible_input(h) - v
-    return score.square().sum(1) / 2 - v.shape[1] + (h * (1 - h)) @ machine.weight.square().sum(0)
+    h = rbm.hidden_chance(v)
+    score = rbm.visible_input(h) - v
+    return score.square().sum(1) / 2 - v.shape[1] + (h * (1 - h)) @ rbm.weight.square().sum(0)
 
 
-def posterior(machine: Machine, noisy: Tensor, noise: float | Tensor) -> tuple[Machine, float | Tensor]:
-    """The machine given noisy observations (B, D) of v, one a row, and by how much its v is larger.
+def posterior(rbm: RBMParams, noisy: Tensor, noise: float | Tensor) -> tuple[RBMParams, float | Tensor]:
+    """The RBM given noisy observations (B, D) of v, one a row, and by how much its v is larger.
 
     noise, for all units or (D,): of Bernoulli units the share that was flipped, in (0, 0.5); of Gaussian ones the standard deviation of
     what was added.
     """
     odds = torch.as_tensor(noise, dtype=noisy.dtype, device=noisy.device)
-    if isinstance(machine.units, Bernoulli):
-        return replace(machine, visible=machine.visible - torch.logit(odds) * (2 * noisy - 1)), 1.0
+    if isinstance(rbm.units, BernoulliUnits):
+        return replace(rbm, visible=rbm.visible - torch.logit(odds) * (2 * noisy - 1)), 1.0
     precision = odds**-2
     scale = (1 + precision).sqrt()  # v has variance 1 / scale^2, and units have variance 1, so they hold v * scale
-    return replace(machine, weight=machine.weight / scale.view(-1, 1), visible=(machine.visible + precision * noisy) / scale), scale
+    return replace(rbm, weight=rbm.weight / scale.view(-1, 1), visible=(rbm.visible + precision * noisy) / scale), scale

@@ -35,7 +35,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, *, weight: Tensor
 
 
 class _NTXent(torch.autograd.Function):
-    """On views (2B, D), of which row i belongs to row i + B."""
+    """The loss on views (2B, D), of which row i belongs to row i + B."""
 
     @staticmethod
     def forward(ctx, views: Tensor, counts: Tensor, temperature: float, tile: int) -> Tensor:

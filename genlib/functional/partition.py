@@ -10,22 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlib.functional.gibbs import Bernoulli, Draw, Machine
+from genlib.functional.gibbs import BernoulliUnits, Draw, RBMParams
 
 MOST_ENUMERATED = 24
 """Most units of a side that are enumerated: 2**24 states of a hundred units on the other side take a minute."""
 _TILE_NUMBERS = 2**22
 
 
-def enumerated_units(machine: Machine) -> int:
+def enumerated_units(rbm: RBMParams) -> int:
     """Units of the side whose states `log_partition` adds up."""
-    return _enumerated(machine).weight.shape[1]
+    return _enumerated(rbm).weight.shape[1]
 
 
-def _enumerated(machine: Machine) -> Machine:
-    """The machine so turned that its hidden side is the smaller one, where that can be."""
-    visible, hidden = machine.weight.shape
-    return machine.turned() if visible < hidden and isinstance(machine.units, Bernoulli) else machine
+def _enumerated(rbm: RBMParams) -> RBMParams:
+    """The RBM so turned that its hidden side is the smaller one, where that can be."""
+    visible, hidden = rbm.weight.shape
+    return rbm.turned() if visible < hidden and isinstance(rbm.units, BernoulliUnits) else rbm
 
 
 def states(low: int, high: int, units: int, like: Tensor) -> Tensor:
@@ -34,17 +34,17 @@ def states(low: int, high: int, units: int, like: Tensor) -> Tensor:
     return (number[:, None] >> torch.arange(units, device=like.device) & 1).to(like.dtype)
 
 
-def log_partition(machine: Machine) -> float:
+def log_partition(rbm: RBMParams) -> float:
     """log Z, exactly: the sum over all states of the smaller side, in tiles. ValueError where it has too many."""
-    machine = _enumerated(machine)
-    visible, units = machine.weight.shape
+    rbm = _enumerated(rbm)
+    visible, units = rbm.weight.shape
     if units > MOST_ENUMERATED:
         raise ValueError(
             f"the exact likelihood adds up 2**{units} states, the most are 2**{MOST_ENUMERATED}; take annealed importance sampling, or fewer units"
         )
     tile, total = max(1, _TILE_NUMBERS // (visible + units)), -math.inf
     for low in range(0, 2**units, tile):
-        part = -machine.hidden_free_energy(states(low, min(low + tile, 2**units), units, machine.weight)).double()
+        part = -rbm.hidden_free_energy(states(low, min(low + tile, 2**units), units, rbm.weight)).double()
         total = torch.logaddexp(torch.tensor(total, dtype=torch.float64), part.logsumexp(0).cpu()).item()
     return total
 
@@ -68,29 +68,29 @@ def temperatures(count: int, like: Tensor) -> Tensor:
     return torch.lerp(values[piece], values[piece + 1], share).to(like.device)
 
 
-def annealed_log_partition(machine: Machine, base: Tensor, *, steps: int = 1000, chains: int = 100, seed: int = 0) -> Estimate:
+def annealed_log_partition(rbm: RBMParams, base: Tensor, *, steps: int = 1000, chains: int = 100, seed: int = 0) -> Estimate:
     """log Z by annealed importance sampling (Neal 2001; for RBMs Salakhutdinov & Murray 2008, doi:10.1145/1390156.1390266).
 
-    From the machine without weights whose visible biases are base (D,), those of independent units that fit the data's means, over
+    From the RBM without weights whose visible biases are base (D,), those of independent units that fit the data's means, over
     `steps` temperatures. The mean weight is unbiased for Z, so the estimate of log Z tends to be too low, and a likelihood with it
     too high, where the error is large.
     """
-    draw_from = torch.arange(chains, device=machine.weight.device)
-    hidden, rows = machine.weight.shape[1], base.expand(chains, -1)
-    v = machine.units.sample(rows, Draw(draw_from, seed, "annealing start "), "visible")
-    start = machine.units.log_sum(base[None], base).double().item() + hidden * math.log(2)
+    draw_from = torch.arange(chains, device=rbm.weight.device)
+    hidden, rows = rbm.weight.shape[1], base.expand(chains, -1)
+    v = rbm.units.sample(rows, Draw(draw_from, seed, "annealing start "), "visible")
+    start = rbm.units.log_sum(base[None], base).double().item() + hidden * math.log(2)
     log_weight = torch.zeros(chains, dtype=torch.float64, device=v.device)
     betas = temperatures(steps, v).tolist()
     for step, (before, beta) in enumerate(pairwise(betas)):
-        given = machine.hidden_input(v)
-        log_weight += (_free_energy(machine, base, v, given, before) - _free_energy(machine, base, v, given, beta)).double()
+        given = rbm.hidden_input(v)
+        log_weight += (_free_energy(rbm, base, v, given, before) - _free_energy(rbm, base, v, given, beta)).double()
         draw = Draw(draw_from, seed, f"annealing {step} ")
         h = draw.coins(torch.sigmoid(beta * given), "hidden")
-        v = machine.units.sample(torch.lerp(rows, machine.visible_input(h), beta), draw, "visible")
+        v = rbm.units.sample(torch.lerp(rows, rbm.visible_input(h), beta), draw, "visible")
     mean = log_weight.logsumexp(0) - math.log(chains)
     return Estimate(start + mean.item(), (log_weight - mean).exp().std().item() / math.sqrt(chains))
 
 
-def _free_energy(machine: Machine, base: Tensor, v: Tensor, given: Tensor, beta: float) -> Tensor:
-    """Of the machine whose tensors are the share beta of the way from the base's; given: the hidden input of v (B, H)."""
-    return machine.units.energy(v, torch.lerp(base, machine.visible, beta)) - F.softplus(beta * given).sum(1)
+def _free_energy(rbm: RBMParams, base: Tensor, v: Tensor, given: Tensor, beta: float) -> Tensor:
+    """Free energy of the RBM whose tensors are the share beta of the way from the base's; given: the hidden input of v (B, H)."""
+    return rbm.units.energy(v, torch.lerp(base, rbm.visible, beta)) - F.softplus(beta * given).sum(1)

@@ -131,7 +131,7 @@ class RingGrid:
 
     @property
     def radius(self) -> float:
-        """Of the circle that it is drawn as."""
+        """Radius of the circle that it is drawn as."""
         return self.units / (2 * math.pi)
 
     def places(self, unit: Tensor) -> Tensor:

@@ -26,6 +26,6 @@ def nearest_neighbour(x: Tensor) -> Tensor:
 
 
 def length(x: Tensor, order: Tensor) -> float:
-    """Of the way through samples (N, D) in that order (N,) and back to the first."""
+    """Length of the way through samples (N, D) in that order (N,) and back to the first."""
     trip = x[order]
     return (trip - trip.roll(-1, 0)).norm(dim=1).sum().item()

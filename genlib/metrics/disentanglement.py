@@ -25,7 +25,7 @@ def entropy(*columns: np.ndarray) -> float:
 
 
 def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-    """In nats, of small integers (N,) each."""
+    """Mutual information, in nats, of small integers (N,) each."""
     return entropy(a) + entropy(b) - entropy(a, b)
 
 

@@ -26,13 +26,13 @@ class FeatureNetwork:
     """A frozen network and its identity."""
 
     name: str
-    """As it stands in the names of scores: what it is and the first digits of `sha256`."""
+    """Name in the names of scores: what it is and the first digits of `sha256`."""
     sha256: str
-    """Of the file with its weights."""
+    """sha256 of the file with its weights."""
     resize: str
     """How pictures reach its size."""
     channels: int
-    """Of its pictures; gray ones are repeated where it wants more."""
+    """Channels of its pictures; gray ones are repeated where it wants more."""
     device: torch.device
     embed: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     """Pictures uint8 (B, channels, H, W) on `device` -> features (B, D), and logits (B, K) where it names classes."""

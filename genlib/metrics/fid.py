@@ -45,7 +45,7 @@ class Moments:
         self.count = total
 
     def over_ranks(self) -> Moments:
-        """Those of the rows of all ranks, on every rank."""
+        """The moments of the rows of all ranks, on every rank."""
         whole, world = Moments(len(self.mean), self.mean.device), distributed.world_size()
         sums = distributed.mean_over_ranks(torch.cat([self.mean.new_tensor([self.count]), self.count * self.mean])) * world
         whole.count = round(sums[0].item())

@@ -21,13 +21,13 @@ from genlib.metrics.fid import Moments, frechet_distance
 from genlib.metrics.inception_score import InceptionScore
 from genlib.metrics.kid import kid
 from genlib.metrics.precision_recall import precision_recall
-from genlib.metrics.rows import Rows
+from genlib.metrics.rows import NumberedRows
 from genlib.metrics.scorecard import Scorecard
 from genlib.task import Task
 from genlib.types import Batch
 
 KID_SUBSETS, KID_SUBSET_SIZE, SPLITS, NEIGHBOURS = 100, 1000, 10, 3
-"""As in the papers."""
+"""Values of the papers on KID, Inception Score, and precision and recall."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Measurement:
     batch: int = 64
     """Pictures at a time on a rank."""
     seed: int = 0
-    """Of the first picture; the others follow."""
+    """Seed of the first picture; the others follow."""
     sampler: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `generate`."""
 
@@ -53,7 +53,7 @@ class Seen:
     """What one network sees in a stream of pictures."""
 
     network: FeatureNetwork
-    rows: Rows = field(default_factory=Rows)
+    rows: NumberedRows = field(default_factory=NumberedRows)
     moments: Moments | None = None
     classes: InceptionScore | None = None
 
@@ -69,7 +69,7 @@ class Seen:
             self.classes.add(numbers, logits)
 
     def features(self) -> Tensor:
-        """Of all ranks' pictures, in the order of their numbers (N, D), on the network's device."""
+        """Features of all ranks' pictures, in the order of their numbers (N, D), on the network's device."""
         return self.rows.over_ranks(self.network.device)["features"].to(self.network.device)
 
     def summed(self) -> Moments:
@@ -156,7 +156,7 @@ def to_pixels(image: Tensor) -> Tensor:
 
 def _look(real: Iterable[Batch], networks: Sequence[FeatureNetwork]) -> tuple[list[Seen], str]:
     """What the networks see in real pictures, and the digest of these."""
-    seens, digests = [Seen(network) for network in networks], Rows()
+    seens, digests = [Seen(network) for network in networks], NumberedRows()
     for batch in real:
         counts = batch["weight"] > 0
         if counts.any():
@@ -186,7 +186,7 @@ class _Blank:
     asked: Measurement
     side: int
     digest: str = ""
-    """Of the real pictures."""
+    """sha256 over the real pictures."""
 
     def card(self, score: str, value: float, network: FeatureNetwork, references: int, method: dict[str, Any]) -> Scorecard:
         asked, captions = self.asked, self.asked.conditions.captions

@@ -27,7 +27,7 @@ class InceptionScore:
         self.sums.index_add_(0, split, torch.cat([p, negative_entropy, torch.ones_like(negative_entropy)], 1))
 
     def over_ranks(self) -> InceptionScore:
-        """That of the pictures of all ranks, on every rank."""
+        """The score's sums over the pictures of all ranks, on every rank."""
         whole = InceptionScore(self.sums.shape[1] - 2, splits=len(self.sums), device=self.sums.device)
         whole.sums = distributed.mean_over_ranks(self.sums) * distributed.world_size()
         return whole

@@ -10,7 +10,7 @@ from torch import Tensor
 from genlib import distributed
 
 
-class Rows:
+class NumberedRows:
     """Tensors with a row for each picture, added batch by batch in any order."""
 
     def __init__(self) -> None:

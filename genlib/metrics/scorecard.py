@@ -28,7 +28,7 @@ class Scorecard(Config):
     network: str
     """The feature network's name."""
     network_sha256: str
-    """Of the file with its weights."""
+    """sha256 of the file with its weights."""
     resize: str
     """How pictures reach the network's size."""
     image_size: int
@@ -43,7 +43,7 @@ class Scorecard(Config):
     conditions_digest: str
     """sha256 over the captions, or the names of the labels, that the pictures were asked for by; empty where by none."""
     dtype: str
-    """Of the features, and of the sums over them."""
+    """Type of the features, and of the sums over them."""
     method: dict[str, Any] = field(default_factory=dict)
     """Constants of the score itself: subsets, splits, k."""
     generator: str
@@ -51,7 +51,7 @@ class Scorecard(Config):
     sampler: dict[str, Any] = field(default_factory=dict)
     """What `generate` was called with beside seeds and conditions."""
     seed: int
-    """Of the first picture; the others follow."""
+    """Seed of the first picture; the others follow."""
 
 
 def compare(a: Scorecard, b: Scorecard) -> float:

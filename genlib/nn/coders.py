@@ -9,9 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch.nn.functional as F
 from torch import Tensor, nn
-
-from genlib.products import linear
 
 KERNEL = 4  # twice the stride, so that transposed convolutions draw no checkerboard (Odena et al. 2016, doi:10.23915/distill.00003)
 
@@ -28,19 +27,11 @@ class Coder(nn.Module):
         return self.decoder(self.encoder(x))
 
 
-class Dense(nn.Linear):
-    """A linear layer by `products.linear`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, in) -> (B, out)."""
-        return linear(input, self.weight, self.bias)
-
-
 def dense(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers through these sizes, ReLU between them and none behind the last; two sizes are one linear map."""
     layers: list[nn.Module] = []
     for a, b in pairwise(sizes):
-        layers += [Dense(a, b), nn.ReLU()]
+        layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -65,7 +56,7 @@ class TransposedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in) -> (B, out)."""
-        return linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias)
 
 
 def tied_coder(sides: Sequence[int], widths: Sequence[int], codes: int, numbers: int = 0) -> Coder:

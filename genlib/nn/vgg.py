@@ -36,11 +36,11 @@ class VGG16(nn.Module):
 
     @property
     def channel_weights(self) -> list[Tensor]:
-        """Of each stage (C,): how much a difference in a channel counts."""
+        """For each stage (C,): how much a difference in a channel counts."""
         return [self.get_buffer(f"channel_weights_{stage}") for stage in range(len(STAGES))]
 
     def feature_maps(self, image: Tensor) -> list[Tensor]:
-        """See the class."""
+        """What each stage makes of images, as the class says."""
         mean, std = (image.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
         x = (image.expand(-1, 3, -1, -1) - mean) / std
         maps: list[Tensor] = []

@@ -11,23 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlib.functional import gibbs
-from genlib.functional.gibbs import Bernoulli, Draw, Gaussian, Machine
+from genlib.functional.gibbs import BernoulliUnits, Draw, GaussianUnits, RBMParams
 from genlib.functional.partition import states
 
 D, H = 6, 4
 
 
-def machine(visible: int = D, hidden: int = H, units: gibbs.Units | None = None, *, seed: int = 0, scale: float = 1.0) -> Machine:
+def rbm(visible: int = D, hidden: int = H, units: gibbs.Units | None = None, *, seed: int = 0, scale: float = 1.0) -> RBMParams:
     draws = torch.Generator().manual_seed(seed)
     tensors = (torch.randn(*shape, generator=draws, dtype=torch.float64) * scale for shape in ((visible, hidden), (visible,), (hidden,)))
-    return Machine(units or Bernoulli(), *tensors)
+    return RBMParams(units or BernoulliUnits(), *tensors)
 
 
 def all_states(count: int) -> Tensor:
     return states(0, 2**count, count, torch.zeros((), dtype=torch.float64))
 
 
-def joint(m: Machine) -> tuple[Tensor, Tensor, Tensor]:
+def joint(m: RBMParams) -> tuple[Tensor, Tensor, Tensor]:
     """All v, all h, and p(v, h) = exp(-E) / Z as a table (2**D, 2**H), from the sums over single units of the textbook."""
     v, h = all_states(m.weight.shape[0]), all_states(m.weight.shape[1])
     energy = -sum(m.visible[i] * v[:, i, None] for i in range(v.shape[1])) - sum(m.hidden[j] * h[None, :, j] for j in range(h.shape[1]))
@@ -36,7 +36,7 @@ def joint(m: Machine) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_energy_is_the_formula() -> None:
-    m = machine()
+    m = rbm()
     v, h, p = joint(m)
     for row in (0, 5, 41, 63):
         ours = m.energy(v[row].expand(len(h), -1), h)
@@ -47,14 +47,14 @@ def test_energy_is_the_formula() -> None:
 
 
 def test_conditionals_equal_enumeration() -> None:
-    m = machine()
+    m = rbm()
     v, h, p = joint(m)
     torch.testing.assert_close(m.hidden_chance(v), (p @ h) / p.sum(1, keepdim=True), atol=1e-9, rtol=0)
     torch.testing.assert_close(m.visible_mean(h), (p.T @ v) / p.sum(0)[:, None], atol=1e-9, rtol=0)
 
 
 def test_conditionals_of_single_precision() -> None:
-    m = machine()
+    m = rbm()
     v, h, p = joint(m)
     single = replace(m, weight=m.weight.float(), visible=m.visible.float(), hidden=m.hidden.float())
     torch.testing.assert_close(single.hidden_chance(v.float()).double(), (p @ h) / p.sum(1, keepdim=True), atol=1e-6, rtol=0)
@@ -62,7 +62,7 @@ def test_conditionals_of_single_precision() -> None:
 
 
 def test_free_energies_are_the_marginals() -> None:
-    m = machine()
+    m = rbm()
     v, h, p = joint(m)
     torch.testing.assert_close((-m.free_energy(v)).softmax(0), p.sum(1))
     torch.testing.assert_close((-m.hidden_free_energy(h)).softmax(0), p.sum(0))
@@ -70,7 +70,7 @@ def test_free_energies_are_the_marginals() -> None:
 
 
 def test_gaussian_units_have_the_density_of_their_energy() -> None:
-    m = machine(1, 3, Gaussian())
+    m = rbm(1, 3, GaussianUnits())
     grid = torch.linspace(-15, 15, 20_001, dtype=torch.float64)[:, None]
     h = all_states(3)
     energy = (grid - m.visible).square() / 2 - (h @ m.hidden)[None] - grid * (h @ m.weight.T).T
@@ -86,29 +86,29 @@ def test_gaussian_units_have_the_density_of_their_energy() -> None:
     assert abs(drawn.std().item() - 1.0) < 0.02
 
 
-def exact_gradient(m: Machine, data: Tensor) -> Tensor:
+def exact_gradient(m: RBMParams, data: Tensor) -> Tensor:
     """Of the mean log-likelihood with respect to W, a and b, one vector, by autograd through the enumerated sum."""
     leaves = [tensor.clone().requires_grad_() for tensor in (m.weight, m.visible, m.hidden)]
-    free = Machine(m.units, *leaves)
+    free = RBMParams(m.units, *leaves)
     everything = all_states(m.weight.shape[0])
     likelihood = -free.free_energy(data).mean() - (-free.free_energy(everything)).logsumexp(0)
     return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(likelihood, leaves)])
 
 
-def ascent(m: Machine, data: Tensor, model: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def ascent(m: RBMParams, data: Tensor, model: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     share = torch.full((len(data),), 1 / len(data), dtype=data.dtype)
     return -torch.cat([part.flatten() for part in gibbs.contrast((data, m.hidden_chance(data), share), model)])
 
 
 def test_contrast_with_the_models_own_states_is_the_exact_gradient() -> None:
-    m, data = machine(), all_states(D)[[3, 9, 60, 21]]
+    m, data = rbm(), all_states(D)[[3, 9, 60, 21]]
     v, _, p = joint(m)
     torch.testing.assert_close(ascent(m, data, (v, m.hidden_chance(v), p.sum(1))), exact_gradient(m, data))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_more_gibbs_steps_are_nearer_to_the_exact_gradient(seed: int) -> None:
-    m, data = machine(8, 5, seed=seed, scale=1.5), all_states(8)[[3, 9, 60, 21, 200, 170]]
+    m, data = rbm(8, 5, seed=seed, scale=1.5), all_states(8)[[3, 9, 60, 21, 200, 170]]
     many = data.repeat(5000, 1)
     cosines = []
     for steps in (1, 2, 25):
@@ -121,7 +121,7 @@ def test_more_gibbs_steps_are_nearer_to_the_exact_gradient(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_long_chains_have_the_machines_marginals(seed: int) -> None:
-    m = machine(seed=seed)
+    m = rbm(seed=seed)
     v, h, p = joint(m)
     start = torch.full((20_000, H), 0.5, dtype=torch.float64)
     sample, chance = gibbs.gibbs(m, start, 100, Draw(torch.arange(20_000), seed))
@@ -132,7 +132,7 @@ def test_long_chains_have_the_machines_marginals(seed: int) -> None:
 
 
 def test_what_a_row_draws_depends_on_its_position_alone() -> None:
-    m, position = machine(), torch.tensor([5, 700, 2**40])
+    m, position = rbm(), torch.tensor([5, 700, 2**40])
     chance = torch.full((3, H), 0.5, dtype=torch.float64)
     together, _ = gibbs.gibbs(m, chance, 7, Draw(position, 3, "x "))
     for row in range(3):
@@ -155,7 +155,7 @@ def test_coins_have_their_chances(count: int) -> None:
 
 
 def test_pseudo_likelihood_is_the_sum_of_conditionals() -> None:
-    m = machine()
+    m = rbm()
     v, _, p = joint(m)
     p_v, all_units = p.sum(1), torch.arange(D).expand(len(v), -1)
     expected = torch.zeros(len(v), dtype=torch.float64)
@@ -168,7 +168,7 @@ def test_pseudo_likelihood_is_the_sum_of_conditionals() -> None:
 
 
 def test_score_matching_is_the_divergence_of_the_score() -> None:
-    m = machine(3, 5, Gaussian())
+    m = rbm(3, 5, GaussianUnits())
     v = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def score(one: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def test_score_matching_is_the_divergence_of_the_score() -> None:
 
 
 def test_posterior_of_flipped_units_is_bayes_rule() -> None:
-    m, noise = machine(), 0.2
+    m, noise = rbm(), 0.2
     v, _, p = joint(m)
     noisy = v[37]
     flips = (v - noisy).abs().sum(1)
@@ -190,7 +190,7 @@ def test_posterior_of_flipped_units_is_bayes_rule() -> None:
 
 
 def test_posterior_of_gaussian_noise_is_bayes_rule() -> None:
-    m, noise, noisy = machine(1, 3, Gaussian()), 0.6, 1.3
+    m, noise, noisy = rbm(1, 3, GaussianUnits()), 0.6, 1.3
     grid = torch.linspace(-15, 15, 20_001, dtype=torch.float64)[:, None]
     expected = (-m.free_energy(grid) - (grid[:, 0] - noisy).square() / (2 * noise**2)).softmax(0)
     given, scale = gibbs.posterior(m, torch.tensor([[noisy]], dtype=torch.float64), noise)

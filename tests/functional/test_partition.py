@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from genlib.functional import partition
-from genlib.functional.gibbs import Bernoulli, Gaussian, Machine
+from genlib.functional.gibbs import BernoulliUnits, GaussianUnits, RBMParams
 from genlib.functional.partition import annealed_log_partition, enumerated_units, log_partition, states, temperatures
 
 
-def machine(visible: int, hidden: int, units: Bernoulli | Gaussian, seed: int = 0) -> Machine:
+def rbm(visible: int, hidden: int, units: BernoulliUnits | GaussianUnits, seed: int = 0) -> RBMParams:
     draws = torch.Generator().manual_seed(seed)
-    return Machine(units, *(torch.randn(*shape, generator=draws, dtype=torch.float64) for shape in ((visible, hidden), (visible,), (hidden,))))
+    return RBMParams(units, *(torch.randn(*shape, generator=draws, dtype=torch.float64) for shape in ((visible, hidden), (visible,), (hidden,))))
 
 
 def test_states_are_all_and_each_once() -> None:
@@ -26,7 +26,7 @@ def test_states_are_all_and_each_once() -> None:
 
 @pytest.mark.parametrize("sides", [(6, 4), (4, 7), (3, 3)])
 def test_sum_over_either_side_is_the_double_sum(sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    m = machine(*sides, Bernoulli())
+    m = rbm(*sides, BernoulliUnits())
     v, h = (states(0, 2**side, side, m.weight) for side in sides)
     energy = torch.stack([m.energy(v, one.expand(len(v), -1)) for one in h], 1)
     expected = (-energy).flatten().logsumexp(0).item()
@@ -37,16 +37,16 @@ def test_sum_over_either_side_is_the_double_sum(sides: tuple[int, int], monkeypa
 
 
 def test_gaussian_units_are_integrated() -> None:
-    m = machine(1, 4, Gaussian())
+    m = rbm(1, 4, GaussianUnits())
     grid = torch.linspace(-25, 25, 20_001, dtype=torch.float64)[:, None]
     expected = (-m.free_energy(grid)).logsumexp(0).item() + math.log((grid[1] - grid[0]).item())
     assert log_partition(m) == pytest.approx(expected, abs=1e-8)
-    assert enumerated_units(machine(2, 9, Gaussian())) == 9  # the side of the integral cannot be enumerated
+    assert enumerated_units(rbm(2, 9, GaussianUnits())) == 9  # the side of the integral cannot be enumerated
 
 
 def test_too_many_states_are_refused() -> None:
     with pytest.raises(ValueError, match="annealed importance sampling"):
-        log_partition(machine(40, 25, Bernoulli()))
+        log_partition(rbm(40, 25, BernoulliUnits()))
 
 
 def test_temperatures_grow_denser() -> None:
@@ -56,20 +56,20 @@ def test_temperatures_grow_denser() -> None:
     assert len(temperatures(7, torch.zeros(()))) == 8
 
 
-@pytest.mark.parametrize("units", [Bernoulli(), Gaussian()])
+@pytest.mark.parametrize("units", [BernoulliUnits(), GaussianUnits()])
 @pytest.mark.parametrize("seed", range(3))
-def test_annealing_finds_the_sum_within_its_error(units: Bernoulli | Gaussian, seed: int) -> None:
-    m = machine(9, 7, units, seed)
-    if isinstance(units, Gaussian):
-        m = Machine(units, m.weight / 3, m.visible, m.hidden)
+def test_annealing_finds_the_sum_within_its_error(units: BernoulliUnits | GaussianUnits, seed: int) -> None:
+    m = rbm(9, 7, units, seed)
+    if isinstance(units, GaussianUnits):
+        m = RBMParams(units, m.weight / 3, m.visible, m.hidden)
     found = annealed_log_partition(m, torch.zeros_like(m.visible), steps=1000, chains=200, seed=seed)
     assert 0 < found.error < 0.2
     assert abs(found.log_z - log_partition(m)) < 4 * found.error
 
 
-def test_annealing_a_machine_without_weights_is_exact() -> None:
-    m = machine(9, 7, Bernoulli())
-    m = Machine(m.units, torch.zeros_like(m.weight), m.visible, torch.zeros_like(m.hidden))
+def test_annealing_an_rbm_without_weights_is_exact() -> None:
+    m = rbm(9, 7, BernoulliUnits())
+    m = RBMParams(m.units, torch.zeros_like(m.weight), m.visible, torch.zeros_like(m.hidden))
     found = annealed_log_partition(m, m.visible, steps=10, chains=5)
     assert found.log_z == pytest.approx(log_partition(m), abs=1e-9)
     assert found.error < 1e-9

@@ -54,8 +54,8 @@ def test_resampling_counts_all_its_steps() -> None:
 
 
 def test_gibbs_chains() -> None:
-    machine = gibbs.Machine(gibbs.Bernoulli(), torch.zeros(3, 2), torch.zeros(3), torch.zeros(2))
-    assert steps_of(lambda: gibbs.gibbs(machine, torch.full((1, 2), 0.5), 3, gibbs.Draw(torch.zeros(1, dtype=torch.int64)))) == [
+    rbm = gibbs.RBMParams(gibbs.BernoulliUnits(), torch.zeros(3, 2), torch.zeros(3), torch.zeros(2))
+    assert steps_of(lambda: gibbs.gibbs(rbm, torch.full((1, 2), 0.5), 3, gibbs.Draw(torch.zeros(1, dtype=torch.int64)))) == [
         (0, 3),
         (1, 3),
         (2, 3),

@@ -107,7 +107,7 @@ def test_lines_of_json(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a bell", "seed": 4}\n{"prompt": "a key"}\n')
     lines = generate.read_prompts(path, "prompt")
-    order = generate.Order(tmp_path, tmp_path, False, tuple(lines), 2, 100, (), 8)
+    order = generate.PictureOrder(tmp_path, tmp_path, False, tuple(lines), 2, 100, (), 8)
     assert [order.facts(number)["seed"] for number in range(4)] == [4, 5, 102, 103]
     path.write_text('{"prompt": "a bell", "size": 4}\n')
     with pytest.raises(ValueError, match="line 1"):

@@ -82,7 +82,8 @@ class DenseWGANGPConfig(TaskConfig):
 
 def refuse_batch_norm(critic: nn.Module) -> None:
     """ValueError where a critic normalises over the batch: the penalty is on each sample's own gradient (section 4)."""
-    found = next((name for name, module in critic.named_modules() if isinstance(module, BatchNorm | nn.modules.batchnorm._BatchNorm)), None)
+    kinds = BatchNorm | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+    found = next((name for name, module in critic.named_modules() if isinstance(module, kinds)), None)
     if found is not None:
         raise ValueError(
             f"the critic's layer {found} normalises over the batch, but a gradient penalty is of each sample's own gradient; take layer or group "

@@ -1,6 +1,6 @@
 """Restricted Boltzmann machines of numbers: visible units with Gaussian noise (Welling, Rosen-Zvi & Hinton 2004).
 
-Given the hidden units, samples are normal around a mean that each hidden unit pulls its own way; over all hidden states the machine is a
+Given the hidden units, samples are normal around a mean that each hidden unit pulls its own way; over all hidden states the RBM is a
 mixture of 2**H Gaussians that share H weight vectors. It learns by the rules of any RBM. Without a pseudo-likelihood over two values,
 score matching (Hyvärinen 2005, JMLR 6) says how well samples fit.
 """
@@ -16,19 +16,19 @@ from torch import Tensor
 from genlib.config import DataConfig, OptimConfig, TrainConfig, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import gibbs
-from genlib.functional.gibbs import Draw, Machine
-from genlib.models.energy.machine import MachineConfig
+from genlib.functional.gibbs import Draw, RBMParams
 from genlib.models.energy.rbm import ContrastiveTask, smoke
+from genlib.models.energy.rbm_base import RBMBaseConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import DataSpec
 
 _LEAST_SPREAD = 0.25
-"""Of a number over samples, as a share of the mean over numbers; what varies less is scaled as if it did as much."""
+"""Least standard deviation of a number over samples, as a share of the mean over numbers; what varies less is scaled as if it did as much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GaussianRBMConfig(MachineConfig):
+class GaussianRBMConfig(RBMBaseConfig):
     """Visible units of any number, with Gaussian noise (Welling, Rosen-Zvi & Hinton 2004)."""
 
     noise: float = tunable(0.5, low=0.1, high=1.0, log=True, above=0)
@@ -42,7 +42,7 @@ class GaussianRBM(ContrastiveTask):
     """The task, for Gaussian units: they hold samples around their mean, in units of the noise."""
 
     config: GaussianRBMConfig
-    units = gibbs.Gaussian()
+    units = gibbs.GaussianUnits()
     shift: Tensor
     scale: Tensor
 
@@ -70,9 +70,9 @@ class GaussianRBM(ContrastiveTask):
     def drawn(self, v: Tensor, draw: Draw) -> Tensor:
         return v
 
-    def misfit(self, machine: Machine, v: Tensor, draw: Draw, count: int, given: Tensor | None = None) -> Tensor:
-        """The objective of score matching, over all units, in units of the data's spread, so that machines of other noise compare."""
-        return gibbs.score_matching(machine, v) / self.config.noise**2
+    def misfit(self, rbm: RBMParams, v: Tensor, draw: Draw, count: int, given: Tensor | None = None) -> Tensor:
+        """The objective of score matching, over all units, in units of the data's spread, so that RBMs of other noise compare."""
+        return gibbs.score_matching(rbm, v) / self.config.noise**2
 
     def measure(self, x: Tensor) -> None:
         """Sets `shift` and `scale` by samples (N, D). What hardly varies, such as a picture's corners, is not blown up."""

@@ -21,9 +21,9 @@ from genlib import distributed
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional import gibbs
-from genlib.functional.gibbs import Draw, Gradient, Machine
+from genlib.functional.gibbs import Draw, Gradient, RBMParams
 from genlib.models.energy import rbm_assess
-from genlib.models.energy.machine import MachineConfig, MachineTask
+from genlib.models.energy.rbm_base import RBMBase, RBMBaseConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, learning_rule
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
@@ -35,7 +35,7 @@ _UNITS_TRAINING, _UNITS_HELD_OUT, _STRIDE = 1, 16, 7919
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RBMConfig(MachineConfig):
+class RBMConfig(RBMBaseConfig):
     """Visible units of 0 and 1; numbers in [0, 1], such as grey pixels, are the chance of a 1."""
 
     sample_pixels: bool = True
@@ -46,7 +46,7 @@ class RBMConfig(MachineConfig):
         return RBM(self, VectorShape.of(data, self.image_size))
 
 
-class ContrastiveTask(MachineTask):
+class ContrastiveTask(RBMBase):
     """Base of the tasks: contrastive divergence for visible units of any kind."""
 
     def drawn(self, v: Tensor, draw: Draw) -> Tensor:
@@ -57,7 +57,7 @@ class ContrastiveTask(MachineTask):
         """What the rule sets the visible units to, given their means."""
         return self.drawn(v, draw)
 
-    def misfit(self, machine: Machine, v: Tensor, draw: Draw, count: int, given: Tensor | None = None) -> Tensor:
+    def misfit(self, rbm: RBMParams, v: Tensor, draw: Draw, count: int, given: Tensor | None = None) -> Tensor:
         """How badly states v (B, V) fit, (B,), without Z, by `count` units of each where all cost too much; given: their hidden input."""
         raise NotImplementedError
 
@@ -84,7 +84,7 @@ class ContrastiveTask(MachineTask):
         net.visible.copy_(net.base)
         slots = torch.arange(self.config.chains, device=net.base.device)
         net.chain_visible.copy_(self.units.sample(net.base.expand(len(slots), -1), Draw(slots), "first chains"))
-        net.chain_hidden.copy_(self.machine().hidden_chance(net.chain_visible))
+        net.chain_hidden.copy_(self.params().hidden_chance(net.chain_visible))
 
     def first_samples(self, source: DataSource) -> Iterator[Tensor]:
         """The first training samples, in parts (B, D)."""
@@ -103,12 +103,12 @@ class ContrastiveTask(MachineTask):
 
     def rule(self, batch: Batch, step: Step) -> tuple[Gradient, Metrics]:
         """What contrastive divergence descends, with chains from the data or persistent ones; `loss` is `misfit`."""
-        machine, draw = self.machine(), Draw(batch["position"], step.seed)
+        rbm, draw = self.params(), Draw(batch["position"], step.seed)
         v = self.states(self.visible(batch), draw)
-        given = machine.hidden_input(v)
+        given = rbm.hidden_input(v)
         h, share = torch.sigmoid(given), batch["weight"] / len(v)
-        model = self.fantasies(share) if self.config.chains else (*gibbs.gibbs(machine, h, self.config.gibbs_steps, draw), share)
-        return gibbs.contrast((v, h, share), model), {"loss": self.misfit(machine, v, draw, _UNITS_TRAINING, given)}
+        model = self.fantasies(share) if self.config.chains else (*gibbs.gibbs(rbm, h, self.config.gibbs_steps, draw), share)
+        return gibbs.contrast((v, h, share), model), {"loss": self.misfit(rbm, v, draw, _UNITS_TRAINING, given)}
 
     def slots(self) -> slice:
         """The persistent chains that this rank moves."""
@@ -127,7 +127,7 @@ class ContrastiveTask(MachineTask):
             return
         slots = torch.arange(step.index * chains + mine.start, step.index * chains + mine.stop, device=net.weight.device)
         draw = Draw(slots, step.seed, "chain ")
-        moved = gibbs.gibbs(self.machine(), net.chain_hidden[mine], self.config.gibbs_steps, draw)
+        moved = gibbs.gibbs(self.params(), net.chain_hidden[mine], self.config.gibbs_steps, draw)
         for buffer, values in zip((net.chain_visible, net.chain_hidden), moved, strict=True):
             missing = -(-chains // world) - len(values)
             padded = F.pad(values, (0, 0, 0, missing)) if missing else values
@@ -135,10 +135,10 @@ class ContrastiveTask(MachineTask):
 
     def evaluate(self, batch: Batch) -> Metrics:
         """`loss`: `misfit`; `reconstruction`: mean squared error of the visible units' means after one step up and down."""
-        machine, v = self.machine(), self.visible(batch)
+        rbm, v = self.params(), self.visible(batch)
         draw = Draw(batch["position"])
-        error = (machine.visible_mean(machine.hidden_chance(v)) - v).square().mean(1)
-        return {"loss": self.misfit(machine, self.drawn(v, draw), draw, _UNITS_HELD_OUT), "reconstruction": error}
+        error = (rbm.visible_mean(rbm.hidden_chance(v)) - v).square().mean(1)
+        return {"loss": self.misfit(rbm, self.drawn(v, draw), draw, _UNITS_HELD_OUT), "reconstruction": error}
 
     def example(self, size: int) -> Batch:
         return {"x": torch.rand(size, self.shape.size), "position": torch.arange(size), "weight": torch.ones(size)}
@@ -165,11 +165,11 @@ class RBM(ContrastiveTask):
     def states(self, v: Tensor, draw: Draw) -> Tensor:
         return self.drawn(v, draw) if self.config.sample_pixels else v
 
-    def misfit(self, machine: Machine, v: Tensor, draw: Draw, count: int, given: Tensor | None = None) -> Tensor:
+    def misfit(self, rbm: RBMParams, v: Tensor, draw: Draw, count: int, given: Tensor | None = None) -> Tensor:
         """-log pseudo-likelihood, nats."""
         size, count = v.shape[1], min(count, v.shape[1])
         number = (draw.position * (count * _STRIDE))[:, None] + torch.arange(0, count * _STRIDE, _STRIDE, device=v.device)
-        return -gibbs.pseudo_likelihood(machine, v, number % size, given)
+        return -gibbs.pseudo_likelihood(rbm, v, number % size, given)
 
     def measure(self, x: Tensor) -> None:
         """Sets `base` by samples (N, D), with a pseudo-count of one for each value. ValueError where a number is not in [0, 1]."""
@@ -188,7 +188,7 @@ def share_of(count: int, rank: int, world: int) -> tuple[int, int]:
     return min(rank * size, count), min((rank + 1) * size, count)
 
 
-def smoke(task: MachineConfig, data: str) -> tuple[Stage, ...]:
+def smoke(task: RBMBaseConfig, data: str) -> tuple[Stage, ...]:
     """The smallest form of a recipe."""
     train = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=OptimConfig(name="sgd", learning_rate=0.2))
     return (Stage(task=task, data=DataConfig(train=data), train=train),)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genlib.charts import COLORS, chart
-from genlib.functional.gibbs import Bernoulli, Draw
+from genlib.functional.gibbs import BernoulliUnits, Draw
 from genlib.functional.partition import MOST_ENUMERATED, annealed_log_partition, enumerated_units, log_partition
 from genlib.metrics.held_out import held_out
 from genlib.pictures import save_contact_sheet
@@ -42,18 +42,18 @@ def assess(task: ContrastiveTask, source: DataSource, folder: Path) -> dict[str,
     values = [task.evaluate({**batch, **task.encode(batch)}) for batch in batches]
     scores = {name: torch.cat([value[name] for value in values]).double().mean().item() for name in values[0]}
     scores |= likelihood(task, x, torch.cat([batch["position"] for batch in batches]))
-    scores["auroc_noise"] = auroc(*(task.machine().free_energy(task.to_visible(some)) for some in (x, shuffled(x))))
+    scores["auroc_noise"] = auroc(*(task.params().free_energy(task.to_visible(some)) for some in (x, shuffled(x))))
     return {f"{source.spec.validation_name}/{name}": value for name, value in scores.items()}
 
 
 def likelihood(task: ContrastiveTask, x: Tensor, position: Tensor) -> dict[str, float]:
-    """Of samples x (B, D), exactly or by annealed importance sampling."""
-    machine, v = task.machine(), task.drawn(task.to_visible(x), Draw(position))
-    if enumerated_units(machine) <= _EXACT:
-        log_z, error = log_partition(machine), 0.0
+    """Log-likelihood of samples x (B, D), exactly or by annealed importance sampling."""
+    rbm, v = task.params(), task.drawn(task.to_visible(x), Draw(position))
+    if enumerated_units(rbm) <= _EXACT:
+        log_z, error = log_partition(rbm), 0.0
     else:
-        log_z, error = annealed_log_partition(machine, task.net.base, steps=_STEPS, chains=_CHAINS)
-    mean = -machine.free_energy(v).double().mean().item() - log_z + task.log_density
+        log_z, error = annealed_log_partition(rbm, task.net.base, steps=_STEPS, chains=_CHAINS)
+    mean = -rbm.free_energy(v).double().mean().item() - log_z + task.log_density
     return {"log_likelihood": mean, "log_partition_error": error}
 
 
@@ -114,7 +114,7 @@ def filters(task: ContrastiveTask) -> Tensor:
 def save_denoised(task: ContrastiveTask, x: Tensor, path: Path) -> None:
     """Samples, the same with noise, and what the model makes of these."""
     generator = torch.Generator().manual_seed(0)
-    binary = isinstance(task.units, Bernoulli)
+    binary = isinstance(task.units, BernoulliUnits)
     chance = torch.rand(x.shape, generator=generator).to(x.device)
     if binary:
         x, noise = (x > 0.5).float(), _FLIPPED

@@ -56,7 +56,7 @@ class SOMConfig(TaskConfig):
     rate: float = limited(0.5, above=0, at_most=1)
     """Share of the way that a sample pulls its winner under the online rule, at first."""
     final_rate: float = limited(0.02, above=0, at_most=1)
-    """The same at the end."""
+    """Share of the way under the online rule at the end."""
 
     def validate(self) -> None:
         if 0 < self.units < 4:
@@ -107,14 +107,14 @@ class SOM(TrainedMap):
         self.prototypes.copy_(started(self.config.start, batch["x"][batch["weight"] > 0], self.grid))
 
     def radius(self, progress: float) -> float:
-        """Of the neighbourhood, in steps of the grid."""
+        """Radius of the neighbourhood, in steps of the grid."""
         return exponential(self.first_radius, self.config.final_radius, progress)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         radius = self.radius(step.progress)
 
         def pull(winner: Tensor, units: slice) -> Tensor:
-            return self.neighbourhood(self.apart(winner, units), radius)
+            return self.neighbourhood(self.grid_distance(winner, units), radius)
 
         x, counts, prototypes = batch["x"].float(), (batch["weight"] > 0).float(), self.prototypes
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -146,7 +146,7 @@ class SOM(TrainedMap):
         x = batch["x"].float()
         units, distance = two_nearest(x, self.prototypes)
         near = topology.neighbour_distortion(x, units[:, 0], self.prototypes, self.pairs)
-        values = {"quantisation": distance, "topographic": self.torn(units), "distortion": (distance.square() + near) / 2}
+        values = {"quantisation": distance, "topographic": self.topographic_error(units), "distortion": (distance.square() + near) / 2}
         if "label" in batch and self.votes.labelled and self.votes.counts.any():
             values["accuracy"] = (self.classify(image=x).argmax(1) == batch["label"]).float()
         return values

@@ -13,7 +13,7 @@ from genlib.functional import topology
 from genlib.functional.topology import Grid, RingGrid
 from genlib.functional.tours import along_ring
 from genlib.models.maps.rules import two_nearest
-from genlib.models.maps.votes import Votes
+from genlib.models.maps.unit_labels import UnitLabels
 from genlib.ports import Depth, Numbers, Place, Probabilities, Sample, Scores, Sizes
 from genlib.task import Task, action
 from genlib.types import DataSpec
@@ -34,7 +34,7 @@ class TrainedMap(Task):
         super().__init__()
         self.data, self.shape, self.grid = data, shape, grid
         self.net = nn.ParameterDict({"prototypes": nn.Parameter(torch.zeros(grid.units, shape.size))})
-        self.votes = Votes(grid.units, len(data.class_names))
+        self.votes = UnitLabels(grid.units, len(data.class_names))
         self.register_buffer("pairs", grid.pairs(), persistent=False)
         unit = torch.arange(grid.units if grid.units <= _TABLE else 0)
         self.register_buffer("table", grid.distance(unit[:, None], unit), persistent=False)
@@ -44,13 +44,13 @@ class TrainedMap(Task):
         """(units, D)."""
         return self.net["prototypes"]  # type: ignore[return-value]
 
-    def apart(self, winner: Tensor, units: slice) -> Tensor:
+    def grid_distance(self, winner: Tensor, units: slice) -> Tensor:
         """Distances on the grid from winners (B,) to those units, (B, U)."""
         if len(self.table):
             return self.table[:, units].index_select(0, winner)
         return self.grid.distance(winner[:, None], torch.arange(self.grid.units, device=winner.device)[units])
 
-    def torn(self, units: Tensor) -> Tensor:
+    def topographic_error(self, units: Tensor) -> Tensor:
         """1 where winner and runner-up (B, 2) are no neighbours, else 0; its mean is the topographic error (Kiviluoto 1996)."""
         return (~topology.adjacent(self.grid, units[:, 0], units[:, 1])).float()
 

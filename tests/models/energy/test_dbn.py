@@ -128,9 +128,9 @@ def test_the_network_starts_as_the_stack_read_upwards(small: RBM) -> None:
 def test_codes_of_a_stack_are_codes_of_codes(small: RBM) -> None:
     assert isinstance(small, StackedRBM)
     x, lowest = digits()[0][:5], stack_of(small)[0]
-    torch.testing.assert_close(small.embed(image=x), small.machine().hidden_chance(lowest.embed(image=x)))
+    torch.testing.assert_close(small.embed(image=x), small.params().hidden_chance(lowest.embed(image=x)))
     code = torch.rand(5, HIDDEN)
-    torch.testing.assert_close(small.decode(code=code), lowest.decode(code=small.machine().visible_mean(code)))
+    torch.testing.assert_close(small.decode(code=code), lowest.decode(code=small.params().visible_mean(code)))
     assert small.encode({"x": x})["code"].shape == (5, HIDDEN)
 
 

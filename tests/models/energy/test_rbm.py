@@ -36,8 +36,8 @@ def bars() -> dict[str, RBM]:
 
 
 def log_likelihood(task: RBM, x: Tensor) -> float:
-    machine = task.machine(torch.float64)
-    return -machine.free_energy(x.double()).mean().item() - log_partition(machine)
+    rbm = task.params(torch.float64)
+    return -rbm.free_energy(x.double()).mean().item() - log_partition(rbm)
 
 
 def test_learns_bars_and_stripes(bars: dict[str, RBM]) -> None:
@@ -71,9 +71,9 @@ def test_samples_are_bars_and_stripes(bars: dict[str, RBM]) -> None:
 
 def test_annealed_likelihood_is_the_exact_one(bars: dict[str, RBM]) -> None:
     for task in bars.values():
-        machine = task.machine()
-        found = annealed_log_partition(machine, task.net.base, steps=2000, chains=200)
-        assert abs(found.log_z - log_partition(machine)) < max(4 * found.error, 0.02)
+        rbm = task.params()
+        found = annealed_log_partition(rbm, task.net.base, steps=2000, chains=200)
+        assert abs(found.log_z - log_partition(rbm)) < max(4 * found.error, 0.02)
 
 
 def test_pseudo_likelihood_is_at_least_that_of_scikit_learn() -> None:
@@ -137,7 +137,7 @@ def test_starts_at_the_means_of_the_data() -> None:
     mean = every["x"].mean(0)
     assert (torch.sigmoid(task.net.visible) - mean).abs().max() < 1e-3
     assert (task.net.chain_visible.mean(0) - mean).abs().max() < 0.06
-    torch.testing.assert_close(task.net.chain_hidden, task.machine().hidden_chance(task.net.chain_visible).detach())
+    torch.testing.assert_close(task.net.chain_hidden, task.params().hidden_chance(task.net.chain_visible).detach())
 
 
 def test_weights_of_placeholders_count_as_nothing() -> None:
@@ -233,7 +233,7 @@ def test_images_go_in_and_come_out() -> None:
 
 @pytest.fixture(scope="module")
 def rings() -> tuple[GaussianRBM, Tensor]:
-    """A machine of Gaussian units trained on eight modes, and held-out points."""
+    """An RBM of Gaussian units trained on eight modes, and held-out points."""
     source = open_source(DataConfig(train="rings2d"))
     torch.manual_seed(0)
     task = GaussianRBMConfig(hidden=32, noise=0.2, chains=200).build(source.spec, {})
@@ -256,9 +256,9 @@ def test_gaussian_units_learn_the_plane(rings: tuple[GaussianRBM, Tensor]) -> No
     assert auroc(task.free_energy(image=points), task.free_energy(image=4 * torch.rand(1000, 2) - 2)) > 0.9
     # the density of a normal distribution with the moments of the data
     normal = torch.distributions.MultivariateNormal(points.mean(0), points.T.cov())
-    machine = task.machine(torch.float64)
+    rbm = task.params(torch.float64)
     v = task.to_visible(points).double()
-    density = -machine.free_energy(v).mean().item() - annealed_log_partition(machine, task.net.base.double(), steps=1000).log_z + task.log_density
+    density = -rbm.free_energy(v).mean().item() - annealed_log_partition(rbm, task.net.base.double(), steps=1000).log_z + task.log_density
     assert density > normal.log_prob(points).mean() + 0.3
 
 

@@ -20,7 +20,7 @@ from genlib.engine import strategy as strategies
 from genlib.functional import tours
 from genlib.functional.topology import HexagonalGrid, RingGrid
 from genlib.models.maps.som import SOM, SOMConfig, som
-from genlib.models.maps.votes import Votes
+from genlib.models.maps.unit_labels import UnitLabels
 from genlib.types import DataSpec, Step
 from tests.models.maps.maps import EXACT, VectorSource, batch_of, blobs, digits, errors, factors, trained
 from tests.models.stages import train_stage
@@ -264,7 +264,7 @@ def test_labels_and_hits_that_count() -> None:
 
 
 def test_a_unit_without_votes_is_like_the_nearest_that_has_some() -> None:
-    votes = Votes(4, 2)
+    votes = UnitLabels(4, 2)
     votes.replace(torch.tensor([0, 0, 3, 3, 3, 3]), torch.tensor([0, 0, 1, 1, 1, 0]))
     prototypes = torch.tensor([[0.0], [1.0], [9.0], [5.5]])
     assert votes.classes(prototypes).tolist() == [[1, 0], [1, 0], [0.25, 0.75], [0.25, 0.75]]

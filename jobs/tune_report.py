@@ -15,23 +15,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.search_plan import distributions, in_words
-from jobs.search_results import Result, ranked, results, short_names, shown
+from jobs.tune_schedulers import distributions, in_words
+from jobs.tune_trials import TrialResult, ranked, results, short_names, shown
 from tune_spaces.base import defaults
 
 if TYPE_CHECKING:
-    from jobs.tune import Asked
+    from jobs.tune import SearchSpec
 
 _SHOWN = 10
 
 
-def common_step(found: Sequence[Result]) -> int:
+def common_step(found: Sequence[TrialResult]) -> int:
     """The last step at which half of the trials, and four at least, were scored: there they can be compared."""
     steps = sorted({step for one in found for step, _ in one.curve}, reverse=True)
     return next((step for step in steps if sum(step in dict(one.curve) for one in found) >= max(4, len(found) / 2)), 0)
 
 
-def importances(asked: Asked, found: Sequence[Result]) -> dict[str, float]:
+def importances(spec: SearchSpec, found: Sequence[TrialResult]) -> dict[str, float]:
     """Share of the metric's spread at `common_step` that each hyperparameter explains, by Optuna's fANOVA; {} where trials are too few to say."""
     import optuna
 
@@ -39,42 +39,42 @@ def importances(asked: Asked, found: Sequence[Result]) -> dict[str, float]:
     step = common_step(found)
     scored = [(one.values, dict(one.curve)[step]) for one in found if step in dict(one.curve)]
     scored = [(values, value) for values, value in scored if math.isfinite(value)]
-    if len(scored) < max(4, 2 * len(asked.space)) or len({value for _, value in scored}) < 2:
+    if len(scored) < max(4, 2 * len(spec.space)) or len({value for _, value in scored}) < 2:
         return {}
-    study, known = optuna.create_study(), distributions(asked)
+    study, known = optuna.create_study(), distributions(spec)
     for values, value in scored:
-        study.add_trial(optuna.trial.create_trial(params=in_words(asked, values), distributions=known, value=value))
+        study.add_trial(optuna.trial.create_trial(params=in_words(spec, values), distributions=known, value=value))
     return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
 
 
-def finish(asked: Asked, run: Path) -> str:
+def finish(spec: SearchSpec, run: Path) -> str:
     """Writes trials.csv, pictures, report.html and the best trial's scores; what to tell the user."""
-    found = results(asked, run)
-    best = next(iter(ranked(asked, found)), None)
+    found = results(spec, run)
+    best = next(iter(ranked(spec, found)), None)
     if best is None:
         reasons = sorted({one.reason for one in found if one.reason})
         return f"no trial reached an evaluation; {reasons[0] if reasons else 'see the trials folders'}"
-    mattered = importances(asked, found)
-    write_csv(run / "trials.csv", asked, found)
-    draw(asked, found, mattered, run)
+    mattered = importances(spec, found)
+    write_csv(run / "trials.csv", spec, found)
+    draw(spec, found, mattered, run)
     score_best(best, run)
-    headline = f"{len(found)} trials, {sum(one.status == 'stopped' for one in found)} stopped early; {words_of(asked, found, best)}"
-    what_next = closing(asked, found, best, mattered, run)
-    write_html(asked, found, best, [headline, *what_next], run)
-    return "\n".join([headline, *table(asked, found), *what_next])
+    headline = f"{len(found)} trials, {sum(one.status == 'stopped' for one in found)} stopped early; {words_of(spec, found, best)}"
+    what_next = closing(spec, found, best, mattered, run)
+    write_html(spec, found, best, [headline, *what_next], run)
+    return "\n".join([headline, *table(spec, found), *what_next])
 
 
-def write_csv(path: Path, asked: Asked, found: Sequence[Result]) -> None:
+def write_csv(path: Path, spec: SearchSpec, found: Sequence[TrialResult]) -> None:
     """One row a trial."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", "folder", "status", "reason", "step", asked.metric, "seconds", *asked.space])
+        writer.writerow(["trial", "folder", "status", "reason", "step", spec.metric, "seconds", *spec.space])
         for one in found:
-            values = [one.values.get(name) for name in asked.space]
+            values = [one.values.get(name) for name in spec.space]
             writer.writerow([one.number, one.folder.name, one.status, one.reason, one.step, one.value, round(one.seconds, 1), *values])
 
 
-def score_best(best: Result, run: Path) -> None:
+def score_best(best: TrialResult, run: Path) -> None:
     """Scores, pictures and exports of the best trial, which the link `best` names."""
     import torch
 
@@ -92,18 +92,18 @@ def score_best(best: Result, run: Path) -> None:
         evaluate(final, source, best.folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def command_of(asked: Asked, best: Result) -> str:
+def command_of(spec: SearchSpec, best: TrialResult) -> str:
     """What trains the best trial's values as a run of its own."""
-    prefix = "" if len(asked.command.stages) == 1 else f"{asked.stage.name}."
+    prefix = "" if len(spec.command.stages) == 1 else f"{spec.stage.name}."
     words = {name: value if isinstance(value, tuple) else (value,) for name, value in best.values.items()}
     flags = [f"--{prefix}{name} {' '.join(shlex.quote(str(word)) for word in words[name])}" for name in words]
-    return f"python jobs/train.py {asked.command.recipe} --run {asked.command.recipe}-best {' '.join(flags)}"
+    return f"python jobs/train.py {spec.command.recipe} --run {spec.command.recipe}-best {' '.join(flags)}"
 
 
-def words_of(asked: Asked, found: Sequence[Result], best: Result) -> str:
+def words_of(spec: SearchSpec, found: Sequence[TrialResult], best: TrialResult) -> str:
     """The best trial, and how the recipe's own values did."""
-    words = f"the best is T{best.number} with {asked.metric.removeprefix('val/')} {shown(best.value)}"
-    own = defaults(asked.stage, asked.space)
+    words = f"the best is T{best.number} with {spec.metric.removeprefix('val/')} {shown(best.value)}"
+    own = defaults(spec.stage, spec.space)
     mine = next((one for one in found if own and all(one.values.get(name) == value for name, value in own.items())), None)
     if mine is None or mine.value is None:
         return words
@@ -115,51 +115,51 @@ def words_of(asked: Asked, found: Sequence[Result], best: Result) -> str:
     return f"{words}; the recipe's own values, T{mine.number}: {shown(mine.value)}{stopped}"
 
 
-def closing(asked: Asked, found: Sequence[Result], best: Result, mattered: dict[str, float], run: Path) -> list[str]:
+def closing(spec: SearchSpec, found: Sequence[TrialResult], best: TrialResult, mattered: dict[str, float], run: Path) -> list[str]:
     """What mattered, and what to do next."""
-    names = short_names(asked.space)
+    names = short_names(spec.space)
     explained = ", ".join(f"{names[name]} {share:.0%}" for name, share in mattered.items())
     mattering = f"what mattered at step {common_step(found):,}: {explained}" if mattered else "too few trials to say what mattered"
     return [
-        *([mattering] if len(asked.space) > 1 else []),
-        *(["pbt changed its values while it trained: these are the last ones"] if asked.options.scheduler == "pbt" else []),
-        f"train it again:  {command_of(asked, best)}",
+        *([mattering] if len(spec.space) > 1 else []),
+        *(["pbt changed its values while it trained: these are the last ones"] if spec.options.scheduler == "pbt" else []),
+        f"train it again:  {command_of(spec, best)}",
         f"its checkpoint:  {run / 'best'} (for jobs/evaluate.py and serving)",
         f"report:          {run / 'report.html'}",
     ]
 
 
-def table(asked: Asked, found: Sequence[Result]) -> list[str]:
+def table(spec: SearchSpec, found: Sequence[TrialResult]) -> list[str]:
     """The best trials, one a line, and why the first ones failed."""
-    rows = [["trial", asked.metric.removeprefix("val/"), "step", "status", *short_names(asked.space).values()]]
-    for one in ranked(asked, found)[:_SHOWN]:
-        rows.append([f"T{one.number}", shown(one.value), f"{one.step:,}", one.status, *(shown(one.values.get(name)) for name in asked.space)])
+    rows = [["trial", spec.metric.removeprefix("val/"), "step", "status", *short_names(spec.space).values()]]
+    for one in ranked(spec, found)[:_SHOWN]:
+        rows.append([f"T{one.number}", shown(one.value), f"{one.step:,}", one.status, *(shown(one.values.get(name)) for name in spec.space)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     failed = [f"  T{one.number} failed: {one.reason}" for one in found if one.status == "failed"]
     return lines + failed[:3]
 
 
-def draw(asked: Asked, found: Sequence[Result], mattered: dict[str, float], run: Path) -> None:
+def draw(spec: SearchSpec, found: Sequence[TrialResult], mattered: dict[str, float], run: Path) -> None:
     """curves.png, slices.png and importance.png."""
-    from jobs.search_pictures import draw_curves, draw_importances, draw_slices
+    from jobs.tune_plots import draw_curves, draw_importances, draw_slices
 
-    draw_curves(asked, found, run / "curves.png")
-    draw_slices(asked, ranked(asked, found), run / "slices.png")
+    draw_curves(spec, found, run / "curves.png")
+    draw_slices(spec, ranked(spec, found), run / "slices.png")
     if mattered:
         draw_importances(mattered, run / "importance.png")
 
 
-def write_html(asked: Asked, found: Sequence[Result], best: Result, summary: Sequence[str], run: Path) -> None:
+def write_html(spec: SearchSpec, found: Sequence[TrialResult], best: TrialResult, summary: Sequence[str], run: Path) -> None:
     """One file that needs no other: the summary, all trials, the pictures inside it."""
-    names = list(asked.space)
-    columns = ["trial", asked.metric.removeprefix("val/"), "step", "seconds", *short_names(names).values(), "what became of it"]
+    names = list(spec.space)
+    columns = ["trial", spec.metric.removeprefix("val/"), "step", "seconds", *short_names(names).values(), "what became of it"]
     rows = []
-    for one in [*ranked(asked, found), *(one for one in found if one.value is None)]:
+    for one in [*ranked(spec, found), *(one for one in found if one.value is None)]:
         values = [shown(one.values.get(name)) for name in names]
         rows.append([f"T{one.number}", shown(one.value), f"{one.step:,}", f"{one.seconds:.0f}", *values, f"{one.status} {one.reason}".strip()])
     pictures = {"": [run / name for name in ("curves.png", "slices.png", "importance.png")], "best trial: ": sorted(best.folder.glob("*.png"))}
-    title = html.escape(f"Search {run.name}: {asked.command.recipe}")
+    title = html.escape(f"Search {run.name}: {spec.command.recipe}")
     page = _PAGE.format(
         title=title, summary=html.escape("\n".join(summary)), head=_row("th", columns), rows="".join(_row("td", row) for row in rows),
         images="".join(_figure(path, f"{of}{path.stem.replace('_', ' ')}") for of, paths in pictures.items() for path in paths if path.exists()),

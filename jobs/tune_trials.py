@@ -12,11 +12,11 @@ from jobs.evaluations import evaluations
 from jobs.run_folder import read_json
 
 if TYPE_CHECKING:
-    from jobs.tune import Asked
+    from jobs.tune import SearchSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TrialResult:
     """A trial as its folder tells it."""
 
     number: int
@@ -46,23 +46,23 @@ class Result:
         return self.status != "unfinished"
 
 
-def results(asked: Asked, run: Path) -> list[Result]:
+def results(spec: SearchSpec, run: Path) -> list[TrialResult]:
     """All trials that began, by number."""
     found = [(int(folder.name[1:]), folder, known) for folder in run.glob("trials/T*") if (known := read_json(folder / "trial.json"))]
-    return [_result(asked, number, folder, known) for number, folder, known in sorted(found, key=lambda one: one[0])]
+    return [_result(spec, number, folder, known) for number, folder, known in sorted(found, key=lambda one: one[0])]
 
 
-def _result(asked: Asked, number: int, folder: Path, known: dict[str, Any]) -> Result:
-    rows = [row for row in evaluations(folder) if asked.metric in row]
+def _result(spec: SearchSpec, number: int, folder: Path, known: dict[str, Any]) -> TrialResult:
+    rows = [row for row in evaluations(folder) if spec.metric in row]
     outcome = read_json(folder / "outcome.json") or {"status": "unfinished", "reason": ""}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in known["values"].items()}  # JSON knows no tuples
-    curve = [(row["step"], row[asked.metric]) for row in rows]
-    return Result(number, folder, values, curve, outcome["status"], outcome["reason"], rows[-1]["time"] - known["started"] if rows else 0.0)
+    curve = [(row["step"], row[spec.metric]) for row in rows]
+    return TrialResult(number, folder, values, curve, outcome["status"], outcome["reason"], rows[-1]["time"] - known["started"] if rows else 0.0)
 
 
-def ranked(asked: Asked, found: Sequence[Result]) -> list[Result]:
+def ranked(spec: SearchSpec, found: Sequence[TrialResult]) -> list[TrialResult]:
     """Those that reached anything, best first; a trial trained further wins a tie."""
-    sign = 1 if asked.mode == "min" else -1
+    sign = 1 if spec.mode == "min" else -1
     reached = [(sign * value, -one.step, one.number, one) for one in found if (value := one.value) is not None and math.isfinite(value)]
     return [one for *_, one in sorted(reached, key=lambda row: row[:3])]
 

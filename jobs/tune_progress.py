@@ -13,14 +13,14 @@ from ray.tune import Callback
 from genlib.storage import Held, StorageError, why
 from jobs.evaluations import evaluations
 from jobs.run_folder import read_json, write_json
-from jobs.search_plan import total
-from jobs.search_results import Result, ranked, results, short_names, shown
 from jobs.trial import NUMBER, Trials
+from jobs.tune_schedulers import total
+from jobs.tune_trials import TrialResult, ranked, results, short_names, shown
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from jobs.tune import Asked
+    from jobs.tune import SearchSpec
 
 _SECONDS_BETWEEN = 10.0
 _SHOWN = 5
@@ -31,8 +31,8 @@ _WORDS = {"finished": "finished", "stopped": "stopped early", "failed": "failed"
 class Follower(Callback):
     """In the driver: writes each trial's outcome, and says now and then how far the search is."""
 
-    def __init__(self, asked: Asked, trials: Trials, concurrent: int, left_seconds: float | None) -> None:
-        self.asked, self.trials, self.concurrent, self.left_seconds = asked, trials, concurrent, left_seconds
+    def __init__(self, spec: SearchSpec, trials: Trials, concurrent: int, left_seconds: float | None) -> None:
+        self.spec, self.trials, self.concurrent, self.left_seconds = spec, trials, concurrent, left_seconds
         self.begin, self.said, self.spent_before = time.monotonic(), 0.0, spent_seconds(trials.run)
         self.ended: list[float] = []
         """Seconds that each trial took which ended since this start."""
@@ -94,7 +94,7 @@ class Follower(Callback):
 
     def outcome(self, trial: Trial) -> tuple[str, str]:
         """Whether it was trained to the end, and why not."""
-        last, steps = trial.last_result or {}, self.asked.stage.train.steps
+        last, steps = trial.last_result or {}, self.spec.stage.train.steps
         if last.get("trouble"):
             return "stopped", f"at step {last.get('step')}: {last['trouble']}"
         if last.get("step", 0) >= steps:
@@ -115,28 +115,28 @@ class Follower(Callback):
         if not folder.is_dir():  # it was to stop before it began
             return
         rows = evaluations(folder)
-        if rows and self.asked.metric in rows[-1]:
+        if rows and self.spec.metric in rows[-1]:
             values = {name: value for name, value in trial.config.items() if name != NUMBER}
-            tell_tensorboard(folder / "tensorboard", values, self.asked.metric, rows[-1][self.asked.metric])
+            tell_tensorboard(folder / "tensorboard", values, self.spec.metric, rows[-1][self.spec.metric])
         self.write(folder / "outcome.json", {"status": status, "reason": reason})
 
     def table(self, trials: Sequence[Trial]) -> str:
         """Where the search stands: counts, the best so far, what runs, and how long it may still take."""
-        found, running = results(self.asked, self.trials.run), {trial.config[NUMBER] for trial in trials if trial.status == "RUNNING"}
+        found, running = results(self.spec, self.trials.run), {trial.config[NUMBER] for trial in trials if trial.status == "RUNNING"}
         became = [one.status for one in found]
         words = [f"{len(running)} running", *(f"{became.count(name)} {word}" for name, word in _WORDS.items() if name in became)]
-        done, all_of_them = sum(one.ended for one in found), total(self.asked)
-        best = ranked(self.asked, found)
+        done, all_of_them = sum(one.ended for one in found), total(self.spec)
+        best = ranked(self.spec, found)
         chosen = best[:_SHOWN] + [one for one in best[_SHOWN:] if one.number in running]
         lines = [f"{done} of {all_of_them} trials done: {', '.join(words)}{self.left(all_of_them - done)}"]
         return "\n".join([*lines, *(self.line(one, one.number in running) for one in chosen)])
 
-    def line(self, one: Result, running: bool) -> str:
+    def line(self, one: TrialResult, running: bool) -> str:
         """A trial: its number, where it is, what it reached, with which values."""
         state = "running" if running and not one.ended else one.status if one.ended else "waits"
         names = short_names(one.values)
         values = " ".join(f"{names[name]}={shown(value)}" for name, value in one.values.items())
-        return f"  T{one.number:<3} {state:<8} step {one.step:>6,}  {self.asked.metric.removeprefix('val/')} {shown(one.value):<10} {values}"
+        return f"  T{one.number:<3} {state:<8} step {one.step:>6,}  {self.spec.metric.removeprefix('val/')} {shown(one.value):<10} {values}"
 
     def left(self, waiting: int) -> str:
         """How long so many trials may still take, from how long others took."""

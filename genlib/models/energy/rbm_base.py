@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from genlib.config import TaskConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import gibbs
-from genlib.functional.gibbs import Draw, Machine, Units
+from genlib.functional.gibbs import Draw, RBMParams, Units
 from genlib.ports import Code, NoiseLevel, Sample, Scores, Seeds, Sizes, Steps
 from genlib.task import Task, action
 from genlib.types import DataSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MachineConfig(TaskConfig):
+class RBMBaseConfig(TaskConfig):
     """Hidden units, and how the rule comes by the model's side."""
 
     hidden: int = tunable(256, low=64, high=1024, log=True, at_least=1)
@@ -35,14 +35,14 @@ class MachineConfig(TaskConfig):
         VectorShape.of(data, self.image_size)
 
 
-class Couplings(nn.Module):
+class RBMWeights(nn.Module):
     """What is trained, the chains, and `base`, the visible biases of independent units that fit the data's means."""
 
     base: Tensor
     chain_visible: Tensor
     chain_hidden: Tensor
 
-    def __init__(self, visible: int, config: MachineConfig) -> None:
+    def __init__(self, visible: int, config: RBMBaseConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(config.initial_weight * torch.randn(visible, config.hidden))
         self.visible, self.hidden = nn.Parameter(torch.zeros(visible)), nn.Parameter(torch.zeros(config.hidden))
@@ -51,25 +51,25 @@ class Couplings(nn.Module):
         self.register_buffer("chain_hidden", torch.zeros(config.chains, config.hidden))
 
 
-class MachineTask(Task):
+class RBMBase(Task):
     """Base of the tasks: what does not depend on how they learn.
 
     `x` are samples as vectors (B, D) as the data gives them, `v` what the visible units hold of them (B, V). Actions take images
     (B, C, H, W) in [0, 1], or vectors (B, D), and give such ones.
     """
 
-    units: Units = gibbs.Bernoulli()
-    net: Couplings
+    units: Units = gibbs.BernoulliUnits()
+    net: RBMWeights
 
-    def __init__(self, config: MachineConfig, shape: VectorShape, visible: int) -> None:
+    def __init__(self, config: RBMBaseConfig, shape: VectorShape, visible: int) -> None:
         super().__init__()
         self.config, self.shape = config, shape
-        self.net = Couplings(visible, config)
+        self.net = RBMWeights(visible, config)
 
-    def machine(self, dtype: torch.dtype = torch.float32) -> Machine:
+    def params(self, dtype: torch.dtype = torch.float32) -> RBMParams:
         """The weights as they are."""
         net = self.net
-        return Machine(self.units, net.weight.to(dtype), net.visible.to(dtype), net.hidden.to(dtype))
+        return RBMParams(self.units, net.weight.to(dtype), net.visible.to(dtype), net.hidden.to(dtype))
 
     def to_visible(self, x: Tensor) -> Tensor:
         """x (B, D) -> means of the visible units (B, V)."""
@@ -105,11 +105,11 @@ class MachineTask(Task):
 
     def codes(self, x: Tensor) -> Tensor:
         """Chances of the hidden units (B, H) given x (B, D)."""
-        return self.machine(x.dtype).hidden_chance(self.to_visible(x))
+        return self.params(x.dtype).hidden_chance(self.to_visible(x))
 
     def decoded(self, codes: Tensor, draw: Draw | None = None) -> Tensor:
         """The mean x (B, D) given hidden units (B, H)."""
-        return self.from_visible(self.machine(codes.dtype).visible_mean(codes), draw)
+        return self.from_visible(self.params(codes.dtype).visible_mean(codes), draw)
 
     @action
     @torch.no_grad()
@@ -138,14 +138,14 @@ class MachineTask(Task):
 
         noise: of binary data the share of numbers that was flipped, of other data the standard deviation of what was added.
         """
-        limit = 0.5 if isinstance(self.units, gibbs.Bernoulli) else float("inf")
+        limit = 0.5 if isinstance(self.units, gibbs.BernoulliUnits) else float("inf")
         if not 0 < noise < limit or steps < 1:
             raise ValueError(f"noise is {noise:g} and steps {steps}; noise must lie between 0 and {limit:g}, and steps be 1 or more")
         v = self.to_visible(self.flat(image))
-        machine, scale = gibbs.posterior(self.machine(), v, self.noise_of(noise))
+        rbm, scale = gibbs.posterior(self.params(), v, self.noise_of(noise))
         mean = v * scale
         for _ in range(steps):
-            mean = machine.visible_mean(machine.hidden_chance(mean))
+            mean = rbm.visible_mean(rbm.hidden_chance(mean))
         return self.shaped(self.from_visible(mean / scale))
 
     @action
@@ -163,13 +163,13 @@ class MachineTask(Task):
         """x (B, D), float64, after so many Gibbs steps from units at the data's means."""
         # In single precision a sum's rounding, which depends on what else is in the batch, would now and then turn a coin over, and with it
         # the chain from there on.
-        machine = self.machine(torch.float64)
+        rbm = self.params(torch.float64)
         v = self.units.sample(self.net.base.double().expand(len(draw.position), -1), draw, "start")
-        v, chance = gibbs.gibbs(machine, machine.hidden_chance(v), steps, draw)
-        return self.from_visible(self.shown(machine.visible_mean(draw.coins(chance, "end")), draw), draw)
+        v, chance = gibbs.gibbs(rbm, rbm.hidden_chance(v), steps, draw)
+        return self.from_visible(self.shown(rbm.visible_mean(draw.coins(chance, "end")), draw), draw)
 
     @action
     @torch.no_grad()
     def free_energy(self, *, image: Sample) -> Scores:
         """Free energies (B,), nats, of images (B, C, H, W) in [0, 1] or vectors (B, D): -log p but for a constant, the more the stranger."""
-        return self.machine().free_energy(self.to_visible(self.flat(image)))
+        return self.params().free_energy(self.to_visible(self.flat(image)))

@@ -12,7 +12,7 @@ from genlib.types import Step
 _POWER = 4  # the votes of step s count (s / now)**4 as much as today's: the last fifth of a run prevails, by when units have their places
 
 
-class Votes(nn.Module):
+class UnitLabels(nn.Module):
     """Counts of (units, classes), or of (units, 1) without classes; equal on all ranks after every step, and kept in checkpoints."""
 
     counts: Tensor

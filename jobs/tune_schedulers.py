@@ -12,39 +12,40 @@ import numpy as np
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, Searcher
 
-from jobs.search_results import Result
 from jobs.trial import NUMBER
+from jobs.tune_trials import TrialResult
 from tune_spaces.base import Choice, Range, Space, clamped, defaults, drawn, is_integer, points
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from jobs.tune import Asked
+    from jobs.tune import SearchSpec
 
 REDUCTION = 4
 """Of the trials that reach a rung of ASHA, one in so many goes on (Li et al. 2020, arXiv:1810.05934)."""
 
 
-def grid(asked: Asked) -> list[dict[str, Any]]:
+def grid(spec: SearchSpec) -> list[dict[str, Any]]:
     """All points of the grid."""
-    axes = [points(one, asked.options.grid_points, is_integer(asked.stage, name)) for name, one in asked.space.items()]
-    return [dict(zip(asked.space, values, strict=True)) for values in product(*axes)]
+    axes = [points(one, spec.options.grid_points, is_integer(spec.stage, name)) for name, one in spec.space.items()]
+    return [dict(zip(spec.space, values, strict=True)) for values in product(*axes)]
 
 
-def total(asked: Asked) -> int:
+def total(spec: SearchSpec) -> int:
     """Trials in all."""
-    return len(grid(asked)) if asked.options.search == "grid" else asked.options.trials
+    return len(grid(spec)) if spec.options.search == "grid" else spec.options.trials
 
 
-class Plan(Searcher):
+class TrialSearcher(Searcher):
     """Gives trials their values: one that was cut off its own, a new one those that the search chooses; the recipe's own come first."""
 
-    def __init__(self, asked: Asked, known: Sequence[Result]) -> None:
+    def __init__(self, spec: SearchSpec, known: Sequence[TrialResult]) -> None:
         super().__init__()
         ended = {one.number for one in known if one.ended}
         self.given = {one.number: one.values for one in known}
-        self.numbers = [number for number in range(total(asked)) if number not in ended]
-        self.values = {"grid": Grid, "random": Random, "optuna": Adaptive}[asked.options.search](asked, [one for one in known if one.ended])
+        self.numbers = [number for number in range(total(spec)) if number not in ended]
+        kind = {"grid": GridValues, "random": RandomValues, "optuna": TPEValues}[spec.options.search]
+        self.values = kind(spec, [one for one in known if one.ended])
 
     def suggest(self, trial_id: str) -> Any:
         """A trial's number and values; see the base class."""
@@ -68,11 +69,11 @@ class Plan(Searcher):
         """Nothing."""
 
 
-class Grid:
+class GridValues:
     """Values of a trial, by its number."""
 
-    def __init__(self, asked: Asked, ended: Sequence[Result]) -> None:
-        self.asked, self.all = asked, grid(asked)
+    def __init__(self, spec: SearchSpec, ended: Sequence[TrialResult]) -> None:
+        self.spec, self.all = spec, grid(spec)
 
     def of(self, number: int, given: dict[str, Any] | None, trial: str) -> dict[str, Any]:
         """Those of trial `number`, which had `given` if it began before."""
@@ -82,34 +83,34 @@ class Grid:
         """What it reached."""
 
 
-class Random(Grid):
+class RandomValues(GridValues):
     """Values drawn by trial number, so that a resumed search tries what an uninterrupted one would have."""
 
-    def __init__(self, asked: Asked, ended: Sequence[Result]) -> None:
-        self.asked = asked
+    def __init__(self, spec: SearchSpec, ended: Sequence[TrialResult]) -> None:
+        self.spec = spec
 
     def of(self, number: int, given: dict[str, Any] | None, trial: str) -> dict[str, Any]:
-        """See `Grid`."""
+        """See `GridValues`."""
         if number == 0 and not given:
-            given = defaults(self.asked.stage, self.asked.space)
-        generator = np.random.default_rng([self.asked.options.seed, number])
-        return given or {name: drawn(one, generator, is_integer(self.asked.stage, name)) for name, one in self.asked.space.items()}
+            given = defaults(self.spec.stage, self.spec.space)
+        generator = np.random.default_rng([self.spec.options.seed, number])
+        return given or {name: drawn(one, generator, is_integer(self.spec.stage, name)) for name, one in self.spec.space.items()}
 
 
-class Adaptive(Grid):
+class TPEValues(GridValues):
     """Values that Optuna's TPE takes from what trials reached so far; it knows which were stopped early, and which are running."""
 
-    def __init__(self, asked: Asked, ended: Sequence[Result]) -> None:
+    def __init__(self, spec: SearchSpec, ended: Sequence[TrialResult]) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.asked, self.distributions, self.running = asked, distributions(asked), {}
-        sampler = optuna.samplers.TPESampler(seed=asked.options.seed + len(ended), constant_liar=True)
-        self.study = optuna.create_study(direction="minimize" if asked.mode == "min" else "maximize", sampler=sampler)
+        self.spec, self.distributions, self.running = spec, distributions(spec), {}
+        sampler = optuna.samplers.TPESampler(seed=spec.options.seed + len(ended), constant_liar=True)
+        self.study = optuna.create_study(direction="minimize" if spec.mode == "min" else "maximize", sampler=sampler)
         for one in ended:
             self.study.add_trial(self.as_told(one))
 
-    def as_told(self, one: Result) -> Any:
+    def as_told(self, one: TrialResult) -> Any:
         """A trial of before."""
         import optuna
 
@@ -117,34 +118,34 @@ class Adaptive(Grid):
         if state is None or one.value is None:
             return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
         return optuna.trial.create_trial(
-            state=state, value=one.value, params=in_words(self.asked, one.values), distributions=self.distributions,
+            state=state, value=one.value, params=in_words(self.spec, one.values), distributions=self.distributions,
             intermediate_values=dict(one.curve),
         )  # fmt: skip
 
     def of(self, number: int, given: dict[str, Any] | None, trial: str) -> dict[str, Any]:
-        """See `Grid`."""
-        if given := given or (defaults(self.asked.stage, self.asked.space) if number == 0 else None):
-            self.study.enqueue_trial(in_words(self.asked, given))
+        """See `GridValues`."""
+        if given := given or (defaults(self.spec.stage, self.spec.space) if number == 0 else None):
+            self.study.enqueue_trial(in_words(self.spec, given))
         self.running[trial] = found = self.study.ask(self.distributions)
-        return given or {name: from_words(self.asked.space[name], value) for name, value in found.params.items()}
+        return given or {name: from_words(self.spec.space[name], value) for name, value in found.params.items()}
 
     def tell(self, trial: str, result: Mapping[str, Any] | None) -> None:
-        """See `Grid`."""
+        """See `GridValues`."""
         import optuna
 
         running = self.running.pop(trial)
-        if result is None or self.asked.metric not in result:
+        if result is None or self.spec.metric not in result:
             self.study.tell(running, state=optuna.trial.TrialState.FAIL)
             return
-        value = result[self.asked.metric]
-        if result["step"] >= self.asked.stage.train.steps:
+        value = result[self.spec.metric]
+        if result["step"] >= self.spec.stage.train.steps:
             self.study.tell(running, value)
         else:
             running.report(value, result["step"])
             self.study.tell(running, state=optuna.trial.TrialState.PRUNED)
 
 
-def distributions(asked: Asked) -> dict[str, BaseDistribution]:
+def distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
     """The space in Optuna's words; a choice is the number of its place."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -153,14 +154,14 @@ def distributions(asked: Asked) -> dict[str, BaseDistribution]:
             return CategoricalDistribution(range(len(one.values)))
         return IntDistribution(round(one.low), round(one.high), log=one.log) if integer else FloatDistribution(one.low, one.high, log=one.log)
 
-    return {name: distribution(one, is_integer(asked.stage, name)) for name, one in asked.space.items()}
+    return {name: distribution(one, is_integer(spec.stage, name)) for name, one in spec.space.items()}
 
 
-def in_words(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
+def in_words(spec: SearchSpec, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of a trial as `distributions` have them, none outside its range."""
     return {
         name: one.values.index(values[name]) if isinstance(one, Choice) else clamped(one, values[name])
-        for name, one in asked.space.items()
+        for name, one in spec.space.items()
     }  # fmt: skip
 
 
@@ -169,27 +170,27 @@ def from_words(one: Range, value: Any) -> Any:
     return one.values[value] if isinstance(one, Choice) else value
 
 
-def search_algorithm(asked: Asked, known: Sequence[Result]) -> Searcher | BasicVariantGenerator:
+def search_algorithm(spec: SearchSpec, known: Sequence[TrialResult]) -> Searcher | BasicVariantGenerator:
     """What gives trials their values; under pbt a plain list, as Ray Tune takes nothing else there."""
-    plan = Plan(asked, known)
-    return BasicVariantGenerator(points_to_evaluate=plan.rest()) if asked.options.scheduler == "pbt" else plan
+    searcher = TrialSearcher(spec, known)
+    return BasicVariantGenerator(points_to_evaluate=searcher.rest()) if spec.options.scheduler == "pbt" else searcher
 
 
 class Asha(ASHAScheduler):
     """Ray Tune's, which knows trials by their numbers and so knows those of an earlier start."""
 
-    def __init__(self, asked: Asked, known: Sequence[Result]) -> None:
-        train = asked.stage.train
+    def __init__(self, spec: SearchSpec, known: Sequence[TrialResult]) -> None:
+        train = spec.stage.train
         self.steps = train.steps
         super().__init__(
             time_attr="step", max_t=train.steps, grace_period=min(train.evaluate_every_steps, train.steps), reduction_factor=REDUCTION,
-            metric=asked.metric, mode=asked.mode,
+            metric=spec.metric, mode=spec.mode,
         )  # fmt: skip
         for one in known:
             trial = SimpleNamespace(config={NUMBER: one.number})
             self.on_trial_add(None, trial)
             for step, value in one.curve:
-                self.on_trial_result(None, trial, {"step": step, asked.metric: value})
+                self.on_trial_result(None, trial, {"step": step, spec.metric: value})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """As the base class does, by number."""
@@ -216,30 +217,32 @@ def _by_number(trial: Any) -> Any:
 class Population(PopulationBasedTraining):
     """Ray Tune's; a trial that takes over another's values stays the trial it is, and one that is through ends with its own."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.steps, generator = asked.stage.train.steps, np.random.default_rng(asked.options.seed)
+    def __init__(self, spec: SearchSpec) -> None:
+        self.steps, generator = spec.stage.train.steps, np.random.default_rng(spec.options.seed)
+        self.space, self.judged = dict(spec.space), -1
         super().__init__(
-            time_attr="step", metric=asked.metric, mode=asked.mode, perturbation_interval=asked.stage.train.evaluate_every_steps,
-            quantile_fraction=0.25, custom_explore_fn=partial(within, space=dict(asked.space)),
-            hyperparam_mutations={name: mutation(one, generator, is_integer(asked.stage, name)) for name, one in asked.space.items()},
+            time_attr="step", metric=spec.metric, mode=spec.mode, perturbation_interval=spec.stage.train.evaluate_every_steps,
+            quantile_fraction=0.25, custom_explore_fn=self.explored,
+            hyperparam_mutations={name: mutation(one, generator, is_integer(spec.stage, name)) for name, one in spec.space.items()},
         )  # fmt: skip
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
         """As the base class does, but at the end."""
+        self.judged = trial.config[NUMBER]  # the one that may take over another's values before this call returns
         return TrialScheduler.CONTINUE if result["step"] >= self.steps else super().on_trial_result(tune_controller, trial, result)
 
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict, dict]:
-        values, operations = super()._get_new_config(trial, trial_to_clone)
-        return {**values, NUMBER: trial.config[NUMBER]}, operations
+    def explored(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Changed values of another trial, kept in their ranges, for the trial that is judged now."""
+        return {**within(values, self.space), NUMBER: self.judged}
 
 
-def scheduler(asked: Asked, known: Sequence[Result]) -> TrialScheduler:
+def scheduler(spec: SearchSpec, known: Sequence[TrialResult]) -> TrialScheduler:
     """What stops trials, or changes them."""
-    if asked.options.scheduler == "asha":
-        return Asha(asked, known)
-    if asked.options.scheduler == "none":
+    if spec.options.scheduler == "asha":
+        return Asha(spec, known)
+    if spec.options.scheduler == "none":
         return FIFOScheduler()
-    return Population(asked)
+    return Population(spec)
 
 
 def mutation(one: Range, generator: np.random.Generator, integer: bool) -> Any:

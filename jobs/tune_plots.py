@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genlib.charts import COLORS, INK, chart
-from jobs.search_results import shown
+from jobs.tune_trials import shown
 from tune_spaces.base import Choice, Range
 
 if TYPE_CHECKING:
-    from jobs.search_results import Result
-    from jobs.tune import Asked
+    from jobs.tune import SearchSpec
+    from jobs.tune_trials import TrialResult
 
 _WORST_SHOWN = 0.9
 """Share of trials whose values the axis of a metric spans: a few that diverged would flatten all others."""
@@ -30,12 +30,12 @@ def metric_limits(values: Sequence[float], mode: str) -> tuple[float, float]:
     return low - room, high + room
 
 
-def draw_curves(asked: Asked, found: Sequence[Result], path: Path) -> None:
+def draw_curves(spec: SearchSpec, found: Sequence[TrialResult], path: Path) -> None:
     """The metric of every trial over steps; the best three in colour, a dot where a trial was stopped."""
-    from jobs.search_results import ranked
+    from jobs.tune_trials import ranked
 
-    best, name = ranked(asked, found)[:3], asked.metric.removeprefix("val/")
-    with chart(path, width=8, height=4.2, title=f"{name} of {len(found)} trials ({'less' if asked.mode == 'min' else 'more'} is better)") as axes:
+    best, name = ranked(spec, found)[:3], spec.metric.removeprefix("val/")
+    with chart(path, width=8, height=4.2, title=f"{name} of {len(found)} trials ({'less' if spec.mode == 'min' else 'more'} is better)") as axes:
         axis = axes[0, 0]
         for one in found:
             if one.curve and one not in best:
@@ -45,29 +45,29 @@ def draw_curves(asked: Asked, found: Sequence[Result], path: Path) -> None:
         for one, color in zip(best, COLORS, strict=False):
             steps, values = zip(*one.curve, strict=True)
             axis.plot(steps, values, color=color, linewidth=2, marker=".", label=f"T{one.number}: {values[-1]:.4g}")
-        axis.set_ylim(*metric_limits([value for one in found for _, value in one.curve], asked.mode))
+        axis.set_ylim(*metric_limits([value for one in found for _, value in one.curve], spec.mode))
         axis.set_xlabel("step")
         axis.set_ylabel(name)
         axis.legend()
 
 
-def draw_slices(asked: Asked, found: Sequence[Result], path: Path) -> None:
+def draw_slices(spec: SearchSpec, found: Sequence[TrialResult], path: Path) -> None:
     """The metric over each hyperparameter; darker trials were trained further, the best is ringed."""
-    names, columns = list(asked.space), 2 if len(asked.space) == 4 else min(3, len(asked.space))
+    names, columns = list(spec.space), 2 if len(spec.space) == 4 else min(3, len(spec.space))
     rows = -(-len(names) // columns)
-    shares = [one.step / asked.stage.train.steps for one in found]
+    shares = [one.step / spec.stage.train.steps for one in found]
     values = [float(one.value or 0.0) for one in found]
     with chart(path, rows=rows, columns=columns, width=3.4 * columns + 0.4, height=2.8 * rows + 0.3, title="What each hyperparameter did") as axes:
         for axis, name in zip(axes.flat, names, strict=False):
-            at = places(axis, asked.space[name], [one.values[name] for one in found])
+            at = places(axis, spec.space[name], [one.values[name] for one in found])
             axis.scatter(at, values, c=shares, cmap="Blues", vmin=-0.3, vmax=1, s=30, edgecolors=INK, linewidths=0.3)
             axis.scatter(at[:1], values[:1], s=130, facecolors="none", edgecolors=COLORS[3], linewidths=1.8)
-            axis.set_ylim(*metric_limits(values, asked.mode))
+            axis.set_ylim(*metric_limits(values, spec.mode))
             axis.set_title(name.removeprefix("task.").removeprefix("train."))
         for axis in axes.flat[len(names) :]:
             axis.set_axis_off()
         for axis in axes[:, 0]:
-            axis.set_ylabel(asked.metric.removeprefix("val/"))
+            axis.set_ylabel(spec.metric.removeprefix("val/"))
 
 
 def places(axis: Any, one: Range, values: Sequence[Any]) -> np.ndarray:
