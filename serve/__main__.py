@@ -29,7 +29,7 @@ from cluster.signals import GRACE_SECONDS, ends_well, keeps, refuse_grace
 from jobs.command_line import exit_code, read
 from jobs.run_folder import only_one, runs_root
 from serve.deployment import APPLICATION, Replicas
-from serve.finding import Source, sources
+from serve.models.sources import ModelSource, model_sources
 from serve.options import ServeOptions
 from serve.ray_backend import RayBackend
 
@@ -78,7 +78,7 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code."""
     command = read(Command, arguments, "python -m serve", __doc__ or "")
-    served, replicas = sources(command.checkpoints, runs_root()), command.sized()
+    served, replicas = model_sources(command.checkpoints, runs_root()), command.sized()
     options = command.options
     if command.write_config:
         write_config(command.write_config, served, replicas, options)
@@ -103,15 +103,15 @@ def bound(host: str, port: int) -> socket.socket:
     return door
 
 
-def run(door: socket.socket, served: tuple[Source, ...], replicas: Replicas, options: ServeOptions, grace_seconds: float) -> int:
+def run(door: socket.socket, served: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions, grace_seconds: float) -> int:
     """Starts the replicas, then the front, in this process, until a signal ends it."""
     import uvicorn
     from ray import serve
 
     from serve.app import build_app
     from serve.deployment import models
+    from serve.http.protocol import uvicorn_settings
     from serve.observability import log_as_json
-    from serve.protocol import uvicorn_settings
 
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process, which `quiet` is not for
@@ -154,7 +154,7 @@ async def announced(server: Any, door: socket.socket, backend: RayBackend) -> No
             task.cancel()
 
 
-def write_config(path: Path, served: tuple[Source, ...], replicas: Replicas, options: ServeOptions) -> None:
+def write_config(path: Path, served: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions) -> None:
     """Writes a configuration of Ray Serve; keys are not in it: they come from the environment of the front's replica."""
     import yaml
 

@@ -17,9 +17,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from serve.allocator import give_back_large_blocks
 from serve.backend import Backend
+from serve.background_jobs.jobs import Jobs
 from serve.front import Front, json_response
-from serve.guard import Guard
-from serve.jobs import Jobs
+from serve.http.guard import Guard
 from serve.observability import Metrics
 from serve.options import ServeOptions
 from serve.problem import Problem
@@ -72,7 +72,7 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Takes up what was left undone; lets go of what runs at the end."""
     front: Front = app.state.front
-    keeper = asyncio.create_task(front.jobs.keep())
+    keeper = asyncio.create_task(front.jobs.recover_jobs())
     yield
     keeper.cancel()
     await front.jobs.stop()

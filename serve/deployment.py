@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from serve.finding import Source
 from serve.limits import Limits
+from serve.models.sources import ModelSource
 from serve.observability import log_as_json
 from serve.options import ServeOptions
 from serve.ray_backend import RayBackend, Status
@@ -45,16 +45,16 @@ class Replicas:
 class Replica:
     """One process with models in it. Ray Serve asks only what it is; its calls come over a socket of its own."""
 
-    async def __init__(self, sources: tuple[Source, ...], replicas: Replicas) -> None:
+    async def __init__(self, sources: tuple[ModelSource, ...], replicas: Replicas) -> None:
         from ray.util import get_node_ip_address
 
         from serve.listener import Listener
-        from serve.shelf import Shelf
+        from serve.models.pool import ModelPool
 
         log_as_json()
-        self.shelf = Shelf(sources, device="cuda" if replicas.gpus else "cpu", threads=max(1, int(replicas.cpus)), memory_gb=replicas.memory_gb)
-        await self.shelf.ready()
-        self.listener = Listener(self.shelf, replicas.queue)
+        self.pool = ModelPool(sources, device="cuda" if replicas.gpus else "cpu", threads=max(1, int(replicas.cpus)), memory_gb=replicas.memory_gb)
+        await self.pool.ready()
+        self.listener = Listener(self.pool, replicas.queue)
         self.address = await self.listener.open(get_node_ip_address())
         self.watch = asyncio.get_running_loop().create_task(self.reload(replicas.reload_seconds)) if replicas.reload_seconds else None
 
@@ -63,15 +63,15 @@ class Replica:
         while True:
             await asyncio.sleep(seconds)
             with contextlib.suppress(OSError, ValueError):
-                await self.shelf.refresh()
+                await self.pool.refresh()
 
     async def status(self) -> Status:
         """What is served, and what is not and why, and where."""
         from ray import serve
 
         return Status(
-            replica=serve.get_replica_context().replica_id.unique_id, address=self.address, cards=self.shelf.models(),
-            problems=dict(self.shelf.problems), loaded=tuple(self.shelf.runners),
+            replica=serve.get_replica_context().replica_id.unique_id, address=self.address, cards=self.pool.models(),
+            problems=dict(self.pool.problems), loaded=tuple(self.pool.runners),
         )  # fmt: skip
 
     def record_autoscaling_stats(self) -> dict[str, float]:
@@ -96,7 +96,7 @@ class Front:
         return build_app(self.backend, self.options)
 
 
-def models(sources: tuple[Source, ...], replicas: Replicas) -> Any:
+def models(sources: tuple[ModelSource, ...], replicas: Replicas) -> Any:
     """The deployment that holds the models, with its arguments."""
     from ray import serve
 
@@ -117,14 +117,14 @@ def application(arguments: dict[str, Any]) -> Any:
     from ray import serve
 
     from jobs.run_folder import runs_root
-    from serve.finding import sources
+    from serve.models.sources import model_sources
 
     refuse_unknown(arguments, ("checkpoints", "replicas", "options"), "argument")
     replicas = arguments.get("replicas", {})
     refuse_unknown(replicas, [field.name for field in fields(Replicas)], "setting of replicas")
     sized, options = Replicas(**replicas), options_of(arguments.get("options", {}))
     front: Any = serve.deployment(serve.ingress(None)(Front), name=FRONT, max_ongoing_requests=1024, ray_actor_options={"num_cpus": 0.5})
-    return front.bind(models(sources(arguments.get("checkpoints", ()), runs_root()), sized), options)
+    return front.bind(models(model_sources(arguments.get("checkpoints", ()), runs_root()), sized), options)
 
 
 def options_of(values: dict[str, Any]) -> ServeOptions:

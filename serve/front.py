@@ -14,11 +14,11 @@ from fastapi.responses import Response
 
 from serve.answers import Answer, size_of
 from serve.backend import Backend, ModelCard
-from serve.guard import json_bytes
-from serve.idempotency import Answers, identity
-from serve.job import ENDED, Job, job_id
-from serve.jobs import Jobs
-from serve.observability import Metrics, current
+from serve.background_jobs.job import ENDED, Job, job_id
+from serve.background_jobs.jobs import Jobs
+from serve.http.idempotency import Answers, identity
+from serve.json_bytes import json_bytes
+from serve.observability import Metrics, current_request
 from serve.options import ServeOptions
 from serve.problem import Problem, as_problem, busy, no_model
 from serve.running import News, news_of, run
@@ -85,9 +85,9 @@ def of(request: Request) -> Front:
 
 async def respond(request: Request, work: Work, *, stream: bool = False, as_job: bool = False) -> Response:
     """Does the work in the way that the request asks for."""
-    front, exchange = of(request), current()
-    exchange.notes.update(model=work.model, steps=work.steps, rows=max(1, len(work.seeds)))
-    exchange.prompt = " | ".join(work.texts()) if front.options.log_prompts else ""
+    front, context = of(request), current_request()
+    context.notes.update(model=work.model, steps=work.steps, rows=max(1, len(work.seeds)))
+    context.prompt = " | ".join(work.texts()) if front.options.log_prompts else ""
     key, fingerprint = await identity(request)
     if as_job:
         job = front.jobs.start(work, job_id(key), fingerprint)

@@ -10,7 +10,7 @@ from typing import Any, Self
 from serve import wire
 from serve.backend import Event, Result
 from serve.listener import Address
-from serve.observability import context
+from serve.observability import current_request
 
 Call = tuple[str, str, dict[str, Any], dict[str, str] | None]
 """Model, action, arguments and what PNGs say."""
@@ -81,7 +81,7 @@ class Link(wire.Conversation):
         if self.transport is None:
             raise Lost("the replica is gone")
         number = next(self.numbers)
-        self.send(number, kind, context(), call, partial_images)
+        self.send(number, kind, passed_on(), call, partial_images)
         self.asked[number] = waits
         return number
 
@@ -120,3 +120,9 @@ class Link(wire.Conversation):
         for number in list(self.asked):
             self._tell(number, Lost("the replica is gone"))
         self.asked.clear()
+
+
+def passed_on() -> dict[str, str]:
+    """Headers of the request for whoever does the work."""
+    context = current_request()
+    return {"x-request-id": context.request_id, "traceparent": context.traceparent}

@@ -14,7 +14,7 @@ from typing import Any
 
 from serve import wire
 from serve.backend import Backend, Overloaded
-from serve.observability import current, opened
+from serve.observability import begin_request, current_request
 
 LOG = logging.getLogger("serve.replica")
 _SECRET_SECONDS = 10.0
@@ -107,7 +107,7 @@ class _Caller(wire.Conversation):
 
     async def answer(self, number: int, kind: str, context: dict[str, str], call: list[Any], partial_images: int) -> None:
         """Runs one call and says its news, then its result or its error."""
-        opened(context)
+        begin_request(context)
         try:
             if len(self.listener.tasks) > self.listener.room:
                 raise Overloaded(_RETRY_AFTER_SECONDS)
@@ -115,7 +115,7 @@ class _Caller(wire.Conversation):
         except Exception as error:
             said = wire.plain_error(error)
             if said[0] == RuntimeError.__name__:
-                exchange = current()
+                exchange = current_request()
                 LOG.error(
                     "call failed", exc_info=error, extra={"values": {"request_id": exchange.request_id, "trace_id": exchange.traceparent[3:35]}}
                 )

@@ -20,8 +20,8 @@ from PIL import Image
 
 from serve.app import build_app
 from serve.backend import Backend, Event, ModelCard, Result
+from serve.http.protocol import uvicorn_settings
 from serve.options import ServeOptions
-from serve.protocol import uvicorn_settings
 
 T = TypeVar("T")
 SOON = 60.0

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.idempotency import Answers, size_of
+from serve.http.idempotency import Answers, size_of
 from serve.observability import Metrics
 from serve.problem import Problem
 from tests.serve.models import Walker, ask, run

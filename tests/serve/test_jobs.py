@@ -15,8 +15,8 @@ import httpx2
 import pytest
 
 from serve.backend import Unavailable
-from serve.job import ENDED
-from serve.jobs import Jobs
+from serve.background_jobs.job import ENDED
+from serve.background_jobs.jobs import Jobs
 from tests.serve.models import SOON, Walker, application, ask, events_of, run, shown, until
 
 GENERATE = "/v1/images/generations"

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve import job
-from serve.job import ENDED, Job, job_id
-from serve.job_folder import JobFolder
-from serve.jobs import Jobs
+from serve.background_jobs.folder import JobFolder
+from serve.background_jobs.job import ENDED, Job, job_id
+from serve.background_jobs.jobs import Jobs
 from serve.problem import Problem
 from tests.serve.models import Walker, application, ask, run, until
 

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from serve.backend import LocalBackend
-from serve.observability import JsonFormatter, context, opened
+from serve.observability import JsonFormatter, begin_request
 from tests.serve.models import Walker, ask, post
 
 GENERATE = "/v1/images/generations"
@@ -39,10 +39,9 @@ def test_a_line_of_json_a_request_without_its_prompt(local: LocalBackend, caplog
 
 @pytest.mark.parametrize("headers", [{"x-request-id": "a b\n{", "traceparent": "00-" + "0" * 32 + "-00f067aa0ba902b7-01"}, {"traceparent": "x"}, {}])
 def test_ids_that_are_none_are_not_taken_over(headers: dict[str, str]) -> None:
-    exchange = opened(headers)
-    assert exchange.request_id.startswith("req_")
-    assert "0" * 32 not in exchange.traceparent
-    assert context() == {"x-request-id": exchange.request_id, "traceparent": exchange.traceparent}
+    context = begin_request(headers)
+    assert context.request_id.startswith("req_")
+    assert "0" * 32 not in context.traceparent
 
 
 def test_metrics_count_phases_batches_steps_and_what_was_refused(local: LocalBackend) -> None:

@@ -20,7 +20,7 @@ from serve import wire
 from serve.backend import Event, Overloaded, Result, Unavailable
 from serve.link import Link, Lost
 from serve.listener import Address, Listener
-from serve.observability import current, opened
+from serve.observability import begin_request, current_request
 from tests.serve.models import SOON
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,7 @@ class Models:
 
     async def run(self, model: str, action: str, arguments: dict[str, Any], *, parameters: dict[str, str] | None = None) -> Result:
         self.started += 1
-        self.seen.append((model, arguments, parameters, current()))
+        self.seen.append((model, arguments, parameters, current_request()))
         if action == "wait":
             try:
                 await asyncio.sleep(SOON)
@@ -131,7 +131,7 @@ def test_what_has_no_form_is_refused(value: Any) -> None:
 
 async def test_a_call_and_its_news_arrive_with_the_context_of_the_request() -> None:
     async with talking() as (models, link, _):
-        asked = opened({})
+        asked = begin_request({})
         x = np.arange(6, dtype=np.float32).reshape(2, 3)
         result = await link.run(("m", "act", {"x": x, "seed": [2**63]}, {"k": "v"}))
         assert (result.images, result.per_row, result.seconds, result.batch_size) == ([b"\x00\xff"], 3, {"model": 0.5}, 7)

@@ -17,7 +17,7 @@ from typing import Any
 
 from genlib.data.files import locked
 from serve import private
-from serve.job import ENDED, Job, public, unknown
+from serve.background_jobs.job import ENDED, Job, public, unknown
 from serve.problem import Problem, busy
 
 _ID = re.compile(r"job_[0-9a-f]{32}")

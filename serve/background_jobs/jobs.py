@@ -17,16 +17,16 @@ from typing import IO, Any
 
 from serve import private
 from serve.backend import Backend
-from serve.guard import json_bytes
-from serve.job import ENDED, Job, public, writing
-from serve.job_folder import JobFolder
+from serve.background_jobs.folder import JobFolder
+from serve.background_jobs.job import ENDED, Job, public, writing
+from serve.json_bytes import json_bytes
 from serve.observability import Metrics
 from serve.options import ServeOptions
 from serve.problem import Problem, as_problem, busy
 from serve.running import News, news_of
 from serve.work import Work, from_bytes, to_bytes
 
-LOG = logging.getLogger("serve.jobs")
+LOG = logging.getLogger("serve.background_jobs.jobs")
 _ATTEMPTS = 3
 """Times that a job is taken up again after its process died: it may be why."""
 _ADOPT_SECONDS = 5.0
@@ -107,7 +107,7 @@ class Jobs(JobFolder):
 
         task.add_done_callback(over)
 
-    async def keep(self) -> None:
+    async def recover_jobs(self) -> None:
         """Keeps within the budget, and takes up jobs that nobody does any more, for as long as it runs."""
         for turn in count():
             if turn % _ANEW_TURNS == 0:

@@ -27,7 +27,7 @@ from serve.arguments import Arguments
 from serve.backend import ModelCard
 from serve.runner import Runner
 
-LOG = logging.getLogger("serve.self_test")
+LOG = logging.getLogger("serve.models.consistency_check")
 FOLDER = ".self_tests"
 """Beside a checkpoint's folder."""
 _VALUES, _LEVELS = 512, 255
@@ -65,7 +65,7 @@ class Sample:
         return beyond <= len(self.values) // 100
 
 
-def pass_test(runner: Runner, checkpoint: Path) -> None:
+def check_consistency(runner: Runner, checkpoint: Path) -> None:
     """Runs the self-test of a checkpoint's model, beside all requests, in the caller's thread; warm afterwards. ValueError says how it fails."""
     name, made = runner.card().name, samples(runner)
     if not agree(made, samples(runner)):

@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from serve.backend import Event, ModelCard, Result, Unavailable
-from serve.finding import Source
+from serve.models.consistency_check import check_consistency
+from serve.models.sources import ModelSource
 from serve.runner import Runner
-from serve.self_test import pass_test
 
-LOG = logging.getLogger("serve.shelf")
+LOG = logging.getLogger("serve.models.pool")
 _DRAIN_SECONDS = 600.0
 _AGAIN_SECONDS = 300.0
 """After which a checkpoint that was refused is opened again: what kept it from being read may have passed."""
 
 
-class Shelf:
+class ModelPool:
     """A `Backend` over runners.
 
     A model whose checkpoint cannot be opened is in `problems` with the reason; the others are served. A newer checkpoint takes the place
     of the one before once it is loaded and passes its self-test; requests that run finish where they began.
     """
 
-    def __init__(self, sources: tuple[Source, ...], *, device: str = "", threads: int = 0, memory_gb: float = 0.0) -> None:
+    def __init__(self, sources: tuple[ModelSource, ...], *, device: str = "", threads: int = 0, memory_gb: float = 0.0) -> None:
         self.sources, self.device, self.threads, self.memory_bytes = {one.name: one for one in sources}, device, threads, memory_gb * 1e9
         self.runners: OrderedDict[str, Runner] = OrderedDict()
         """Those in memory, the least recently used first."""
@@ -96,7 +96,7 @@ class Shelf:
         runner = Runner.load(folder, name=name, device=self.device, threads=self.threads)
         try:
             if runner.card().sha256 not in self.tested:
-                pass_test(runner, folder)
+                check_consistency(runner, folder)
         except BaseException:
             runner.close()
             raise
