@@ -16,12 +16,12 @@ from serve.answers import Answer, size_of
 from serve.backend import Backend, ModelCard
 from serve.background_jobs.job import ENDED, Job, job_id
 from serve.background_jobs.jobs import Jobs
-from serve.http.idempotency import Answers, identity
+from serve.http.idempotency import FOLDER, Answers, identity
 from serve.json_bytes import json_bytes
 from serve.observability import Metrics, current_request
 from serve.options import ServeOptions
 from serve.problem import Problem, as_problem, busy, no_model
-from serve.running import News, news_of, run
+from serve.running import News, execute, news_of
 from serve.streams import Event, event_stream
 from serve.work import Work, png_as_text
 
@@ -41,7 +41,7 @@ class Front:
     answers: Answers = field(init=False)
 
     def __post_init__(self) -> None:
-        self.answers = Answers(self.options.answers_bytes, self.metrics)
+        self.answers = Answers(self.jobs.folder / FOLDER, self.options.answers_bytes, self.metrics)
 
     def card(
         self, name: str | None, actions: tuple[str, ...], what: str, *, pictures: bool = False, best: Callable[[ModelCard], int] = lambda card: 0
@@ -106,7 +106,7 @@ async def _whole(front: Front, request: Request, work: Work) -> Response:
     """The answer in one piece."""
     if work.link:
         return await _kept(front, work)
-    answer, seconds = await run(front.backend, front.metrics, work, front.options.request_timeout_seconds)
+    answer, seconds = await execute(front.backend, front.metrics, work, front.options.request_timeout_seconds)
     timing = ", ".join(f"{phase};dur={1000 * spent:.1f}" for phase, spent in seconds.items())
     headers = {"Server-Timing": timing} if timing else {}
     if request.headers.get("accept", "").split(",")[0].split(";")[0].strip().lower() == "image/png":

@@ -29,8 +29,9 @@ class ModelPool:
     of the one before once it is loaded and passes its self-test; requests that run finish where they began.
     """
 
-    def __init__(self, sources: tuple[ModelSource, ...], *, device: str = "", threads: int = 0, memory_gb: float = 0.0) -> None:
-        self.sources, self.device, self.threads, self.memory_bytes = {one.name: one for one in sources}, device, threads, memory_gb * 1e9
+    def __init__(self, sources: tuple[ModelSource, ...], *, memory_gb: float = 0.0, **loading: Any) -> None:
+        """memory_gb: weights that stay loaded, the least recently used go first; 0 keeps all. loading: how each is made, see `Runner.load`."""
+        self.sources, self.loading, self.memory_bytes = {one.name: one for one in sources}, loading, memory_gb * 1e9
         self.runners: OrderedDict[str, Runner] = OrderedDict()
         """Those in memory, the least recently used first."""
         self.cards: dict[str, ModelCard] = {}
@@ -43,8 +44,9 @@ class ModelPool:
         self.leaving: set[asyncio.Task] = set()
 
     def models(self) -> list[ModelCard]:
-        """See `Backend`."""
-        return list(self.cards.values())
+        """See `Backend`. None until each model has been opened or refused: until then nobody can say that a name is no model's."""
+        known = self.cards.keys() | self.problems.keys()
+        return list(self.cards.values()) if known >= self.sources.keys() else []
 
     async def ready(self) -> None:
         """Opens each model once, for what it is."""
@@ -53,13 +55,26 @@ class ModelPool:
                 with contextlib.suppress(ValueError):
                     await self.runner(name)
 
+    async def follow(self, seconds: float) -> None:
+        """Takes up newer checkpoints, with so many seconds between looks, for as long as it runs; 0 never looks."""
+        while seconds:
+            await asyncio.sleep(seconds)
+            with contextlib.suppress(OSError, ValueError):  # a folder that is away for a moment
+                await self.refresh()
+
+    def close(self) -> None:
+        """Ends all models' threads; requests that still run raise Unavailable."""
+        for runner in self.runners.values():
+            runner.close()
+
     async def runner(self, name: str) -> Runner:
         """The model's runner, loaded where it is not. ValueError where none of its checkpoints can be served."""
-        async with self.locks[name]:
-            if name not in self.runners:
-                self.take(name, await self.newest(name))
-            self.runners.move_to_end(name)
-            return self.runners[name]
+        if name not in self.runners:
+            async with self.locks[name]:
+                if name not in self.runners:  # by whoever had the lock before
+                    self.take(name, await self.newest(name))
+        self.runners.move_to_end(name)
+        return self.runners[name]
 
     async def newest(self, name: str) -> Runner:
         """A runner of the newest checkpoint that can be served; `problems` says why it is not a newer one. ValueError where there is none."""
@@ -93,7 +108,7 @@ class ModelPool:
 
     def tested_runner(self, folder: Path, name: str) -> Runner:
         """A new runner of a checkpoint, which passed its self-test here."""
-        runner = Runner.load(folder, name=name, device=self.device, threads=self.threads)
+        runner = Runner.load(folder, name=name, **self.loading)
         try:
             if runner.card().sha256 not in self.tested:
                 check_consistency(runner, folder)

@@ -7,7 +7,7 @@ import base64
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,8 @@ from PIL import Image
 from serve.app import build_app
 from serve.backend import Backend, Event, ModelCard, Result
 from serve.http.protocol import uvicorn_settings
+from serve.models.pool import ModelPool
+from serve.models.sources import ModelSource
 from serve.options import ServeOptions
 
 T = TypeVar("T")
@@ -161,6 +163,14 @@ async def application(backend: Backend, **options: Any) -> AsyncIterator[tuple[F
     app = build_app(backend, ServeOptions(**options))
     async with app.router.lifespan_context(app), client_of(app) as client:
         yield app, client
+
+
+def opened(sources: Sequence[ModelSource]) -> ModelPool:
+    """The models of these sources, loaded on the CPU."""
+    pool = ModelPool(tuple(sources), device="cpu")
+    asyncio.run(pool.ready())
+    assert not pool.problems
+    return pool
 
 
 def folders(root: Path) -> dict[str, Path]:

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve import job
+from serve.background_jobs import job
 from serve.background_jobs.folder import JobFolder
 from serve.background_jobs.job import ENDED, Job, job_id
 from serve.background_jobs.jobs import Jobs

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.backend import LocalBackend, Unavailable
+from serve.backend import Unavailable
 from serve.models.pool import ModelPool
 from serve.models.sources import ModelSource
 from serve.runner import Runner
@@ -58,19 +58,22 @@ async def test_all_models_are_known_and_answer(runs: dict[str, Path]) -> None:
     assert len(made.images) == 2
 
 
-async def test_a_model_that_there_is_not_is_told_in_the_same_words_by_all_backends(runs: dict[str, Path]) -> None:
+async def test_a_model_that_there_is_not_is_refused(runs: dict[str, Path]) -> None:
     pool = pool_of(runs)
-    local = LocalBackend([Runner.load(folder, name=name, device="cpu") for name, folder in runs.items()])
-    said = set()
-    for backend in (pool, local):
-        with pytest.raises(ValueError, match="there is no such model; there are gan, rbm") as error:
-            await backend.run("nothing", "generate", {"seed": [1]})
-        with pytest.raises(ValueError, match="there is no such model") as streamed:
-            async for _ in backend.stream("nothing", "generate", {"seed": [1]}):
-                pass
-        said |= {str(error.value), str(streamed.value)}
-    assert len(said) == 1
-    local.close()
+    with pytest.raises(ValueError, match="there is no such model; there are gan, rbm"):
+        await pool.run("nothing", "generate", {"seed": [1]})
+    with pytest.raises(ValueError, match="there is no such model; there are gan, rbm"):
+        async for _ in pool.stream("nothing", "generate", {"seed": [1]}):
+            pass
+
+
+async def test_none_is_named_before_all_are_known(runs: dict[str, Path]) -> None:
+    pool = pool_of(runs)
+    await pool.runner("gan")
+    assert pool.models() == []
+    await pool.runner("rbm")
+    assert {card.name for card in pool.models()} == {"gan", "rbm"}
+    pool.close()
 
 
 async def test_short_of_memory_the_least_recently_used_goes_and_comes_back(runs: dict[str, Path]) -> None:
