@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
 
 from serve.allocator import give_back_large_blocks
 from serve.backend import Backend
@@ -54,7 +57,7 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     )  # fmt: skip
     app.state.front = front
     for routes in (images, edits, vectors, actions, jobs, about):
-        app.router.routes.extend(routes.ROUTER.routes)  # one flat list, which is what the gate's tests go over
+        app.router.routes.extend(map(direct, routes.ROUTER.routes))  # one flat list, which is what the gate's tests go over
     pages = page_files()
     for path, file in pages.items():
         app.add_api_route(path, _page(file), methods=["GET", "HEAD"], include_in_schema=False)
@@ -66,6 +69,19 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(RequestValidationError, _told)
     return app
+
+
+def direct(route: BaseRoute) -> BaseRoute:
+    """A route whose function wants the request alone, and answers with a response, without the layers that look for anything else."""
+    if isinstance(route, APIRoute) and [*inspect.signature(route.endpoint).parameters] == ["request"]:
+        endpoint = route.endpoint
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        route.app = answer
+    return route
 
 
 @contextlib.asynccontextmanager

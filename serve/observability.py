@@ -150,6 +150,7 @@ def log_as_json(level: int = logging.INFO) -> None:
     """Sends this package's logs to standard error as lines of JSON, once."""
     logger = logging.getLogger("serve")
     if not any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
+        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = logging.logAsyncioTasks = False  # no line says them
         handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter())
         logger.addHandler(handler)
