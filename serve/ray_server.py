@@ -61,6 +61,7 @@ def haproxy_settings(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_BINARY_PATH": on_loopback(folder / "haproxy", list(pages.values())),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": folder / "haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": folder / "admin.sock",
+        "RAY_SERVE_HAPROXY_LOG_TARGET": folder / "log",  # where nobody listens: by default a port that any other program may have
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,  # the replicas count, see `serve.observability`
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": folder / "state",
