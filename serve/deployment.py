@@ -20,6 +20,7 @@ from serve.models.sources import ModelSource, model_sources
 from serve.observability import log_as_json
 from serve.options import ServeOptions
 from serve.replicas import Replicas
+from serve.shared_metrics import FOLDER, SharedMetrics
 
 REPLICA, APPLICATION = "models", "genlib"
 _GRACE_SECONDS = 30.0
@@ -41,7 +42,13 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, as Ray Serve asks for it once the models are open."""
-        return build_app(self.pool, self.options)
+        from ray import serve
+
+        app = build_app(self.pool, self.options)
+        front, name = app.state.front, serve.get_replica_context().replica_id.unique_id
+        front.metrics.registry = SharedMetrics(front.metrics.registry, front.jobs.folder / FOLDER, name)
+        self.writing = asyncio.get_running_loop().create_task(front.metrics.registry.keep_writing())
+        return app
 
 
 def deployed(sources: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions) -> Any:

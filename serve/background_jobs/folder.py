@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.25
 """Between looks at a job that another process does."""
 _DOOR = ".room"
 """Held by whoever makes room and takes it."""
-_OURS = (_DOOR, ".lock", ".answers")
+_OURS = (_DOOR, ".lock", ".answers", ".metrics")
 """What else is in the folder of a server."""
 _BUSY_SECONDS = 30
 _SETTLED_NS = 1_000_000_000
