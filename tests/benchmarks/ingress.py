@@ -31,10 +31,11 @@ def deployed(run: str, port: int) -> None:
 
     from cluster.connect import connected
     from serve.deployment import APPLICATION, application
+    from serve.options import ServeOptions
     from serve.ray_server import haproxy_settings
 
     if BALANCED in os.environ:
-        os.environ.update(haproxy_settings(Path(tempfile.mkdtemp())))
+        os.environ.update(haproxy_settings(Path(tempfile.mkdtemp()), ServeOptions()))
     os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(port + 1)
     with connected():
         serve.start(http_options={"host": "127.0.0.1", "port": port})
