@@ -1,4 +1,4 @@
-"""The HTTP application: a gate, the routes, and one page. It runs in a light process, and knows models only through a `Backend`."""
+"""The HTTP application: a gate, the routes, and one page. It knows models only through a `Backend`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from serve.allocator import give_back_large_blocks
 from serve.backend import Backend
 from serve.background_jobs.jobs import Jobs
 from serve.front import Front, json_response
@@ -48,7 +47,6 @@ def page_files() -> dict[str, Path]:
 
 def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     """The application over models, as `options` say."""
-    give_back_large_blocks()
     metrics = Metrics()
     front = Front(backend, options, metrics, Jobs(backend, metrics, options))
     app = FastAPI(

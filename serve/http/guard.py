@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.http.allocator import give_back
 from serve.http.disconnects import ClientDisconnected, DisconnectWatcher
 from serve.json_bytes import json_bytes
 from serve.observability import Metrics, RequestContext, begin_request, log
@@ -24,6 +25,8 @@ from serve.problem import Problem, as_problem, busy
 LOG = logging.getLogger("serve.http.guard")
 _HOST_CHARACTERS = 512
 """More than any name and port have; what is longer is no name of ours."""
+_LARGE_BYTES = 1 << 20
+"""Of a body after which memory is given back."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _SINGLE = (
     "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "authorization", "x-api-key", "idempotency-key", "origin",
@@ -107,7 +110,10 @@ class Guard:
             await DisconnectWatcher(body, receive, lambda: answer.response_complete).run(lambda read: self.app(scope, read, answer.send))
         finally:
             self.at_once -= 1
-            self.held_bytes -= len(body)
+            self.held_bytes -= (size := len(body))
+            if size > _LARGE_BYTES:
+                del body
+                asyncio.get_running_loop().run_in_executor(None, give_back)
 
     def check_host(self, headers: Mapping[str, str]) -> None:
         """Without a key, no name that others chose for this address: a page of theirs would count as ours (DNS rebinding)."""
