@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import ray.train.torch
 import torch.distributed as dist
 from ray.train.torch import TorchConfig
 
@@ -43,6 +44,6 @@ def join(path: Path, backend: str, timeout: timedelta) -> None:
         RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(context.get_local_rank()), LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
         NODE_RANK=str(context.get_node_rank()), ACCELERATE_TORCH_DEVICE=str(ray.train.torch.get_device()),
     )  # fmt: skip
-    store = dist.FileStore(str(path), world)
+    store = dist.FileStore(str(path), world)  # pyright: ignore[reportPrivateImportUsage]
     store.set_timeout(timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)

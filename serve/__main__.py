@@ -1,7 +1,7 @@
 """Serves trained checkpoints over HTTP: `python -m serve runs/clip runs/sdxl`; without a name every finished run. `--help` shows every option.
 
-A head of Ray on this machine holds the models, in one or more replicas, and ends with this process; with RAY_ADDRESS set, that cluster does.
-The page and the API are at http://HOST:PORT.
+One process does it all. With more than one replica, processes of Ray do, behind HAProxy, on this machine or, with RAY_ADDRESS set, on that cluster;
+they end with this command. The page and the API are at http://HOST:PORT.
 """
 
 from __future__ import annotations
@@ -11,30 +11,23 @@ if __name__ == "__main__":  # before imports that take a second
 
     ends_quietly()
 
-import asyncio
-import gc
-import logging
+import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from cluster.connect import connected
-from cluster.preflight import refuse_impossible
-from cluster.signals import GRACE_SECONDS, ends_well, keeps, refuse_grace
+from cluster.signals import GRACE_SECONDS, keeps, refuse_grace
 from jobs.command_line import exit_code, read
-from jobs.run_folder import only_one, runs_root
-from serve.deployment import APPLICATION, Replicas
-from serve.finding import Source, sources
 from serve.options import ServeOptions
-from serve.ray_backend import RayBackend
 
-_ENDING_SECONDS = 8.0
-"""That Ray and its processes take to end, out of the grace time."""
+if TYPE_CHECKING:
+    from serve.models.sources import ModelSource
+    from serve.replicas import Replicas
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +59,8 @@ class Command:
 
     def sized(self) -> Replicas:
         """The replicas that are asked for. ValueError where that is no number or range of them."""
+        from serve.replicas import Replicas
+
         least, _, most = self.replicas.partition(":")
         if not least.isdecimal() or not (most or least).isdecimal() or not 1 <= int(least) <= int(most or least):
             raise ValueError(f"replicas is {self.replicas!r}; write a number such as 2, or the least and the most, such as 1:4")
@@ -78,16 +73,27 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code."""
     command = read(Command, arguments, "python -m serve", __doc__ or "")
-    served, replicas = sources(command.checkpoints, runs_root()), command.sized()
-    options = command.options
+    os.environ["OMP_NUM_THREADS"] = str(max(1, int(command.cpus_per_replica)))  # read once, as torch is imported: threads that come later follow it
+    from jobs.run_folder import only_one, runs_root
+    from serve.models.sources import model_sources
+
+    served, replicas, options = model_sources(command.checkpoints, runs_root()), command.sized(), command.options
     if command.write_config:
         write_config(command.write_config, served, replicas, options)
         return 0
     folder = options.jobs_folder or runs_root() / ".serve"
     kept = f"stopped; jobs are kept in {folder}, and the same command serves again"
-    with bound(options.host, command.port) as door, only_one(folder), keeps(lambda: kept), connected():
-        refuse_impossible(replicas.least, {"CPU": replicas.cpus} | ({"GPU": replicas.gpus} if replicas.gpus else {}), "replica")
-        return run(door, served, replicas, replace(options, jobs_folder=folder), command.grace_seconds)
+    with bound(options.host, command.port) as door, only_one(folder), keeps(lambda: kept):
+        return server(replicas)(door, served, replicas, replace(options, jobs_folder=folder), command.grace_seconds)
+
+
+def server(replicas: Replicas) -> Callable[[socket.socket, tuple[ModelSource, ...], Replicas, ServeOptions, float], int]:
+    """What serves: this process by itself where it is to be one, on this machine; else Ray."""
+    if replicas.most == 1 and not os.environ.get("RAY_ADDRESS"):
+        from serve.local_server import serve
+    else:
+        from serve.ray_server import serve
+    return serve
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -103,60 +109,11 @@ def bound(host: str, port: int) -> socket.socket:
     return door
 
 
-def run(door: socket.socket, served: tuple[Source, ...], replicas: Replicas, options: ServeOptions, grace_seconds: float) -> int:
-    """Starts the replicas, then the front, in this process, until a signal ends it."""
-    import uvicorn
-    from ray import serve
-
-    from serve.app import build_app
-    from serve.deployment import models
-    from serve.observability import log_as_json
-    from serve.protocol import uvicorn_settings
-
-    quiet = {"log_level": "ERROR", "enable_access_log": False}
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process, which `quiet` is not for
-    serve.start(http_options={"location": "NoServer"}, logging_config=quiet)
-    handle = serve.run(models(served, replicas), name=APPLICATION, route_prefix=None, logging_config=quiet)
-    log_as_json()
-    backend = RayBackend(handle)
-    app = build_app(backend, options)
-    settings = uvicorn_settings(options) | {"timeout_graceful_shutdown": max(1, int(grace_seconds - _ENDING_SECONDS))}
-    server = uvicorn.Server(uvicorn.Config(app, **settings))
-
-    def stop() -> None:
-        server.should_exit = True
-
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner, ends_well(stop, grace_seconds):
-        runner.run(announced(server, door, backend))
-    serve.shutdown()
-    return 0
-
-
-async def announced(server: Any, door: socket.socket, backend: RayBackend) -> None:
-    """Serves, and says where once it listens, and what it does not serve and why."""
-
-    async def say() -> None:
-        while not server.started:
-            await asyncio.sleep(0.05)
-        (host, port, *_) = door.getsockname()
-        print(f"serving {', '.join(backend.cards) or 'nothing'} at http://{host}:{port}", flush=True)
-
-    await backend.refresh()
-    for name, why in backend.problems.items():
-        print(f"{name} is not served: {why}", file=sys.stderr, flush=True)
-    gc.collect()
-    gc.freeze()  # what was imported is not looked through again and again while requests wait
-    tasks = [asyncio.create_task(say()), asyncio.create_task(backend.keep())]
-    try:
-        await server.serve(sockets=[door])
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def write_config(path: Path, served: tuple[Source, ...], replicas: Replicas, options: ServeOptions) -> None:
-    """Writes a configuration of Ray Serve; keys are not in it: they come from the environment of the front's replica."""
+def write_config(path: Path, served: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions) -> None:
+    """Writes a configuration of Ray Serve; keys are not in it: they come from the environment of the cluster's processes."""
     import yaml
+
+    from serve.deployment import APPLICATION
 
     usual = asdict(ServeOptions())
     plain = {name: value for name, value in asdict(options).items() if name != "keys" and value != usual[name]}

@@ -1,9 +1,10 @@
-"""The HTTP application: a gate, the routes, and one page. It runs in a light process, and knows models only through a `Backend`."""
+"""The HTTP application: a gate, the routes, and one page. It knows models only through a `Backend`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
 
-from serve.allocator import give_back_large_blocks
 from serve.backend import Backend
+from serve.background_jobs.jobs import Jobs
 from serve.front import Front, json_response
-from serve.guard import Guard
-from serve.jobs import Jobs
+from serve.http.guard import Guard
 from serve.observability import Metrics
 from serve.options import ServeOptions
 from serve.problem import Problem
@@ -45,7 +47,6 @@ def page_files() -> dict[str, Path]:
 
 def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     """The application over models, as `options` say."""
-    give_back_large_blocks()
     metrics = Metrics()
     front = Front(backend, options, metrics, Jobs(backend, metrics, options))
     app = FastAPI(
@@ -54,7 +55,7 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     )  # fmt: skip
     app.state.front = front
     for routes in (images, edits, vectors, actions, jobs, about):
-        app.router.routes.extend(routes.ROUTER.routes)  # one flat list, which is what the gate's tests go over
+        app.router.routes.extend(map(direct, routes.ROUTER.routes))  # one flat list, which is what the gate's tests go over
     pages = page_files()
     for path, file in pages.items():
         app.add_api_route(path, _page(file), methods=["GET", "HEAD"], include_in_schema=False)
@@ -68,11 +69,24 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     return app
 
 
+def direct(route: BaseRoute) -> BaseRoute:
+    """A route whose function wants the request alone, and answers with a response, without the layers that look for anything else."""
+    if isinstance(route, APIRoute) and [*inspect.signature(route.endpoint).parameters] == ["request"]:
+        endpoint = route.endpoint
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        route.app = answer
+    return route
+
+
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Takes up what was left undone; lets go of what runs at the end."""
     front: Front = app.state.front
-    keeper = asyncio.create_task(front.jobs.keep())
+    keeper = asyncio.create_task(front.jobs.recover_jobs())
     yield
     keeper.cancel()
     await front.jobs.stop()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from genlib.actions import Action
 from genlib.ports import Sizes
-
-if TYPE_CHECKING:
-    from serve.runner import Runner
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,39 +105,3 @@ class Unavailable(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.retry_after_seconds,)
-
-
-class LocalBackend:
-    """Models that run in this process."""
-
-    def __init__(self, runners: Sequence[Runner]) -> None:
-        """ValueError where two have one name."""
-        self.runners = {runner.card().name: runner for runner in runners}
-        if len(self.runners) < len(runners):
-            raise ValueError("two models have the same name; give one of them another with Runner.load(..., name=...)")
-
-    def models(self) -> list[ModelCard]:
-        """See `Backend`."""
-        return [runner.card() for runner in self.runners.values()]
-
-    async def run(self, model: str, action: str, arguments: dict[str, Any], *, parameters: dict[str, str] | None = None) -> Result:
-        """See `Backend`."""
-        return await self._runner(model).run(action, arguments, parameters=parameters)
-
-    async def stream(
-        self, model: str, action: str, arguments: dict[str, Any], *, partial_images: int = 0, parameters: dict[str, str] | None = None
-    ) -> AsyncGenerator[Event, None]:
-        """See `Backend`."""
-        async with aclosing(self._runner(model).stream(action, arguments, partial_images=partial_images, parameters=parameters)) as events:
-            async for event in events:
-                yield event
-
-    def close(self) -> None:
-        """Ends all models' threads."""
-        for runner in self.runners.values():
-            runner.close()
-
-    def _runner(self, model: str) -> Runner:
-        if model not in self.runners:
-            raise ValueError(f"there is no such model; there are {', '.join(self.runners) or 'none'}")
-        return self.runners[model]

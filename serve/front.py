@@ -15,14 +15,14 @@ from fastapi.responses import Response
 from serve.abilities import ABILITIES
 from serve.answers import Answer, size_of
 from serve.backend import Backend, ModelCard
-from serve.guard import json_bytes
-from serve.idempotency import Answers, identity
-from serve.job import ENDED, Job, job_id
-from serve.jobs import Jobs
-from serve.observability import Metrics, current
+from serve.background_jobs.job import ENDED, Job, job_id
+from serve.background_jobs.jobs import Jobs
+from serve.http.idempotency import FOLDER, Answers, identity
+from serve.json_bytes import json_bytes
+from serve.observability import Metrics, current_request
 from serve.options import ServeOptions
 from serve.problem import Problem, as_problem, busy, no_model
-from serve.running import News, news_of, run
+from serve.running import News, execute, news_of
 from serve.streams import Event, event_stream
 from serve.work import Work, png_as_text
 
@@ -42,7 +42,7 @@ class Front:
     answers: Answers = field(init=False)
 
     def __post_init__(self) -> None:
-        self.answers = Answers(self.options.answers_bytes, self.metrics)
+        self.answers = Answers(self.jobs.folder / FOLDER, self.options.answers_bytes, self.metrics)
 
     def card(self, name: str | None, uses: tuple[str, ...], what: str, *, best: Callable[[ModelCard], int] = lambda card: 0) -> ModelCard:
         """The model of that name, or of those that have one of these uses (`serve.abilities`) the `best`, which is the lowest, and first.
@@ -84,9 +84,9 @@ def of(request: Request) -> Front:
 
 async def respond(request: Request, work: Work, *, stream: bool = False, as_job: bool = False) -> Response:
     """Does the work in the way that the request asks for."""
-    front, exchange = of(request), current()
-    exchange.notes.update(model=work.model, steps=work.steps, rows=max(1, len(work.seeds)))
-    exchange.prompt = " | ".join(work.texts()) if front.options.log_prompts else ""
+    front, context = of(request), current_request()
+    context.notes.update(model=work.model, steps=work.steps, rows=max(1, len(work.seeds)))
+    context.prompt = " | ".join(work.texts()) if front.options.log_prompts else ""
     key, fingerprint = await identity(request)
     if as_job:
         job = front.jobs.start(work, job_id(key), fingerprint)
@@ -105,7 +105,7 @@ async def _whole(front: Front, request: Request, work: Work) -> Response:
     """The answer in one piece."""
     if work.link:
         return await _kept(front, work)
-    answer, seconds = await run(front.backend, front.metrics, work, front.options.request_timeout_seconds)
+    answer, seconds = await execute(front.backend, front.metrics, work, front.options.request_timeout_seconds)
     timing = ", ".join(f"{phase};dur={1000 * spent:.1f}" for phase, spent in seconds.items())
     headers = {"Server-Timing": timing} if timing else {}
     if request.headers.get("accept", "").split(",")[0].split(";")[0].strip().lower() == "image/png":

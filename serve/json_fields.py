@@ -21,6 +21,10 @@ _NUMBERS = re.compile(rb"\[[][0-9eE+., \t\r\n-]*+")
 """Lists of numbers and of such lists, to their end or beyond."""
 _TOKEN = re.compile(rb'[][{},:]|[^][{},:" \t\r\n]++')
 _OPEN, _CLOSE, _BETWEEN = (b"[", b"{"), (b"]", b"}"), (b",", b":")
+_PLAIN = re.compile(rb'[ \t\r\n]*+"([a-z_]{1,64}+)"[ \t\r\n]*+:[ \t\r\n]*+("[^"\\]*+"|[^][{},:" \t\r\n]++)[ \t\r\n]*+([,}])')
+"""A field with a value that is no list or object, and the sign after it."""
+_PLAIN_BYTES = 4096
+"""A body of no more, with such fields alone, holds less than any limit."""
 _NAME_BYTES = 1024
 """More than any field's name has, however it is written."""
 _CHARACTER_BYTES = 12
@@ -71,7 +75,8 @@ def fields(content: bytes, taken: Taken, limits: Limits) -> dict[str, Value]:
 
     What stands inside a value is not checked here but for how much it is.
     """
-    return _Reader(content, taken, limits).fields()
+    reader = _Reader(content, taken, limits)
+    return reader.plain_fields() or reader.fields()
 
 
 def joined(given: dict[str, Value]) -> bytes:
@@ -98,6 +103,20 @@ class _Reader:
         self.place, self.tokens, self.words_bytes = _after_space(content, 0), 0, 0
         self.text_bytes = _CHARACTER_BYTES * limits.text_characters + 2
         self.entries = max(limits.labels, limits.inputs, limits.pictures)
+
+    def plain_fields(self) -> dict[str, Value]:
+        """The same in a fraction of the time where all is little and plain, as most requests are; nothing where it is not."""
+        place, found = self.place + 1, dict[str, Value]()
+        if len(self.content) > min(_PLAIN_BYTES, self.text_bytes, self.limits.words_bytes) or not self.content.startswith(b"{", self.place):
+            return {}
+        while (pair := _PLAIN.match(self.content, place)) is not None:
+            name, place = pair[1].decode(), pair.end()
+            if name in found or name not in self.taken.names:
+                return {}
+            found[name] = Value(self.content, *pair.span(2))
+            if pair[3] == b"}":
+                return found if _after_space(self.content, place) == len(self.content) else {}
+        return {}
 
     def fields(self) -> dict[str, Value]:
         found: dict[str, Value] = {}
@@ -136,7 +155,7 @@ class _Reader:
             name = pydantic_core.from_json(found[0]) if found.end() - found.start() <= _NAME_BYTES else None
         except ValueError:
             raise no_json(f"the name before byte {self.place} is no text") from None
-        if name not in self.taken.names:
+        if name is None or name not in self.taken.names:
             raise Problem(400, self.taken.refusal, code="unknown_parameter")
         return name
 

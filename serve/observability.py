@@ -26,7 +26,7 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 
 @dataclass(slots=True)
-class Exchange:
+class RequestContext:
     """A request on its way: who it is, and what there is to say of it."""
 
     request_id: str
@@ -46,32 +46,26 @@ class Exchange:
         return {"request_id": self.request_id, "trace_id": self.traceparent[3:35]}
 
 
-_current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("context", default=None)
 
 
-def current() -> Exchange:
+def current_request() -> RequestContext:
     """The request in whose task this runs; one of its own outside of any."""
-    exchange = _current.get()
-    if exchange is None:
-        exchange = opened({})
-    return exchange
+    context = _current.get()
+    if context is None:
+        context = begin_request({})
+    return context
 
 
-def context() -> dict[str, str]:
-    """What is passed on to whoever does the work: `x-request-id` and `traceparent`."""
-    exchange = current()
-    return {"x-request-id": exchange.request_id, "traceparent": exchange.traceparent}
-
-
-def opened(headers: Mapping[str, str], method: str = "") -> Exchange:
-    """The exchange of a request with these headers (names in lower case), which is `current` from here on in this task."""
+def begin_request(headers: Mapping[str, str], method: str = "") -> RequestContext:
+    """The context of a request with these headers (names in lower case), which is `current_request` from here on in this task."""
     asked, parent = headers.get("x-request-id", ""), headers.get("traceparent", "")
     digits = os.urandom(36).hex()
     request_id = asked if _REQUEST_ID.fullmatch(asked) else f"req_{digits[:24]}"
     trace, flags = (parent[3:35], parent[-2:]) if _TRACEPARENT.fullmatch(parent) else (digits[24:56], "00")
-    exchange = Exchange(request_id, f"00-{trace}-{digits[56:]}-{flags}", method)
-    _current.set(exchange)
-    return exchange
+    context = RequestContext(request_id, f"00-{trace}-{digits[56:]}-{flags}", method)
+    _current.set(context)
+    return context
 
 
 class Metrics:
@@ -104,11 +98,11 @@ class Metrics:
             known = self._known[metric, *labels] = metric.labels(*labels)
         return known
 
-    def closed(self, exchange: Exchange) -> None:
+    def closed(self, context: RequestContext) -> None:
         """Counts a request that is answered."""
-        method = exchange.method if exchange.method in _METHODS else "other"  # a client may invent any number of them
-        self._of(self.requests, method, exchange.route, exchange.status).inc()
-        self._of(self.latency, exchange.route).observe(time.perf_counter() - exchange.began)
+        method = context.method if context.method in _METHODS else "other"  # a client may invent any number of them
+        self._of(self.requests, method, context.route, context.status).inc()
+        self._of(self.latency, context.route).observe(time.perf_counter() - context.began)
 
     def worked(self, model: str, steps: int, results: list[Result]) -> None:
         """Counts work that is done."""
@@ -122,16 +116,16 @@ class Metrics:
             self._of(self.steps, model).observe(steps)
 
 
-def log(exchange: Exchange, *, prompts: bool) -> None:
+def log(context: RequestContext, *, prompts: bool) -> None:
     """One line a request."""
-    level = logging.ERROR if exchange.status >= 500 else logging.INFO
+    level = logging.ERROR if context.status >= 500 else logging.INFO
     if not LOG.isEnabledFor(level):
         return
-    values = {"method": exchange.method, "route": exchange.route, "status": exchange.status, **exchange.notes}
-    values["seconds"] = round(time.perf_counter() - exchange.began, 4)
-    if prompts and exchange.prompt:
-        values["prompt"] = exchange.prompt
-    extra = {"values": {**values, **exchange.ids()}}
+    values = {"method": context.method, "route": context.route, "status": context.status, **context.notes}
+    values["seconds"] = round(time.perf_counter() - context.began, 4)
+    if prompts and context.prompt:
+        values["prompt"] = context.prompt
+    extra = {"values": {**values, **context.ids()}}
     LOG.handle(LOG.makeRecord(LOG.name, level, "", 0, "request", (), None, extra=extra))  # `LOG.log` would look through the stack for its caller
 
 
@@ -156,6 +150,7 @@ def log_as_json(level: int = logging.INFO) -> None:
     """Sends this package's logs to standard error as lines of JSON, once."""
     logger = logging.getLogger("serve")
     if not any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
+        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says them
         handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter())
         logger.addHandler(handler)

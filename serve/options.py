@@ -62,7 +62,7 @@ class ServeOptions:
     jobs_running: int = 8
     job_timeout_seconds: float = 24 * 3600.0
     answers_bytes: int = 64 << 20
-    """Answers kept for repeated requests with the same Idempotency-Key."""
+    """Answers kept on disk, beside jobs, for repeated requests with the same Idempotency-Key."""
 
     def __post_init__(self) -> None:
         if not self.keys and not is_loopback(self.host):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class News:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-async def run(backend: Backend, metrics: Metrics, work: Work, timeout_seconds: float) -> tuple[Answer, dict[str, float]]:
+async def execute(backend: Backend, metrics: Metrics, work: Work, timeout_seconds: float) -> tuple[Answer, dict[str, float]]:
     """The answer, and the seconds that each phase took. Problem where it fails; cancelled, the work stops within a step."""
     with problems_of(backend, work):
         async with asyncio.timeout(timeout_seconds):
@@ -48,7 +49,10 @@ def problems_of(backend: Backend, work: Work) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and all(card.name != work.model for card in backend.models()):
             raise no_model("this model is no longer served") from error
-        raise as_problem(error, work.texts()) or error from error
+        problem = as_problem(error, work.texts())
+        if problem is not None:
+            traceback.clear_frames(error.__traceback__)  # they hold the error's call and it them: its arrays would stay until the next collection
+        raise problem or error from error
 
 
 async def _together(calls: list[Any]) -> list[Result]:

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serve.guard import json_bytes
+from serve.json_bytes import json_bytes
 from serve.problem import Problem, as_problem
 
 Event = dict[str, Any]

@@ -1,8 +1,8 @@
-"""Ways into the same front: `python -m serve`, and as a deployment behind Ray Serve's ingress, with HTTP served by its replica, and behind HAProxy.
+"""Ways to the same application: `python -m serve` in one process, and a replica of Ray Serve behind its ingress, by itself, and behind HAProxy.
 
-The first is what users start on one machine; the others are what `serve deploy` makes of `--write-config`, by Ray's settings. Behind all is the
-same replica with the 5 ms model of `tests.benchmarks.serving`. Requests a second of the first over those of each other one, by turns, with 1 and
-32 clients. HAProxy is the one that comes with Ray.
+The first is what users start on one machine; the others are what `serve deploy` makes of `--write-config`, by Ray's settings. All have the
+5 ms model of `tests.benchmarks.serving`. Requests a second of the first over those of each other one, by turns, with 1 and 32 clients. HAProxy is
+the one that comes with Ray, set up as `python -m serve --replicas 2` does.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.ingress
 """
@@ -21,7 +21,8 @@ from tests.benchmarks.measure import report
 from tests.benchmarks.serving import WIDTHS, compared, server, trained
 
 DIRECT, BALANCED = "RAY_SERVE_ENABLE_DIRECT_INGRESS", "RAY_SERVE_ENABLE_HA_PROXY"
-WAYS = {"Ray Serve's ingress": {}, "HTTP served by the replica": {DIRECT: "1"}, "HAProxy": {BALANCED: "1"}}
+SAME_THREAD = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+WAYS = {"Ray Serve's ingress": SAME_THREAD, "HTTP served by the replica": {DIRECT: "1", **SAME_THREAD}, "HAProxy": {BALANCED: "1"}}
 
 
 def deployed(run: str, port: int) -> None:
@@ -30,11 +31,11 @@ def deployed(run: str, port: int) -> None:
 
     from cluster.connect import connected
     from serve.deployment import APPLICATION, application
+    from serve.options import ServeOptions
+    from serve.ray_server import haproxy_settings
 
-    folder = tempfile.mkdtemp()
-    os.environ["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"] = f"{folder}/haproxy.cfg"
-    os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"] = f"{folder}/admin.sock"
-    os.environ["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"], os.environ["RAY_SERVE_HAPROXY_SERVER_STATE_FILE"] = folder, f"{folder}/state"
+    if BALANCED in os.environ:
+        os.environ.update(haproxy_settings(Path(tempfile.mkdtemp()), ServeOptions()))
     os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(port + 1)
     with connected():
         serve.start(http_options={"host": "127.0.0.1", "port": port})

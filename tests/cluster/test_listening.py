@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ OF_A_CLUSTER = {"GLOO_SOCKET_IFNAME": "nowhere0", "NCCL_SOCKET_IFNAME": "nowhere
 """What a user may have set for a cluster: an interface on which nobody listens here."""
 
 
+def test_one_process_listens_on_loopback_alone(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, watch, address):
+        with urllib.request.urlopen(address + "/v1/models", timeout=30) as answer:
+            assert json.loads(answer.read())["data"]
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+    assert [one.address for one in watch.seen.values()] == ["127.0.0.1"]
+    assert not watch.of("gcs_server")
+
+
 def test_only_what_the_library_has_no_option_for_listens_beyond_loopback_while_serving(served: tuple[Watch, str]) -> None:
     import ray
 
@@ -32,12 +43,13 @@ def test_only_what_the_library_has_no_option_for_listens_beyond_loopback_while_s
     with urllib.request.urlopen(address + "/v1/models", timeout=30) as answer:
         assert json.loads(answer.read())["data"]
     assert watch.of("gcs_server")
+    assert {one.protocol for one in watch.of("haproxy")} == {"tcp"}
     assert {one.port for one in watch.of("ray.util.client.server")} - {10001}, "Ray's default, which another head may have"
     assert not any(one.beyond_loopback for one in watch.of("-m serve"))
     # ray 2.60.0, serve/_private/replica.py: each replica's server for calls of other replicas is at "[::]:0", whatever is set
     assert ray.__version__ == "2.60.0", "look whether there is an option now; cluster/local.py says that there is none"
     open_to_all = watch.beyond_loopback()
-    assert [(one.command.split(":")[2], one.protocol, one.address) for one in open_to_all] == [("ServeReplica", "tcp", open_to_all[0].address)]
+    assert [(one.command.split(":")[2], one.protocol) for one in open_to_all] == [("ServeReplica", "tcp")] * 2
 
 
 def test_what_listens_beyond_loopback_runs_nothing_for_who_does_not_know_the_token(served: tuple[Watch, str]) -> None:
@@ -45,7 +57,7 @@ def test_what_listens_beyond_loopback_runs_nothing_for_who_does_not_know_the_tok
     from ray.serve.generated.serve_pb2 import DESCRIPTOR
 
     watch, _ = served
-    (replica,) = watch.beyond_loopback()
+    replica, *_ = watch.beyond_loopback()
     (service,) = (one for one in DESCRIPTOR.services_by_name.values() if one.name == "ASGIService")
     with grpc.insecure_channel(f"127.0.0.1:{replica.port}") as channel:
 
@@ -120,12 +132,11 @@ def test_a_cluster_keeps_the_rendezvous_of_ray_train(tmp_path: Path, monkeypatch
     assert "RayTrainWorker" in store.command
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen, Watch, str]]:
-    """`python -m serve` of a tiny run, watched from its start on."""
-    root = tmp_path_factory.mktemp("served")
+@contextmanager
+def serving(root: Path, *options: str) -> Iterator[tuple[subprocess.Popen, Watch, str]]:
+    """`python -m serve` of a tiny run, watched from its start on, and its address."""
     run = next(iter(train_stages("gan", root / "gan").values())).parents[1]
-    words = [sys.executable, "-m", "serve", str(run), "--port", "0"]
+    words = [sys.executable, "-m", "serve", str(run), "--port", "0", *options]
     process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, "GENLIB_RUNS": str(root)}, stdout=subprocess.PIPE, text=True)
     with Watch(process.pid) as watch:
         line = process.stdout.readline()
@@ -134,6 +145,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproces
     if process.poll() is None:
         process.terminate()
         process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen, Watch, str]]:
+    """Two replicas."""
+    with serving(tmp_path_factory.mktemp("served"), "--replicas", "2", "--cpus-per-replica", "0.5") as found:
+        yield found
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve.backend import LocalBackend
-from serve.runner import Runner
-from tests.serve.models import folders
+from serve.models.pool import ModelPool
+from serve.models.sources import ModelSource
+from tests.serve.models import folders, opened
 
 
 @pytest.fixture(scope="session")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBackend]:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelPool]:
     """Tiny models of six families, loaded in this process."""
     found = folders(tmp_path_factory.mktemp("served"))
-    backend = LocalBackend([Runner.load(folder, name=name, device="cpu") for name, folder in found.items()])
-    yield backend
-    backend.close()
+    pool = opened([ModelSource(name, str(folder)) for name, folder in found.items()])
+    yield pool
+    pool.close()

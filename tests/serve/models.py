@@ -7,7 +7,7 @@ import base64
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +23,11 @@ from genlib.ports import Image, Seeds, Sizes, Steps
 from genlib.task import Task, action
 from serve.app import build_app
 from serve.backend import Backend, Event, ModelCard, Result
+from serve.http.protocol import uvicorn_settings
+from serve.models.pool import ModelPool
+from serve.models.sources import ModelSource
 from serve.options import ServeOptions
-from serve.protocol import uvicorn_settings
+from serve.runner import Runner
 
 T = TypeVar("T")
 SOON = 60.0
@@ -179,6 +182,22 @@ async def application(backend: Backend, **options: Any) -> AsyncIterator[tuple[F
     app = build_app(backend, ServeOptions(**options))
     async with app.router.lifespan_context(app), client_of(app) as client:
         yield app, client
+
+
+def opened(sources: Sequence[ModelSource]) -> ModelPool:
+    """The models of these sources, loaded on the CPU."""
+    pool = ModelPool(tuple(sources), device="cpu")
+    asyncio.run(pool.ready())
+    assert not pool.problems
+    return pool
+
+
+def pool_over(runner: Runner) -> ModelPool:
+    """A pool of one model that is loaded already."""
+    name = runner.card().name
+    pool = ModelPool((ModelSource(name, ""),))
+    pool.take(name, runner)
+    return pool
 
 
 def folders(root: Path) -> dict[str, Path]:

@@ -13,11 +13,13 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from serve.backend import LocalBackend
 from serve.limits import Limits
-from serve.link import Link
-from serve.listener import Listener
+from serve.models.pool import ModelPool
+from serve.observability import Metrics
+from serve.problem import Problem
+from serve.running import execute
 from serve.schema import arguments_schema
+from serve.work import Call, Work
 from tests.serve.models import SOON, ask, events_of, picture, png, post, run, shown, uri
 
 
@@ -31,7 +33,7 @@ def npy(array: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def test_numbers_come_as_the_model_gives_them(local: LocalBackend) -> None:
+def test_numbers_come_as_the_model_gives_them(local: ModelPool) -> None:
     answer = post(local, path("gan", "generate"), {"seed": [3, 4]}).json()
     direct = run(local.run("gan", "generate", {"seed": [3, 4]})).numbers
     assert direct is not None
@@ -40,7 +42,7 @@ def test_numbers_come_as_the_model_gives_them(local: LocalBackend) -> None:
 
 
 @pytest.mark.parametrize("form", ["lists", "npy"])
-def test_a_code_there_and_back(local: LocalBackend, form: str) -> None:
+def test_a_code_there_and_back(local: ModelPool, form: str) -> None:
     code = post(local, path("vae", "embed"), {"image": [uri(png(picture(8, 1))), uri(png(picture(8, 1, 2)))]}).json()["numbers"]
     given = code if form == "lists" else npy(np.float32(code))
     rows = post(local, path("vae", "decode"), {"code": given}).json()["data"]
@@ -48,14 +50,14 @@ def test_a_code_there_and_back(local: LocalBackend, form: str) -> None:
     assert [np.abs(shown(base64.b64decode(row["b64_json"])) - shown(one)).max() for row, one in zip(rows, direct, strict=True)] == [0, 0]
 
 
-def test_several_pictures_a_row(local: LocalBackend) -> None:
+def test_several_pictures_a_row(local: ModelPool) -> None:
     one = uri(png(picture(8, 1)))
     answer = post(local, path("vae", "interpolate"), {"first": one, "second": uri(png(picture(8, 1, 2))), "steps": 5}).json()
     assert answer["per_row"] == 5
     assert len(answer["data"]) == 5
 
 
-def test_a_stream_and_a_job(local: LocalBackend) -> None:
+def test_a_stream_and_a_job(local: ModelPool) -> None:
     body = {"seed": [1, 2], "label": [3, 4], "steps": 3}
     plain = post(local, path("ddpm", "generate"), body).json()["data"]
     events = events_of(post(local, path("ddpm", "generate"), {**body, "stream": True}).text)
@@ -88,13 +90,13 @@ def test_a_stream_and_a_job(local: LocalBackend) -> None:
         ("vae/generate", {"seed": [1], "model": "gan"}, "model"),
     ],
 )  # fmt: skip
-def test_arguments_are_checked_by_name(local: LocalBackend, action: str, body: dict[str, Any], param: str | None) -> None:
+def test_arguments_are_checked_by_name(local: ModelPool, action: str, body: dict[str, Any], param: str | None) -> None:
     model, name = action.split("/")
     response = post(local, path(model, name), body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
 
 
-def test_what_is_not_said_costs_as_much_as_what_is(local: LocalBackend) -> None:
+def test_what_is_not_said_costs_as_much_as_what_is(local: ModelPool) -> None:
     (steps,) = [card.actions["generate"].inputs["steps"].default for card in local.models() if card.name == "ddpm"]
     limits = Limits(cost=8 * 8 * steps - 1)
     for body in ({"seed": [1], "label": [1]}, {"seed": [1], "label": [1], "steps": steps}):
@@ -103,7 +105,7 @@ def test_what_is_not_said_costs_as_much_as_what_is(local: LocalBackend) -> None:
     assert post(local, path("ddpm", "generate"), {"seed": [1], "label": [1], "steps": 2}, limits=limits).status_code == 200
 
 
-def test_an_object_in_npy_is_not_opened(local: LocalBackend) -> None:
+def test_an_object_in_npy_is_not_opened(local: ModelPool) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     response = post(local, path("vae", "decode"), {"code": base64.b64encode(buffer.getvalue()).decode()})
@@ -111,12 +113,12 @@ def test_an_object_in_npy_is_not_opened(local: LocalBackend) -> None:
     assert response.json()["error"]["code"] == "invalid_array"
 
 
-def test_what_is_not_there(local: LocalBackend) -> None:
+def test_what_is_not_there(local: ModelPool) -> None:
     for model, action in (("nothing", "generate"), ("vae", "fly"), ("vae", "__init__"), ("vae", "train")):
         assert post(local, path(model, action), {}).status_code == 404
 
 
-def test_models_say_what_they_can_do_in_schemas_that_hold(local: LocalBackend) -> None:
+def test_models_say_what_they_can_do_in_schemas_that_hold(local: ModelPool) -> None:
     models = {one["id"]: one for one in ask(local, lambda client: client.get("/v1/models")).json()["data"]}
     assert set(models) == set(local.runners)
     assert models["clip_tiny"]["capabilities"] == ["classifications", "embeddings.images", "embeddings.texts"]
@@ -133,21 +135,18 @@ def test_models_say_what_they_can_do_in_schemas_that_hold(local: LocalBackend) -
     assert ask(local, lambda client: client.get("/v1/models/none")).status_code == 404
 
 
-def test_a_replica_lets_what_it_refused_go_at_once(local: LocalBackend) -> None:
+def test_what_was_refused_is_let_go_at_once(local: ModelPool) -> None:
     def arrays() -> int:
         return sum(isinstance(one, torch.Tensor) and one.numel() == 1_000_003 for one in gc.get_objects())
 
     async def refused() -> int:
-        listener = Listener(local)
-        link = await Link.open(await listener.open("127.0.0.1"))
         for _ in range(3):
-            with pytest.raises(ValueError, match="code of shape"):
-                await link.run(("vae", "decode", {"code": np.ones(1_000_003, np.float32)}, None))
+            call = Call(action="decode", arguments={"code": np.ones(1_000_003, np.float32)})
+            with pytest.raises(Problem, match="code of shape"):
+                await execute(local, Metrics(), Work(endpoint="actions", model="vae", calls=(call,)), SOON)
         async with asyncio.timeout(SOON):
             while found := arrays():
                 await asyncio.sleep(0.1)
-        link.close()
-        await listener.close()
         return found
 
     gc.collect()

@@ -55,3 +55,5 @@ def test_what_is_written_is_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert "error" not in made
         assert made["data"][0]["seed"] == 3
         assert post(address, {"model": "digits", "prompt": "three", "n": 4})["status"] == 400  # the limit that the file holds
+        with urllib.request.urlopen(f"{address}/metrics", timeout=30) as answer:
+            assert b'serve_pictures_total{model="digits",replica="' in answer.read()

@@ -1,83 +1,133 @@
-"""Kept answers take no more memory than their budget, however many, however small, whatever their keys and headers."""
+"""Answers to repeated requests: made once, whichever server of a folder is asked, and no more of them than their budget."""
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
+import signal
+import stat
 import time
-import tracemalloc
+from pathlib import Path
 
 import httpx2
 import pytest
 from fastapi.responses import Response
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from serve.idempotency import Answers, size_of
+from serve.http import idempotency
+from serve.http.idempotency import Answers, size_on_disk
 from serve.observability import Metrics
 from serve.problem import Problem
-from tests.serve.models import Walker, ask, run
+from tests.serve.models import SOON, Walker, ask, run, until
 from tests.serve.raw import GENERATE
 
 Client = httpx2.AsyncClient
 
 
-async def kept(answers: Answers, key: str, response: Response) -> Response:
+async def made(answers: Answers, key: str, response: Response, fingerprint: str = "one") -> Response:
     async def make() -> Response:
         return response
 
-    return await answers.once(key, "one", make)
+    return await answers.once(key, fingerprint, make)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6000), st.integers(0, 30)), max_size=40))
-def test_what_is_kept_is_the_latest_within_the_budget(asked: list[tuple[int, int, int]]) -> None:
-    """Against a model that knows nothing but the sizes."""
-    limit, model = 20_000, dict[str, Response]()
-    answers = Answers(limit, Metrics())
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_latest_stay_within_the_budget(tmp_path: Path) -> None:
+    limit = 64 * 4096
+    answers = Answers(tmp_path, limit, Metrics())
 
     async def all_of_them() -> None:
-        for key, size, headers in asked:
-            response = Response(b"x" * size, headers={f"x-{number}": "y" for number in range(headers)})
-            first = model.pop(str(key), response)  # what was asked for again is the latest
-            assert (await kept(answers, str(key), response)).body == first.body
-            if size_of(first) <= limit:
-                model[str(key)] = first
-            while sum(map(size_of, model.values())) > limit:
-                del model[next(iter(model))]
-            assert [*answers.done] == [*model]
-            assert answers.done_bytes == sum(map(size_of, model.values())) <= limit
+        for number in range(300):
+            if number % 10 == 5:
+                assert (await made(answers, "used", Response(b"other"))).body == b"first"  # what is asked for again is the latest
+            await made(answers, "used" if number == 0 else f"{number}", Response(b"first" if number == 0 else b"x" * (number * 37 % 9000)))
+            assert sum(size_on_disk(path.stat().st_size) for path in tmp_path.iterdir()) <= limit
 
     run(all_of_them())
+    numbers = sorted(int(name) for name in names(tmp_path) - {"used"})
+    assert numbers == [*range(numbers[0], 300)]
+    assert len(numbers) > 20
+    assert "used" in names(tmp_path)
 
 
-@pytest.mark.parametrize(("size", "headers"), [(0, 0), (2, 1), (2, 40), (3000, 3)])
-def test_an_entry_takes_no_more_than_is_counted(size: int, headers: int) -> None:
-    answers, count = Answers(1 << 30, Metrics()), 2000
-
-    async def fill() -> None:
-        for number in range(count):
-            named = {f"x-header-{number}-{one}": f"{number}" for one in range(headers)}
-            await kept(answers, f"{number:064d}", Response(f"{number}".encode().ljust(size), headers=named))
-
-    tracemalloc.start()
-    run(fill())
-    taken = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    assert len(answers.done) == count
-    assert taken < answers.done_bytes
+def test_what_would_take_the_room_of_all_is_not_kept(tmp_path: Path) -> None:
+    answers = Answers(tmp_path, 20_000, Metrics())
+    assert len(run(made(answers, "k", Response(b"x" * 20_000))).body) == 20_000
+    assert names(tmp_path) == set()
 
 
-def test_very_many_tiny_answers_take_the_budget_and_little_time() -> None:
-    answers = Answers(4 << 20, Metrics())
+def test_an_answer_comes_back_whole_and_is_its_owners_alone(tmp_path: Path) -> None:
+    answers, folder = Answers(tmp_path / "answers", 1 << 20, Metrics()), tmp_path / "answers"
+    first = Response(b"\x00\n\xff", 201, {"X-Seed": "7", "Server-Timing": "model;dur=1"}, "image/png")
+    run(made(answers, "k", first))
+    again = run(made(Answers(folder, 1 << 20, Metrics()), "k", Response(b"other")))  # as after a restart
+    assert (again.body, again.status_code, again.raw_headers) == (first.body, 201, first.raw_headers)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "k").stat().st_mode) == 0o600
+    (folder / "k").write_bytes(b"what a full disk has left")
+    assert run(made(answers, "k", Response(b"other"))).body == b"other"
 
-    async def fill() -> None:
-        for number in range(60_000):
-            answers.keep(f"{number}", "one", Response(b""))
 
-    began = time.monotonic()
-    run(fill())
-    assert time.monotonic() - began < 10  # a sum over all that is kept, each time, takes minutes
-    assert 0 < len(answers.done) * size_of(Response(b"")) == answers.done_bytes <= 4 << 20
+def test_an_answer_is_forgotten_a_day_after_its_last_use(tmp_path: Path) -> None:
+    answers = Answers(tmp_path, 1 << 20, Metrics())
+    run(made(answers, "k", Response(b"old")))
+    day_ago = time.time() - 25 * 3600
+    os.utime(tmp_path / "k", (day_ago, day_ago))
+    assert run(made(answers, "k", Response(b"new"), "another request")).body == b"new"
+
+
+def test_two_servers_make_an_answer_once(tmp_path: Path) -> None:
+    one, two = (Answers(tmp_path, 1 << 20, Metrics()) for _ in range(2))
+    begun, go = [], asyncio.Event()
+
+    async def make() -> Response:
+        begun.append(None)
+        await go.wait()
+        return Response(b"made")
+
+    async def asked() -> list[bytes]:
+        waiting = [asyncio.create_task(answers.once("k", "one", make)) for answers in (one, two, one, two)]
+        await until(lambda: bool(begun))
+        await asyncio.sleep(0.2)
+        with pytest.raises(Problem, match="came with another request"):
+            await two.once("k", "another", make)
+        go.set()
+        return [(await task).body for task in waiting]
+
+    assert run(asked()) == [b"made"] * 4
+    assert len(begun) == 1
+    assert names(tmp_path) == {"k"}
+
+
+def dies(folder: Path) -> None:
+    """A server that is killed while it makes an answer."""
+
+    async def make() -> Response:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return Response()
+
+    run(Answers(folder, 1 << 20, Metrics()).once("k", "one", make))
+
+
+def test_an_answer_whose_server_died_is_made_by_another(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=dies, args=(tmp_path,))
+    process.start()
+    process.join(SOON)
+    assert process.exitcode == -signal.SIGKILL
+    assert names(tmp_path) == {"k.lock"}
+    assert run(made(Answers(tmp_path, 1 << 20, Metrics()), "k", Response(b"made"))).body == b"made"
+    assert names(tmp_path) == {"k"}
+
+
+def test_where_nothing_can_be_written_an_answer_is_made_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    answers = Answers(tmp_path / "file" / "answers", 1 << 20, Metrics())
+    assert run(made(answers, "k", Response(b"made"))).body == b"made"
+    monkeypatch.setattr(idempotency, "write_atomically", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert run(made(Answers(tmp_path / "full", 1 << 20, Metrics()), "k", Response(b"made"))).body == b"made"
 
 
 def test_requests_under_way_count_and_are_refused_where_they_fill_it() -> None:
@@ -92,16 +142,15 @@ def test_requests_under_way_count_and_are_refused_where_they_fill_it() -> None:
     assert found[-1].status_code == 200
 
 
-def test_a_long_key_or_credential_is_kept_as_a_digest() -> None:
-    async def asked(client: Client) -> int:
-        app = client._transport.app  # type: ignore[attr-defined]
+def test_a_long_key_or_credential_is_kept_as_a_digest(tmp_path: Path) -> None:
+    async def asked(client: Client) -> None:
         headers = {"Idempotency-Key": "k" * 255, "Authorization": "Bearer " + "x" * 50_000}
         first, second = [(await client.post(GENERATE, json={"num_inference_steps": 1}, headers=headers)).json() for _ in range(2)]
         assert first == second
-        (key,) = app.state.front.answers.done
-        return len(key)
 
-    assert ask(Walker(0), asked) == 64
+    ask(Walker(0), asked, jobs_folder=tmp_path)
+    (name,) = names(tmp_path / idempotency.FOLDER)
+    assert len(name) == 64
 
 
 def test_who_has_another_key_of_the_server_has_other_answers() -> None:
@@ -117,8 +166,8 @@ def test_who_has_another_key_of_the_server_has_other_answers() -> None:
     assert one != two
 
 
-def test_a_failure_is_not_kept() -> None:
-    answers = Answers(1 << 20, Metrics())
+def test_a_failure_is_not_kept(tmp_path: Path) -> None:
+    answers = Answers(tmp_path, 1 << 20, Metrics())
 
     async def fails() -> Response:
         raise Problem(503, "away")
@@ -127,6 +176,7 @@ def test_a_failure_is_not_kept() -> None:
         with pytest.raises(Problem):
             await answers.once("k", "one", fails)
         assert not answers.running
-        assert (await kept(answers, "k", Response(b"made"))).body == b"made"
+        assert names(tmp_path) == set()
+        assert (await made(answers, "k", Response(b"made"))).body == b"made"
 
     run(asked())

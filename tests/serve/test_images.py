@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.backend import LocalBackend
 from serve.limits import Limits
+from serve.models.pool import ModelPool
 from tests.serve.models import Walker, ask, events_of, picture, png, post, shown, uri
 
 GENERATE, EDIT = "/v1/images/generations", "/v1/images/edits"
@@ -24,7 +24,7 @@ def images(response: httpx2.Response) -> list[bytes]:
     return [base64.b64decode(row["b64_json"]) for row in response.json()["data"]]
 
 
-def test_picture_i_is_that_of_seed_plus_i_alone(local: LocalBackend) -> None:
+def test_picture_i_is_that_of_seed_plus_i_alone(local: ModelPool) -> None:
     async def asked(client: httpx2.AsyncClient) -> list[httpx2.Response]:
         body = {"model": "ddpm", "prompt": "three", "num_inference_steps": 3}
         strangers = [client.post(GENERATE, json={"model": "ddpm", "label": label, "num_inference_steps": 2 + label}) for label in range(4)]
@@ -37,7 +37,7 @@ def test_picture_i_is_that_of_seed_plus_i_alone(local: LocalBackend) -> None:
     assert np.abs(shown(images(batch)[0]) - shown(images(alone)[0])).max() > 1
 
 
-def test_the_used_seed_comes_back_and_makes_the_picture_again(local: LocalBackend) -> None:
+def test_the_used_seed_comes_back_and_makes_the_picture_again(local: ModelPool) -> None:
     body = {"model": "ldm_tiny", "prompt": "a red circle", "num_inference_steps": 2, "size": "32x16"}
     first = post(local, GENERATE, body)
     again = post(local, GENERATE, {**body, "seed": first.json()["data"][0]["seed"]})
@@ -46,7 +46,7 @@ def test_the_used_seed_comes_back_and_makes_the_picture_again(local: LocalBacken
     assert np.abs(shown(images(first)[0]) - shown(images(again)[0])).max() <= 1
 
 
-def test_pictures_say_what_they_were_made_of_unless_refused(local: LocalBackend) -> None:
+def test_pictures_say_what_they_were_made_of_unless_refused(local: ModelPool) -> None:
     body = {"model": "ldm_tiny", "prompt": "a cat", "negative_prompt": "a dog", "seed": 9, "num_inference_steps": 2, "guidance_scale": 3.5}
     said = Image.open(io.BytesIO(images(post(local, GENERATE, body))[0])).info  # type: ignore[union-attr]
     assert said["seed"] == "9"
@@ -57,7 +57,7 @@ def test_pictures_say_what_they_were_made_of_unless_refused(local: LocalBackend)
         assert not Image.open(io.BytesIO(images(response)[0])).info
 
 
-def test_a_class_by_its_name_or_number(local: LocalBackend) -> None:
+def test_a_class_by_its_name_or_number(local: ModelPool) -> None:
     base = {"model": "ddpm", "seed": 1, "num_inference_steps": 2}
     same = [images(post(local, GENERATE, {**base, **one}))[0] for one in ({"prompt": "Seven"}, {"label": 7}, {"label": "seven"}, {"prompt": "7"})]
     assert len(set(same)) == 1
@@ -70,7 +70,7 @@ def test_a_class_by_its_name_or_number(local: LocalBackend) -> None:
     assert "name one as the prompt: zero, one, two" in missing.json()["error"]["message"]
 
 
-def test_a_model_that_fits_is_taken_where_none_is_named(local: LocalBackend) -> None:
+def test_a_model_that_fits_is_taken_where_none_is_named(local: ModelPool) -> None:
     models = [post(local, GENERATE, {**one, "num_inference_steps": 2}).json()["model"] for one in ({"prompt": "a cat"}, {"label": 3}, {})]
     assert models == ["ldm_tiny", "ddpm", "inpainting"]
 
@@ -93,12 +93,12 @@ def test_a_model_that_fits_is_taken_where_none_is_named(local: LocalBackend) -> 
         ({"model": "ddpm", "label": 3, "output_format": "webp"}, 400, "output_format"),
     ],
 )
-def test_what_a_model_cannot_do_is_refused_with_the_fields_name(local: LocalBackend, body: dict[str, Any], status: int, param: str | None) -> None:
+def test_what_a_model_cannot_do_is_refused_with_the_fields_name(local: ModelPool, body: dict[str, Any], status: int, param: str | None) -> None:
     response = post(local, GENERATE, body)
     assert (response.status_code, response.json()["error"]["param"]) == (status, param), response.text
 
 
-def test_the_picture_itself(local: LocalBackend) -> None:
+def test_the_picture_itself(local: ModelPool) -> None:
     body = {"model": "ddpm", "label": 3, "seed": 4, "num_inference_steps": 2}
 
     async def asked(client: httpx2.AsyncClient) -> tuple[httpx2.Response, httpx2.Response]:
@@ -112,7 +112,7 @@ def test_the_picture_itself(local: LocalBackend) -> None:
     assert two.status_code == 406
 
 
-def test_a_stream_tells_progress_and_partial_pictures_and_ends(local: LocalBackend) -> None:
+def test_a_stream_tells_progress_and_partial_pictures_and_ends(local: ModelPool) -> None:
     body = {"model": "ldm_tiny", "prompt": "x", "n": 2, "seed": 3, "num_inference_steps": 4, "stream": True, "partial_images": 2}
     response = post(local, GENERATE, body)
     events = events_of(response.text)
@@ -141,7 +141,7 @@ def test_a_stream_that_waits_says_that_it_lives_and_one_that_fails_says_why() ->
 
 
 @pytest.mark.parametrize("kind", ["alpha", "white", "own"])
-def test_only_what_the_mask_says_is_filled(local: LocalBackend, kind: str) -> None:
+def test_only_what_the_mask_says_is_filled(local: ModelPool, kind: str) -> None:
     given, hidden = picture(8), np.zeros((8, 8, 1), np.uint8)
     hidden[4:] = 255
     with_alpha = np.concatenate([given, 255 - hidden], axis=2)
@@ -156,7 +156,7 @@ def test_only_what_the_mask_says_is_filled(local: LocalBackend, kind: str) -> No
     assert np.abs(found[4:] - grey[4:]).max() > 20
 
 
-def test_edits_as_a_form_are_the_same(local: LocalBackend) -> None:
+def test_edits_as_a_form_are_the_same(local: ModelPool) -> None:
     hidden = np.zeros((8, 8, 1), np.uint8)
     hidden[4:] = 255
     files = {"image": ("a.png", png(picture(8)), "image/png"), "mask": ("b.png", png(hidden), "image/png")}
@@ -169,7 +169,7 @@ def test_edits_as_a_form_are_the_same(local: LocalBackend) -> None:
     assert len(images(as_form)) == 2
 
 
-def test_each_way_of_editing(local: LocalBackend) -> None:
+def test_each_way_of_editing(local: ModelPool) -> None:
     small, large = uri(png(picture(16))), uri(png(picture(64)))
     base = {"model": "ldm_tiny", "prompt": "a blue square", "num_inference_steps": 2}
     changed = post(local, EDIT, {**base, "image": large, "strength": 0.5})
@@ -183,13 +183,13 @@ def test_each_way_of_editing(local: LocalBackend) -> None:
     assert post(local, EDIT, {"model": "inpainting", "image": small, "source_prompt": "x"}).status_code == 404
 
 
-def test_variations_follow_their_strength(local: LocalBackend) -> None:
+def test_variations_follow_their_strength(local: ModelPool) -> None:
     base = {"image": uri(png(picture(32))), "num_inference_steps": 4, "seed": 3, "n": 2}
     near, far = (images(post(local, "/v1/images/variations", {**base, "strength": strength}))[0] for strength in (0.25, 1.0))
     assert np.abs(shown(near) - shown(far)).mean() > 1
 
 
-def test_reconstructions_say_how_far_they_are(local: LocalBackend) -> None:
+def test_reconstructions_say_how_far_they_are(local: ModelPool) -> None:
     given = [picture(8, 1, seed) for seed in range(2)]
     answer = post(local, "/v1/images/reconstructions", {"model": "vae", "image": [uri(png(one)) for one in given]})
     for row, file, original in zip(answer.json()["data"], images(answer), given, strict=True):
@@ -197,20 +197,20 @@ def test_reconstructions_say_how_far_they_are(local: LocalBackend) -> None:
         assert row["anomaly_score"] == row["error"]
 
 
-def test_no_family_translates_yet(local: LocalBackend) -> None:
+def test_no_family_translates_yet(local: ModelPool) -> None:
     assert post(local, "/v1/images/translations", {"image": uri(png(picture(8)))}).status_code == 404
 
 
 @pytest.mark.parametrize(
     "image", ["https://example.org/a.png", "http://169.254.169.254/", "file:///etc/passwd", "%%%", "QUJD", "data:image/png;base64,", uri(b"GIF89a")]
 )
-def test_what_is_no_picture_is_refused_and_nothing_is_fetched(local: LocalBackend, image: str) -> None:
+def test_what_is_no_picture_is_refused_and_nothing_is_fetched(local: ModelPool, image: str) -> None:
     response = post(local, EDIT, {"model": "ldm_tiny", "prompt": "x", "image": image})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "image"
 
 
-def test_a_picture_larger_than_it_says_costs_nothing(local: LocalBackend) -> None:
+def test_a_picture_larger_than_it_says_costs_nothing(local: ModelPool) -> None:
     bomb = png(np.zeros((3000, 3000, 1), np.uint8))
     response = post(local, EDIT, {"model": "ldm_tiny", "prompt": "x", "image": uri(bomb)}, limits=Limits(input_pixels=1 << 20))
     assert response.status_code == 400

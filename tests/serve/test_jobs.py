@@ -15,8 +15,9 @@ import httpx2
 import pytest
 
 from serve.backend import Unavailable
-from serve.job import ENDED
-from serve.jobs import Jobs
+from serve.background_jobs import jobs as jobs_module
+from serve.background_jobs.job import ENDED
+from serve.background_jobs.jobs import Jobs
 from tests.serve.models import SOON, Walker, application, ask, events_of, run, shown, until
 
 GENERATE = "/v1/images/generations"
@@ -176,6 +177,27 @@ def test_a_job_of_a_killed_process_is_taken_up_by_the_next(tmp_path: Path) -> No
     state = run(next_one())
     assert state["status"] == "completed"
     assert state["request"]["seed"] == 3
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_job_is_seen_and_stopped_by_way_of_any_server_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    monkeypatch.setattr(jobs_module, "_ADOPT_SECONDS", 0.1)
+    walker, other = Walker(), Walker()
+
+    async def asked() -> list[str]:
+        async with application(walker, jobs_folder=tmp_path, jobs_running=1) as (_, one), application(other, jobs_folder=tmp_path) as (_, two):
+            if waits:
+                await started(one, num_inference_steps=1000)
+            job = await started(one, num_inference_steps=1000, seed=2)
+            following = asyncio.create_task(two.get(f"/v1/jobs/{job['id']}/events"))
+            await asyncio.sleep(0.3)
+            assert (await two.get(f"/v1/jobs/{job['id']}")).json()["status"] == ("queued" if waits else "in_progress")
+            assert other.walked == 0
+            await two.delete(f"/v1/jobs/{job['id']}")
+            assert (await over(two, job))["status"] == (await over(one, job))["status"] == "cancelled"
+            return [event["event"] for event in events_of((await following).text) if "event" in event]
+
+    assert run(asked())[-1] == "job.cancelled"
 
 
 def test_a_job_that_kills_its_process_is_given_up(tmp_path: Path) -> None:

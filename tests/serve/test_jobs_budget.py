@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from genlib.ports import Image, Seeds, Steps, Texts
 from genlib.task import Task, action
-from serve import job
-from serve.job import ENDED, Job, job_id
-from serve.job_folder import JobFolder
-from serve.jobs import Jobs
+from serve.background_jobs import job
+from serve.background_jobs.folder import JobFolder
+from serve.background_jobs.job import ENDED, Job, job_id
+from serve.background_jobs.jobs import Jobs
 from serve.problem import Problem
 from tests.serve.models import Walker, application, ask, card_of, run, until
 

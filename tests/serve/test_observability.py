@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from serve.backend import LocalBackend
-from serve.observability import JsonFormatter, context, opened
+from serve.models.pool import ModelPool
+from serve.observability import JsonFormatter, begin_request
 from tests.serve.models import Walker, ask, post
 
 GENERATE = "/v1/images/generations"
@@ -22,7 +22,7 @@ def lines(records: list[logging.LogRecord]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("prompts", [False, True])
-def test_a_line_of_json_a_request_without_its_prompt(local: LocalBackend, caplog: pytest.LogCaptureFixture, prompts: bool) -> None:
+def test_a_line_of_json_a_request_without_its_prompt(local: ModelPool, caplog: pytest.LogCaptureFixture, prompts: bool) -> None:
     caplog.set_level(logging.INFO, "serve.requests")
     body = {"model": "ldm_tiny", "prompt": "a secret wish", "num_inference_steps": 2, "n": 2}
     headers = {"x-request-id": "mine-1", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
@@ -39,13 +39,12 @@ def test_a_line_of_json_a_request_without_its_prompt(local: LocalBackend, caplog
 
 @pytest.mark.parametrize("headers", [{"x-request-id": "a b\n{", "traceparent": "00-" + "0" * 32 + "-00f067aa0ba902b7-01"}, {"traceparent": "x"}, {}])
 def test_ids_that_are_none_are_not_taken_over(headers: dict[str, str]) -> None:
-    exchange = opened(headers)
-    assert exchange.request_id.startswith("req_")
-    assert "0" * 32 not in exchange.traceparent
-    assert context() == {"x-request-id": exchange.request_id, "traceparent": exchange.traceparent}
+    context = begin_request(headers)
+    assert context.request_id.startswith("req_")
+    assert "0" * 32 not in context.traceparent
 
 
-def test_metrics_count_phases_batches_steps_and_what_was_refused(local: LocalBackend) -> None:
+def test_metrics_count_phases_batches_steps_and_what_was_refused(local: ModelPool) -> None:
     async def asked(client: httpx2.AsyncClient) -> str:
         await client.post(GENERATE, json={"model": "ddpm", "label": 1, "n": 3, "num_inference_steps": 4})
         await client.post(GENERATE, json={"model": "no-such-model-x"})
@@ -71,7 +70,7 @@ def test_metrics_count_phases_batches_steps_and_what_was_refused(local: LocalBac
     assert "no-such-model" not in text
 
 
-def test_methods_that_clients_invent_make_no_new_series(local: LocalBackend) -> None:
+def test_methods_that_clients_invent_make_no_new_series(local: ModelPool) -> None:
     async def asked(client: httpx2.AsyncClient) -> str:
         for number in range(3):
             await client.request(f"ODD{number}", "/healthz")
@@ -100,5 +99,5 @@ def test_alive_is_not_ready() -> None:
 
 def test_no_model_yet_is_a_reason_to_come_again() -> None:
     for path, body in (("/v1/images/generations", {"model": "ddpm"}), ("/v1/embeddings", {"input": "x"}), ("/v1/models/ddpm/actions/generate", {})):
-        early = post(LocalBackend([]), path, body)
+        early = post(ModelPool(()), path, body)
         assert (early.status_code, early.headers["retry-after"]) == (503, "5"), early.text

@@ -9,17 +9,17 @@ import numpy as np
 import openai
 import pytest
 
-from serve.backend import LocalBackend
+from serve.models.pool import ModelPool
 from tests.serve.models import KEY, SOON, listening, picture, png, shown, uri
 
 
 @pytest.fixture(scope="module")
-def client(local: LocalBackend) -> Iterator[openai.OpenAI]:
+def client(local: ModelPool) -> Iterator[openai.OpenAI]:
     with listening(local, keys=(KEY,)) as address, openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, timeout=SOON, max_retries=0) as made:
         yield made
 
 
-def test_models(client: openai.OpenAI, local: LocalBackend) -> None:
+def test_models(client: openai.OpenAI, local: ModelPool) -> None:
     assert {model.id for model in client.models.list()} == set(local.runners)
     assert client.models.retrieve("vae").owned_by == "genlib"
     with pytest.raises(openai.NotFoundError):

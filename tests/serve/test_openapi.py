@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.backend import LocalBackend
 from serve.limits import Limits
+from serve.models.pool import ModelPool
 from tests.serve.models import KEY, ask, listening
 
 COMMAND = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run"]
@@ -17,7 +17,7 @@ COMMAND = [str(Path(sys.executable).with_name("schemathesis")), "--config-file",
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phases", ["coverage", "fuzzing,stateful"])
-def test_schemathesis_finds_nothing(local: LocalBackend, phases: str, tmp_path: Path) -> None:
+def test_schemathesis_finds_nothing(local: ModelPool, phases: str, tmp_path: Path) -> None:
     with listening(local, keys=(KEY,), limits=Limits(cost=1 << 20)) as address:  # what it asks for takes no longer than it waits
         options = ["-H", f"Authorization: Bearer {KEY}", "--phases", phases, "-n", "20", "--max-time", "60", "--seed", "1"]
         found = subprocess.run(
@@ -26,7 +26,7 @@ def test_schemathesis_finds_nothing(local: LocalBackend, phases: str, tmp_path: 
     assert found.returncode == 0, found.stdout[-6000:]
 
 
-def test_every_action_of_every_model_has_a_path_of_its_own(local: LocalBackend) -> None:
+def test_every_action_of_every_model_has_a_path_of_its_own(local: ModelPool) -> None:
     document = ask(local, lambda client: client.get("/openapi.json")).json()
     wanted = {f"/v1/models/{card.name}/actions/{action}" for card in local.models() for action in card.actions}
     assert wanted <= set(document["paths"])

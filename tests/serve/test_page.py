@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.backend import LocalBackend
-from serve.runner import Runner
+from serve.models.pool import ModelPool
+from serve.models.sources import ModelSource
 from tests.models.stages import train_stages
 from tests.serve.chromium import BINARY, Chromium, Page
-from tests.serve.models import KEY, Walker, listening, picture, png, shown, uri
+from tests.serve.models import KEY, Walker, listening, opened, picture, png, pool_over, shown, uri
 from tests.serve.toy import toy_runner
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BINARY is None, reason="Chromium is not installed")]
@@ -35,16 +35,16 @@ KEPT = """(async () => {
 
 
 @pytest.fixture(scope="module")
-def served(local: LocalBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served(local: ModelPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An address with models of all kinds that the page has a view for."""
-    runners = list(local.runners.values())
+    more = []
     for name in ("som", "dcgan", "resampling"):
         stages = train_stages(name, tmp_path_factory.mktemp(name))
-        runners.append(Runner.load(list(stages.values())[-1].parents[1], name=name, device="cpu"))
-    with listening(LocalBackend(runners)) as address:
+        more.append(ModelSource(name, str(list(stages.values())[-1].parents[1])))
+    pool = opened([*local.sources.values(), *more])
+    with listening(pool) as address:
         yield address
-    for runner in runners[-3:]:
-        runner.close()
+    pool.close()
 
 
 @pytest.fixture(scope="module")
@@ -451,7 +451,7 @@ def test_any_action_has_a_form_of_its_ports(page: Page, tmp_path: Path) -> None:
     """A family that the page has never heard of: words, seeds, a choice and numbers go in, pictures or numbers come out."""
     runner = toy_runner()
     try:
-        with listening(LocalBackend([runner])) as address:
+        with listening(pool_over(runner)) as address:
             page.open(f"{address}/#act")
             page.until("document.querySelector('#act-action').options.length")
             page.choose("#act-action", "paint")

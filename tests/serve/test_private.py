@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serve import private
-from serve.self_test import Sample, first, recorded
+from serve.models.consistency_check import Sample, first, recorded
 
 MADE = {"generate": Sample(0.5, [1, 2, 3])}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from serve.protocol import HEAD_BYTES
+from serve.http.protocol import HEAD_BYTES
 from tests.serve.models import SOON, Walker, listening, wordy
 
 HEAD_SECONDS = 0.4

@@ -20,7 +20,7 @@ from PIL import Image
 from genlib import checkpoint
 from genlib.models.diffusion.latent import LatentTask
 from serve import pictures
-from serve.backend import Event, LocalBackend, Overloaded, Result, Unavailable
+from serve.backend import Event, Overloaded, Result, Unavailable
 from serve.calls import Ticket
 from serve.runner import Runner
 from tests.models.stages import train_stages
@@ -289,10 +289,6 @@ def test_wrong_pictures_and_names_are_a_sentence(runners: dict[str, Runner]) -> 
             run(runners["vae"].run("embed", {"image": image}))
     with pytest.raises(ValueError, match="has no such action"):
         run(runners["vae"].run("state_dict", {}))
-    with pytest.raises(ValueError, match="no such model"):
-        run(LocalBackend([runners["vae"]]).run("other", "embed", {}))
-    with pytest.raises(ValueError, match="same name"):
-        LocalBackend([runners["vae"], runners["vae"]])
 
 
 def test_the_card_says_what_it_is_in_plain_values(runs: dict[str, Path], runners: dict[str, Runner]) -> None:

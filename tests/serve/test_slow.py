@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from serve.http.protocol import Protocol
 from serve.limits import Limits
-from serve.protocol import Protocol
 from tests.serve.models import SOON, Walker, listening, wordy
 from tests.serve.raw import GENERATE, HEALTH, answer, chunked, connected, head
 

@@ -15,10 +15,9 @@ from jsonschema import Draft202012Validator
 from genlib.actions import Action
 from genlib.ports import PORTS, resolved
 from genlib.types import DataSpec
-from serve.backend import LocalBackend
 from serve.runner import Runner
 from tests.models.test_actions import broken
-from tests.serve.models import ask, png, post, run, uri
+from tests.serve.models import ask, png, pool_over, post, run, uri
 from tests.serve.toy import Toy, toy_runner
 
 ACTIONS = {one.name: one for one in Toy.actions()}
@@ -56,7 +55,7 @@ def test_it_keeps_its_own_promises(name: str) -> None:
 @pytest.mark.parametrize("name", ACTIONS)
 def test_every_action_over_http(runner: Runner, name: str) -> None:
     action = runner.card().actions[name]
-    response = post(LocalBackend([runner]), f"/v1/models/toy/actions/{name}", body_of(action, runner))
+    response = post(pool_over(runner), f"/v1/models/toy/actions/{name}", body_of(action, runner))
     assert response.status_code == 200, response.text
     answer = response.json()
     assert ("numbers" in answer) != action.result.picture
@@ -67,13 +66,13 @@ def test_every_action_over_http(runner: Runner, name: str) -> None:
 def test_what_is_no_picture_comes_as_numbers(runner: Runner) -> None:
     """Latents (B, 3, h, w) and logits of three masks have the shape of pictures, and are none."""
     for name in ("squeeze", "segment"):
-        answer = post(LocalBackend([runner]), f"/v1/models/toy/actions/{name}", body_of(ACTIONS[name], runner)).json()
+        answer = post(pool_over(runner), f"/v1/models/toy/actions/{name}", body_of(ACTIONS[name], runner)).json()
         assert len(answer["shape"]) == 4
         assert np.min(answer["numbers"]) < 0
 
 
 def test_openapi_describes_each_action(runner: Runner) -> None:
-    found = ask(LocalBackend([runner]), lambda client: client.get("/openapi.json")).json()
+    found = ask(pool_over(runner), lambda client: client.get("/openapi.json")).json()
     for name, action in ACTIONS.items():
         schema = found["paths"][f"/v1/models/toy/actions/{name}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         Draft202012Validator.check_schema(schema)
@@ -85,17 +84,17 @@ def test_openapi_describes_each_action(runner: Runner) -> None:
 def test_pictures_of_masks_and_entries_go_in_as_their_ports_say(runner: Runner) -> None:
     grey = np.full((8, 8, 3), 128, np.uint8)
     body = {"given": uri(png(grey)), "was": ["a"], "wanted": ["b"], "group": [1], "hole": uri(png(grey))}
-    answer = post(LocalBackend([runner]), "/v1/models/toy/actions/rework", body)
+    answer = post(pool_over(runner), "/v1/models/toy/actions/rework", body)
     assert answer.status_code == 200, answer.text
     assert answer.json()["per_row"] == 2
     buffer = io.BytesIO()
     np.save(buffer, np.arange(4, dtype=np.uint8).reshape(1, 2, 2))
     letters = base64.b64encode(buffer.getvalue()).decode()
-    assert post(LocalBackend([runner]), "/v1/models/toy/actions/read", {"letters": letters}).status_code == 200
+    assert post(pool_over(runner), "/v1/models/toy/actions/read", {"letters": letters}).status_code == 200
 
 
 def test_limits_are_those_of_the_ports(runner: Runner) -> None:
-    backend = LocalBackend([runner])
+    backend = pool_over(runner)
     path = "/v1/models/toy/actions/paint"
     body = {"words": ["a"], "chosen": [1]}
     for wrong, param in (
@@ -155,7 +154,7 @@ def test_sizes_and_samplers_are_told_to_clients(runner: Runner) -> None:
     async def models(client: Any) -> Any:
         return await client.get("/v1/models/toy")
 
-    (toy,) = [ask(LocalBackend([runner]), models).json()]
+    (toy,) = [ask(pool_over(runner), models).json()]
     assert (toy["image_size"], toy["multiple"], toy["max_steps"], toy["classes"]) == (8, 2, 500, ["cat", "dog"])
     assert toy["actions"]["paint"]["parameters"]["properties"]["kind"]["enum"][0] == "ddim"
     assert toy["actions"]["squeeze"]["result"] == {"port": "latent", "axes": ["batch", "latent", "row", "column"], "picture": False}

@@ -7,13 +7,13 @@ import base64
 import numpy as np
 import pytest
 
-from serve.backend import LocalBackend
+from serve.models.pool import ModelPool
 from tests.serve.models import picture, png, post, run, uri
 
 EMBED, CLASSIFY = "/v1/embeddings", "/v1/classifications"
 
 
-def test_texts_and_pictures_of_any_sizes_come_in_their_order(local: LocalBackend) -> None:
+def test_texts_and_pictures_of_any_sizes_come_in_their_order(local: ModelPool) -> None:
     inputs = ["a red circle", uri(png(picture(32))), "a cat", uri(png(picture(50, seed=1))), uri(png(picture(32, seed=2)))]
     rows = post(local, EMBED, {"model": "clip_tiny", "input": inputs}).json()["data"]
     assert [row["index"] for row in rows] == list(range(5))
@@ -26,12 +26,12 @@ def test_texts_and_pictures_of_any_sizes_come_in_their_order(local: LocalBackend
     assert np.allclose(rows[2]["embedding"], text[0], atol=1e-6)
 
 
-def test_base64_is_the_same_numbers(local: LocalBackend) -> None:
+def test_base64_is_the_same_numbers(local: ModelPool) -> None:
     plain, packed = (post(local, EMBED, {"input": "a cat", "encoding_format": form}).json()["data"][0]["embedding"] for form in ("float", "base64"))
     assert np.array_equal(np.frombuffer(base64.b64decode(packed), "<f4"), np.float32(plain))
 
 
-def test_labels_of_ones_own_best_first(local: LocalBackend) -> None:
+def test_labels_of_ones_own_best_first(local: ModelPool) -> None:
     body = {"image": [uri(png(picture(32))), uri(png(picture(20, seed=3)))], "labels": ["a red circle", "a cat", "nothing"]}
     rows = post(local, CLASSIFY, body).json()["data"]
     for row in rows:
@@ -52,17 +52,17 @@ def test_labels_of_ones_own_best_first(local: LocalBackend) -> None:
         (CLASSIFY, {"image": uri(png(picture()))}),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused(local: LocalBackend, path: str, body: dict) -> None:
+def test_what_cannot_be_read_is_refused(local: ModelPool, path: str, body: dict) -> None:
     assert post(local, path, body).status_code == 400
 
 
-def test_a_model_that_cannot_is_named_as_such(local: LocalBackend) -> None:
+def test_a_model_that_cannot_is_named_as_such(local: ModelPool) -> None:
     assert post(local, EMBED, {"model": "vae", "input": "words"}).status_code == 404
     assert post(local, EMBED, {"model": "vae", "input": uri(png(picture(8)))}).status_code == 200
     assert post(local, CLASSIFY, {"model": "vae", "image": uri(png(picture(8)))}).status_code == 404
 
 
-def test_vectors_are_not_cut_short_by_models_that_were_not_trained_so(local: LocalBackend) -> None:
+def test_vectors_are_not_cut_short_by_models_that_were_not_trained_so(local: ModelPool) -> None:
     response = post(local, EMBED, {"model": "clip_tiny", "input": "a cat", "dimensions": 4})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "dimensions")
     assert post(local, EMBED, {"model": "clip_tiny", "input": "a cat", "dimensions": None}).status_code == 200

@@ -17,16 +17,16 @@ from typing import IO, Any
 
 from serve import private
 from serve.backend import Backend
-from serve.guard import json_bytes
-from serve.job import ENDED, Job, public, writing
-from serve.job_folder import JobFolder
+from serve.background_jobs.folder import JobFolder
+from serve.background_jobs.job import ENDED, Job, public, writing
+from serve.json_bytes import json_bytes
 from serve.observability import Metrics
 from serve.options import ServeOptions
 from serve.problem import Problem, as_problem, busy
 from serve.running import News, news_of
 from serve.work import Work, from_bytes, to_bytes
 
-LOG = logging.getLogger("serve.jobs")
+LOG = logging.getLogger("serve.background_jobs.jobs")
 _ATTEMPTS = 3
 """Times that a job is taken up again after its process died: it may be why."""
 _ADOPT_SECONDS = 5.0
@@ -43,6 +43,7 @@ class Jobs(JobFolder):
         self._temporary = None if options.jobs_folder else tempfile.TemporaryDirectory(prefix="genlib-jobs-")
         super().__init__(options.jobs_folder or Path(self._temporary.name), options.jobs_bytes)  # type: ignore[union-attr]
         self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.making_room: set[asyncio.Future[None]] = set()
         self.room = asyncio.Semaphore(options.jobs_running)
 
     def start(self, work: Work, name: str, fingerprint: str) -> Job:
@@ -86,8 +87,7 @@ class Jobs(JobFolder):
 
     def adopt(self, job: Job) -> None:
         """Does a job, unless another process has its lock."""
-        lock = job.lock()
-        if lock is not None:
+        if (lock := job.lock()) is not None:
             job.tidy()
             self.begin(job, lock)
 
@@ -107,13 +107,16 @@ class Jobs(JobFolder):
 
         task.add_done_callback(over)
 
-    async def keep(self) -> None:
-        """Keeps within the budget, and takes up jobs that nobody does any more, for as long as it runs."""
+    async def recover_jobs(self) -> None:
+        """Keeps within the budget, takes up jobs that nobody does any more, and stops those that are to stop, for as long as it runs."""
         for turn in count():
             if turn % _ANEW_TURNS == 0:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(self.forget_changed)
             await self.tidy()
+            for name, task in self.tasks.items():
+                if Job(self.folder / name).cancelled():  # by way of another process; most stop before, at their next news
+                    task.cancel()
             settled = self.settled
             for job in reversed(self.all()):
                 with contextlib.suppress(Problem, OSError):
@@ -123,15 +126,18 @@ class Jobs(JobFolder):
 
     async def tidy(self) -> None:
         """Makes room, beside the event loop; a folder that cannot be changed stays as it is."""
+        making = asyncio.ensure_future(asyncio.to_thread(self.make_room))
+        self.making_room.add(making)
+        making.add_done_callback(self.making_room.discard)
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(self.make_room)
+            await asyncio.shield(making)
 
     async def stop(self) -> None:
         """Lets go of all jobs; who serves the folder next takes them up."""
         tasks = list(self.tasks.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self.making_room, return_exceptions=True)  # a thread that makes room cannot be cancelled
         if self._temporary:
             self._temporary.cleanup()
 
@@ -143,8 +149,7 @@ class Jobs(JobFolder):
         except asyncio.CancelledError:
             if not job.cancelled():
                 with contextlib.suppress(Problem, OSError):  # this process ends in order, which is no fault of the job's
-                    state = job.state()
-                    if state["status"] not in ENDED:
+                    if (state := job.state())["status"] not in ENDED:
                         job.update(status="queued", attempts=max(0, state["attempts"] - 1))
                 raise
             self.metrics.cancelled.labels("job").inc()
@@ -241,8 +246,7 @@ class Jobs(JobFolder):
             return {**public(state), "deleted": True}
         with writing():
             job.cancel()
-        task = self.tasks.get(job.id)
-        if task:
+        if task := self.tasks.get(job.id):
             task.cancel()
             await asyncio.wait({task})
             if job.state()["status"] not in ENDED:  # it had not begun

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.finding import sources
+from serve.models.sources import model_sources
 
 
 def run(folder: Path, steps: tuple[int, ...] = (10,), *, stages: tuple[str, ...] = (), finished: bool = True) -> Path:
@@ -30,7 +30,7 @@ def test_without_names_every_finished_run_is_served(tmp_path: Path) -> None:
     run(tmp_path / "cut-off", finished=False)
     best = run(tmp_path / "tune-vae" / "trials" / "T3")
     (tmp_path / "tune-vae" / "best").symlink_to(best)
-    found = {one.name: one for one in sources((), tmp_path)}
+    found = {one.name: one for one in model_sources((), tmp_path)}
     assert set(found) == {"clip", "sdxl", "tune-vae"}
     assert found["clip"].newest() == tmp_path / "clip" / "checkpoints" / "step_00000200"
     assert found["sdxl"].newest() == tmp_path / "sdxl" / "denoiser" / "checkpoints" / "step_00000010"
@@ -38,14 +38,14 @@ def test_without_names_every_finished_run_is_served(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_named_after_its_run_or_as_the_user_says(tmp_path: Path) -> None:
     folder = run(tmp_path / "clip", (10, 200)) / "checkpoints" / "step_00000010"
-    (by_run,) = sources((str(folder),), tmp_path)
+    (by_run,) = model_sources((str(folder),), tmp_path)
     assert (by_run.name, by_run.newest()) == ("clip", folder)
-    (mine,) = sources((f"mine={folder}",), tmp_path)
+    (mine,) = model_sources((f"mine={folder}",), tmp_path)
     assert (mine.name, mine.newest()) == ("mine", folder)
 
 
 def test_a_run_that_goes_on_is_served_at_its_newest(tmp_path: Path) -> None:
-    (source,) = sources((str(run(tmp_path / "clip")),), tmp_path)
+    (source,) = model_sources((str(run(tmp_path / "clip")),), tmp_path)
     (tmp_path / "clip" / "checkpoints" / "step_00000020").mkdir()
     assert source.newest() == tmp_path / "clip" / "checkpoints" / "step_00000020"
 
@@ -63,4 +63,4 @@ def test_what_cannot_be_served_is_one_sentence(given: tuple[str, ...], sentence:
     run(tmp_path / "one" / "clip")
     run(tmp_path / "two" / "clip")
     with pytest.raises(ValueError, match=f"^{re.escape(sentence.format(tmp_path))}$"):
-        sources(tuple(one.format(tmp_path) for one in given), tmp_path)
+        model_sources(tuple(one.format(tmp_path) for one in given), tmp_path)

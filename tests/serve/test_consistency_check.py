@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genlib import checkpoint
-from serve import self_test
-from serve.finding import Source
+from serve.models import consistency_check
+from serve.models.consistency_check import Sample, agree, check_consistency, samples
+from serve.models.pool import ModelPool
+from serve.models.sources import ModelSource
 from serve.runner import Runner
-from serve.self_test import Sample, agree, pass_test, samples
-from serve.shelf import Shelf
 from tests.models.stages import train_stages
 
 pytestmark = pytest.mark.anyio
@@ -53,12 +53,12 @@ def reweighted(folder: Path, value: float) -> None:
     checkpoint.write_manifest(folder, manifest)
 
 
-def shelf_of(run: Path) -> Shelf:
-    return Shelf((Source("gan", str(run)),), device="cpu")
+def pool_of(run: Path) -> ModelPool:
+    return ModelPool((ModelSource("gan", str(run)),), device="cpu")
 
 
 def record(run: Path) -> Path:
-    (found,) = (run / "checkpoints" / self_test.FOLDER).glob("*.json")
+    (found,) = (run / "checkpoints" / consistency_check.FOLDER).glob("*.json")
     return found
 
 
@@ -77,44 +77,44 @@ async def test_weights_that_are_no_numbers_are_not_served_though_their_manifest_
     _, newer = steps(run)
     reweighted(newer, float("nan"))
     assert checkpoint.verify(newer)
-    shelf = shelf_of(run)
-    await shelf.ready()
-    assert [card.step for card in shelf.models()] == [4]
-    assert "holds numbers that are not finite" in shelf.problems["gan"]
-    assert (await shelf.run("gan", "generate", {"seed": [1]})).numbers is not None
+    pool = pool_of(run)
+    await pool.ready()
+    assert [card.step for card in pool.models()] == [4]
+    assert "holds numbers that are not finite" in pool.problems["gan"]
+    assert (await pool.run("gan", "generate", {"seed": [1]})).numbers is not None
 
 
 async def test_a_reload_that_fails_its_self_test_leaves_the_model_that_is_served(run: Path, tmp_path: Path) -> None:
     _, newer = steps(run)
     arriving = newer.rename(tmp_path / newer.name)
     reweighted(arriving, float("inf"))
-    shelf = shelf_of(run)
-    await shelf.ready()
-    before = (await shelf.run("gan", "generate", {"seed": [1]})).numbers
+    pool = pool_of(run)
+    await pool.ready()
+    before = (await pool.run("gan", "generate", {"seed": [1]})).numbers
     arriving.rename(newer)
-    assert await shelf.refresh() == []
-    assert shelf.problems["gan"].startswith("step 8 is not served: ")
-    assert [card.step for card in shelf.models()] == [4]
-    assert (await shelf.run("gan", "generate", {"seed": [1]})).numbers.tolist() == before.tolist()
+    assert await pool.refresh() == []
+    assert pool.problems["gan"].startswith("step 8 is not served: ")
+    assert [card.step for card in pool.models()] == [4]
+    assert (await pool.run("gan", "generate", {"seed": [1]})).numbers.tolist() == before.tolist()
 
 
 async def test_a_restart_that_computes_something_else_with_the_same_weights_is_refused(run: Path) -> None:
     shutil.rmtree(steps(run)[1])
-    first = shelf_of(run)
+    first = pool_of(run)
     await first.ready()
     assert first.problems == {}
     content = json.loads(record(run).read_text())
-    again = shelf_of(run)
+    again = pool_of(run)
     await again.ready()
     assert again.problems == {}
     content["generate"]["values"] = [-value for value in content["generate"]["values"]]
     record(run).write_text(json.dumps(content))
-    odd = shelf_of(run)
+    odd = pool_of(run)
     await odd.ready()
     assert odd.models() == []
     assert str(record(run)) in odd.problems["gan"]
     record(run).unlink()
-    fresh = shelf_of(run)
+    fresh = pool_of(run)
     await fresh.ready()
     assert fresh.problems == {}
 
@@ -123,26 +123,26 @@ async def test_a_restart_that_computes_something_else_with_the_same_weights_is_r
 def test_a_record_that_cannot_be_read_keeps_nothing_from_being_served(run: Path, content: bytes) -> None:
     newest = steps(run)[-1]
     runner = Runner.load(newest, device="cpu")
-    pass_test(runner, newest)
+    check_consistency(runner, newest)
     record(run).write_bytes(content)
-    pass_test(runner, newest)
+    check_consistency(runner, newest)
     runner.close()
 
 
 def test_where_nothing_can_be_written_a_model_is_compared_with_itself(run: Path) -> None:
     newest = steps(run)[-1]
-    (newest.parent / self_test.FOLDER).write_text("a file stands where the folder would be")
+    (newest.parent / consistency_check.FOLDER).write_text("a file stands where the folder would be")
     runner = Runner.load(newest, device="cpu")
-    pass_test(runner, newest)
+    check_consistency(runner, newest)
     runner.close()
 
 
 def test_the_first_of_two_records_counts_and_old_ones_go(tmp_path: Path) -> None:
     one, two = {"generate": Sample(0.1, [1])}, {"generate": Sample(0.1, [9])}
-    assert self_test.first(tmp_path / "a.json", one) == one
-    assert self_test.first(tmp_path / "a.json", two) == one
+    assert consistency_check.first(tmp_path / "a.json", one) == one
+    assert consistency_check.first(tmp_path / "a.json", two) == one
     for number in range(40):
-        self_test.first(tmp_path / f"{number}.json", one)
+        consistency_check.first(tmp_path / f"{number}.json", one)
     assert len(list(tmp_path.iterdir())) == 16
     assert (tmp_path / "39.json").exists()
 

@@ -11,27 +11,27 @@ PATIENCE_SECONDS = 0.02
 """Work that is done sooner is not watched: to look after every client costs as much as a small model."""
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client has gone away; 499 is what others log for that."""
 
 
-class Connected:
-    """Stops the task that it was made in once the client has gone; `over` is asked first, as an answered request's connection may end."""
+class DisconnectWatcher:
+    """Stops the task that it was made in once the client has gone, unless the response is complete: its connection may end."""
 
-    def __init__(self, body: bytes, receive: Receive, over: Callable[[], bool]) -> None:
+    def __init__(self, body: bytes, receive: Receive, response_complete: Callable[[], bool]) -> None:
         self._body: bytes | None = body
-        self._receive, self._over = receive, over
+        self._receive, self._response_complete = receive, response_complete
         self._gone, self._task = asyncio.Event(), asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
 
     async def run(self, work: Callable[[Receive], Awaitable[None]]) -> None:
-        """Runs the work, which reads what was read already. Raises Gone where the client goes away before it is answered."""
+        """Runs the work, which reads what was read already. Raises ClientDisconnected where the client goes away before it is answered."""
         timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._begin)
         try:
             await work(self.receive)
         except asyncio.CancelledError:
             if self._gone.is_set() and self._task is not None and not self._task.uncancel():
-                raise Gone from None
+                raise ClientDisconnected from None
             raise
         finally:
             timer.cancel()
@@ -53,6 +53,6 @@ class Connected:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._over() and self._task is not None:
+        if not self._response_complete() and self._task is not None:
             self._gone.set()
             self._task.cancel()

@@ -17,7 +17,7 @@ from typing import Any
 
 from genlib.files import locked
 from serve import private
-from serve.job import ENDED, Job, public, unknown
+from serve.background_jobs.job import ENDED, Job, public, unknown
 from serve.problem import Problem, busy
 
 _ID = re.compile(r"job_[0-9a-f]{32}")
@@ -26,7 +26,8 @@ _POLL_SECONDS = 0.25
 """Between looks at a job that another process does."""
 _DOOR = ".room"
 """Held by whoever makes room and takes it."""
-_LOCKS = (_DOOR, ".lock")
+_OURS = (_DOOR, ".lock", ".answers", ".metrics")
+"""What else is in the folder of a server."""
 _BUSY_SECONDS = 30
 _SETTLED_NS = 1_000_000_000
 """After its end nothing is added to a job any more."""
@@ -56,7 +57,7 @@ class JobFolder:
         with contextlib.suppress(OSError):  # a folder that is only to be read can still show its jobs
             private.open_file(self.folder / _DOOR, "a").close()
             private.tighten(self.folder / ".lock")
-        if set(os.listdir(self.folder)) <= {*_LOCKS, *ours}:
+        if set(os.listdir(self.folder)) <= {*_OURS, *ours}:
             private.tighten(self.folder)
 
     def names(self) -> list[str]:

@@ -12,7 +12,7 @@ from genlib import checkpoint
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """Where a served model comes from."""
 
     name: str
@@ -30,7 +30,7 @@ class Source:
         return next(iter(self.checkpoints()), None)
 
 
-def sources(given: Sequence[str], runs: Path) -> tuple[Source, ...]:
+def model_sources(given: Sequence[str], runs: Path) -> tuple[ModelSource, ...]:
     """What a user names as FOLDER or NAME=FOLDER; every finished run below `runs` where nothing is named.
 
     ValueError where a folder holds no checkpoint or two have the same name.
@@ -50,7 +50,7 @@ def finished(runs: Path) -> list[Path]:
     return [folder for folder in folders if (folder / "metrics.json").is_file()]
 
 
-def _source(given: str) -> Source:
+def _source(given: str) -> ModelSource:
     name, equals, path = given.partition("=")
     folder = Path(path if equals else given).absolute()
     if not equals:
@@ -58,7 +58,7 @@ def _source(given: str) -> Source:
         name = parts[-1] if parts else ""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ValueError(f"{name!r} is no name for a model; write letters, digits, dots and dashes, as in mine={folder}")
-    source = Source(name, str(_last_stage(folder)))
+    source = ModelSource(name, str(_last_stage(folder)))
     if source.newest() is None:
         raise ValueError(f"{folder} holds no checkpoint; name the folder of a run, of one of its stages, or of a checkpoint")
     return source

@@ -27,7 +27,7 @@ from serve import private
 from serve.backend import ModelCard
 from serve.runner import Runner
 
-LOG = logging.getLogger("serve.self_test")
+LOG = logging.getLogger("serve.models.consistency_check")
 ROWS = 2
 """Of the examples that actions are tried with."""
 FOLDER = ".self_tests"
@@ -67,7 +67,7 @@ class Sample:
         return beyond <= len(self.values) // 100
 
 
-def pass_test(runner: Runner, checkpoint: Path) -> None:
+def check_consistency(runner: Runner, checkpoint: Path) -> None:
     """Runs the self-test of a checkpoint's model, beside all requests, in the caller's thread; warm afterwards. ValueError says how it fails."""
     name, made = runner.card().name, samples(runner)
     if not agree(made, samples(runner)):

@@ -9,22 +9,24 @@ import asyncio
 import functools
 import hashlib
 import hmac
-import json
 import logging
 from collections.abc import Collection, Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.connected import Connected, Gone
-from serve.observability import Exchange, Metrics, log, opened
+from serve.http.allocator import give_back
+from serve.http.disconnects import ClientDisconnected, DisconnectWatcher
+from serve.json_bytes import json_bytes
+from serve.observability import Metrics, RequestContext, begin_request, log
 from serve.options import ServeOptions, is_loopback
 from serve.problem import Problem, as_problem, busy
 
-LOG = logging.getLogger("serve.guard")
+LOG = logging.getLogger("serve.http.guard")
 _HOST_CHARACTERS = 512
 """More than any name and port have; what is longer is no name of ours."""
+_LARGE_BYTES = 1 << 20
+"""Of a body after which memory is given back."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _SINGLE = (
     "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "authorization", "x-api-key", "idempotency-key", "origin",
@@ -59,36 +61,36 @@ class Guard:
             await self.app(scope, receive, send)
         else:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            await self.exchange(scope, headers, receive, Answer(send, opened(headers, scope["method"])))
+            await self.exchange(scope, headers, receive, ResponseSender(send, begin_request(headers, scope["method"])))
 
-    async def exchange(self, scope: Scope, headers: Mapping[str, str], receive: Receive, answer: Answer) -> None:
+    async def exchange(self, scope: Scope, headers: Mapping[str, str], receive: Receive, answer: ResponseSender) -> None:
         """One request from its first to its last byte, counted and logged."""
         self.metrics.open.inc()
         try:
             await self.admitted(scope, headers, receive, answer)
-        except (Gone, asyncio.CancelledError) as error:
-            answer.exchange.status = answer.exchange.status or 499
+        except (ClientDisconnected, asyncio.CancelledError) as error:
+            answer.context.status = answer.context.status or 499
             self.metrics.cancelled.labels("request").inc()
             if isinstance(error, asyncio.CancelledError):
                 raise
         except Exception as error:
             await self.failed(error, answer)
         finally:
-            answer.exchange.route = getattr(scope.get("route"), "path", "other")
+            answer.context.route = getattr(scope.get("route"), "path", "other")
             self.metrics.open.dec()
-            self.metrics.closed(answer.exchange)
-            log(answer.exchange, prompts=self.options.log_prompts)
+            self.metrics.closed(answer.context)
+            log(answer.context, prompts=self.options.log_prompts)
 
-    async def failed(self, error: Exception, answer: Answer) -> None:
+    async def failed(self, error: Exception, answer: ResponseSender) -> None:
         """Tells the client, as far as it can still be told."""
         problem = as_problem(error) if isinstance(error, Problem) else None
         if problem is None:
-            LOG.error("request %s failed", answer.exchange.request_id, exc_info=error)
+            LOG.error("request %s failed", answer.context.request_id, exc_info=error)
             problem = Problem(500, "the server failed; the request's id is in the header x-request-id", code="internal_error")
-        if not answer.exchange.status:
+        if not answer.context.status:
             await answer.problem(problem)
 
-    async def admitted(self, scope: Scope, headers: Mapping[str, str], receive: Receive, answer: Answer) -> None:
+    async def admitted(self, scope: Scope, headers: Mapping[str, str], receive: Receive, answer: ResponseSender) -> None:
         """Lets a request in, within the number that may be in at once."""
         check_single(scope, headers)
         self.check_host(headers)
@@ -105,10 +107,13 @@ class Guard:
         body = b""
         try:
             body = await self.body(headers, receive)
-            await Connected(body, receive, lambda: answer.over).run(lambda read: self.app(scope, read, answer.send))
+            await DisconnectWatcher(body, receive, lambda: answer.response_complete).run(lambda read: self.app(scope, read, answer.send))
         finally:
             self.at_once -= 1
-            self.held_bytes -= len(body)
+            self.held_bytes -= (size := len(body))
+            if size > _LARGE_BYTES:
+                del body
+                asyncio.get_running_loop().run_in_executor(None, give_back)
 
     def check_host(self, headers: Mapping[str, str]) -> None:
         """Without a key, no name that others chose for this address: a page of theirs would count as ours (DNS rebinding)."""
@@ -159,7 +164,7 @@ class Guard:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise Gone
+                        raise ClientDisconnected
                     chunk = message.get("body", b"")
                     size += len(chunk)
                     self.hold(len(chunk))
@@ -206,22 +211,22 @@ def host_of(header: str) -> tuple[str, bool]:
     return host, is_loopback(host)
 
 
-class Answer:
+class ResponseSender:
     """The way back to the client, which puts on every response what all have in common."""
 
-    def __init__(self, send: Send, exchange: Exchange) -> None:
-        self._send, self.exchange, self.over = send, exchange, False
+    def __init__(self, send: Send, context: RequestContext) -> None:
+        self._send, self.context, self.response_complete = send, context, False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.exchange.status = message["status"]
+            self.context.status = message["status"]
             given = list(message.get("headers", ()))
             names = {name.lower() for name, _ in given}
-            ours = (b"x-request-id", self.exchange.request_id.encode()), (b"traceparent", self.exchange.traceparent.encode())
+            ours = (b"x-request-id", self.context.request_id.encode()), (b"traceparent", self.context.traceparent.encode())
             message = {**message, "headers": given + [header for header in (*_HEADERS, *ours) if header[0] not in names]}
         else:
-            self.over = not message.get("more_body", False)
-            message = {**message, "body": b""} if self.exchange.method == "HEAD" else message
+            self.response_complete = not message.get("more_body", False)
+            message = {**message, "body": b""} if self.context.method == "HEAD" else message
         await self._send(message)
 
     async def problem(self, problem: Problem) -> None:
@@ -239,11 +244,3 @@ _CLOSE = {"Connection": "close"}
 
 def _too_large(limit: int) -> Problem:
     return Problem(413, f"the body is larger than {limit:,} bytes, which is the limit; send less", code="body_too_large", headers=_CLOSE)
-
-
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-
-
-def json_bytes(value: Any) -> bytes:
-    """Compact JSON; ValueError for what it cannot say, as NaN."""
-    return _ENCODER.encode(value).encode()

@@ -1,7 +1,7 @@
 """How connections are used: no client holds one for ever, by sending the head of a request slowly or without end, or nothing at all, or
 by asking for what it does not read; and one that only sends no more, or asks for another protocol, gets its answer.
 
-What uvicorn has no limit for. Bodies have theirs in `serve.guard`, which can say more about them.
+What uvicorn has no limit for. Bodies have theirs in `serve.http.guard`, which can say more about them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from serve.guard import json_bytes
-from serve.half_closed import HalfClosed
+from serve.http.half_closed import HalfClosed
+from serve.json_bytes import json_bytes
 from serve.options import ServeOptions
 from serve.problem import Problem
 
@@ -39,7 +39,7 @@ class Reader(httptools.HttpRequestParser):
         self.protocol = protocol
         self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own has it
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Any) -> None:
         """See `httptools.HttpRequestParser`."""
         reader, rest = self, memoryview(data)
         while True:

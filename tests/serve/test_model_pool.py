@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from serve.backend import LocalBackend, Unavailable
-from serve.finding import Source
+from serve.backend import Unavailable
+from serve.models.pool import ModelPool
+from serve.models.sources import ModelSource
 from serve.runner import Runner
-from serve.shelf import Shelf
 from tests.models.stages import train_stages
 
 pytestmark = pytest.mark.anyio
@@ -46,50 +46,53 @@ def goes_on(name: str, trained: dict[str, Path], runs: dict[str, Path]) -> Path:
     return Path(shutil.copytree(newer, runs[name] / "checkpoints" / newer.name))
 
 
-def shelf_of(runs: dict[str, Path], **options: float) -> Shelf:
-    return Shelf(tuple(Source(name, str(folder)) for name, folder in runs.items()), device="cpu", **options)
+def pool_of(runs: dict[str, Path], **options: float) -> ModelPool:
+    return ModelPool(tuple(ModelSource(name, str(folder)) for name, folder in runs.items()), device="cpu", **options)
 
 
 async def test_all_models_are_known_and_answer(runs: dict[str, Path]) -> None:
-    shelf = shelf_of(runs)
-    await shelf.ready()
-    assert {card.name: card.step for card in shelf.models()} == {"gan": 4, "rbm": 4}
-    made = await shelf.run("rbm", "generate", {"seed": [1, 2], "steps": 3})
+    pool = pool_of(runs)
+    await pool.ready()
+    assert {card.name: card.step for card in pool.models()} == {"gan": 4, "rbm": 4}
+    made = await pool.run("rbm", "generate", {"seed": [1, 2], "steps": 3})
     assert len(made.images) == 2
 
 
-async def test_a_model_that_there_is_not_is_told_in_the_same_words_by_all_backends(runs: dict[str, Path]) -> None:
-    shelf = shelf_of(runs)
-    local = LocalBackend([Runner.load(folder, name=name, device="cpu") for name, folder in runs.items()])
-    said = set()
-    for backend in (shelf, local):
-        with pytest.raises(ValueError, match="there is no such model; there are gan, rbm") as error:
-            await backend.run("nothing", "generate", {"seed": [1]})
-        with pytest.raises(ValueError, match="there is no such model") as streamed:
-            async for _ in backend.stream("nothing", "generate", {"seed": [1]}):
-                pass
-        said |= {str(error.value), str(streamed.value)}
-    assert len(said) == 1
-    local.close()
+async def test_a_model_that_there_is_not_is_refused(runs: dict[str, Path]) -> None:
+    pool = pool_of(runs)
+    with pytest.raises(ValueError, match="there is no such model; there are gan, rbm"):
+        await pool.run("nothing", "generate", {"seed": [1]})
+    with pytest.raises(ValueError, match="there is no such model; there are gan, rbm"):
+        async for _ in pool.stream("nothing", "generate", {"seed": [1]}):
+            pass
+
+
+async def test_none_is_named_before_all_are_known(runs: dict[str, Path]) -> None:
+    pool = pool_of(runs)
+    await pool.runner("gan")
+    assert pool.models() == []
+    await pool.runner("rbm")
+    assert {card.name for card in pool.models()} == {"gan", "rbm"}
+    pool.close()
 
 
 async def test_short_of_memory_the_least_recently_used_goes_and_comes_back(runs: dict[str, Path]) -> None:
-    shelf = shelf_of(runs, memory_gb=1e-9)
-    await shelf.ready()
-    assert list(shelf.runners) == ["rbm"]
-    assert {card.name for card in shelf.models()} == {"gan", "rbm"}
-    gone = [weakref.ref(weight) for weight in shelf.runners["rbm"].task.parameters()]
+    pool = pool_of(runs, memory_gb=1e-9)
+    await pool.ready()
+    assert list(pool.runners) == ["rbm"]
+    assert {card.name for card in pool.models()} == {"gan", "rbm"}
+    gone = [weakref.ref(weight) for weight in pool.runners["rbm"].task.parameters()]
     gc.disable()  # its memory goes back as the model is put away, not some time later
     try:
-        await shelf.run("gan", "generate", {"seed": [1]})
-        assert list(shelf.runners) == ["gan"]
-        await asyncio.gather(*shelf.leaving)
+        await pool.run("gan", "generate", {"seed": [1]})
+        assert list(pool.runners) == ["gan"]
+        await asyncio.gather(*pool.leaving)
         await asyncio.sleep(0.2)  # its threads end
         assert [one for one in gone if one() is not None] == []
     finally:
         gc.enable()
-    await shelf.run("rbm", "generate", {"seed": [1], "steps": 3})
-    assert list(shelf.runners) == ["rbm"]
+    await pool.run("rbm", "generate", {"seed": [1], "steps": 3})
+    assert list(pool.runners) == ["rbm"]
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ldm_tiny"])
@@ -107,36 +110,36 @@ def test_a_closed_runner_is_part_of_no_cycle(tmp_path: Path, name: str) -> None:
 
 
 async def test_a_newer_checkpoint_takes_over_while_requests_run(trained: dict[str, Path], runs: dict[str, Path]) -> None:
-    shelf = shelf_of(runs)
-    await shelf.ready()
-    assert await shelf.refresh() == []
-    running = [asyncio.create_task(shelf.run("rbm", "generate", {"seed": [seed], "steps": 400})) for seed in range(4)]
+    pool = pool_of(runs)
+    await pool.ready()
+    assert await pool.refresh() == []
+    running = [asyncio.create_task(pool.run("rbm", "generate", {"seed": [seed], "steps": 400})) for seed in range(4)]
     await asyncio.sleep(0.05)
     goes_on("rbm", trained, runs)
-    assert await shelf.refresh() == ["rbm"]
-    assert {card.name: card.step for card in shelf.models()} == {"gan": 4, "rbm": 8}
+    assert await pool.refresh() == ["rbm"]
+    assert {card.name: card.step for card in pool.models()} == {"gan": 4, "rbm": 8}
     assert all(len(made.images) == 1 for made in await asyncio.gather(*running))
 
 
 async def test_a_newer_checkpoint_with_a_changed_byte_is_not_taken(trained: dict[str, Path], runs: dict[str, Path]) -> None:
-    shelf = shelf_of(runs)
-    await shelf.ready()
+    pool = pool_of(runs)
+    await pool.ready()
     weights = goes_on("rbm", trained, runs) / "weights.safetensors"
     damaged = bytearray(weights.read_bytes())
     damaged[-9] ^= 1
     weights.write_bytes(damaged)
-    assert await shelf.refresh() == []
-    assert {card.name: card.step for card in shelf.models()} == {"gan": 4, "rbm": 4}
-    assert "weights.safetensors is damaged" in shelf.problems["rbm"]
-    assert (await shelf.run("rbm", "generate", {"seed": [1], "steps": 3})).images
+    assert await pool.refresh() == []
+    assert {card.name: card.step for card in pool.models()} == {"gan": 4, "rbm": 4}
+    assert "weights.safetensors is damaged" in pool.problems["rbm"]
+    assert (await pool.run("rbm", "generate", {"seed": [1], "steps": 3})).images
 
 
 async def test_a_model_that_cannot_be_opened_keeps_no_other_from_being_served(runs: dict[str, Path]) -> None:
     (weights,) = runs["gan"].glob("checkpoints/*/weights.safetensors")
     weights.write_bytes(weights.read_bytes() + b"\0")
-    shelf = shelf_of(runs)
-    await shelf.ready()
-    assert [card.name for card in shelf.models()] == ["rbm"]
-    assert list(shelf.problems) == ["gan"]
+    pool = pool_of(runs)
+    await pool.ready()
+    assert [card.name for card in pool.models()] == ["rbm"]
+    assert list(pool.problems) == ["gan"]
     with pytest.raises(Unavailable):
-        await shelf.run("gan", "generate", {"seed": [1]})
+        await pool.run("gan", "generate", {"seed": [1]})

@@ -22,7 +22,7 @@ from genlib.files import write_atomically
 from serve import private
 from serve.problem import Problem
 
-LOG = logging.getLogger("serve.jobs")
+LOG = logging.getLogger("serve.background_jobs.jobs")
 ENDED = ("completed", "failed", "cancelled")
 _STATUS = ("queued", "in_progress", *ENDED)
 _FIELDS = ("id", "status", "created_at", "progress", "fingerprint", "attempts", "error", "result")

