@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from importlib.metadata import version
@@ -72,9 +73,11 @@ def test_errors_are_told_apart_as_the_client_tells_them(server: FileServer, name
     assert text in str(error)
 
 
-def test_a_port_that_nobody_listens_to(server: FileServer) -> None:
-    server._server.server_close()
-    error = error_of(store_at(server.url))
+@pytest.mark.usefixtures("server")
+def test_a_port_that_nobody_listens_to() -> None:
+    with socket.socket() as bound:  # bound and not listening: no other process can have the port meanwhile
+        bound.bind(("127.0.0.1", 0))
+        error = error_of(store_at(f"http://127.0.0.1:{bound.getsockname()[1]}"))
     assert type(error) is exceptions.GenericError
     assert "kind: Connect," in str(error)
 
