@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
@@ -11,7 +10,9 @@ from typing import Any, Literal, Self, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from genlib.types import Action, Batch, DataSource, Metrics, Step, Transform
+from genlib.actions import Action
+from genlib.ports import Sizes
+from genlib.types import Batch, DataSource, DataSpec, Metrics, Step, Transform
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,18 +31,16 @@ class Phase:
 @overload
 def action(method: F) -> F: ...
 @overload
-def action(*, joint: bool = False, shared: tuple[str, ...] = ()) -> Callable[[F], F]: ...
-def action(method: F | None = None, *, joint: bool = False, shared: tuple[str, ...] = ()) -> F | Callable[[F], F]:
-    """Marks a task's method as something it can do once trained; keyword arguments must be typed, the docstring says what comes out.
+def action(*, joint: bool = False) -> Callable[[F], F]: ...
+def action(method: F | None = None, *, joint: bool = False) -> F | Callable[[F], F]:
+    """Marks a task's method as something it can do once trained; its keyword arguments and result are ports (`genlib.ports`).
 
-    Row i of what comes out is a function of row i of its tensors and lists, so calls can be merged into one. `shared` names tensors and
-    lists that belong to all rows, as a gallery does; a `joint` action looks at its rows together and is never merged.
+    Row i of what comes out is a function of row i of what goes in, so that calls can be merged into one; a `joint` action looks at its rows
+    together and is never merged. The docstring's first paragraph is what clients read.
     """
 
     def marked(method: F) -> F:
-        if unknown := set(shared) - set(inspect.signature(method).parameters):
-            raise TypeError(f"action {method.__name__} has no arguments {', '.join(sorted(unknown))} to share")
-        method.__action__ = (joint, shared)  # type: ignore[attr-defined]
+        method.__action__ = joint  # type: ignore[attr-defined]
         return method
 
     return marked(method) if method else marked
@@ -157,7 +156,23 @@ class Task(nn.Module):
     def actions(cls) -> tuple[Action, ...]:
         """All methods marked with `@action`."""
         found = {name: getattr(cls, name) for name in dir(cls) if hasattr(getattr(cls, name, None), "__action__")}
-        return tuple(Action(name, method, (method.__doc__ or "").strip(), *method.__action__) for name, method in found.items())
+        return tuple(Action.of(name, method, joint=method.__action__) for name, method in found.items())
+
+    def sizes(self, data: DataSpec) -> Sizes:
+        """What its ports measure, once trained on such data: by default images or vectors as the data have them."""
+        return Sizes(channels=data.channels, side=data.image_size, vector=0 if data.image_size else data.vector_size, classes=data.class_names)
+
+    def step_calls(self) -> Iterable[tuple[nn.Module, str]]:
+        """What its actions call again and again on their way, as modules and names of their methods: a server merges these calls of its requests.
+
+        Row i of what such a method gives is a function of row i of its tensors. A loop that walks through such calls can be left between
+        any two of them.
+        """
+        return ()
+
+    def preview(self, x0: Tensor) -> Tensor | None:
+        """Images (B, C, H, W) in [0, 1] that a sampler's estimate x0 of what comes out stands for; None where it can be shown as none."""
+        return None
 
     @property
     def device(self) -> torch.device:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,7 +76,7 @@ class Samples:
     seed: int = 0
     partners: dict[str, Samples] = field(default_factory=dict)
     """Beside each row the samples that the transform asked for, by role; see `Transform`."""
-    size: tuple[int, int] | None = None
+    bucket_size: tuple[int, int] | None = None
     """Width and height in pixels to which the batch's images are to be cut, those of its aspect-ratio bucket; None: squares."""
     original_sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     """(B, 2) int64: width and height in pixels that each row's image is stored with, whatever it was decoded at; (0, 2) without images."""
@@ -87,13 +86,13 @@ class Transform(Protocol):
     """Turns decoded samples into a batch of tensors, augmented; runs in reader workers, so it is picklable and keyed by position.
 
     Two attributes more are optional: `fields`, names of those that it reads (else it gets all), and `partners`, roles of samples
-    that it wants beside each row: "positive" and "negative" by label, "other" from a second set (`genlib.data.partners`).
+    that it wants beside each row: "positive" and "negative" by label, "other" from a second set (`genlib.data.order.partners`).
     """
 
     image_size: int
     """Pixels a side the transform needs; decoders may shrink an image to no less. 0: as stored.
 
-    In a batch of an aspect-ratio bucket (`Samples.size`) any number above 0 lets them shrink to what still covers the bucket's size.
+    In a batch of an aspect-ratio bucket (`Samples.bucket_size`) any number above 0 lets them shrink to what still covers the bucket's size.
     """
 
     def __call__(self, samples: Samples) -> Batch: ...
@@ -143,10 +142,10 @@ class DataSource(Protocol):
         split: str,
         size: int,
         *,
-        rank: int,
-        world: int,
-        seed: int,
-        start: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        start: int = 0,
         transform: Transform | None = None,
         stored: Encoded | None = None,
     ) -> Iterator[Batch]:
@@ -162,27 +161,6 @@ class DataSource(Protocol):
         """Captions of the first `limit` samples in stored order."""
         ...
 
-    def keys(self, split: str, positions: Sequence[int], seed: int) -> list[str]:
-        """Names `shard:key` of the samples at global positions, for messages."""
+    def keys(self, split: str, positions: Sequence[int], size: int, *, seed: int = 0) -> list[str]:
+        """Names `shard:key` of the samples at global positions of global micro-batches of `size` samples, for messages."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """Something a trained task can do, found by its marked method; its typed keyword arguments are the serving schema."""
-
-    name: str
-    method: Callable[..., Any] = field(repr=False)
-    doc: str = ""
-    joint: bool = False
-    """Whether it looks at its rows together, so that calls are never merged."""
-    shared: tuple[str, ...] = ()
-    """Tensors and lists among its arguments that belong to all rows."""
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """Its arguments that have an entry for each row: all other tensors and lists."""
-        hints = typing.get_type_hints(self.method)
-        return tuple(
-            name for name, hint in hints.items() if name not in ("return", *self.shared) and (hint is Tensor or typing.get_origin(hint) is list)
-        )

@@ -28,14 +28,16 @@ import torch
 
 from cluster.parallel import once_connected, parallel_map
 from genlib import checkpoint
-from genlib.data.files import write_atomically
-from genlib.data.writer import ShardWriter, png
-from genlib.metrics.conditions import parameters, sampler_options
+from genlib.data.shards.writer import ShardWriter, png
+from genlib.files import write_atomically
+from genlib.metrics.conditions import drawing, sampler_options
 from genlib.task import Task
 from jobs.command_line import exit_code
 from jobs.evaluate import located, whole_number
 from jobs.run_folder import only_one, read_json, write_json
 
+PORTS = {"prompt": "texts", "label": "label", "seed": "seeds"}
+"""What lines of the prompt file say, and the kinds of ports that take it."""
 NOTE = "generate.json"
 """In the output: what the pictures are of."""
 
@@ -94,7 +96,8 @@ def make(block: int, order: PictureOrder) -> int:
     """Makes and writes the pictures of a block that are not there; how many."""
     numbers = order.missing(block)
     task, facts = loaded(order.final), [order.facts(number) for number in numbers]
-    arguments = {name: [fact[name] for fact in facts] for name in facts[0]}
+    draw = drawing(task)
+    arguments = {draw.named(PORTS[name]): [fact[name] for fact in facts] for name in facts[0]}
     pictures = task.generate(**arguments, **dict(order.options))  # type: ignore[operator]
     files = [png((picture.permute(1, 2, 0).clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()) for picture in pictures]
     if order.shards:
@@ -150,8 +153,8 @@ def ordered(options: argparse.Namespace) -> PictureOrder:
     """What the command line asks for. ValueError in one sentence where it cannot be done."""
     final, _ = located(options.folder)
     task = loaded(final)
-    takes = parameters(task)
-    kind = next((name for name in ("prompt", "label") if name in takes), "")
+    draw = drawing(task)
+    kind = next((name for name in ("prompt", "label") if draw.named(PORTS[name])), "")
     if kind and options.prompts is None:
         raise ValueError(f"{type(task).__name__} makes pictures by {kind}; name a file with one a line with --prompts")
     if options.prompts is not None and not kind:

@@ -42,7 +42,7 @@ def score_pictures(final: Path, source: DataSource, folder: Path, device: torch.
 
 def fitting_split(source: DataSource) -> str:
     """The held-out samples, or where there are none those of the training."""
-    first = next(iter(source.batches("validation", 1, rank=0, world=1, seed=0, start=0)), None)
+    first = next(iter(source.batches("validation", 1)), None)
     return "train" if first is None else "validation"
 
 
@@ -55,12 +55,12 @@ def generator_name(final: Path) -> str:
 
 def real_pictures(source: DataSource, split: str, side: int, limit: int, size: int) -> Iterator[Batch]:
     """At most `limit` real pictures, each once, in the order in which the split is read."""
-    from genlib.data.transforms import PlainTransform
+    from genlib.data.transforms.plain import PlainTransform
 
     transform = PlainTransform(side)
     transform.fields = ("image",)  # labels and captions are not read
     limit = min(limit, source.spec.num_samples) if split == "train" else limit
-    for batch in source.batches(split, size, rank=0, world=1, seed=0, start=0, transform=transform):
+    for batch in source.batches(split, size, transform=transform):
         if batch["position"].min() >= limit:
             return
         yield {**batch, "weight": batch["weight"] * (batch["position"] < limit)}

@@ -60,7 +60,7 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
 
 def assumed_spec(stage: Stage) -> tuple[DataSpec, str]:
     """What the stage's data is like, and where that is known from; shards are never read."""
-    from genlib.data.builtin import BUILTIN
+    from genlib.data.builtin.catalog import BUILTIN
     from genlib.data.source import open_source
 
     if stage.data.train in BUILTIN:

@@ -29,15 +29,16 @@ import tyro
 from cluster.parallel import parallel_map
 from cluster.signals import interruptible
 from genlib.config import DataConfig, nearest
-from genlib.data.builtin import Written, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
-from genlib.data.importers.folder import Labels, open_folder
-from genlib.data.importers.huggingface import Where, open_huggingface
+from genlib.data.builtin import emoji as emoji_font
+from genlib.data.builtin import fashion_mnist as fashion_files
+from genlib.data.builtin import icons as icon_fonts
+from genlib.data.builtin import shapes as shape_source
+from genlib.data.builtin.catalog import WrittenSet, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
+from genlib.data.importers.folder import FolderLabels, open_folder
+from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingface
 from genlib.data.importers.table import open_table
-from genlib.data.shards import ShardSet, all_shards
-from genlib.data.sources import emoji as emoji_font
-from genlib.data.sources import fashion_mnist as fashion_files
-from genlib.data.sources import icons as icon_fonts
-from genlib.data.sources import shapes as shape_source
+from genlib.data.shards.discovery import all_shards
+from genlib.data.shards.shard_set import ShardSet
 from jobs.prepare.check import verify as checked
 from jobs.prepare.convert import Output, convert
 from jobs.prepare.show import bucket_counts, draw_sheet
@@ -46,7 +47,7 @@ from jobs.prepare.show import table as facts
 To = Annotated[Output, tyro.conf.arg(name="")]
 
 
-def folder(where: tyro.conf.Positional[Path], output: To, labels: Labels = "auto") -> None:
+def folder(where: tyro.conf.Positional[Path], output: To, labels: FolderLabels = "auto") -> None:
     """Images of a folder: with captions NAME.txt beside them, or in class folders, or neither; train/ and val/ at its top are splits.
 
     Args:
@@ -96,7 +97,7 @@ def huggingface(
         revision: Its commit, tag or branch.
         streaming: Read its files as they come instead of fetching all of them first; each file is one part.
     """
-    place = Where(path=where, config=config, revision=revision, streaming=streaming)
+    place = HuggingfaceDataset(path=where, config=config, revision=revision, streaming=streaming)
     print(convert("huggingface", open_huggingface(place, split, validation_split, image_column, caption_column, label_column), output))
 
 
@@ -208,7 +209,7 @@ def look(
         bucket_max_aspect: Largest ratio of a bucket's sides.
     """
     config = DataConfig(image_size=image_size, bucket_step=bucket_step, bucket_max_aspect=bucket_max_aspect)
-    found = ShardSet(_places(shards), each=partial(parallel_map, label="indexing"))
+    found = ShardSet.open(_places(shards), each=partial(parallel_map, label="indexing"))
     draw_sheet(found, out, count)
     print(facts(found))
     if bucket_step:
@@ -225,9 +226,9 @@ def _check_size(size: int) -> None:
         raise ValueError(f"--size {size} is out of range; choose 4 to 1024 pixels")
 
 
-def _show(written: Written, out: Path) -> None:
+def _show(written: WrittenSet, out: Path) -> None:
     """The one line of counts, and the picture beside the shards."""
-    draw_sheet(ShardSet(all_shards(str(out))), out / "contact_sheet.png", 192)
+    draw_sheet(ShardSet.open(all_shards(str(out))), out / "contact_sheet.png", 192)
     print(f"{written}; picture: {out / 'contact_sheet.png'}")
 
 

@@ -54,7 +54,7 @@ def stage_folder(run: Path, stages: Sequence[Stage], stage: Stage) -> Path:
 
 
 def set_folder(run: Path, stages: Sequence[Stage], stage: Stage) -> Path:
-    """Where the driver keeps for the workers what a stage's samples are (`genlib.data.sets.keep`)."""
+    """Where the driver keeps for the workers what a stage's samples are (`genlib.data.dataset_cache`)."""
     return stage_folder(run, stages, stage) / "data"
 
 

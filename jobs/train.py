@@ -15,7 +15,6 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,23 +112,18 @@ def worker_resources(options: RunOptions) -> dict[str, float]:
 
 def look_at_data(command: Command, run: Path) -> None:
     """Indexes what is not yet, over the whole cluster and before any GPU waits for it, and keeps what the workers need to know of it."""
-    from cluster.parallel import parallel_map
-    from genlib.data.sets import keep
-
     for stage in command.stages:
-        kept = run_folder.set_folder(run, command.stages, stage)
-        with suppress(ValueError, OSError):  # data that this node does not see: its workers may, or say why not
-            keep(stage.data, kept, partial(parallel_map, label="indexing", local_below=64))
-        refuse_unfit(stage, kept)
+        check_stage_data(stage, run_folder.set_folder(run, command.stages, stage))
 
 
-def refuse_unfit(stage: Stage, kept: Path) -> None:
-    """ValueError where the stage cannot learn from its data: now, and not when the stages before it have trained."""
-    from genlib.data.source import open_source
+def check_stage_data(stage: Stage, cached: Path) -> None:
+    """Indexes a stage's data. ValueError where it cannot learn from them: now, and not when the stages before it have trained."""
+    from cluster.parallel import parallel_map
+    from genlib.data.source import open_and_cache
 
     try:
-        spec = open_source(stage.data, kept).spec
-    except (ValueError, OSError):
+        spec = open_and_cache(stage.data, cached, partial(parallel_map, label="indexing", local_below=64)).spec
+    except (ValueError, OSError):  # data that this node does not see: its workers may, or say why not
         return
     stage.task.refuse_data(spec)
 

@@ -19,7 +19,6 @@ import secrets
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,7 +87,7 @@ def search(command: Command[TuneOptions], run: Path) -> int:
         options = command.options
         each = train.worker_resources(RunOptions(cpus_per_worker=options.cpus_per_worker, gpus_per_worker=options.gpus_per_worker))
         refuse_impossible(options.workers, each)
-        look_at_data(stage, run / "data")
+        train.check_stage_data(stage, run / "data")
         upstream = train_upstream(command, run, stage)
         spec = search_spec(command, stage, ranges, run, upstream)
         if (run_folder.read_json(run / "search_done.json") or {"trials": 0})["trials"] < total(spec):
@@ -145,16 +144,6 @@ def begin(run: Path, command: Command[TuneOptions], stage: Stage, ranges: Space)
 def described(one: Search | Choice) -> Any:
     """A range as JSON has it."""
     return json.loads(json.dumps(one.values)) if isinstance(one, Choice) else {"low": one.low, "high": one.high, "log": one.log}
-
-
-def look_at_data(stage: Stage, kept: Path) -> None:
-    """Indexes what is not yet, once for all trials."""
-    from cluster.parallel import parallel_map
-    from genlib.data.sets import keep
-
-    with suppress(ValueError, OSError):
-        keep(stage.data, kept, partial(parallel_map, label="indexing", local_below=64))
-    train.refuse_unfit(stage, kept)
 
 
 def train_upstream(command: Command[TuneOptions], run: Path, stage: Stage) -> dict[str, Path]:

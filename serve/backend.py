@@ -9,33 +9,28 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from genlib.actions import Action
+from genlib.ports import Sizes
+
 if TYPE_CHECKING:
     from serve.runner import Runner
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCard:
-    """What a served model is and can do, in plain values: `dataclasses.asdict` is JSON."""
+    """What a served model is and can do, in plain values."""
 
     name: str
     recipe: str
     step: int
     sha256: str
     """Of its weights, as its checkpoint's manifest says."""
-    actions: dict[str, dict[str, Any]]
-    """JSON schema of each action's arguments, see `serve.schema`."""
-    docs: dict[str, str]
-    """First paragraph of each action's docstring."""
-    image_size: int
-    """Pixels a side that it was trained on; 0 where it knows no images."""
-    channels: int
-    multiple: int
-    """Pixels of which the sides of its pictures must be multiples; 0: no other size than `image_size`."""
-    classes: tuple[str, ...]
+    actions: dict[str, Action]
+    """By name, with the ports of what goes in and comes out."""
+    sizes: Sizes
+    """What these ports measure."""
     max_batch: int
     """Rows that it computes at once."""
-    max_steps: int
-    """Steps of its noise schedule; 0 where it has none."""
     created: int
     """Unix seconds at which its checkpoint was written."""
 

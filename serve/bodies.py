@@ -18,7 +18,7 @@ from serve.front import of
 from serve.json_fields import Taken, fields
 from serve.limits import Limits
 from serve.problem import Problem
-from serve.work import EXAMPLE
+from serve.schema import EXAMPLE
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
+from serve.abilities import ABILITIES
 from serve.answers import Answer, size_of
 from serve.backend import Backend, ModelCard
 from serve.guard import json_bytes
@@ -43,15 +44,13 @@ class Front:
     def __post_init__(self) -> None:
         self.answers = Answers(self.options.answers_bytes, self.metrics)
 
-    def card(
-        self, name: str | None, actions: tuple[str, ...], what: str, *, pictures: bool = False, best: Callable[[ModelCard], int] = lambda card: 0
-    ) -> ModelCard:
-        """The model of that name, or of those that can do one of the actions, of `pictures` alone, the `best`, which is the lowest, and first.
+    def card(self, name: str | None, uses: tuple[str, ...], what: str, *, best: Callable[[ModelCard], int] = lambda card: 0) -> ModelCard:
+        """The model of that name, or of those that have one of these uses (`serve.abilities`) the `best`, which is the lowest, and first.
 
         Problem 404 where there is none, 503 where no model is open yet.
         """
         cards = self.open()
-        able = [card for card in cards if any(action in card.actions for action in actions) and (card.image_size or not pictures)]
+        able = [card for card in cards if any(ABILITIES[use](card) for use in uses)]
         if name is None and not able:
             raise no_model(f"no model that is served does {what}", "model")
         if name is not None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from genlib.data.files import write_atomically
+from genlib.files import write_atomically
 from serve import private
 from serve.problem import Problem
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
-from genlib.data.files import locked
+from genlib.files import locked
 from serve import private
 from serve.job import ENDED, Job, public, unknown
 from serve.problem import Problem, busy

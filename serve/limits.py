@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from genlib.actions import Action
+from genlib.ports import Sizes
 from serve.problem import Problem
 
 
@@ -41,6 +43,10 @@ class Limits:
     bodies_bytes: int = 128 << 20
     """Of all requests that are being read or answered."""
 
+    def of_ports(self) -> dict[str, int]:
+        """By the names that ports have for them."""
+        return {"steps": self.steps, "side": self.side, "pictures": self.pictures}
+
     def public(self) -> dict[str, int]:
         """What a client may want to know."""
         return {name: value for name, value in asdict(self).items() if name != "bodies_bytes"}
@@ -61,13 +67,17 @@ def check_cost(limits: Limits, *, pictures: int, steps: int, pixels: int) -> int
     return cost
 
 
-def rows_of(arguments: Mapping[str, Any]) -> int:
-    """Rows that an action's arguments ask for: the product of the different lengths of its lists and batches.
+def rows_of(action: Action, arguments: Mapping[str, Any]) -> int:
+    """Rows that an action's arguments ask for: the product of the lengths of their first axes, each axis counted once.
 
-    Lists of one length go together, as seeds and prompts do; those of another multiply, as a list of amounts for each picture does.
+    Seeds and prompts go together, as both have an entry for each row; the amounts to try on each row multiply.
     """
-    lengths = {len(value) for value in arguments.values() if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 1)}
-    return math.prod(lengths - {0, 1})
+    lengths: dict[str, int] = {}
+    for name, value in arguments.items():
+        axes = action.inputs[name].port.axes
+        if axes and axes[0] not in ("code", "feature") and len(value):  # numbers of one code, such as a direction, are no rows
+            lengths[axes[0]] = max(lengths.get(axes[0], 1), len(value))
+    return math.prod(lengths.values())
 
 
 def check_entries(limits: Limits, arguments: Mapping[str, Any]) -> None:
@@ -77,22 +87,21 @@ def check_entries(limits: Limits, arguments: Mapping[str, Any]) -> None:
             raise Problem(400, f"{name} has {len(value)} entries, and {limits.labels} are the limit; send fewer", param=name, code="limit_exceeded")
 
 
-def check_action(limits: Limits, arguments: Mapping[str, Any], image_size: int) -> int:
-    """The cost of an action of whatever family, by what its arguments are called by custom."""
+def repeats_of(action: Action, arguments: Mapping[str, Any]) -> int:
+    """How often an action does its work for each row, such as steps times passes."""
+    given = {name: arguments.get(name, one.default) for name, one in action.inputs.items() if one.port.repeats}
+    return math.prod(value for value in given.values() if value)
+
+
+def check_action(limits: Limits, action: Action, arguments: Mapping[str, Any], sizes: Sizes) -> int:
+    """The cost of an action, whatever its family, as its ports say. Problem where it is too much."""
     check_entries(limits, arguments)
-    for name, value in arguments.items():
-        if name in ("steps", "passes", "jump", "count") and isinstance(value, int) and value > limits.steps:
-            raise Problem(400, f"{name} is above the limit of {limits.steps}; take less", param=name, code="limit_exceeded")
-        if name in ("width", "height") and isinstance(value, int) and value > limits.side:
-            raise Problem(400, f"{name} is above the limit of {limits.side} pixels; take less", param=name, code="limit_exceeded")
-    sides = [arguments.get(name) or image_size for name in ("width", "height")]
+    sides = [arguments.get(action.named(kind) or "") or sizes.side for kind in ("width", "height")]
     given = [math.prod(value.shape[2:]) for value in arguments.values() if isinstance(value, np.ndarray) and value.ndim == 4]
-    steps = arguments.get("steps", 1) * arguments.get("passes", 1)
-    rows = rows_of(arguments)
-    if "seed" in arguments or steps > 1:
-        return check_cost(
-            limits, pictures=rows, steps=min(steps, limits.steps), pixels=max([math.prod(sides), *given]) * max(1, steps // limits.steps)
-        )
+    rows, repeats = rows_of(action, arguments), repeats_of(action, arguments)
+    if action.named("seeds") or repeats > 1:
+        pixels = max([math.prod(sides), *given])
+        return check_cost(limits, pictures=rows, steps=min(repeats, limits.steps), pixels=pixels * max(1, repeats // limits.steps))
     if rows > limits.inputs * limits.labels:
         raise Problem(400, f"this asks for {rows} rows, above the limit of {limits.inputs * limits.labels}; ask for less", code="limit_exceeded")
     return rows

@@ -14,11 +14,6 @@ SETTINGS = "parameters"
 """Name of the text chunk in which the field's tools keep a picture's settings, `..., Seed: 7` among them."""
 
 
-def are_pictures(result: Tensor) -> bool:
-    """Whether numbers (B, C, H, W) or (B, K, C, H, W) are grey, colour or transparent pictures."""
-    return result.is_floating_point() and result.dim() in (4, 5) and result.shape[-3] in (1, 3, 4)
-
-
 def per_row(pictures: Tensor) -> int:
     """K of (B, K, C, H, W), else 1."""
     return pictures.shape[1] if pictures.dim() == 5 else 1

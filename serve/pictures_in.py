@@ -14,7 +14,8 @@ import numpy as np
 import pydantic_core
 from PIL import Image
 
-from genlib.data.decode import BadSample, ImageHeader, array_header, decode_array, decode_image, image_header
+from genlib.data.codecs.decode import BadSample, ImageHeader, array_header, decode_array, decode_image, image_header
+from genlib.ports import Port
 from serve import number_lists
 from serve.json_fields import Value, no_json
 from serve.limits import Limits
@@ -157,18 +158,19 @@ def batch_of(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return made
 
 
-def tensor_of(value: Value, name: str, channels: int, limits: Limits) -> np.ndarray:
+def tensor_of(value: Value, name: str, port: Port, channels: int, limits: Limits) -> np.ndarray:
     """What an action takes as a tensor: a picture or a list of them as base64 or data URIs, a .npy file as such, or lists of numbers.
 
-    Pictures come out as `batch_of` gives them; numbers are float32, but for `codes`, which are integers.
+    Pictures come out as `batch_of` gives them, of one channel where the port has a single one; numbers are float32, or whole as the port says.
     """
+    channels = 1 if "single" in port.axes else channels
     if value.starts(b'"'):
         data = file_of(_parsed(value, name), name)
-        return array_of(data, name, limits) if data[:6] == b"\x93NUMPY" else pictures_of([data], name, channels, limits)
+        return array_of(data, name, limits, whole=port.whole) if data[:6] == b"\x93NUMPY" else pictures_of([data], name, channels, limits)
     if value.starts(b"[", b'"'):
         return pictures_of([file_of(one, name) for one in _parsed(value, name)], name, channels, limits)
     if value.starts(b"["):
-        return numbers_of(value.text(), name, limits)
+        return numbers_of(value.text(), name, limits, whole=port.whole)
     raise Problem(400, f"{name} must be a picture, a .npy file or lists of numbers; /v1/models has its schema", param=name)
 
 
@@ -189,7 +191,7 @@ def pictures_of(files: Sequence[bytes], name: str, channels: int, limits: Limits
     sizes = [sorted(image_header(file)[1:3]) for file in files]  # sorted, as one of them may lie on its side
     if any(size != sizes[0] for size in sizes) or len(sizes) * math.prod(sizes[0]) > limits.input_pixels:
         raise _differ(name)
-    pictures = [with_channels(pixels_of(file, limits, name), 1 if name == "mask" else channels) for file in files]
+    pictures = [with_channels(pixels_of(file, limits, name), channels) for file in files]
     if len({picture.shape for picture in pictures}) != 1:
         raise _differ(name)
     return batch_of(pictures)
@@ -199,25 +201,25 @@ def _differ(name: str) -> Problem:
     return Problem(400, f"the pictures of {name} differ in size, or are too large together; scale them", param=name, code="invalid_image")
 
 
-def array_of(data: bytes, name: str, limits: Limits) -> np.ndarray:
+def array_of(data: bytes, name: str, limits: Limits, *, whole: bool = False) -> np.ndarray:
     """The numbers of a .npy file."""
     try:
         check_size(math.prod(array_header(data)[0]), name, limits)
         array = np.asarray(decode_array(data))
     except BadSample:
         raise Problem(400, f"{name} is no .npy file of plain numbers", param=name, code="invalid_array") from None
-    if array.dtype.kind in "biu" and name == "codes":
+    if array.dtype.kind in "biu" and whole:
         return array.astype(np.int64 if array.dtype == np.uint64 else np.result_type(array.dtype, np.int8))  # uint8 are levels of pictures
     return array.astype(np.float32) if array.dtype.kind in "biu" else finite(array.astype(np.float32), name)
 
 
-def numbers_of(text: bytes, name: str, limits: Limits) -> np.ndarray:
+def numbers_of(text: bytes, name: str, limits: Limits, *, whole: bool = False) -> np.ndarray:
     """Lists of numbers in JSON, all of one depth and length at each depth."""
     check_size(number_lists.count_at_most(text), name, limits)
     try:
-        return finite(number_lists.read(text, whole=name == "codes"), name)
+        return finite(number_lists.read(text, whole=whole), name)
     except number_lists.NotRectangular:
-        said = "is no rectangular list of whole numbers" if name == "codes" else "is no rectangular list of numbers"
+        said = "is no rectangular list of whole numbers" if whole else "is no rectangular list of numbers"
         raise Problem(400, f"{name} {said}", param=name, code="invalid_array") from None
 
 

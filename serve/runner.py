@@ -23,7 +23,6 @@ from genlib.checkpoint import Manifest
 from genlib.functional.watching import watching
 from genlib.task import Task
 from serve import card, pictures
-from serve.arguments import Arguments
 from serve.backend import Event, ModelCard, Overloaded, Result, Unavailable
 from serve.calls import Cancelled, Ticket
 from serve.diversion import divert, restore
@@ -42,7 +41,7 @@ class Runner:
     def __init__(self, task: Task, card: ModelCard, *, max_active: int = 32, max_queued: int = 256) -> None:
         """The task is this runner's from now on. `max_active` step-by-step requests run at a time; of all, `max_queued` more may wait."""
         self.task, self.max_active, self.max_inside, self._card = task, max_active, max_active + max_queued, card
-        self.actions = {action.name: Arguments(action) for action in type(task).actions()}
+        self.actions = card.actions
         self.merger = Merger(card.max_batch)
         self.walks = divert(task, self.merger)
         self.walkers = ThreadPoolExecutor(max_active, thread_name_prefix="request")
@@ -87,7 +86,7 @@ class Runner:
 
     def steps(self, action: str) -> bool:
         """Whether the action asks a network at each of several steps."""
-        return self.walks and "steps" in self.actions[action].kinds
+        return self.walks and self.actions[action].named("steps") is not None
 
     async def run(self, action: str, arguments: dict[str, Any], *, parameters: dict[str, str] | None = None) -> Result:
         """Runs an action to its end; cancelling the await stops the work within one step."""
@@ -132,24 +131,23 @@ class Runner:
 
     async def result(self, action: str, taken: dict[str, Any], ticket: Ticket, parameters: dict[str, str] | None) -> Result:
         """What an action gives, in the form in which it travels."""
-        method, loop = getattr(self.task, action), asyncio.get_running_loop()
+        known, method, loop = self.actions[action], getattr(self.task, action), asyncio.get_running_loop()
         if self.steps(action):
             made = await loop.run_in_executor(self.walkers, walked, self.merger, ticket, method, taken, time.perf_counter())
         else:
-            rows = [name for name in self.actions[action].merged if name in taken]
+            rows = [] if known.joint else [name for name in known.rows if name in taken]
             made = await self.merger.outcome(method, taken, rows, ticket)
-        if not pictures.are_pictures(made):
+        if not known.result.picture:
             return Result(numbers=made.cpu().numpy(), seconds={**ticket.seconds, "encode": 0.0}, batch_size=ticket.batch_size)
-        seeds = taken.get("seed", ())
+        seeds = taken.get(known.named("seeds") or "", ())
         if made.numel() <= _SMALL:
             return encoded(made, ticket, parameters, seeds)
         return await loop.run_in_executor(self.encoders, encoded, made, ticket, parameters, seeds)
 
     def shown(self, x0: Tensor) -> list[bytes]:
-        """A sampler's estimate of what comes out, as files of pictures: of latents what the decoder makes of them; none where it is no picture."""
-        decode = getattr(self.task, "pictures", None)
-        made = decode(x0) if decode else x0 / 2 + 0.5
-        return pictures.files(made) if pictures.are_pictures(made) else []
+        """A sampler's estimate of what comes out, as files of pictures; none where it is no picture."""
+        made = self.task.preview(x0)
+        return [] if made is None else pictures.files(made)
 
 
 def walked(merger: Merger, ticket: Ticket, method: Callable[..., Tensor], taken: dict[str, Any], asked: float) -> Tensor:

@@ -1,33 +1,51 @@
-"""The JSON schema of an action's arguments, read from its typed keywords: images and other tensors travel as encoded text."""
+"""The JSON schema of an action's arguments, read from their ports."""
 
 from __future__ import annotations
 
-import inspect
-import typing
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict, Field, create_model
-from torch import Tensor
+from genlib.actions import Action, Input
+from genlib.ports import BATCH, Port
 
-from genlib.types import Action
+EXAMPLE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mM8wQABTAwUMQA6AADYbMmlZgAAAABJRU5ErkJggg=="
+"""A grey picture of 8 x 8 pixels."""
+_PICTURE = {"type": "string", "contentEncoding": "base64", "minLength": 1, "examples": [EXAMPLE]}
+_LISTS = {"type": "array", "minItems": 1, "items": {"type": ["number", "array"]}}
 
 
-def arguments_schema(action: Action) -> dict[str, Any]:
-    """JSON schema of one request; unknown arguments are refused. TypeError where an argument has no type.
+def arguments_schema(action: Action, limits: Mapping[str, int]) -> dict[str, Any]:
+    """JSON schema of one request; unknown arguments are refused.
 
-    Arguments with an entry for each row are marked `x-rows`.
+    `x-port` names what an argument is, `x-axes` its axes; `x-picture` marks what may be a picture.
     """
-    hints = typing.get_type_hints(action.method)
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(action.method).parameters.items():
-        if name == "self":
-            continue
-        if name not in hints:
-            raise TypeError(f"argument {name} of action {action.name} has no type")
-        extra: dict[str, Any] = {"x-rows": True} if name in action.rows else {}
-        if hints[name] is Tensor:
-            fields[name] = (str, Field(json_schema_extra={"contentEncoding": "base64", **extra}))
-        else:
-            default: Any = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (hints[name], Field(default, json_schema_extra=extra))
-    return create_model(action.name, __config__=ConfigDict(extra="forbid"), **fields).model_json_schema()
+    return {
+        "type": "object", "title": action.name, "additionalProperties": False, "required": list(action.required),
+        "properties": {name: _argument(one, limits) for name, one in action.inputs.items()},
+    }  # fmt: skip
+
+
+def result_schema(port: Port) -> dict[str, Any]:
+    """What comes out, as a model's description names it."""
+    return {"port": port.kind, "axes": list(port.axes), "picture": port.picture}
+
+
+def _argument(one: Input, limits: Mapping[str, int]) -> dict[str, Any]:
+    port = one.port
+    form = _tensor(port) if port.array else _list(port, limits) if port.axes else port.plain(limits)
+    default = {} if one.required else {"default": one.default}
+    axes = {"x-axes": list(port.axes)} if port.axes else {}
+    return {**form, **default, "x-port": port.kind, **axes, **({"x-picture": True} if port.visible else {})}
+
+
+def _tensor(port: Port) -> dict[str, Any]:
+    what = "A .npy file as base64 or a data URI, or lists of numbers." if not port.visible else (
+        "A picture (PNG, JPEG, WebP) or .npy file as base64 or a data URI, a list of pictures, or lists of numbers."
+    )  # fmt: skip
+    return {"anyOf": [_PICTURE, {"type": "array", "minItems": 1, "items": _PICTURE}, _LISTS], "description": what}
+
+
+def _list(port: Port, limits: Mapping[str, int]) -> dict[str, Any]:
+    least = {"minItems": 1} if port.axes[0] == BATCH else {}
+    most = {"maxItems": limits[port.limit]} if port.limit else {}
+    return {"type": "array", "items": port.plain(limits), **least, **most}

@@ -21,13 +21,15 @@ import torch
 from torch import Tensor
 
 import genlib
-from genlib.data.files import write_atomically
-from serve import made_up, pictures, private
-from serve.arguments import Arguments
+from genlib.actions import Action
+from genlib.files import write_atomically
+from serve import private
 from serve.backend import ModelCard
 from serve.runner import Runner
 
 LOG = logging.getLogger("serve.self_test")
+ROWS = 2
+"""Of the examples that actions are tried with."""
 FOLDER = ".self_tests"
 """Beside a checkpoint's folder."""
 _VALUES, _LEVELS = 512, 255
@@ -88,29 +90,23 @@ def samples(runner: Runner) -> dict[str, Sample]:
     found: dict[str, Sample] = {}
     walked = False
     for name, known in runner.actions.items():
-        values = made_up.arguments(runner.task, known, runner.card())
-        if values is None or (walked and runner.steps(name)):
+        if walked and runner.steps(name):
             continue
         walked = walked or runner.steps(name)
         try:
-            made = getattr(runner.task, name)(**known.taken(values))
+            made = getattr(runner.task, name)(**known.taken(known.example(runner.card().sizes, ROWS)))
         except ValueError:
-            continue  # it does not take what was made up
+            continue  # this form of the model has no such action, or takes no examples
         check(made, known, runner.card())
         if made.is_floating_point():
             found[name] = Sample.of(made)
     return found
 
 
-def check(made: Tensor, known: Arguments, card: ModelCard) -> None:
-    """ValueError where what an action gave is not finite, has other rows, or is no picture of this model's."""
-    what = f"{known.action.name} of {card.name}"
-    if not made.isfinite().all():
-        raise ValueError(f"{what} gives numbers that are not finite; its weights are of no use")
-    if known.merged and len(made) != made_up.ROWS:
-        raise ValueError(f"{what} gives {len(made)} rows for {made_up.ROWS}")
-    if pictures.are_pictures(made) and known.merged and (made.shape[-3] != card.channels or made.min() < 0 or made.max() > 1):
-        raise ValueError(f"{what} gives what is no picture of {card.channels} channels between 0 and 1")
+def check(made: Tensor, known: Action, card: ModelCard) -> None:
+    """ValueError where what an action gave is not what its result's port promises."""
+    if problem := known.result.problem(made, card.sizes, None if known.joint else ROWS):
+        raise ValueError(f"{known.name} of {card.name} gives what {problem}; its weights are of no use")
 
 
 def agree(one: Mapping[str, Sample], other: Mapping[str, Sample]) -> bool:
@@ -131,7 +127,7 @@ def code() -> str:
     """A digest of what models are computed by."""
     root = Path(genlib.__file__).parent
     digest = hashlib.sha256()
-    for path in [Path(made_up.__file__), Path(__file__), *sorted(root.rglob("*.py"))]:
+    for path in [Path(__file__), *sorted(root.rglob("*.py"))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 import pydantic_core
-from jsonschema import Draft202012Validator, ValidationError
 
+from genlib.ports import Port
 from serve.backend import ModelCard
 from serve.json_fields import Taken, too_long
 from serve.limits import Limits, check_entries
@@ -22,11 +22,6 @@ from serve.problem import Problem
 
 SEEDS = 2**63
 """Seeds are below this."""
-COUNTS = ("steps", "passes", "jump", "count")
-"""By custom the arguments that say how often something is done."""
-EXAMPLE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mM8wQABTAwUMQA6AADYbMmlZgAAAABJRU5ErkJggg=="
-"""A grey picture of 8 x 8 pixels."""
-_PICTURE = {"type": "string", "contentEncoding": "base64", "minLength": 1, "examples": [EXAMPLE]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +77,7 @@ def to_bytes(work: Work) -> bytes:
 def _write(file: IO[bytes], array: np.ndarray) -> None:
     """As `np.savez` does, which would copy the array first."""
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-    file.write(memoryview(array.reshape(-1).view(np.uint8)))
+    file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def _parts(call: Call) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -111,107 +106,47 @@ def seeds_from(seed: int | None, count: int) -> list[int]:
     return [first + number for number in range(count)]
 
 
-def is_tensor(schema: Mapping[str, Any]) -> bool:
-    """Whether an argument of this schema is a tensor."""
-    return schema.get("contentEncoding") == "base64"
+def checked_arguments(card: ModelCard, action: str, values: Mapping[str, Any], limits: Limits, *, later: Collection[str] = ()) -> dict[str, Any]:
+    """An action's arguments that are no tensors, checked against their ports; those named in `later` may lack, and tensors.
+
+    Problem names the argument, and never what it was.
+    """
+    known = card.actions[action]
+    check_entries(limits, values)
+    _check_texts(values, limits)
+    for name, value in values.items():
+        if name not in known.inputs:
+            raise Problem(400, f"there is an argument that {action} does not take; it takes {', '.join(known.inputs)}", code="unknown_parameter")
+        _check_value(known.inputs[name].port, name, value, limits)
+    check_given(card, action, {*values, *later, *tensors_of(card, action)})
+    return dict(values)
 
 
-def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema in which a number has limits: what lies beyond is no value of any model, and overflows in some."""
-    limit = {"number": 10**6, "integer": SEEDS - 1}.get(schema.get("type", ""))
-    return schema if limit is None else {"minimum": -limit, "maximum": limit, **schema}
-
-
-def public_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """An action's schema as clients see it: what a tensor may be given as, and no marks of our own."""
-    properties = {}
-    for name, one in schema.get("properties", {}).items():
-        rest = {key: value for key, value in one.items() if not key.startswith("x-")}
-        if is_tensor(one):
-            del rest["type"], rest["contentEncoding"]
-            lists = {"type": "array", "minItems": 1, "items": {"type": ["number", "array"]}}
-            rest["anyOf"] = [_PICTURE, {"type": "array", "minItems": 1, "items": _PICTURE}, lists]
-            rest["description"] = "A picture (PNG, JPEG, WebP) or .npy file as base64 or a data URI, a list of pictures, or lists of numbers."
-        elif name == "seed":
-            one_seed = {"type": "integer", "minimum": 0, "maximum": SEEDS - 1}
-            rest |= {"items": one_seed, "maxItems": Limits().pictures} if one.get("type") == "array" else one_seed
-        elif name in COUNTS and one.get("type") == "integer":
-            rest |= {"minimum": 1, "maximum": Limits().steps}
-        elif name in ("width", "height") and one.get("type") == "integer":
-            rest |= {"minimum": 0, "maximum": Limits().side}
-        else:
-            rest = {**_bounded(rest), **({"items": _bounded(rest["items"])} if "items" in rest else {})}
-        if one.get("x-rows") and one.get("type") == "array":
-            rest["minItems"] = 1
-        properties[name] = rest
-    return {**schema, "properties": properties}
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What an action takes, made ready once."""
-
-    schema: dict[str, Any]
-    validator: Draft202012Validator
-    tensors: frozenset[str]
-    required: tuple[str, ...]
-
-
-_KNOWN: dict[tuple[str, str, str], _Known] = {}
-"""By model, its weights, and action."""
-
-
-def _known(card: ModelCard, action: str) -> _Known:
-    key = (card.name, card.sha256, action)
-    if key not in _KNOWN:
-        if len(_KNOWN) >= 4096:  # a server that reloads for months
-            _KNOWN.clear()
-        schema, public = card.actions[action], public_schema(card.actions[action])
-        tensors = frozenset(name for name, one in schema.get("properties", {}).items() if is_tensor(one))
-        plain = {name: one for name, one in public.get("properties", {}).items() if name not in tensors}
-        rest = {**{name: value for name, value in public.items() if name != "required"}, "properties": plain}
-        _KNOWN[key] = _Known(public, Draft202012Validator(rest), tensors, tuple(schema.get("required", ())))
-    return _KNOWN[key]
+def _check_value(port: Port, name: str, value: Any, limits: Limits) -> None:
+    try:
+        port.taken(value, limits.of_ports())
+    except ValueError as reason:
+        raise Problem(400, f"{name} {reason}; /v1/models has its schema", param=name) from None
+    if isinstance(value, list) and port.limit and len(value) > limits.of_ports()[port.limit]:
+        raise Problem(400, f"{name} has more than {limits.of_ports()[port.limit]} entries; send fewer", param=name, code="limit_exceeded")
 
 
 def tensors_of(card: ModelCard, action: str) -> frozenset[str]:
     """Names of the arguments that are tensors."""
-    return _known(card, action).tensors
-
-
-def usual_counts(card: ModelCard, action: str) -> dict[str, int]:
-    """How often an action does things that a request does not say."""
-    known = card.actions[action].get("properties", {})
-    return {name: known[name]["default"] for name in COUNTS if isinstance(known.get(name, {}).get("default"), int)}
-
-
-def checked_arguments(card: ModelCard, action: str, values: Mapping[str, Any], limits: Limits, *, later: Collection[str] = ()) -> dict[str, Any]:
-    """An action's arguments that are no tensors, checked against its schema; those named in `later` may lack, and tensors.
-
-    Problem names the argument, and never what it was.
-    """
-    known = _known(card, action)
-    check_entries(limits, values)
-    _check_texts(values, limits)
-    error = next(known.validator.iter_errors(dict(values)), None) if values else None
-    if error is not None:
-        raise _refused(error, action, known.schema)
-    check_given(card, action, {*values, *later, *known.tensors})
-    return dict(values)
+    return frozenset(name for name, one in card.actions[action].inputs.items() if one.port.array)
 
 
 def check_given(card: ModelCard, action: str, names: Collection[str]) -> None:
     """Problem where an argument lacks that an action needs."""
-    if missing := [name for name in _known(card, action).required if name not in names]:
+    if missing := [name for name in card.actions[action].required if name not in names]:
         raise Problem(400, f"{action} needs {missing[0]}; give it", param=missing[0], code="missing_parameter")
 
 
 def taken_by(card: ModelCard, action: str, others: Collection[str]) -> Taken:
     """Which fields the body of an action may have, beside `others`."""
-    known = _known(card, action)
-    names = tuple(known.schema.get("properties", {}))
+    names, tensors = card.actions[action].inputs, tensors_of(card, action)
     refusal = f"there is an argument that {action} does not take; it takes {', '.join(names)}"
-    return Taken(names={*names, *others}, refusal=refusal, files=known.tensors, arrays=known.tensors)
+    return Taken(names={*names, *others}, refusal=refusal, files=tensors, arrays=tensors)
 
 
 def _check_texts(values: Mapping[str, Any], limits: Limits) -> None:
@@ -220,27 +155,6 @@ def _check_texts(values: Mapping[str, Any], limits: Limits) -> None:
         texts = value if isinstance(value, list) else [value]
         if any(isinstance(text, str) and len(text) > limits.text_characters for text in texts):
             raise too_long(name, limits)
-
-
-def _refused(error: ValidationError, action: str, schema: Mapping[str, Any]) -> Problem:
-    """A validator's finding in a sentence of ours, as its own holds the value."""
-    known = schema.get("properties", {})
-    name = str(error.path[0]) if error.path else None
-    if error.validator == "additionalProperties":
-        return Problem(400, f"there is an argument that {action} does not take; it takes {', '.join(known)}", code="unknown_parameter")
-    if error.validator == "enum":
-        choices: Any = error.validator_value
-        return Problem(400, f"{name} must be one of {', '.join(map(str, choices))}", param=name)
-    if error.validator in ("minimum", "maximum") and isinstance(error.instance, float) and not np.isfinite(error.instance):
-        return Problem(400, f"{name} is not finite; give a number", param=name)
-    if error.validator == "minItems":
-        return Problem(400, f"{name} is empty; give at least one entry", param=name)
-    if error.validator == "maxItems":
-        return Problem(400, f"{name} has more than {error.validator_value} entries; send fewer", param=name, code="limit_exceeded")
-    if error.validator in ("minimum", "maximum"):
-        return Problem(400, f"{name} must be at {'least' if error.validator == 'minimum' else 'most'} {error.validator_value}", param=name)
-    wanted = known.get(name, {}).get("type", "of another kind") if name else "an object"
-    return Problem(400, f"{name or 'the body'} must be {wanted}; /v1/models has its schema", param=name)
 
 
 def png_as_text(png: bytes) -> str:

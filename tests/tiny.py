@@ -29,7 +29,9 @@ class ArraySource:
         self.bad = set(bad_positions)
         self.spec = DataSpec(num_samples=rows, digest=f"array-{rows}")
 
-    def batches(self, split: str, size: int, *, rank: int, world: int, seed: int, start: int, transform: Transform | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None
+    ) -> Iterator[Batch]:
         per_rank = -(-size // world)
         while split == "train" or start < len(self.x):
             low = start + rank * per_rank
@@ -43,7 +45,7 @@ class ArraySource:
     def captions(self, split: str, limit: int) -> Iterator[str]:
         return iter(())
 
-    def keys(self, split: str, positions: Sequence[int], seed: int) -> list[str]:
+    def keys(self, split: str, positions: Sequence[int], size: int, *, seed: int = 0) -> list[str]:
         return [f"row-{position}" for position in positions]
 
 

@@ -6,83 +6,41 @@ ranks decides who reads a sample, never which samples are read, and `start` is t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from genlib.config import DataConfig
-from genlib.data import sets as data_sets
-from genlib.data.buckets import Buckets
-from genlib.data.decode import CHANGED, REASONS, UNREADABLE
-from genlib.data.decoding import Decoding, Rows, pieces_of
-from genlib.data.encoded import EncodedStore
-from genlib.data.files import cache_folder, read_regular
-from genlib.data.order import ORDER_VERSION, Mixture, Order, block_samples
-from genlib.data.partners import Partners
-from genlib.data.pool import ReaderPool
-from genlib.data.reader import Reader
-from genlib.data.sets import Each, each_here
-from genlib.data.shards import SPLITS, ShardSet, parts
-from genlib.data.transforms import PlainTransform
+from genlib.data import dataset_cache
+from genlib.data.caches.encoded import EncodedStore
+from genlib.data.codecs.decode import CHANGED, REASONS, UNREADABLE
+from genlib.data.dataset import bucket_order, is_builtin, map_here, open_buckets, open_sets, sizes_of
+from genlib.data.dataset_cache import NamedSets
+from genlib.data.order.buckets import BucketOrder
+from genlib.data.order.mixture import MixtureOrder
+from genlib.data.order.partners import PartnerSampler
+from genlib.data.order.sample_order import SampleOrder, block_samples
+from genlib.data.reader_pool.pool import ReaderPool
+from genlib.data.reading.batch_decoder import BatchDecoder, BatchRows, segments_of
+from genlib.data.reading.reader import SampleReader
+from genlib.data.shards.discovery import SPLITS, split_paths
+from genlib.data.shards.shard_set import MapShards, ShardSet
+from genlib.data.spec import spec_of, validation_name, vector_size
+from genlib.data.split import Split, samples_to_read
+from genlib.data.transforms.plain import PlainTransform
+from genlib.files import cache_folder
 from genlib.types import Batch, DataSpec, Encoded, Transform
 
 log = logging.getLogger(__name__)
 _LOOK = "look at the shards with `prepare_data.py verify --decode`, or raise the limit"
-_FACTS_BYTES = 256 << 20  # names of four million classes
 _FEW = 20
 """Failed samples that never stop a run, whatever their share."""
-
-
-@dataclass(slots=True)
-class Split:
-    """One split: its samples, their order, and what reads them."""
-
-    where: str
-    shards: ShardSet
-    reader: Reader
-    order: Order | Mixture | Buckets | None
-    """None is stored order, once."""
-    batch: int = 1
-    """Samples of the global micro-batches that were asked for last, on which the order of buckets depends."""
-
-    def samples(self, positions: np.ndarray, seed: int, size: int) -> np.ndarray:
-        """Sample numbers at global positions (B,) of global micro-batches of `size` samples."""
-        if isinstance(self.order, Buckets):
-            return self.order(positions, seed, size)
-        return positions if self.order is None else self.order(positions, seed)
-
-    def rows(self, size: int, mine: slice, start: int, seed: int) -> Iterator[Rows]:
-        """Some rows of each global micro-batch. Where the order has blocks, a batch is dealt out by place in storage, so that a rank reads few."""
-        total = len(self.shards) if self.order is None else None
-        by_place = self.order is not None and self.order.block > 1
-        places = np.arange(mine.start, mine.stop, dtype=np.int64)
-        while total is None or start < total:
-            count = size if total is None else min(size, total - start)
-            kept = np.minimum(places, count - 1)
-            box = self.order.size_of(start, size) if isinstance(self.order, Buckets) else None
-            if by_place:
-                positions = np.arange(start, start + count, dtype=np.int64)
-                samples = self.samples(positions, seed, size)
-                dealt = np.argsort(samples, kind="stable")[kept]
-                yield Rows(positions[dealt], samples[dealt], places < count, size=box)
-            else:
-                yield Rows(start + kept, self.samples(start + kept, seed, size), places < count, size=box)
-            start += size
-
-
-def _samples_of(stored: Encoded | None, rows: Rows) -> np.ndarray:
-    """All samples of the set that must be read for the rows."""
-    samples = np.concatenate([rows.samples, *(samples for role, samples in rows.partners.items() if role != "other")])
-    return samples if stored is None else samples[~stored.has(samples)]
 
 
 class ShardSource:
@@ -92,7 +50,7 @@ class ShardSource:
         self.spec, self.failures = spec, Counter()
         """`failures`: samples that could not be decoded after they were indexed, by reason, each time they were met."""
         self._splits, self._other, self._config, self._read = splits, other, config, 0
-        self._partners: dict[str, Partners] = {}
+        self._partners: dict[str, PartnerSampler] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -128,20 +86,19 @@ class ShardSource:
         if self._lacks(split):
             return iter(())
         chosen, each = self._split(split), -(-size // world)
-        chosen.batch = size
-        if isinstance(chosen.order, Buckets):
+        if isinstance(chosen.order, BucketOrder):
             assert start % size == 0, "a batch of a bucket is whole"
             if rank == 0:
                 _warn_of_small(chosen.order, size)
         transform = PlainTransform(self._config.image_size) if transform is None else transform
         rows = chosen.rows(size, slice(rank * each, (rank + 1) * each), start, seed)
         if roles := getattr(transform, "partners", ()):
-            partners = self._partners.setdefault(split, Partners(chosen.shards, self._other and self._other.shards))
+            partners = self._partners.setdefault(split, PartnerSampler(chosen.shards, self._other and self._other.shards))
             rows = (replace(some, partners={role: partners.samples(role, some.positions, some.samples, seed) for role in roles}) for some in rows)
         return self._batches(split, rows, transform, seed, stored)
 
     def encoded(self, identity: str, folder: str = "") -> EncodedStore:
-        """Where what networks of that identity make of the training samples is kept: in `folder`, or GENLIB_CACHE/encoded."""
+        """Store of the training samples as networks of that identity encode them: in `folder`, or GENLIB_CACHE/encoded."""
         root = Path(folder).absolute() if folder else cache_folder() / "encoded"
         return EncodedStore(root / identity, self.num_samples("train"))
 
@@ -151,30 +108,31 @@ class ShardSource:
         In the order given, and with buckets one bucket after the other.
         """
         transform, order = PlainTransform(self._config.image_size) if transform is None else transform, self._split("train").order
-        groups = order.alike(samples) if isinstance(order, Buckets) else [(None, samples)]
-        chunks = ((box, some[at : at + size]) for box, some in groups for at in range(0, len(some), size))
-        return self._batches("train", (Rows(chunk, chunk, np.ones(len(chunk), bool), size=box) for box, chunk in chunks), transform, 0, None)
+        groups = order.by_bucket(samples) if isinstance(order, BucketOrder) else [(None, samples)]
+        chunks = ((bucket_size, some[at : at + size]) for bucket_size, some in groups for at in range(0, len(some), size))
+        rows = (BatchRows(chunk, chunk, np.ones(len(chunk), bool), bucket_size=bucket_size) for bucket_size, chunk in chunks)
+        return self._batches("train", rows, transform, 0, None)
 
-    def _batches(self, split: str, rows: Iterator[Rows], transform: Transform, seed: int, stored: Encoded | None) -> Iterator[Batch]:
+    def _batches(self, split: str, rows: Iterator[BatchRows], transform: Transform, seed: int, stored: Encoded | None) -> Iterator[Batch]:
         chosen, processes = self._split(split), self._config.readers
-        decoding = self._decoding(chosen, transform, seed, stored)
-        if pieces := chosen.reader.pieces:
-            rows = pieces.ahead(rows, partial(_samples_of, stored), for_others=processes > 0)
+        decoder = self._decoder(chosen, transform, seed, stored)
+        if segments := chosen.reader.segments:
+            rows = segments.ahead(rows, partial(samples_to_read, stored), for_others=processes > 0)
         if not processes:
             readers = (chosen.reader, self._other and self._other.reader)
-            yield from (self._counted(split, decoding.batch(readers, some)) for some in rows)
+            yield from (self._counted(split, decoder.decode(readers, some)) for some in rows)
             return
-        pool = ReaderPool(decoding, processes, timeout_seconds=self._config.reader_timeout_seconds)
+        pool = ReaderPool(decoder, processes, timeout_seconds=self._config.reader_timeout_seconds)
         try:
             yield from (self._counted(split, batch) for batch in pool.run(rows))
         finally:
             pool.close()
 
-    def _decoding(self, split: Split, transform: Transform, seed: int, stored: Encoded | None) -> Decoding:
+    def _decoder(self, split: Split, transform: Transform, seed: int, stored: Encoded | None) -> BatchDecoder:
         other = self._other.shards if self._other else None
         fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*split.shards.fields, *(other.fields if other else ())]))
-        cache = _cache_bytes(self._config, len(self._splits)) // max(1, self._config.readers)
-        return Decoding(split.shards, other, fields, transform, seed, self.spec.channels, cache, _disk_bytes(self._config), stored)
+        cache = _cache_bytes(self._config, len(self._splits)) // max(1, self._config.readers)  # each reader process has a cache of its own
+        return BatchDecoder(split.shards, other, fields, transform, seed, self.spec.channels, cache, _disk_bytes(self._config), stored)
 
     def _counted(self, split: str, batch: Batch) -> Batch:
         """The batch without `failed`, which is counted and named; ValueError where too many samples fail."""
@@ -186,12 +144,12 @@ class ShardSource:
                 reason, sample = REASONS[int(failed[row]) - 1], int(batch["sample"][row])
                 name = f"{reader.key(sample)} of {reader.where(sample)}"
                 if not self.failures[reason]:
-                    log.warning("sample %s cannot be read (%s): it counts for nothing; further ones are only counted", name, reason)
+                    log.warning("sample %s cannot be read (%s): it counts for nothing; further ones are counted alone", name, reason)
                 self.failures[reason] += 1
-            self._refuse_many(name)
+            self._check_failures(name)
         return batch
 
-    def _refuse_many(self, last: str) -> None:
+    def _check_failures(self, last: str) -> None:
         count = self.failures.total()
         if count > max(_FEW, self._config.max_failed * self._read):
             reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(self.failures.items()))
@@ -212,10 +170,10 @@ class ShardSource:
             if not failed[0]:
                 yield values["text"][0]
 
-    def keys(self, split: str, positions: Sequence[int], seed: int = 0) -> list[str]:
-        """Names `shard:key` of the samples at global positions, for messages; with buckets in micro-batches as they were last asked for."""
+    def keys(self, split: str, positions: Sequence[int], size: int, *, seed: int = 0) -> list[str]:
+        """See `DataSource.keys`."""
         chosen = self._split(split)
-        return [chosen.reader.key(int(sample)) for sample in chosen.samples(np.asarray(positions, np.int64), seed, chosen.batch)]
+        return [chosen.reader.key(int(sample)) for sample in chosen.samples(np.asarray(positions, np.int64), seed, size)]
 
     def _lacks(self, split: str) -> bool:
         """Whether it is a split that a source may lack, and this one does: reading it gives nothing."""
@@ -227,54 +185,51 @@ class ShardSource:
         return self._splits[name]
 
 
-def _warn_of_small(buckets: Buckets, size: int) -> None:
+def _warn_of_small(buckets: BucketOrder, size: int) -> None:
     if few := buckets.fewer_than(size):
         names = ", ".join(f"{width}x{height}" for width, height in few)
         log.warning("buckets %s have fewer samples than a batch of %d, which then holds some of them more than once", names, size)
 
 
-def _facts_beside(shards: ShardSet) -> dict[str, Any]:
-    """What the writer said of the set in `dataset.json`; empty where there is no such file."""
-    first = shards.paths[0]
-    if not isinstance(first, Path):
-        return {}
-    path = first.parent / "dataset.json"
-    try:
-        facts = json.loads(read_regular(path, _FACTS_BYTES))
-        names = facts.get("class_names", [])
-        good = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); delete it, or write the set again") from None
-    except (ValueError, AttributeError, RecursionError):
-        facts, good = {}, False
-    if not good:
-        raise ValueError(f"{path} is no JSON object, or its class_names are no list of texts; delete it, or write the set again")
-    return facts
-
-
-def open_source(config: DataConfig, kept: Path | None = None, each: Each = each_here) -> ShardSource:
+def open_source(config: DataConfig, cached: Path | None = None, each: MapShards = map_here) -> ShardSource:
     """Opens the shards that the config names, indexing those that were not. ValueError where there are none, or none usable.
 
-    `kept` is the folder of `genlib.data.sets.keep`; `each` maps a function over shards that are not indexed.
+    `cached` is the folder of `open_and_cache`; `each` maps a function over shards that are not indexed.
     """
-    sets = data_sets.open_sets(config, kept, each)
-    return _source(sets, config, data_sets.open_buckets(config, *sets["train"], kept, each))
+    sets = (dataset_cache.read_sets(cached, config) if cached else {}) or open_sets(config, each)
+    return _source(sets, config, open_buckets(config, *sets["train"], cached, each))
 
 
-def _source(sets: dict[str, tuple[str, ShardSet]], config: DataConfig, buckets: Buckets | None) -> ShardSource:
-    spec = replace(_spec(sets["train"][1], config), validation_name=_validation_name(sets))
+def open_and_cache(config: DataConfig, folder: Path, each: MapShards = map_here) -> ShardSource:
+    """Opens the shards on the driver of a run, and caches them for the `open_source` of its workers. ValueError as there.
+
+    Built-in sets are not cached. If the folder cannot be written, every worker looks at every shard.
+    """
+    with suppress(OSError):
+        dataset_cache.remove(folder)
+    sets = open_sets(config, each)
+    numbers = open_buckets(config, *sets["train"], each=each)
+    with suppress(OSError):
+        if not is_builtin(config):
+            dataset_cache.write_sets(folder, config, sets)
+            if numbers is not None:
+                dataset_cache.write_buckets(folder, sets["train"][1], sizes_of(config), numbers)
+    return _source(sets, config, numbers)
+
+
+def _source(sets: NamedSets, config: DataConfig, numbers: np.ndarray | None) -> ShardSource:
+    held_out = sets["validation"][1] if "validation" in sets else None
+    spec = replace(spec_of(sets["train"][1], config), validation_name=validation_name(held_out))
     cache, splits = _cache_bytes(config, len(sets)), {}
     for name, (where, shards) in sets.items():
-        reader = Reader(shards, channels=spec.channels, cache_bytes=cache, pieces=pieces_of(shards, _disk_bytes(config)))
-        splits[name] = Split(where, shards, reader, (buckets or _order(shards, where, config)) if name == "train" else None)
-    spec = replace(spec, vector_size=_vector_size(splits["train"]))
+        reader = SampleReader(shards, channels=spec.channels, cache_bytes=cache, segments=segments_of(shards, _disk_bytes(config)))
+        splits[name] = Split(where, shards, reader, _order(shards, where, config, numbers) if name == "train" else None)
+    spec = replace(spec, vector_size=vector_size(splits["train"].reader))
     return ShardSource(splits, splits.pop("other", None), spec, config)
 
 
 def _cache_bytes(config: DataConfig, sets: int) -> int:
-    """Memory for decoded samples of each of so many sets."""
+    """Memory for decoded samples of each set."""
     return (config.cache_mb << 20) // sets
 
 
@@ -282,52 +237,17 @@ def _disk_bytes(config: DataConfig) -> int:
     return int(config.disk_cache_gb * 2**30)
 
 
-def _order(shards: ShardSet, where: str, config: DataConfig) -> Order | Mixture:
-    """One order of all samples, or with weights one of each place's, mixed."""
+def _order(shards: ShardSet, where: str, config: DataConfig, numbers: np.ndarray | None) -> SampleOrder | MixtureOrder | BucketOrder:
+    """One order of all samples, with buckets by the bucket of each (n,), or with weights one order for each path, mixed."""
+    if numbers is not None:
+        return bucket_order(config, shards, numbers)
     if not config.weights:
-        return Order(len(shards), block_samples(len(shards), shards.num_bytes))
+        return SampleOrder(len(shards), block_samples(len(shards), shards.num_bytes))
     orders, first = [], 0
-    for place, count in zip(parts(where), shards.parts, strict=True):
+    for path, count in zip(split_paths(where), shards.parts, strict=True):
         samples = int(shards.starts[first + count] - shards.starts[first])
         if not samples:
-            raise ValueError(f"data.train={place!r}: no usable sample; dropped from all places: {shards.why_bad()}")
-        orders.append(Order(samples, block_samples(samples, shards.num_bytes * samples // len(shards))))
+            raise ValueError(f"data.train={path!r}: no usable sample; dropped from all paths: {shards.why_bad()}")
+        orders.append(SampleOrder(samples, block_samples(samples, shards.num_bytes * samples // len(shards))))
         first += count
-    return Mixture(orders, config.weights)
-
-
-def _validation_name(sets: dict[str, tuple[str, ShardSet]]) -> str:
-    """What the writer called the held-out samples; it becomes part of the names of scores."""
-    name = _facts_beside(sets["validation"][1]).get("validation_name") if "validation" in sets else None
-    return name if isinstance(name, str) and re.fullmatch(r"[\w.-]{1,64}", name) else "validation"
-
-
-def _spec(train: ShardSet, config: DataConfig) -> DataSpec:
-    facts = _facts_beside(train)
-    one_size = train.sizes[0][0] if len(train.sizes) == 1 and train.sizes[0][0] == train.sizes[0][1] else 0
-    names = tuple(facts.get("class_names", ())) or tuple(str(label) for label in range(train.highest_label + 1))
-    return DataSpec(
-        channels=1 if train.channels and set(train.channels) == {1} else 3,
-        image_size=(config.image_size or one_size) if "image" in train.fields else 0,
-        class_names=names,
-        has_captions="text" in train.fields,
-        num_samples=len(train),
-        bucket_step=config.bucket_step,
-        digest=_digest(train, config),
-        order_version=ORDER_VERSION,
-    )
-
-
-def _vector_size(train: Split) -> int:
-    """Numbers in the first sample's `.npy` member."""
-    if "array" not in train.shards.fields:
-        return 0
-    _, values, _ = train.reader.read(np.zeros(1, np.int64), ("array",))
-    return values["array"][0].size
-
-
-def _digest(train: ShardSet, config: DataConfig) -> str:
-    """Identity of the samples, and of how several places are mixed."""
-    if not config.weights:
-        return train.digest
-    return hashlib.sha256(json.dumps([train.digest, train.parts, config.weights]).encode()).hexdigest()
+    return MixtureOrder(orders, config.weights)

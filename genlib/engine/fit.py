@@ -266,7 +266,7 @@ class Training:
         here = None
         if not update.metrics["loss"].isfinite():
             positions = torch.cat([batch["position"] for batch in micro_batches]).tolist()
-            names = self.source.keys("train", [positions[0], positions[-1]], self.config.seed)
+            names = self.source.keys("train", [positions[0], positions[-1]], self.micro_batch, seed=self.config.seed)
             here = f"the loss of rank {distributed.rank()} (samples {' to '.join(names)})"
         culprits = [text for text in distributed.all_gather_object(here) if text] or ["a gradient"]
         sentence = f"step {step.index + 1}, phase {phase.name}: {' and '.join(culprits)} is not finite"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
+from genlib.actions import Action
 from genlib.config import nearest
 from genlib.task import Task
 from genlib.types import Batch, DataSource, Samples
@@ -24,7 +23,7 @@ class Conditions:
     """One entry a picture."""
 
     arguments: dict[str, list[Any]]
-    """What `generate` gets beside seeds: `prompt` or `label`, or nothing."""
+    """What `generate` gets beside seeds: texts or labels by their argument's name, or nothing."""
     captions: list[str]
     """The same in words; empty texts where pictures are made unconditionally."""
 
@@ -43,11 +42,12 @@ class LabelsAlone:
         return {"label": torch.tensor(samples.fields.get("label", facts), dtype=torch.int64)}
 
 
-def parameters(task: Task) -> dict[str, inspect.Parameter]:
-    """The arguments of the task's action `generate`. ValueError where it has none."""
-    if "generate" not in {action.name for action in type(task).actions()}:
+def drawing(task: Task) -> Action:
+    """The task's action `generate`. ValueError where it has none."""
+    found = next((action for action in type(task).actions() if action.name == "generate"), None)
+    if found is None:
         raise ValueError(f"{type(task).__name__} makes no pictures, so there is nothing to measure; name a run of a generative recipe")
-    return dict(inspect.signature(task.generate).parameters)  # type: ignore[arg-type]
+    return found
 
 
 def conditions(task: Task, source: DataSource, split: str, count: int) -> Conditions:
@@ -55,21 +55,22 @@ def conditions(task: Task, source: DataSource, split: str, count: int) -> Condit
 
     ValueError where the task needs what the split does not have.
     """
-    takes = parameters(task)
-    if "prompt" in takes and (captions := spread(list(source.captions(split, MOST)), count)):
-        return Conditions({"prompt": captions}, captions)
-    if "label" in takes and (names := source.spec.class_names):
+    draw = drawing(task)
+    text, label = draw.named("texts"), draw.named("label")
+    if text and (captions := spread(list(source.captions(split, MOST)), count)):
+        return Conditions({text: captions}, captions)
+    if label and (names := source.spec.class_names):
         labels = spread(_labels(source, split), count)
-        return Conditions({"label": labels}, [names[label] for label in labels])
-    for name, kind in (("prompt", "captions (.txt members)"), ("label", "labels (.cls members)")):
-        if name in takes and takes[name].default is inspect.Parameter.empty:
-            raise ValueError(f"{type(task).__name__} makes pictures by {name}, but the {split} samples have no {kind}; name others")
+        return Conditions({label: labels}, [names[label] for label in labels])
+    for name, what in ((text, "captions (.txt members)"), (label, "labels (.cls members)")):
+        if name and draw.inputs[name].required:
+            raise ValueError(f"{type(task).__name__} makes pictures by {name}, but the {split} samples have no {what}; name others")
     return Conditions({}, [""] * count)
 
 
 def _labels(source: DataSource, split: str) -> list[int]:
     found: list[int] = []
-    for batch in source.batches(split, 1024, rank=0, world=1, seed=0, start=0, transform=LabelsAlone()):
+    for batch in source.batches(split, 1024, transform=LabelsAlone()):
         found += batch["label"][batch["weight"] > 0].tolist()
         if len(found) >= MOST or (split == "train" and len(found) >= source.spec.num_samples):
             break
@@ -85,8 +86,8 @@ def spread(values: Sequence[T], count: int) -> list[T]:
 
 def sampler_options(task: Task, words: Sequence[str]) -> dict[str, Any]:
     """`NAME=VALUE` words as arguments of `generate`. ValueError names the first that it does not have, or a value of another type."""
-    takes, hints = parameters(task), get_type_hints(type(task).generate)  # type: ignore[attr-defined]
-    free = [name for name in takes if name not in ("seed", "prompt", "label")]
+    inputs = drawing(task).inputs
+    free = [name for name, one in inputs.items() if not one.port.axes]
     options: dict[str, Any] = {}
     for word in words:
         name, sign, value = word.partition("=")
@@ -95,7 +96,7 @@ def sampler_options(task: Task, words: Sequence[str]) -> dict[str, Any]:
                 f"{word!r} sets nothing of {type(task).__name__}.generate; it has {', '.join(free) or 'no options'}.{nearest(name, free)}"
             )
         try:
-            options[name] = TypeAdapter(hints[name]).validate_strings(value)
-        except ValidationError as error:
-            raise ValueError(f"{name} is {value!r}: {error.errors()[0]['msg']}") from None
+            options[name] = inputs[name].port.read(value)
+        except ValueError as error:
+            raise ValueError(f"{name} is {value!r}, and {error}") from None
     return options

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from genlib import checkpoint
+from genlib.checkpoint import Manifest
 from genlib.metrics.inception import InceptionV3
 from genlib.task import Task
 
@@ -56,30 +57,42 @@ def load(where: Path, device: torch.device | str = "cpu") -> FeatureNetwork:
     found = checkpoint.find(where)
     if found is None:
         raise ValueError(f"{where} is no feature network: no file, run or checkpoint; train a classifier or a CLIP, or name Inception's weights")
-    task, name, digest = _trained(found, device)
-    if hasattr(task, "features"):
-        embed, side = _by_classifier(task), task.image_size
-    elif hasattr(task, "embed_image"):
-        embed, side = _by_clip(task), task.config.image.image_size
-    else:
+    task, manifest = checkpoint.load_task(found, device=device).requires_grad_(False), checkpoint.read_manifest(found)
+    looks = made_of(task, "image", "features")
+    if looks is None:
         raise ValueError(f"{where} is a {type(task).__name__}, which names no features of pictures; name a classifier or a CLIP")
-    return FeatureNetwork(name, digest, f"bicubic, antialiased, to {side} pixels", task.data.channels, device, embed, task)
+    sizes, classes = task.sizes(manifest.blueprint.spec), made_of(task, "image", "probabilities")
+
+    def embed(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        image = _scaled(pixels, sizes.side)
+        return looks(image), None if classes is None else classes(image).log()
+
+    name, digest = _name(manifest)
+    return FeatureNetwork(name, digest, f"bicubic, antialiased, to {sizes.side} pixels", sizes.channels, device, embed, task)
+
+
+def made_of(task: Task, kind: str, gives: str) -> Callable[[Any], Tensor] | None:
+    """The task's action that makes such a result of one such input alone, as a function of that; None where it has none."""
+    for action in type(task).actions():
+        if action.result.kind == gives and len(action.required) == 1 and action.named(kind) == action.required[0]:
+            method, name = getattr(task, action.name), action.required[0]
+            return lambda value: method(**{name: value})
+    return None
 
 
 def load_clip(where: Path, device: torch.device | str = "cpu") -> FeatureNetwork:
     """As `load`, of a run that also embeds texts."""
     network = load(where, device) if where.is_dir() else None
-    if network is None or not hasattr(network.task, "embed_text"):
+    if network is None or network.task is None or made_of(network.task, "texts", "features") is None:
         raise ValueError(f"{where} is no CLIP of ours, which a CLIP score needs; name a run of one, such as runs/clip")
     return network
 
 
-def _trained(found: Path, device: torch.device) -> tuple[Any, str, str]:
-    """The task, its name and the sha256 of its weights."""
-    task, manifest = checkpoint.load_task(found, device=device), checkpoint.read_manifest(found)
+def _name(manifest: Manifest) -> tuple[str, str]:
+    """A network's name and the sha256 of its weights."""
     digest = manifest.files.get("ema.safetensors") or manifest.files["weights.safetensors"]
     recipe = manifest.recipe if manifest.stage in ("train", manifest.recipe) else f"{manifest.recipe}-{manifest.stage}"
-    return task.requires_grad_(False), f"{recipe}-{digest[:8]}", digest
+    return f"{recipe}-{digest[:8]}", digest
 
 
 def _scaled(pixels: Tensor, side: int) -> Tensor:
@@ -88,18 +101,6 @@ def _scaled(pixels: Tensor, side: int) -> Tensor:
     if image.shape[-2:] == (side, side):
         return image
     return F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-
-
-def _by_classifier(task: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    def embed(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        features = task.features(_scaled(pixels, task.image_size))
-        return features, task.net.head(features)
-
-    return embed
-
-
-def _by_clip(task: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    return lambda pixels: (task.embed_image(image=_scaled(pixels, task.config.image.image_size)), None)
 
 
 def _inception(path: Path, device: torch.device) -> FeatureNetwork:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from genlib import distributed
 from genlib.metrics import clip_score as clip
-from genlib.metrics.conditions import Conditions
-from genlib.metrics.features import FeatureNetwork
+from genlib.metrics.conditions import Conditions, drawing
+from genlib.metrics.features import FeatureNetwork, made_of
 from genlib.metrics.fid import Moments, frechet_distance
 from genlib.metrics.inception_score import InceptionScore
 from genlib.metrics.kid import kid
@@ -138,11 +138,12 @@ def _refuse_unmeasurable(captions: Sequence[str], against_real: bool, against_ca
 
 def generated(task: Task, asked: Measurement) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's pictures: numbers (B,) int64 and 8-bit pixels (B, C, H, W), batch by batch. ValueError where they are not finite."""
+    seeded = drawing(task).named("seeds") or "seed"
     mine = range(distributed.rank(), len(asked.conditions.captions), distributed.world_size())
     for low in range(0, len(mine), asked.batch):
         numbers = mine[low : low + asked.batch]
         seeds = [asked.seed + number for number in numbers]
-        image = task.generate(seed=seeds, **asked.conditions.rows(numbers), **asked.sampler)  # type: ignore[operator]
+        image = task.generate(**{seeded: seeds}, **asked.conditions.rows(numbers), **asked.sampler)  # type: ignore[operator]
         if not image.isfinite().all():
             raise ValueError(f"{asked.generator} made pictures with values that are not finite, so they have no score; look at its training")
         yield torch.tensor(numbers), to_pixels(image).cpu()
@@ -221,7 +222,9 @@ def against_captions(seen: Seen, blank: _Blank) -> list[Scorecard]:
     captions, network, task = blank.asked.conditions.captions, seen.network, seen.network.task
     distinct = list(dict.fromkeys(captions))
     image, place = seen.features(), {caption: number for number, caption in enumerate(distinct)}
-    text = task.embed_text(text=distinct)[[place[caption] for caption in captions]]  # type: ignore[union-attr, operator]
+    read = None if task is None else made_of(task, "texts", "features")
+    assert read is not None, "`load_clip` refuses others"
+    text = read(distinct)[[place[caption] for caption in captions]]
     scores = {"clip_score": clip.clip_score(image, text), "clip_score_shuffled": clip.shuffled_clip_score(image, text, captions)}
     return [blank.card(name, value, network, 0, {"scale": 100}) for name, value in scores.items()]
 

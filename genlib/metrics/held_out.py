@@ -1,8 +1,9 @@
-"""The held-out samples, each once, and what a task's own `evaluate` says of them: where the final scores of most families begin."""
+"""The held-out samples, each once, and the means of a task's own `evaluate` over them: where the final scores of most families begin."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 
@@ -13,10 +14,17 @@ BATCH = 500
 """Samples of one batch."""
 
 
-def held_out(task: Task, source: DataSource, transform: Transform | None = None) -> Iterator[Batch]:
-    """Batches of all held-out samples, each once, on the task's device, by the task's own transform or another."""
+def held_out(
+    task: Task, source: DataSource, transform: Transform | None = None, *, size: int | None = None, most: int | None = None
+) -> Iterator[Batch]:
+    """Held-out samples that count, each once, in batches of at most `size` (by default `BATCH`) on the task's device.
+
+    By the task's own transform or another; `most` of them, a multiple of `size`, or all.
+    """
     transform = transform or task.transform(train=False)
-    for batch in source.batches("validation", BATCH, rank=0, world=1, seed=0, start=0, transform=transform):
+    size = size or BATCH
+    batches = source.batches("validation", size, transform=transform)
+    for batch in islice(batches, None if most is None else most // size):
         real = batch["weight"] > 0
         yield {name: value[real].to(task.device) for name, value in batch.items()}
 

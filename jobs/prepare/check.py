@@ -11,11 +11,11 @@ from functools import partial
 import numpy as np
 
 from cluster.parallel import LOCAL_BELOW, once_connected, parallel_map
-from genlib.data import index
-from genlib.data.decode import REASONS
-from genlib.data.places import Place
-from genlib.data.reader import Reader
-from genlib.data.shards import ShardSet
+from genlib.data.codecs.decode import REASONS
+from genlib.data.index import shard_index
+from genlib.data.index.storage_path import StoragePath
+from genlib.data.reading.reader import SampleReader
+from genlib.data.shards.shard_set import ShardSet
 
 _AT_ONCE = 32  # samples decoded at once, which bounds memory
 
@@ -44,10 +44,10 @@ class Undecodable:
     first: dict[str, str] = field(default_factory=dict)
 
 
-def verify(places: Sequence[Place], decode: bool = False) -> Findings:
+def verify(places: Sequence[StoragePath], decode: bool = False) -> Findings:
     """Indexes every shard anew, and with `decode` opens every member of every sample; many shards in parallel."""
     with once_connected() if decode and len(places) >= LOCAL_BELOW else nullcontext():
-        found = ShardSet(places, each=lambda _, some: parallel_map(index.build, some, label="checking"))
+        found = ShardSet.open(places, each=lambda _, some: parallel_map(shard_index.build, some, label="checking"))
         findings = Findings(len(places), len(found), Counter(found.bad), dict(found.first_bad), found.about_joined())
         if decode:
             _decode(found, findings)
@@ -65,7 +65,7 @@ def _decode(found: ShardSet, findings: Findings) -> None:
 
 def decode_shard(shards: ShardSet, number: int) -> Undecodable:
     """Decodes all usable samples of one shard of a set."""
-    broken, reader = Undecodable(), Reader(shards, channels=3)
+    broken, reader = Undecodable(), SampleReader(shards, channels=3)
     start, end = int(shards.starts[number]), int(shards.starts[number + 1])
     for at in range(start, end, _AT_ONCE):
         keys, _, failed = reader.read(np.arange(at, min(at + _AT_ONCE, end)), shards.fields)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.parallel import parallel_map
-from genlib.data.convert import CONVERT_VERSION, Input, Part, Plan, Record, finished, part_samples, write_part
-from genlib.data.files import read_regular, write_atomically
-from genlib.data.shards import ShardSet
-from genlib.data.writer import UNFINISHED, write_facts
+from genlib.data.importers.convert import CONVERT_VERSION, ConversionInput, ConversionPlan, InputPart, PartRecord, finished, part_samples, write_part
+from genlib.data.shards.shard_set import ShardSet
+from genlib.data.shards.writer import UNFINISHED, write_facts
+from genlib.files import read_regular, write_atomically
 from jobs.prepare.show import draw_sheet
 
 _MANIFEST_BYTES = 64 << 20
@@ -47,7 +47,7 @@ class Output:
             raise ValueError(f"--validation-share {self.validation_share:g} is out of range; it is a share like 0.01")
 
 
-def convert(verb: str, source: Input, output: Output) -> str:
+def convert(verb: str, source: ConversionInput, output: Output) -> str:
     """Writes what is not written yet, on Ray where there is much, and says in one line what came of it all."""
     out = output.out.absolute()
     with only_one(out):
@@ -55,25 +55,25 @@ def convert(verb: str, source: Input, output: Output) -> str:
         samples = begin(out, verb, source, output, shard_bytes)
         for left_over in out.glob(UNFINISHED):
             left_over.unlink(missing_ok=True)
-        plan = Plan(out=out, read=source.read, size=output.size, shard_bytes=shard_bytes, validation_share=output.validation_share)
+        plan = ConversionPlan(out=out, read=source.read, size=output.size, shard_bytes=shard_bytes, validation_share=output.validation_share)
         total, resumed = run(plan, source, samples)
         if not sum(total.samples.values()):
             raise ValueError(f"{out}: none of the samples can be used: {bad_in_words(total)}")
         write_facts(out, **source.facts, samples=total.samples, bad=total.bad)
-    draw_sheet(ShardSet([out / name for name in sorted(total.shards)]), out / "contact_sheet.png", 192)
+    draw_sheet(ShardSet.open([out / name for name in sorted(total.shards)]), out / "contact_sheet.png", 192)
     return in_words(total, resumed, source, out)
 
 
-def run(plan: Plan, source: Input, samples: int) -> tuple[Record, int]:
+def run(plan: ConversionPlan, source: ConversionInput, samples: int) -> tuple[PartRecord, int]:
     """Writes the missing parts; what came of all of them, and how many were there before."""
-    records: dict[int, Record] = {}
+    records: dict[int, PartRecord] = {}
 
-    def todo() -> Iterator[Part]:
+    def todo() -> Iterator[InputPart]:
         for number, content in enumerate(source.cut(samples)):
             if record := finished(plan.out, number):
                 records[number] = record
             else:
-                yield Part(number, content)
+                yield InputPart(number, content)
 
     total = -(-source.total // samples) if source.total is not None else None
     before = sum(1 for _ in plan.out.glob("job/part-*.json"))
@@ -83,18 +83,18 @@ def run(plan: Plan, source: Input, samples: int) -> tuple[Record, int]:
     written = list(parallel_map(partial(numbered, plan), todo(), label=label, total=todo_total, local_below=1 << 30 if small else 2))
     resumed = len(records)
     records.update(written)
-    result = Record()
+    result = PartRecord()
     for _, record in sorted(records.items()):
         result.add(record)
     return result, resumed
 
 
-def numbered(plan: Plan, part: Part) -> tuple[int, Record]:
+def numbered(plan: ConversionPlan, part: InputPart) -> tuple[int, PartRecord]:
     """Writes a part."""
     return part.number, write_part(plan, part)
 
 
-def begin(out: Path, verb: str, source: Input, output: Output, shard_bytes: int) -> int:
+def begin(out: Path, verb: str, source: ConversionInput, output: Output, shard_bytes: int) -> int:
     """Checks the folder's manifest, or writes it; the samples a part. ValueError where the folder holds something else."""
     path = out / "job" / "manifest.json"
     job = {
@@ -137,12 +137,12 @@ def only_one(out: Path) -> Iterator[None]:
         yield
 
 
-def bad_in_words(total: Record) -> str:
+def bad_in_words(total: PartRecord) -> str:
     """Each reason with its count and first sample."""
     return "; ".join(f"{count:,} {reason}, first {total.first.get(reason, '?')}" for reason, count in sorted(total.bad.items()))
 
 
-def in_words(total: Record, resumed: int, source: Input, out: Path) -> str:
+def in_words(total: PartRecord, resumed: int, source: ConversionInput, out: Path) -> str:
     """The one line of counts."""
     samples = " and ".join(f"{count:,} {split}" for split, count in total.samples.items())
     megabytes = sum(total.shards.values()) / 1e6

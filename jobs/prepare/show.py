@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from genlib.config import DataConfig
-from genlib.data.buckets import bucket_sizes, nearest_bucket
-from genlib.data.reader import Reader
-from genlib.data.shards import ShardSet
+from genlib.data.order.buckets import bucket_sizes, nearest_bucket
+from genlib.data.reading.reader import SampleReader
+from genlib.data.shards.shard_set import ShardSet
 from genlib.pictures import save_contact_sheet
 
 _MEASURED = 10_000  # samples, spread evenly, whose captions and sizes are looked at
@@ -25,7 +25,7 @@ def draw_sheet(shards: ShardSet, out: Path, count: int) -> None:
         raise ValueError(f"{shards.paths[0]}: there is no usable sample with an image to show; dropped: {shards.why_bad()}")
     chosen = spread(len(shards), count)
     fields = [field for field in ("image", "text", "label") if field in shards.fields]
-    keys, values, _ = Reader(shards, channels=3).read(chosen, fields)
+    keys, values, _ = SampleReader(shards, channels=3).read(chosen, fields)
     labels = [str(label) for label in values.get("text", values.get("label", keys))]
     save_contact_sheet(out, values["image"], labels, columns=16, title=f"{len(shards):,} samples, {len(chosen)} of them", side=80, label_lines=3)
 
@@ -92,7 +92,7 @@ def _stored(shards: ShardSet, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def _read(shards: ShardSet, chosen: np.ndarray, field: str) -> list:
     """A field's values, without those that fail."""
-    reader, found = Reader(shards), []
+    reader, found = SampleReader(shards), []
     for start in range(0, len(chosen), _AT_ONCE):
         _, values, failed = reader.read(chosen[start : start + _AT_ONCE], (field,))
         found += [value for value, bad in zip(values[field], failed, strict=True) if not bad]

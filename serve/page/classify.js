@@ -1,7 +1,7 @@
 // What a picture is: among labels of one's own (zero-shot), or among the classes that a model was trained on.
 
 import { button, byId, debounced, element, guarded, pickPictures, takesPictures } from "./dom.js";
-import { can, offer, takes } from "./models.js";
+import { can, offer } from "./models.js";
 import { dataUri, decoded, isSmall, shrunk } from "./pictures.js";
 
 const LABELS = "genlib.labels";
@@ -34,7 +34,8 @@ export class Classify {
   }
 
   get own() {
-    return Boolean(this.card && takes(this.card, "classify").labels);
+    const found = Object.values(this.card?.actions ?? {}).find(({ result }) => result.port === "probabilities");
+    return Object.values(found?.parameters.properties ?? {}).some((schema) => schema["x-port"] === "names");
   }
 
   /** Takes pictures, the newest first. */

@@ -94,7 +94,7 @@ export class Create {
     for (const side of [this.width, this.height]) options(side, sides(card), card.image_size, !another);
     this.steps.bounds(1, Math.max(Math.min(card.max_steps || 200, 200), schema.steps?.default ?? 1), 1);
     this.steps.value = schema.steps?.default ?? 25;
-    this.guidance.value = schema.guidance_scale?.default > 0 ? schema.guidance_scale.default : null;
+    this.guidance.value = schema.guidance?.default > 0 ? schema.guidance.default : null;
     if (schema.strength) this.strength.value = schema.strength.default ?? 0.6;
   }
 
@@ -142,13 +142,13 @@ export class Create {
     const shown = (name) => !document.querySelector(`#wish [data-needs="${name}"]`).hidden;
     const [width, height] = this.frame;
     const all = {
-      prompt: this.prompt.value.trim(), label: this.label.value, negative_prompt: this.negative.value.trim(), steps: this.steps.value,
-      guidance_scale: this.guidance.value, sampler: this.sampler.value, seed: Math.min(MOST_SEED, Math.max(0, Math.floor(Number(this.seed.value) || 0))),
+      texts: this.prompt.value.trim(), label: this.label.value, negative_text: this.negative.value.trim(), steps: this.steps.value,
+      guidance: this.guidance.value, sampler: this.sampler.value, seeds: Math.min(MOST_SEED, Math.max(0, Math.floor(Number(this.seed.value) || 0))),
     };
     const used = Object.fromEntries(Object.entries(all).filter(([name, value]) => shown(name) && value !== "" && value !== null));
-    const { negative_prompt: negative, guidance_scale: guidance, ...rest } = used;
+    const { texts: prompt, negative_text: negative, guidance, seeds: seed, ...rest } = used;
     const mode = this.source ? { mode: this.mode.value, ...(this.mode.value === "image_to_image" && { strength: this.strength.value }) } : {};
-    return { model: this.card.id, count: this.count.value, width, height, ...rest, ...(negative && { negative }), ...(guidance !== undefined && { guidance }), ...mode };
+    return { model: this.card.id, count: this.count.value, width, height, ...rest, ...(prompt !== undefined && { prompt }), ...(seed !== undefined && { seed }), ...(negative && { negative }), ...(guidance !== undefined && { guidance }), ...mode };
   }
 
   /** Puts settings into the form; what they do not name stays. */

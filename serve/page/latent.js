@@ -2,7 +2,7 @@
 
 import { button, byId, element, guarded, pickPictures, takesPictures } from "./dom.js";
 import { Slider } from "./form.js";
-import { can, offer, takes } from "./models.js";
+import { SAMPLE, actionOf, asArguments, can, offer } from "./models.js";
 import { canvasBlob, dataUri, decoded, fitted, isSmall, values } from "./pictures.js";
 
 const REACH = 3; // standard deviations that a slider spans, to either side
@@ -34,7 +34,9 @@ export class Latent {
 
   async set() {
     this.shown = this.model.value;
-    this.coded = Boolean(takes(this.card, "decode"));
+    this.decoder = actionOf(this.card, "image", "code");
+    this.encoder = actionOf(this.card, "code", SAMPLE);
+    this.coded = Boolean(this.decoder && this.encoder);
     byId("latent-picture").replaceChildren(this.picture);
     if (this.coded) await this.sliders();
     else await this.journey();
@@ -71,8 +73,12 @@ export class Latent {
     this.move(this.code.map(normal));
   }
 
+  ask(action, values) {
+    return this.app.api.action(this.card.id, action, asArguments(this.card, action, values));
+  }
+
   async codeOf(blob) {
-    const answer = await this.app.api.action(this.card.id, "embed", { image: [await dataUri(blob)] });
+    const answer = await this.ask(this.encoder, [[SAMPLE, [await dataUri(blob)]]]);
     return Array.from(answer[0]);
   }
 
@@ -81,7 +87,7 @@ export class Latent {
     const ends = this.code.flatMap((_, at) => [-2, 2].map((end) => this.code.map((_, other) => (other === at ? end : 0))));
     const pixels = [];
     const most = Math.max(2, this.card.max_batch || 64);
-    for (let at = 0; at < ends.length; at += most) pixels.push(...(await Promise.all((await this.app.api.action(this.card.id, "decode", { code: ends.slice(at, at + most) })).map(values))));
+    for (let at = 0; at < ends.length; at += most) pixels.push(...(await Promise.all((await this.ask(this.decoder, [["code", ends.slice(at, at + most)]])).map(values))));
     return this.code.map((_, at) => ({ at, effect: difference(pixels[2 * at], pixels[2 * at + 1]) })).sort((a, b) => b.effect - a.effect);
   }
 
@@ -100,7 +106,7 @@ export class Latent {
   async decoded() {
     while (this.stale) {
       this.stale = false;
-      const made = await guarded(() => this.app.api.action(this.card.id, "decode", { code: [this.code] }))();
+      const made = await guarded(() => this.ask(this.decoder, [["code", [this.code]]]))();
       if (made) this.show(made[0]);
     }
   }
@@ -134,7 +140,7 @@ export class Latent {
   }
 
   travelled = guarded(async () => {
-    this.frames = await this.app.api.action(this.card.id, "interpolate", { first: Number(this.first.value), last: Number(this.last.value), steps: FRAMES });
+    this.frames = await this.ask(actionOf(this.card, "strip", "seed", "seed"), [["seed", Number(this.first.value)], ["seed", Number(this.last.value)], ["frame_count", FRAMES]]);
     const jump = (at) => ((this.place.value = (100 * at) / (FRAMES - 1)), this.pass());
     this.strip.replaceChildren(...this.frames.map((blob, at) => at % 3 ? null : element("button", { type: "button", aria: { label: `${Math.round((100 * at) / (FRAMES - 1))}% of the way` }, on: { click: () => jump(at) } },
       element("img", { className: "pixels", alt: "", src: URL.createObjectURL(blob) }))).filter(Boolean));

@@ -1,6 +1,7 @@
 // Starts the page: views by the address's hash, theme, key, and what the views share.
 
 import { Api } from "./api.js";
+import { Act } from "./act.js";
 import { Classify } from "./classify.js";
 import { Create } from "./create.js";
 import { byId, element, guarded, icon, notify } from "./dom.js";
@@ -17,7 +18,7 @@ import { Viewer } from "./viewer.js";
 const THEME = "genlib.theme";
 const VIEWS = [
   ["create", "Create", can.create], ["gallery", "Gallery", null], ["search", "Search", can.search], ["classify", "Classify", can.classify],
-  ["latent", "Latent space", can.latent], ["map", "Map", can.map], ["models", "Models", null],
+  ["latent", "Latent space", can.latent], ["map", "Map", can.map], ["act", "Actions", can.act], ["models", "Models", null],
 ];
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -86,6 +87,7 @@ class App {
     this.classify = new Classify(this);
     this.latent = new Latent(this);
     this.map = new MapView(this);
+    this.act = new Act(this);
     this.list = new ModelList(this);
     this.shown = drawViews([]);
     addEventListener("hashchange", () => this.show());
@@ -93,7 +95,7 @@ class App {
     this.show();
     this.models = await this.api.models();
     this.shown = drawViews(this.models);
-    for (const view of [this.create, this.search, this.classify, this.latent, this.map, this.list]) await view.ready();
+    for (const view of [this.create, this.search, this.classify, this.latent, this.map, this.act, this.list]) await view.ready();
     this.show();
     await this.runs.resume();
     await this.gallery.fetch();
@@ -115,7 +117,7 @@ class App {
     for (const section of document.querySelectorAll(".view")) section.hidden = section.id !== name;
     for (const link of byId("views").children) mark(link, link.hash === `#${name}`);
     document.title = `${VIEWS.find(([view]) => view === name)[1]} · genlib`;
-    const view = { create: this.create, gallery: this.gallery, search: this.search, classify: this.classify, latent: this.latent, map: this.map, models: this.list }[name];
+    const view = { create: this.create, gallery: this.gallery, search: this.search, classify: this.classify, latent: this.latent, map: this.map, act: this.act, models: this.list }[name];
     if (this.models.length) view.open?.();
   }
 

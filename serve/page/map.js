@@ -1,12 +1,14 @@
 // A self-organising map: its units as pictures where they lie, coloured by what lies between them; pictures find their place on it.
 
 import { byId, element, guarded, pickPictures, takesPictures } from "./dom.js";
-import { units, neighbours } from "./map_units.js";
-import { can, offer, takes } from "./models.js";
+import { neighbours, placesOf, units } from "./map_units.js";
+import { SAMPLE, actionOf, asArguments, can, offer } from "./models.js";
 import { addressOf, dataUri, fitted, values } from "./pictures.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const COLOURS = [["distance", "Distance to neighbours", "embed"], ["cluster", "Clusters", "cluster"], ["class", "Classes", "classify"], ["none", "None", "embed"]];
+const classing = (card) => actionOf(card, "probabilities", SAMPLE);
+const always = () => true;
+const COLOURS = [["distance", "Distance to neighbours", always], ["cluster", "Clusters", (card) => "cluster" in card.actions], ["class", "Classes", classing], ["none", "None", always]];
 const CELL = 40; // units of the drawing a step on the grid
 
 export class MapView {
@@ -36,7 +38,7 @@ export class MapView {
 
   async set() {
     this.shown = this.model.value;
-    this.colour.replaceChildren(...COLOURS.filter(([, , action]) => takes(this.card, action)).map(([value, label]) => new Option(label, value)));
+    this.colour.replaceChildren(...COLOURS.filter(([, , offered]) => offered(this.card)).map(([value, label]) => new Option(label, value)));
     byId("map-picture").replaceChildren(element("p", { className: "empty" }, "Reading the map"));
     this.map = await units(this.app.api, this.card);
     this.pixels = await Promise.all(this.map.units.map((one) => values(one.blob)));
@@ -68,11 +70,11 @@ export class MapView {
   async paint() {
     const kind = this.colour.value;
     const images = async () => Promise.all(this.map.units.map((one) => dataUri(one.blob)));
-    const ask = async (action) => (this.map[action] ??= await this.app.api.action(this.card.id, action, { image: await images() }));
+    const ask = async (action) => (this.map[action] ??= await this.app.api.action(this.card.id, action, asArguments(this.card, action, [[SAMPLE, await images()]])));
     if (kind === "distance") this.shade(this.distances());
     else if (kind === "none") this.tint(this.map.units.map(() => null), []);
     else if (kind === "cluster") this.tint(Array.from(await ask("cluster"), Number), (number) => `Cluster ${number + 1}`);
-    else this.tint((await ask("classify")).map((row) => row.indexOf(Math.max(...row))), (number) => this.card.classes[number] ?? `Class ${number}`);
+    else this.tint((await ask(classing(this.card))).map((row) => row.indexOf(Math.max(...row))), (number) => this.card.classes[number] ?? `Class ${number}`);
   }
 
   /** Mean distance of each unit to its neighbours, from 0 to 1 (the U-matrix, Ultsch 1990). */
@@ -124,7 +126,7 @@ export class MapView {
   async find(files) {
     const side = this.card.image_size;
     const images = await Promise.all(files.map(async (file) => dataUri(await fitted(file, side, side))));
-    const places = await this.app.api.action(this.card.id, "embed", { image: images });
+    const places = await placesOf(this.app.api, this.card, images);
     this.marks.replaceChildren(...places.map(([x, y], at) => {
       const mark = drawn("g", { transform: `translate(${x * CELL} ${y * CELL})` });
       mark.append(drawn("circle", { r: CELL * 0.5 }), drawn("image", { href: URL.createObjectURL(files[at]), x: -CELL * 0.3, y: -CELL * 0.3, width: CELL * 0.6, height: CELL * 0.6 }));

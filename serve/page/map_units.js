@@ -1,5 +1,6 @@
-// Where a map's units lie, found out by its actions alone: `decode` gives the prototype nearest to a place, `embed` the place of a prototype.
+// Where a map's units lie, found out by its actions alone: one gives the prototype nearest to a place, one the place of a prototype.
 
+import { SAMPLE, actionOf, asArguments } from "./models.js";
 import { dataUri } from "./pictures.js";
 
 const FAR = 1000; // farther than any map reaches
@@ -7,12 +8,12 @@ const AT_ONCE = 128;
 
 /** {hexagonal, ring, units: [{x, y, blob}]} */
 export async function units(api, card) {
-  const [first, last] = await placesOf(api, card, [[-FAR, -FAR], [FAR, FAR]]);
+  const [first, last] = await nearestTo(api, card, [[-FAR, -FAR], [FAR, FAR]]);
   const ring = first[0] < -0.3 || first[1] < -0.3;
   const hexagonal = !ring && !whole(last[1]);
   const places = ring ? circle(await radius(api, card)) : lattice(last, hexagonal);
   const blobs = [];
-  for (let at = 0; at < places.length; at += AT_ONCE) blobs.push(...(await api.action(card.id, "decode", { code: places.slice(at, at + AT_ONCE) })));
+  for (let at = 0; at < places.length; at += AT_ONCE) blobs.push(...(await drawn(api, card, places.slice(at, at + AT_ONCE))));
   return { hexagonal, ring, units: places.map(([x, y], at) => ({ x, y, blob: blobs[at] })) };
 }
 
@@ -22,14 +23,25 @@ export function neighbours({ units: all, hexagonal, ring }, at) {
   return all.flatMap((one, other) => (other !== at && Math.hypot(one.x - all[at].x, one.y - all[at].y) < reach ? [other] : []));
 }
 
+/** The prototypes nearest to places. */
+function drawn(api, card, places) {
+  const action = actionOf(card, "image", "place");
+  return api.action(card.id, action, asArguments(card, action, [["place", places]]));
+}
+
+/** The places of images (data URIs). */
+export function placesOf(api, card, images) {
+  const action = actionOf(card, "place", SAMPLE);
+  return api.action(card.id, action, asArguments(card, action, [[SAMPLE, images]]));
+}
+
 /** The places of the units that are nearest to these. */
-async function placesOf(api, card, near) {
-  const blobs = await api.action(card.id, "decode", { code: near });
-  return api.action(card.id, "embed", { image: await Promise.all(blobs.map(dataUri)) });
+async function nearestTo(api, card, near) {
+  return placesOf(api, card, await Promise.all((await drawn(api, card, near)).map(dataUri)));
 }
 
 async function radius(api, card) {
-  const [[x, y]] = await placesOf(api, card, [[FAR, 0]]);
+  const [[x, y]] = await nearestTo(api, card, [[FAR, 0]]);
   return Math.hypot(x, y);
 }
 

@@ -1,12 +1,31 @@
-// What the served models can do, read from the schemas of their actions; no family is known by name.
+// What the served models can do, read from the ports of their actions; no family is known by name.
 
-/** The arguments of an action, {name: schema}; null where the model has no such action. */
+/** What an action takes, {kind of port: {name, ...schema}}, the first of each kind; null where the model has no such action. */
 export function takes(card, action) {
-  return card.actions?.[action]?.parameters?.properties ?? null;
+  const known = card.actions?.[action]?.parameters?.properties;
+  if (!known) return null;
+  return Object.fromEntries(Object.entries(known).reverse().map(([name, schema]) => [schema["x-port"], { name, ...schema }]));
 }
 
-const has = (card, ...actions) => actions.every((action) => takes(card, action));
-const seesImages = (card) => card.image_size > 0;
+/** The action that gives such a port for these kinds alone, in this order; null where the model has none. */
+export function actionOf(card, gives, ...kinds) {
+  const fits = ({ result, parameters }) => result.port === gives && parameters.required.length === kinds.length
+    && parameters.required.every((name, at) => kinds[at].split("|").includes(parameters.properties[name]["x-port"]));
+  return Object.entries(card.actions ?? {}).find(([, action]) => fits(action))?.[0] ?? null;
+}
+
+/** The arguments of an action, told by kind of port. */
+export function asArguments(card, action, values) {
+  const known = card.actions[action].parameters;
+  const left = Object.entries(known.properties);
+  return Object.fromEntries(values.map(([kinds, value]) => {
+    const at = left.findIndex(([, schema]) => kinds.split("|").includes(schema["x-port"]));
+    return [left.splice(at, 1)[0][0], value];
+  }));
+}
+
+const has = (card, use) => card.capabilities.includes(use);
+export const SAMPLE = "image|sample";
 
 /** Actions that start from a picture, with what the page calls them. */
 export const MODES = [
@@ -16,30 +35,31 @@ export const MODES = [
 ];
 
 export const can = {
-  create: (card) => seesImages(card) && (has(card, "generate") || modesOf(card).length > 0),
-  search: (card) => has(card, "embed_text", "embed_image"),
-  classify: (card) => has(card, "classify") && seesImages(card),
-  latent: (card) => seesImages(card) && !can.map(card) && (has(card, "decode", "embed") || (has(card, "interpolate") && "last" in takes(card, "interpolate"))),
-  map: (card) => has(card, "assign", "decode", "embed") && seesImages(card),
+  create: (card) => has(card, "images.generations") || modesOf(card).length > 0,
+  search: (card) => has(card, "embeddings.texts") && has(card, "embeddings.images"),
+  classify: (card) => has(card, "classifications"),
+  latent: (card) => Boolean(actionOf(card, "image", "code") && actionOf(card, "code", SAMPLE)) || Boolean(actionOf(card, "strip", "seed", "seed")),
+  map: (card) => Boolean(actionOf(card, "image", "place") && actionOf(card, "place", SAMPLE)),
+  act: (card) => Object.keys(card.actions ?? {}).length > 0,
 };
 
 /** Models that make pictures: those that draw after words first, then those that draw, then those that only change what is given. */
 export function creators(cards) {
-  const rank = (card) => (takes(card, "generate") ? ("prompt" in takes(card, "generate") ? 0 : 1) : 2);
+  const rank = (card) => (has(card, "images.generations") ? ("texts" in takes(card, "generate") ? 0 : 1) : 2);
   return cards.filter(can.create).sort((one, other) => rank(one) - rank(other));
 }
 
 export function modesOf(card) {
-  return MODES.filter(([action]) => has(card, action));
+  return MODES.filter(([action]) => has(card, `images.edits.${action}`));
 }
 
 /** Which inputs of the form an action has use for. */
 export function needs(card, action) {
   const known = takes(card, action) ?? {};
-  const names = new Set(Object.keys(known));
-  if (card.multiple > 0 && (names.has("width") || names.has("image"))) names.add("size");
-  if (modesOf(card).length) names.add("source");
-  return names;
+  const kinds = new Set(Object.keys(known));
+  if (card.multiple > 0 && (kinds.has("width") || kinds.has("image"))) kinds.add("size");
+  if (modesOf(card).length) kinds.add("source");
+  return kinds;
 }
 
 /** The values that an argument may have, of its schema's enumeration. */

@@ -8,47 +8,49 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from genlib.actions import Action
+from serve import abilities
 from serve.backend import ModelCard
 from serve.front import json_response, of
+from serve.limits import Limits
 from serve.problem import Problem
 from serve.routes.describing import document, get
-from serve.work import public_schema
+from serve.schema import arguments_schema, result_schema
 
 ROUTER = APIRouter()
 _METRICS = {"text/plain": {"schema": {"type": "string"}}}
-_ENDPOINTS = {
-    "generate": "images.generations", "inpaint": "images.edits.inpaint", "outpaint": "images.edits.outpaint",
-    "image_to_image": "images.edits.image_to_image", "edit": "images.edits.edit", "translate": "images.translations",
-    "reconstruct": "images.reconstructions", "embed": "embeddings.images", "embed_image": "embeddings.images", "embed_text": "embeddings.texts",
-    "classify": "classifications",
-}  # fmt: skip
-"""What each action is for."""
 
 
 @get(ROUTER, "/v1/models", "ModelList")
 async def models(request: Request) -> Response:
     """All that is served, and what one request may ask for."""
     front = of(request)
-    return json_response({"object": "list", "data": [described(card) for card in front.backend.models()], "limits": front.options.limits.public()})
+    limits = front.options.limits
+    return json_response({"object": "list", "data": [described(card, limits) for card in front.backend.models()], "limits": limits.public()})
 
 
 @get(ROUTER, "/v1/models/{model}", "Model")
 async def model(request: Request, model: str) -> Response:
     """One of them."""
-    return json_response(described(of(request).named(model)))
+    front = of(request)
+    return json_response(described(front.named(model), front.options.limits))
 
 
-def described(card: ModelCard) -> dict[str, Any]:
+def described(card: ModelCard, limits: Limits) -> dict[str, Any]:
     """A model as clients see it."""
-    drawn = ["images.variations"] if "image_to_image" in card.actions else []
-    able = [what for action, what in _ENDPOINTS.items() if action in card.actions and (card.image_size or not what.startswith("images"))]
+    sizes = card.sizes
     return {
         "id": card.name, "object": "model", "created": card.created, "owned_by": "genlib", "recipe": card.recipe, "step": card.step,
-        "sha256": card.sha256, "capabilities": sorted({*able, *drawn}),
-        "actions": {name: {"description": card.docs.get(name, ""), "parameters": public_schema(schema)} for name, schema in card.actions.items()},
-        "image_size": card.image_size, "channels": card.channels, "multiple": card.multiple, "classes": list(card.classes),
-        "max_batch": card.max_batch, "max_steps": card.max_steps,
+        "sha256": card.sha256, "capabilities": abilities.of(card),
+        "actions": {name: action_described(action, limits) for name, action in card.actions.items()},
+        "image_size": sizes.side, "channels": sizes.channels, "multiple": sizes.multiple, "classes": list(sizes.classes),
+        "max_batch": card.max_batch, "max_steps": sizes.max_steps,
     }  # fmt: skip
+
+
+def action_described(action: Action, limits: Limits) -> dict[str, Any]:
+    """An action as clients see it."""
+    return {"description": action.summary, "parameters": arguments_schema(action, limits.of_ports()), "result": result_schema(action.result)}
 
 
 @ROUTER.api_route("/health", methods=["GET", "HEAD"], include_in_schema=False)  # as it is called elsewhere
@@ -80,4 +82,4 @@ async def metrics(request: Request) -> Response:
 async def openapi(request: Request) -> Response:
     """This API, as it is now."""
     front = of(request)
-    return json_response(document(request.app, front.backend.models(), keys=bool(front.options.keys)))
+    return json_response(document(request.app, front.backend.models(), front.options.limits, keys=bool(front.options.keys)))

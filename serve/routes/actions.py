@@ -19,14 +19,14 @@ from serve.pictures_in import tensor_of
 from serve.problem import Problem
 from serve.routes.describing import route
 from serve.routes.pictures import settings
-from serve.work import Call, Work, check_given, checked_arguments, taken_by, tensors_of, usual_counts
+from serve.work import Call, Work, check_given, checked_arguments, taken_by, tensors_of
 
 ROUTER = APIRouter()
 _PICTURE_TIMES = 64
 """Bytes of pixels that a byte of a picture's file may become, usually."""
 
 
-@route(ROUTER, "/v1/models/{model}/actions/{action}", Asked, actions=(), answer="ActionResult", stream=True)
+@route(ROUTER, "/v1/models/{model}/actions/{action}", Asked, uses=(), answer="ActionResult", stream=True)
 async def run_action(request: Request, model: str, action: str) -> Response:
     """Runs an action."""
     kind_of(request, forms=False)
@@ -50,14 +50,15 @@ def _decoded_bytes(card: ModelCard, action: str, content: bytes) -> int:
 def _taken(card: ModelCard, action: str, content: bytes, limits: Limits) -> tuple[Asked, dict[str, Any]]:
     """A body: how to answer, and the arguments, checked."""
     given = fields(content, taken_by(card, action, ASKED), limits)
-    own = {name: value for name, value in given.items() if name in card.actions[action]["properties"]}
+    own = {name: value for name, value in given.items() if name in card.actions[action].inputs}
     body = validated(Asked, joined({name: value for name, value in given.items() if name not in own}))
     tensors = {name: value for name, value in own.items() if name in tensors_of(card, action)}
     plain = checked_arguments(card, action, _parsed({name: value for name, value in own.items() if name not in tensors}), limits, later=own)
-    arrays = {name: tensor_of(value, name, card.channels, limits) for name, value in tensors.items()}
+    known = card.actions[action]
+    arrays = {name: tensor_of(value, name, known.inputs[name].port, card.sizes.channels, limits) for name, value in tensors.items()}
     arguments = {**plain, **arrays}
     check_given(card, action, arguments)
-    check_action(limits, {**usual_counts(card, action), **arguments}, card.image_size)
+    check_action(limits, known, arguments, card.sizes)
     return body, arguments
 
 
@@ -69,14 +70,15 @@ def _parsed(given: dict[str, Value]) -> dict[str, Any]:
 
 
 def _work(card: ModelCard, action: str, arguments: dict[str, Any], body: Asked, options: ServeOptions) -> Work:
-    seeds = arguments.get("seed")
-    sides = (arguments.get("width") or card.image_size, arguments.get("height") or card.image_size)
-    schema = card.actions[action]["properties"].get("steps", {})
+    known, side = card.actions[action], card.sizes.side
+    seeds = arguments.get(known.named("seeds") or "")
+    width, height = (arguments.get(known.named(kind) or "") or side for kind in ("width", "height"))
+    steps = known.named("steps")
     wanted = options.png_parameters and body.png_parameters is not False
     return Work(
         endpoint="actions", model=card.name, calls=(Call(action=action, arguments=arguments),), event="action",
-        seeds=tuple(seeds) if isinstance(seeds, list) else (), steps=arguments.get("steps", schema.get("default", 0)),
-        parameters=settings(card, arguments, sides) if wanted else None, partial_images=body.partial_images or 0,
+        seeds=tuple(seeds) if isinstance(seeds, list) else (), steps=arguments.get(steps, known.inputs[steps].default) if steps else 0,
+        parameters=settings(card, known, arguments, (width, height)) if wanted else None, partial_images=body.partial_images or 0,
         link=body.response_format == "url",
         request={"action": action, **{name: value for name, value in arguments.items() if _shown(value, options.limits)}},
     )  # fmt: skip

@@ -12,10 +12,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serve.abilities import ABILITIES
 from serve.backend import ModelCard
 from serve.bodies import ASKED, Asked, described
+from serve.limits import Limits
 from serve.routes import shapes
-from serve.work import public_schema
+from serve.schema import arguments_schema
 
 _EVENT = {"type": "object", "properties": {name: {"type": "string"} for name in ("data", "event", "id")}, "additionalProperties": False}
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
@@ -41,11 +43,11 @@ def answers(name: str, *, kinds: dict[str, Any] | None = None, job: bool = False
 
 
 def route(
-    router: APIRouter, path: str, body: type[Asked], *, actions: Sequence[str], answer: str, stream: bool = False, forms: bool = False
+    router: APIRouter, path: str, body: type[Asked], *, uses: Sequence[str], answer: str, stream: bool = False, forms: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A POST route that does work with a model that has one of `actions`."""
+    """A POST route that does work with a model that has one of these uses (`serve.abilities`)."""
     kinds = {**(PNG if answer in ("Pictures", "Reconstructions") else {}), **(EVENTS if stream else {})}
-    extra = {**described(body, forms=forms), **answers(answer, kinds=kinds, job=True), "parameters": [_HEADER], "x-actions": list(actions)}
+    extra = {**described(body, forms=forms), **answers(answer, kinds=kinds, job=True), "parameters": [_HEADER], "x-uses": list(uses)}
     return router.post(path, response_class=Response, openapi_extra=extra)
 
 
@@ -63,7 +65,7 @@ def get(
     return added
 
 
-def document(app: FastAPI, cards: Sequence[ModelCard], *, keys: bool) -> dict[str, Any]:
+def document(app: FastAPI, cards: Sequence[ModelCard], limits: Limits, *, keys: bool) -> dict[str, Any]:
     """The OpenAPI document of what is served now: models by name, and a path for each of their actions."""
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     components = found.setdefault("components", {})
@@ -72,7 +74,7 @@ def document(app: FastAPI, cards: Sequence[ModelCard], *, keys: bool) -> dict[st
     template = paths.pop("/v1/models/{model}/actions/{action}")["post"]
     for card in cards:
         for action in card.actions:
-            paths[f"/v1/models/{card.name}/actions/{action}"] = {"post": _action(template, card, action)}
+            paths[f"/v1/models/{card.name}/actions/{action}"] = {"post": _action(template, card, action, limits)}
     for operations in paths.values():
         for operation in operations.values():
             operation["responses"].pop("422", None)
@@ -93,21 +95,29 @@ def _schemas() -> dict[str, Any]:
 
 def _name_models(operation: dict[str, Any], cards: Sequence[ModelCard]) -> None:
     """Says which models there are where one may be named."""
-    actions = operation.pop("x-actions", None)
-    if actions is None:
+    uses = operation.pop("x-uses", None)
+    if uses is None:
         return
-    pictures = operation["operationId"].endswith("_post") and "images" in operation["operationId"]
-    names = [card.name for card in cards if any(one in card.actions for one in actions) and (card.image_size or not pictures)]
+    able = [card for card in cards if any(ABILITIES[use](card) for use in uses)]
+    names, samplers = [card.name for card in able], _samplers(able)
     for content in operation["requestBody"]["content"].values():
         schema = copy.deepcopy(content["schema"])
-        if "model" in schema.get("properties", {}) and names:
-            schema["properties"]["model"] = {"anyOf": [{"type": "string", "enum": names}, {"type": "null"}]}
+        known = schema.get("properties", {})
+        for field, values in (("model", names), ("scheduler", samplers)):
+            if field in known and values:
+                known[field] = {"anyOf": [{"type": "string", "enum": values}, {"type": "null"}]}
         content["schema"] = schema
 
 
-def _action(template: dict[str, Any], card: ModelCard, action: str) -> dict[str, Any]:
+def _samplers(cards: Sequence[ModelCard]) -> list[str]:
+    """All samplers that one of the models knows."""
+    found = (one.port.choices for card in cards for action in card.actions.values() for one in action.inputs.values() if one.port.kind == "sampler")
+    return list(dict.fromkeys(name for choices in found for name in choices))
+
+
+def _action(template: dict[str, Any], card: ModelCard, action: str, limits: Limits) -> dict[str, Any]:
     """The operation of one action of one model."""
-    schema = public_schema(card.actions[action])
+    schema = arguments_schema(card.actions[action], limits.of_ports())
     asked = Asked.model_json_schema(by_alias=True)["properties"]
     asked = {name: asked[name] for name in ASKED if name != "model" and name not in schema["properties"]}
     whole = {**schema, "properties": {**schema["properties"], **asked}}
@@ -117,6 +127,6 @@ def _action(template: dict[str, Any], card: ModelCard, action: str) -> dict[str,
         **operation,
         "operationId": f"{card.name}_{action}",
         "summary": f"{action} of {card.name}",
-        "description": card.docs.get(action, ""),
+        "description": card.actions[action].summary,
         "requestBody": {"required": True, "content": {"application/json": {"schema": whole}}},
     }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serve.backend import ModelCard
+from genlib.actions import Action
 from serve.bodies import WHOLE, Asked
 from serve.routes.pictures import SIZE
 from serve.work import SEEDS
@@ -25,7 +25,7 @@ class Drawn(Asked):
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     guidance_rescale: Share | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = None
-    scheduler: Literal["ddim", "ancestral", "heun", "dpm_solver_pp_2m"] | None = None
+    scheduler: Annotated[str, Field(max_length=100)] | None = Field(None, description="A sampler that the model knows.")
     # what OpenAI's clients may send and nothing here follows
     output_format: Literal["png"] | None = None
     output_compression: Annotated[int, Field(ge=0, le=100), WHOLE] | None = None
@@ -35,10 +35,10 @@ class Drawn(Asked):
     moderation: Annotated[str, Field(max_length=50)] | None = None
 
     def sampling(self) -> dict[str, tuple[str, Any]]:
-        """Arguments of actions that draw, with the fields they come from."""
+        """What drawing takes, by kind of port, with the fields they come from."""
         return {
-            "negative_prompt": ("negative_prompt", self.negative_prompt or None),
-            "guidance_scale": ("guidance_scale", self.guidance_scale),
+            "negative_text": ("negative_prompt", self.negative_prompt or None),
+            "guidance": ("guidance_scale", self.guidance_scale),
             "guidance_rescale": ("guidance_rescale", self.guidance_rescale),
             "steps": ("num_inference_steps", self.num_inference_steps),
             "sampler": ("scheduler", self.scheduler),
@@ -49,16 +49,14 @@ class Drawn(Asked):
         return self.model_dump(by_alias=True, exclude_none=True, exclude={"image", "mask", "as_job", "stream", "user", "model"})
 
 
-def sized(known: dict[str, Any], sides: tuple[int, int]) -> dict[str, tuple[str, Any]]:
-    """Arguments that say how large, of an action that has such."""
-    return {name: ("size", side) for name, side in zip(("width", "height"), sides, strict=True) if name in known}
+def sized(action: Action, sides: tuple[int, int]) -> dict[str, tuple[str, Any]]:
+    """How large, of an action that can be told, by kind of port with its field."""
+    return {kind: ("size", side) for kind, side in zip(("width", "height"), sides, strict=True) if action.named(kind)}
 
 
-def words_of(body: Any, card: ModelCard, action: str, count: int) -> dict[str, tuple[str, Any]]:
-    """Prompts, as far as the model reads any."""
-    known = card.actions[action]["properties"]
-    source = getattr(body, "source_prompt", None)
-    words: dict[str, tuple[str, Any]] = {"source_prompt": ("source_prompt", None if source is None else [source] * count)}
-    if "prompt" in known or body.prompt:
-        words["prompt"] = ("prompt", [body.prompt or ""] * count)
+def words_of(body: Any, action: Action, count: int, source: str | None = None) -> dict[str, tuple[str, Any]]:
+    """Prompts, as far as the action reads any, by kind of port with their fields."""
+    words: dict[str, tuple[str, Any]] = {"source_texts": ("source_prompt", None if source is None else [source] * count)}
+    if action.named("texts") or body.prompt:
+        words["texts"] = ("prompt", [body.prompt or ""] * count)
     return words

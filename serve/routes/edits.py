@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from genlib.actions import Action
+from serve.abilities import action_for
 from serve.backend import ModelCard
 from serve.beside import beside
 from serve.bodies import Picture, body_of
@@ -17,10 +19,11 @@ from serve.pictures_in import batch_of, fitted, fitted_with, opaque, transparent
 from serve.problem import Problem
 from serve.routes.describing import route
 from serve.routes.drawing import Drawn, Share, Text, sized, words_of
-from serve.routes.pictures import check_scaled, decoded, options_of, picture_work, sides_of, steps_of
+from serve.routes.pictures import check_scaled, decoded, options_of, picture_work, pictured, seeded, sides_of, steps_of
 from serve.work import seeds_from
 
 ROUTER = APIRouter()
+MODES = ("inpaint", "outpaint", "image_to_image", "edit")
 
 
 class Edit(Drawn):
@@ -36,7 +39,7 @@ class Edit(Drawn):
     top: Share | None = Field(None, description="Of an outpainting: share of the new room that lies above.")
 
 
-@route(ROUTER, "/v1/images/edits", Edit, actions=("inpaint", "outpaint", "image_to_image", "edit"), answer="Pictures", stream=True, forms=True)
+@route(ROUTER, "/v1/images/edits", Edit, uses=tuple(f"images.edits.{mode}" for mode in MODES), answer="Pictures", stream=True, forms=True)
 async def edits(request: Request) -> Response:
     """Changes a picture: fills a part of it, continues it, or draws it anew after words."""
     body, front = await body_of(request, Edit), of(request)
@@ -45,16 +48,16 @@ async def edits(request: Request) -> Response:
     ((picture, empty),) = await decoded([_single(body.image)], limits, "image", lambda pixels: (opaque(pixels), transparent(pixels)))
     mask = given[0] if given else empty
     wanted = _modes(body, mask is not None)
-    card = front.card(body.model, wanted, f"edits of this kind ({' or '.join(wanted)})", pictures=True)
-    action = next(one for one in wanted if one in card.actions)
+    uses = tuple(f"images.edits.{mode}" for mode in wanted)
+    card = front.card(body.model, uses, f"edits of this kind ({' or '.join(wanted)})")
+    action = card.actions[action_for(card, *uses)]
     count = body.n or 1
     seeds = seeds_from(body.seed, count)
-    sides = sides_of(card, body.size, limits, None if action == "outpaint" else (picture.shape[1], picture.shape[0]))
+    sides = sides_of(card, body.size, limits, None if action.name == "outpaint" else (picture.shape[1], picture.shape[0]))
     check_scaled(limits, count, sides)
     arrays = await beside(_arrays, card, action, picture, mask, sides, count)
-    values = {**body.sampling(), **words_of(body, card, action, count), **_placed(body, card, action, sides)}
-    known = card.actions[action]["properties"]
-    arguments = {**options_of(card, action, values, limits), **arrays, **({"seed": seeds} if "seed" in known else {})}
+    values = {**body.sampling(), **words_of(body, action, count, body.source_prompt), **_placed(body, action, sides)}
+    arguments = {**options_of(card, action, values, limits), **arrays, **seeded(action, seeds)}
     work = picture_work(
         card, action, arguments, body, front.options,
         endpoint="images.edits", event="image_edit", seeds=seeds, steps=steps_of(card, action, body.num_inference_steps), sides=sides,
@@ -89,9 +92,11 @@ def _modes(body: Edit, masked: bool) -> tuple[str, ...]:
     return ("image_to_image", "outpaint")
 
 
-def _arrays(card: ModelCard, action: str, picture: np.ndarray, mask: np.ndarray | None, sides: tuple[int, int], count: int) -> dict[str, np.ndarray]:
+def _arrays(
+    card: ModelCard, action: Action, picture: np.ndarray, mask: np.ndarray | None, sides: tuple[int, int], count: int
+) -> dict[str, np.ndarray]:
     """The picture, and the mask where there is one, once for each seed, in the size that the model takes."""
-    if action == "outpaint":
+    if action.name == "outpaint":
         if picture.shape[1] > sides[0] or picture.shape[0] > sides[1]:
             raise Problem(
                 400,
@@ -99,18 +104,18 @@ def _arrays(card: ModelCard, action: str, picture: np.ndarray, mask: np.ndarray 
                 param="image",
                 code="invalid_image",
             )
-        return {"image": np.repeat(batch_of([with_channels(picture, card.channels)]), count, axis=0)}
-    image = np.repeat(batch_of([fitted_with(picture, *sides, card.channels)]), count, axis=0)
-    if action != "inpaint":
-        return {"image": image}
+        return pictured(action, np.repeat(batch_of([with_channels(picture, card.sizes.channels)]), count, axis=0))
+    image = np.repeat(batch_of([fitted_with(picture, *sides, card.sizes.channels)]), count, axis=0)
+    if (masked := action.named("mask")) is None:
+        return pictured(action, image)
     assert mask is not None
     if mask.shape != picture.shape[:2]:
         raise Problem(400, "the mask has another size than the picture; make both the same", param="mask", code="invalid_image")
     scaled = fitted(mask[:, :, None] * np.uint8(255), *sides, smooth=False)
-    return {"image": image, "mask": np.repeat(batch_of([scaled]), count, axis=0)}
+    return {**pictured(action, image), masked: np.repeat(batch_of([scaled]), count, axis=0)}
 
 
-def _placed(body: Edit, card: ModelCard, action: str, sides: tuple[int, int]) -> dict[str, tuple[str, Any]]:
+def _placed(body: Edit, action: Action, sides: tuple[int, int]) -> dict[str, tuple[str, Any]]:
     """Where an outpainting puts the picture, and how strong a change is."""
-    room = sized(card.actions[action]["properties"], sides) if action == "outpaint" else {}
+    room = sized(action, sides) if action.name == "outpaint" else {}
     return {"left": ("left", body.left), "top": ("top", body.top), "strength": ("strength", body.strength), **room}

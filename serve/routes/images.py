@@ -8,13 +8,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from serve.abilities import action_for
 from serve.backend import ModelCard
 from serve.bodies import WHOLE, Asked, Picture, body_of
 from serve.front import Front, of, respond
 from serve.problem import Problem
 from serve.routes.describing import route
 from serve.routes.drawing import Drawn, Share, Text, sized, words_of
-from serve.routes.pictures import fitted_batch, options_of, picture_work, sides_of, steps_of
+from serve.routes.pictures import fitted_batch, options_of, picture_work, pictured, seeded, sides_of, steps_of
 from serve.work import Call, seeds_from
 
 ROUTER = APIRouter()
@@ -50,19 +51,19 @@ class Reconstruction(Asked):
     image: Picture | Annotated[list[Picture], Field(min_length=1, max_length=256)]
 
 
-@route(ROUTER, "/v1/images/generations", Generation, actions=("generate",), answer="Pictures", stream=True)
+@route(ROUTER, "/v1/images/generations", Generation, uses=("images.generations",), answer="Pictures", stream=True)
 async def generations(request: Request) -> Response:
     """Draws pictures."""
     body, front = await body_of(request, Generation), of(request)
-    card = front.card(body.model, ("generate",), "generations", pictures=True, best=lambda card: _unlike(card, body))
-    known, count = card.actions["generate"]["properties"], body.n or 1
+    card = front.card(body.model, ("images.generations",), "generations", best=lambda card: _unlike(card, body))
+    action, count = card.actions["generate"], body.n or 1
     sides = sides_of(card, body.size, front.options.limits)
-    steps = steps_of(card, "generate", body.num_inference_steps)
-    values = {**body.sampling(), **_condition(card, body, count), **sized(known, sides)}
-    arguments = options_of(card, "generate", {name: value for name, value in values.items() if value[1] is not None}, front.options.limits)
+    steps = steps_of(card, action, body.num_inference_steps)
+    values = {**body.sampling(), **_condition(card, body, count), **sized(action, sides)}
+    arguments = options_of(card, action, values, front.options.limits)
     seeds = seeds_from(body.seed, count)
     work = picture_work(
-        card, "generate", {**arguments, "seed": seeds}, body, front.options,
+        card, action, {**arguments, **seeded(action, seeds)}, body, front.options,
         endpoint="images.generations", event="image_generation", seeds=seeds, steps=steps, sides=sides, request=body.shown(),
     )  # fmt: skip
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
@@ -70,22 +71,22 @@ async def generations(request: Request) -> Response:
 
 def _unlike(card: ModelCard, body: Generation) -> int:
     """How far what a model draws after is from what is given: 0 is the same."""
-    known = card.actions["generate"]["properties"]
-    wanted = "label" if body.label is not None else "prompt" if body.prompt else ""
-    fits = wanted in known if wanted else not {"prompt", "label"} & set(known)
-    close = wanted == "prompt" and "label" in known
-    lacking = sum(value is not None and argument not in known for argument, (_, value) in body.sampling().items())
+    action = card.actions["generate"]
+    wanted = "label" if body.label is not None else "texts" if body.prompt else ""
+    fits = bool(action.named(wanted)) if wanted else not action.named("texts", "label")
+    close = wanted == "texts" and action.named("label")
+    lacking = sum(value is not None and not action.named(kind) for kind, (_, value) in body.sampling().items())
     return lacking + (0 if fits else 100 if close else 1000)
 
 
 def _condition(card: ModelCard, body: Generation, count: int) -> dict[str, tuple[str, Any]]:
     """What the model draws after: words, a class, or nothing."""
-    known = card.actions["generate"]["properties"]
-    if "prompt" in known:
+    action = card.actions["generate"]
+    if action.named("texts"):
         if body.label is not None:
             raise Problem(400, "this model draws after words; give a prompt in place of the label", param="label", code="unsupported_parameter")
-        return {"prompt": ("prompt", [body.prompt or ""] * count)}
-    if "label" in known:
+        return {"texts": ("prompt", [body.prompt or ""] * count)}
+    if action.named("label"):
         return {"label": ("label", [_class_of(card, body)] * count)}
     if body.prompt or body.label is not None:
         given = "prompt" if body.prompt else "label"
@@ -96,10 +97,10 @@ def _condition(card: ModelCard, body: Generation, count: int) -> dict[str, tuple
 def _class_of(card: ModelCard, body: Generation) -> int:
     """The number of the class that a label or prompt names. Problem names some that there are."""
     asked, param = (body.label, "label") if body.label is not None else (body.prompt or "", "prompt")
-    some = ", ".join(card.classes[:20]) + (", ..." if len(card.classes) > 20 else "") or "numbers"
+    some = ", ".join(card.sizes.classes[:20]) + (", ..." if len(card.sizes.classes) > 20 else "") or "numbers"
     if asked == "":
         raise Problem(400, f"this model draws one of its classes; name one as the prompt: {some}", param="prompt", code="missing_class")
-    text, names = str(asked).strip().lower(), [name.lower() for name in card.classes]
+    text, names = str(asked).strip().lower(), [name.lower() for name in card.sizes.classes]
     if text in names:
         return names.index(text)
     if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < (len(names) or 2**31):
@@ -107,28 +108,30 @@ def _class_of(card: ModelCard, body: Generation) -> int:
     raise Problem(404, f"this model draws classes, and there is none of that name; it knows {some}", param=param, code="unknown_class")
 
 
-@route(ROUTER, "/v1/images/variations", Variation, actions=("image_to_image",), answer="Pictures", stream=True, forms=True)
+@route(ROUTER, "/v1/images/variations", Variation, uses=("images.variations",), answer="Pictures", stream=True, forms=True)
 async def variations(request: Request) -> Response:
     """Draws pictures that are like a given one."""
     body, front = await body_of(request, Variation), of(request)
-    return await _changed(request, front, body, "image_to_image", "images.variations", [body.image])
+    return await _changed(request, front, body, "images.variations", [body.image], strength=body.strength)
 
 
-@route(ROUTER, "/v1/images/translations", Translation, actions=("translate",), answer="Pictures", stream=True, forms=True)
+@route(ROUTER, "/v1/images/translations", Translation, uses=("images.translations",), answer="Pictures", stream=True, forms=True)
 async def translations(request: Request) -> Response:
     """Turns pictures of one kind into another."""
     body, front = await body_of(request, Translation), of(request)
-    return await _changed(request, front, body, "translate", "images.translations", body.image if isinstance(body.image, list) else [body.image])
+    return await _changed(request, front, body, "images.translations", body.image if isinstance(body.image, list) else [body.image])
 
 
-async def _changed(request: Request, front: Front, body: Variation | Translation, action: str, endpoint: str, images: list[str]) -> Response:
-    card = front.card(body.model, (action,), endpoint.partition(".")[2], pictures=True)
+async def _changed(
+    request: Request, front: Front, body: Variation | Translation, endpoint: str, images: list[str], strength: float | None = None
+) -> Response:
+    card = front.card(body.model, (endpoint,), endpoint.partition(".")[2])
+    action = card.actions[action_for(card, endpoint)]
     image, sides = await fitted_batch(card, images, front.options.limits, "image", size=body.size, count=body.n or 1)
     count = len(image)
-    seeds, known = seeds_from(body.seed, count), card.actions[action]["properties"]
-    strength = ("strength", getattr(body, "strength", None))
-    arguments = options_of(card, action, {**body.sampling(), **words_of(body, card, action, count), "strength": strength}, front.options.limits)
-    arguments = {**arguments, "image": image, **({"seed": seeds} if "seed" in known else {})}
+    seeds = seeds_from(body.seed, count)
+    values = {**body.sampling(), **words_of(body, action, count), "strength": ("strength", strength)}
+    arguments = {**options_of(card, action, values, front.options.limits), **pictured(action, image), **seeded(action, seeds)}
     work = picture_work(
         card, action, arguments, body, front.options,
         endpoint=endpoint, event="image_edit", seeds=seeds, steps=steps_of(card, action, body.num_inference_steps), sides=sides, request=body.shown(),
@@ -136,16 +139,17 @@ async def _changed(request: Request, front: Front, body: Variation | Translation
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
 
-@route(ROUTER, "/v1/images/reconstructions", Reconstruction, actions=("reconstruct",), answer="Reconstructions", stream=True, forms=True)
+@route(ROUTER, "/v1/images/reconstructions", Reconstruction, uses=("images.reconstructions",), answer="Reconstructions", stream=True, forms=True)
 async def reconstructions(request: Request) -> Response:
     """Passes pictures through an autoencoder and back; what comes back badly is strange to it."""
     body, front = await body_of(request, Reconstruction), of(request)
-    card = front.card(body.model, ("reconstruct",), "reconstructions", pictures=True)
+    card = front.card(body.model, ("images.reconstructions",), "reconstructions")
+    action = card.actions["reconstruct"]
     image, sides = await fitted_batch(card, body.image if isinstance(body.image, list) else [body.image], front.options.limits, "image")
-    arguments = {"image": image}
-    more = [Call(action="anomaly", arguments=arguments)] if "anomaly" in card.actions else []
+    arguments = pictured(action, image)
+    more = [Call(action="anomaly", arguments=pictured(card.actions["anomaly"], image))] if "anomaly" in card.actions else []
     work = picture_work(
-        card, "reconstruct", arguments, body, front.options,
+        card, action, arguments, body, front.options,
         endpoint="images.reconstructions", event="image_reconstruction", seeds=(), steps=0, sides=sides, request={}, more=more,
     )  # fmt: skip
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))

@@ -8,14 +8,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from genlib.actions import Action
+from serve.abilities import PICTURES
 from serve.backend import ModelCard
 from serve.beside import beside
 from serve.bodies import Asked
-from serve.limits import Limits, check_cost
+from serve.limits import Limits, check_cost, repeats_of
 from serve.options import ServeOptions
 from serve.pictures_in import batch_of, check_pixels, file_of, fitted_with, pixels_of
 from serve.problem import Problem
-from serve.work import Call, Work, checked_arguments, usual_counts
+from serve.work import Call, Work, checked_arguments
 
 T = TypeVar("T")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
@@ -27,12 +29,12 @@ def sides_of(card: ModelCard, size: str | None, limits: Limits, given: tuple[int
     """Width and height in pixels that a model is to make: as asked, else those of a given picture as near as it can, else its own."""
     found = _SIZE.fullmatch(size or "")
     if found is None:
-        return _near(card, given, limits) if given and card.multiple else (card.image_size, card.image_size)
+        return _near(card, given, limits) if given and card.sizes.multiple else (card.sizes.side, card.sizes.side)
     width, height = int(found[1]), int(found[2])
-    if not card.multiple and (width, height) != (card.image_size, card.image_size):
-        raise Problem(400, f"this model makes {card.image_size}x{card.image_size} only; take that, or auto", param="size", code="unsupported_size")
-    if card.multiple and (width % card.multiple or height % card.multiple):
-        raise Problem(400, f"both sides must be multiples of {card.multiple} with this model", param="size", code="unsupported_size")
+    if not card.sizes.multiple and (width, height) != (card.sizes.side, card.sizes.side):
+        raise Problem(400, f"this model makes {card.sizes.side}x{card.sizes.side} only; take that, or auto", param="size", code="unsupported_size")
+    if card.sizes.multiple and (width % card.sizes.multiple or height % card.sizes.multiple):
+        raise Problem(400, f"both sides must be multiples of {card.sizes.multiple} with this model", param="size", code="unsupported_size")
     if max(width, height) > limits.side:
         raise Problem(400, f"a side may have {limits.side} pixels; ask for less", param="size", code="limit_exceeded")
     return width, height
@@ -40,33 +42,47 @@ def sides_of(card: ModelCard, size: str | None, limits: Limits, given: tuple[int
 
 def _near(card: ModelCard, given: tuple[int, int], limits: Limits) -> tuple[int, int]:
     """Sides in a picture's proportions and of about the area that the model was trained on."""
-    scale = (card.image_size**2 / (given[0] * given[1])) ** 0.5
-    width, height = (max(1, round(side * scale / card.multiple)) * card.multiple for side in given)
+    scale = (card.sizes.side**2 / (given[0] * given[1])) ** 0.5
+    width, height = (max(1, round(side * scale / card.sizes.multiple)) * card.sizes.multiple for side in given)
     return min(width, limits.side), min(height, limits.side)
 
 
-def options_of(card: ModelCard, action: str, values: Mapping[str, tuple[str, Any]], limits: Limits) -> dict[str, Any]:
-    """An action's arguments from a body's fields, {argument: (field, value)}; None is not given. Problem where the model has no such thing."""
-    known, taken = card.actions[action]["properties"], {}
-    for argument, (field, value) in values.items():
+def options_of(card: ModelCard, action: Action, values: Mapping[str, tuple[str, Any]], limits: Limits) -> dict[str, Any]:
+    """An action's arguments from a body's fields, {kind of port: (field, value)}; None is not given. Problem where the model has no such thing."""
+    taken, fields = {}, {}
+    for kind, (field, value) in values.items():
         if value is None:
             continue
-        if argument not in known:
-            raise Problem(400, f"this model's {action} has no {field}; leave it out", param=field, code="unsupported_parameter")
-        taken[argument] = value
+        argument = action.named(kind)
+        if argument is None:
+            raise Problem(400, f"this model's {action.name} has no {field}; leave it out", param=field, code="unsupported_parameter")
+        taken[argument], fields[argument] = value, field
     try:
-        return checked_arguments(card, action, taken, limits, later=("seed",))
+        return checked_arguments(card, action.name, taken, limits, later=seeded(action, ()))
     except Problem as problem:
-        problem.param = values.get(problem.param or "", (problem.param,))[0]
+        problem.param = fields.get(problem.param or "", problem.param)
         raise
 
 
-def steps_of(card: ModelCard, action: str, asked: int | None) -> int:
+def seeded(action: Action, seeds: Sequence[int]) -> dict[str, Any]:
+    """The seeds as an argument of an action that takes any."""
+    return {name: list(seeds) for name in (action.named("seeds"),) if name}
+
+
+def pictured(action: Action, pictures: np.ndarray) -> dict[str, Any]:
+    """Pictures as the argument of an action that takes them."""
+    name = action.named(*PICTURES)
+    assert name is not None
+    return {name: pictures}
+
+
+def steps_of(card: ModelCard, action: Action, asked: int | None) -> int:
     """Denoising steps of a call; 0 where the action has none."""
-    schema = card.actions[action]["properties"].get("steps")
-    steps = 0 if schema is None else schema.get("default", 1) if asked is None else asked
-    if asked is not None and card.max_steps and asked > card.max_steps:
-        message = f"this model's noise schedule has {card.max_steps} steps; ask for no more"
+    name = action.named("steps")
+    steps = 0 if name is None else (action.inputs[name].default or 1) if asked is None else asked
+    most = card.sizes.max_steps
+    if asked is not None and most and asked > most:
+        message = f"this model's noise schedule has {most} steps; ask for no more"
         raise Problem(400, message, param="num_inference_steps", code="limit_exceeded")
     return steps
 
@@ -91,7 +107,7 @@ async def fitted_batch(
         if sides is None:
             sides = sides_of(card, size, limits, (pixels.shape[1], pixels.shape[0]))
             check_scaled(limits, len(texts) * count, sides)
-        return fitted_with(pixels, *sides, card.channels)
+        return fitted_with(pixels, *sides, card.sizes.channels)
 
     pictures = await decoded(texts, limits, param, fit)
     assert sides is not None  # there is at least one
@@ -113,29 +129,31 @@ def _files(texts: Sequence[str], limits: Limits, param: str) -> list[bytes]:
 
 
 def picture_work(
-    card: ModelCard, action: str, arguments: dict[str, Any], body: Asked, options: ServeOptions, *,
+    card: ModelCard, action: Action, arguments: dict[str, Any], body: Asked, options: ServeOptions, *,
     endpoint: str, event: str, seeds: Sequence[int], steps: int, sides: tuple[int, int], request: dict[str, Any], more: Sequence[Call] = (),
 ) -> Work:  # fmt: skip
     """Work that makes pictures, within the limit of what one request may cost."""
     rows = max(len(seeds), *(len(value) for value in arguments.values() if isinstance(value, np.ndarray)), 1)
-    passes = {**usual_counts(card, action), **arguments}.get("passes", 1)
+    passes = max(1, repeats_of(action, arguments) // max(1, steps))
     check_cost(options.limits, pictures=rows, steps=steps, pixels=sides[0] * sides[1] * passes)
     shown = {**request, "size": f"{sides[0]}x{sides[1]}", **({"seed": seeds[0]} if seeds else {})}
     wanted = options.png_parameters and body.png_parameters is not False
     return Work(
-        endpoint=endpoint, model=card.name, calls=(Call(action=action, arguments=arguments), *more), event=event, seeds=tuple(seeds), steps=steps,
-        parameters=settings(card, arguments, sides) if wanted else None, partial_images=body.partial_images or 0,
+        endpoint=endpoint, model=card.name, calls=(Call(action=action.name, arguments=arguments), *more), event=event,
+        seeds=tuple(seeds), steps=steps,
+        parameters=settings(card, action, arguments, sides) if wanted else None, partial_images=body.partial_images or 0,
         link=body.response_format == "url", request=shown,
     )  # fmt: skip
 
 
-def settings(card: ModelCard, arguments: Mapping[str, Any], sides: tuple[int, int]) -> dict[str, str]:
+def settings(card: ModelCard, action: Action, arguments: Mapping[str, Any], sides: tuple[int, int]) -> dict[str, str]:
     """Text of a PNG as the field's tools read it: prompt, negative prompt, then a line of settings, to which the seed is added."""
-    names = {"steps": "Steps", "sampler": "Sampler", "guidance_scale": "CFG scale", "strength": "Denoising strength", "label": "Class"}
-    said = [f"{names[name]}: {_first(arguments[name])}" for name in names if name in arguments]
+    kinds = {"steps": "Steps", "sampler": "Sampler", "guidance": "CFG scale", "strength": "Denoising strength", "label": "Class"}
+    given = {one.port.kind: arguments[name] for name, one in action.inputs.items() if name in arguments}
+    said = [f"{title}: {_first(given[kind])}" for kind, title in kinds.items() if kind in given]
     line = ", ".join([*said, f"Size: {sides[0]}x{sides[1]}", f"Model hash: {card.sha256[:10]}", f"Model: {card.name}"])
-    prompt = _first(arguments.get("prompt", ""))
-    negative = f"Negative prompt: {arguments['negative_prompt']}" if arguments.get("negative_prompt") else ""
+    prompt = _first(given.get("texts", ""))
+    negative = f"Negative prompt: {given['negative_text']}" if given.get("negative_text") else ""
     return {"parameters": "\n".join(part for part in (str(prompt), negative, line) if part)}
 
 

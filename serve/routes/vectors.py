@@ -9,19 +9,21 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from genlib.actions import Action
+from serve.abilities import ABILITIES, action_for
 from serve.backend import ModelCard
 from serve.bodies import WHOLE, Asked, Picture, body_of
 from serve.front import Front, of, respond
 from serve.pictures_in import batch_of, fitted_with, is_data_uri, with_channels
 from serve.problem import Problem
 from serve.routes.describing import route
-from serve.routes.pictures import check_scaled, decoded
+from serve.routes.pictures import check_scaled, decoded, pictured
 from serve.work import Call, Work, checked_arguments
 
 ROUTER = APIRouter()
 Words = Annotated[str, Field(min_length=1, max_length=16 << 20)]
 Label = Annotated[str, Field(min_length=1, max_length=500)]
-_PICTURES, _TEXTS = ("embed_image", "embed"), ("embed_text",)
+_TEXTS, _IMAGES = "embeddings.texts", "embeddings.images"
 
 
 class Embedding(Asked):
@@ -43,7 +45,7 @@ class Classification(Asked):
     top: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = Field(None, description="How many labels to tell, the likeliest; all, if none.")
 
 
-@route(ROUTER, "/v1/embeddings", Embedding, actions=(*_TEXTS, *_PICTURES), answer="Embeddings", stream=True)
+@route(ROUTER, "/v1/embeddings", Embedding, uses=(_TEXTS, _IMAGES), answer="Embeddings", stream=True)
 async def embeddings(request: Request) -> Response:
     """Vectors of texts and pictures."""
     body, front = await body_of(request, Embedding), of(request)
@@ -53,35 +55,36 @@ async def embeddings(request: Request) -> Response:
     inputs = [body.input] if isinstance(body.input, str) else body.input
     texts = [at for at, one in enumerate(inputs) if not is_data_uri(one)]
     pictures = [at for at, one in enumerate(inputs) if is_data_uri(one)]
-    card = front.card(body.model, _TEXTS if texts else _PICTURES, f"embeddings of {'texts' if texts else 'pictures'}")
+    card = front.card(body.model, (_TEXTS if texts else _IMAGES,), f"embeddings of {'texts' if texts else 'pictures'}")
     calls: list[tuple[list[int], Call]] = []
     if texts:
-        arguments = checked_arguments(card, "embed_text", {"text": [inputs[at] for at in texts]}, front.options.limits)
-        calls.append((texts, Call(action="embed_text", arguments=arguments)))
+        action = card.actions[action_for(card, _TEXTS)]
+        arguments = checked_arguments(card, action.name, {action.required[0]: [inputs[at] for at in texts]}, front.options.limits)
+        calls.append((texts, Call(action=action.name, arguments=arguments)))
     if pictures:
-        action = next((one for one in _PICTURES if one in card.actions), None)
-        if action is None:
+        if ABILITIES[_IMAGES](card) is None:
             raise Problem(400, "this model embeds no pictures; send texts alone", param="input", code="unsupported_parameter")
-        calls += await _of_pictures(front, card, action, [inputs[at] for at in pictures], pictures, {}, "input")
+        calls += await _of_pictures(front, card, card.actions[action_for(card, _IMAGES)], [inputs[at] for at in pictures], pictures, {}, "input")
     work = _work("embeddings", card, calls, {"base64": body.encoding_format == "base64"})
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
 
-@route(ROUTER, "/v1/classifications", Classification, actions=("classify",), answer="Classifications", stream=True, forms=True)
+@route(ROUTER, "/v1/classifications", Classification, uses=("classifications",), answer="Classifications", stream=True, forms=True)
 async def classifications(request: Request) -> Response:
     """How likely each label is for pictures."""
     body, front = await body_of(request, Classification), of(request)
-    card = front.card(body.model, ("classify",), "classifications")
-    known = card.actions["classify"]["properties"]
-    if "labels" in known and body.labels is None:
+    card = front.card(body.model, ("classifications",), "classifications")
+    action = card.actions[action_for(card, "classifications")]
+    names, templates = action.named("names"), action.named("templates")
+    if names and body.labels is None:
         raise Problem(400, "this model knows no classes of its own; give labels", param="labels", code="missing_parameter")
-    if "labels" not in known and (body.labels or body.templates):
+    if not names and (body.labels or body.templates):
         raise Problem(400, "this model knows its own classes only; leave labels and templates out", param="labels", code="unsupported_parameter")
-    given = {"labels": body.labels, "templates": body.templates}
-    options = checked_arguments(card, "classify", {name: value for name, value in given.items() if value}, front.options.limits)
+    given = {name: value for name, value in ((names, body.labels), (templates, body.templates)) if name and value}
+    options = checked_arguments(card, action.name, given, front.options.limits)
     images = body.image if isinstance(body.image, list) else [body.image]
-    calls = await _of_pictures(front, card, "classify", images, list(range(len(images))), options, "image")
-    labels = body.labels or list(card.classes)
+    calls = await _of_pictures(front, card, action, images, list(range(len(images))), options, "image")
+    labels = body.labels or list(card.sizes.classes)
     work = _work("classifications", card, calls, {"labels": labels, "top": body.top or 0})
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
@@ -92,22 +95,22 @@ def _work(endpoint: str, card: ModelCard, calls: list[tuple[list[int], Call]], n
 
 
 async def _of_pictures(
-    front: Front, card: ModelCard, action: str, texts: list[str], places: list[int], options: dict[str, Any], param: str
+    front: Front, card: ModelCard, action: Action, texts: list[str], places: list[int], options: dict[str, Any], param: str
 ) -> list[tuple[list[int], Call]]:
     """Calls for pictures of any sizes, those of one size together, each with the places of its rows."""
     groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-    if card.image_size:
-        check_scaled(front.options.limits, len(texts), (card.image_size, card.image_size))
+    if card.sizes.side:
+        check_scaled(front.options.limits, len(texts), (card.sizes.side, card.sizes.side))
     pictures = await decoded(texts, front.options.limits, param, lambda pixels: _shrunk(pixels, card))
     for place, picture in zip(places, pictures, strict=True):
         groups.setdefault(picture.shape, []).append((place, picture))
     return [
-        ([place for place, _ in group], Call(action=action, arguments={**options, "image": batch_of([picture for _, picture in group])}))
+        ([place for place, _ in group], Call(action=action.name, arguments={**options, **pictured(action, batch_of([one for _, one in group]))}))
         for group in groups.values()
     ]
 
 
 def _shrunk(pixels: np.ndarray, card: ModelCard) -> np.ndarray:
     """A picture as the model was trained on: a square cut from its middle, of the model's size."""
-    side = card.image_size
-    return fitted_with(pixels, side, side, card.channels) if side else with_channels(pixels, card.channels)
+    side = card.sizes.side
+    return fitted_with(pixels, side, side, card.sizes.channels) if side else with_channels(pixels, card.sizes.channels)

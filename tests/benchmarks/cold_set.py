@@ -1,7 +1,7 @@
 """From nothing to the first batch of 1,000 shards at URLs that nobody has indexed, on a web server that takes 50 ms for each answer.
 
 Waiting is the point: seconds, each over that of asking for all shards one after the other. The second launch finds the index in the
-node's cache, and its pieces on the node's disk.
+node's cache, and its segments on the node's disk.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.cold_set
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from tests.benchmarks.measure import report
-from tests.data.servers import FileServer
+from tests.data.remote.servers import FileServer
 from tests.data.shards import write_set
 
 SHARDS, SAMPLES_EACH, BATCH, ANSWER_SECONDS = 1000, 20, 64, 0.05

@@ -19,8 +19,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from genlib.data.files import cache_folder
-from genlib.data.shards import ShardSet
+from genlib.data.shards.shard_set import ShardSet
+from genlib.files import cache_folder
 from tests.benchmarks import data_sets
 from tests.benchmarks.measure import report
 
@@ -87,7 +87,7 @@ def readers(temporary: Path, pixels: int) -> None:
     """One row for each of ours over each peer."""
     folder = data_sets.write(temporary / f"{pixels}", pixels, SAMPLES[pixels], SHARDS)
     data_sets.write(folder / "warm", pixels, SAMPLES[pixels] // SHARDS, 2)
-    ShardSet(sorted(folder.glob("*.tar")))  # the index has a row of its own
+    ShardSet.open(sorted(folder.glob("*.tar")))  # the index has a row of its own
     sides = pythons()
     rounds: list[dict[str, float]] = []
     for _ in range(ROUNDS):
@@ -112,7 +112,7 @@ def indexing(temporary: Path) -> None:
             for sidecar in folder.glob("*.idx"):
                 sidecar.unlink()
             start = time.process_time()
-            assert len(ShardSet(paths)) == SAMPLES[64]
+            assert len(ShardSet.open(paths)) == SAMPLES[64]
             rates.append(SAMPLES[64] / (time.process_time() - start))
         name = f"index building, {name}: CPU seconds over {INDEX_SAMPLES_PER_CPU_SECOND:,} samples a second"
         report(name, [INDEX_SAMPLES_PER_CPU_SECOND / rate for rate in rates], must=1.0, samples_per_cpu_second=round(max(rates)))

@@ -16,7 +16,7 @@ from sklearn.neural_network import BernoulliRBM
 from torch import Tensor
 
 from genlib.config import OptimConfig, TrainConfig
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.engine.single import SingleDevice
 from genlib.models.energy.rbm import RBM, RBMConfig
 from genlib.types import Step

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from genlib.data.order import Order, block_samples
-from genlib.data.places import Places
-from genlib.data.remote import RemoteFile
-from genlib.data.shards import ShardSet
-from genlib.data.source import Split
+from genlib.data.index.storage_path import PathList
+from genlib.data.order.sample_order import SampleOrder, block_samples
+from genlib.data.remote.remote_file import RemoteFile
+from genlib.data.shards.shard_set import ShardSet
+from genlib.data.split import Split
 
 SHARDS, PER_SHARD, SAMPLE_BYTES = 10**6, 10**4, 10**5
 WORLD, GLOBAL_BATCH = 4096, 4096 * 32
@@ -36,12 +36,25 @@ BUFFER, BATCHES = 5_000, 100
 
 def counted_set() -> ShardSet:
     """A set of that size whose indices are never asked for."""
-    shards = ShardSet.__new__(ShardSet)
-    paths = Places(RemoteFile(f"s3://bucket/set/{number:06d}.tar") for number in range(SHARDS))
-    starts = np.arange(SHARDS + 1, dtype=np.int64) * PER_SHARD
-    size, digests = SHARDS * PER_SHARD * SAMPLE_BYTES, np.zeros(SHARDS, np.uint64)
-    shards.__setstate__({"paths": paths, "starts": starts, "digests": digests, "num_bytes": size, "filters": (), "fields": ["image", "text"]})
-    return shards
+    paths = PathList(RemoteFile(f"s3://bucket/set/{number:06d}.tar") for number in range(SHARDS))
+    return ShardSet(
+        paths=paths,
+        filters=(),
+        parts=[SHARDS],
+        fields=["image", "text"],
+        kinds={"image": "image", "text": "text"},
+        starts=np.arange(SHARDS + 1, dtype=np.int64) * PER_SHARD,
+        num_bytes=SHARDS * PER_SHARD * SAMPLE_BYTES,
+        bad=Counter(),
+        first_bad={},
+        joined={},
+        filtered=0,
+        channels=Counter(),
+        sizes=[],
+        highest_label=-1,
+        digests=np.zeros(SHARDS, np.uint64),
+        digest="",
+    )
 
 
 def resident_mb() -> float:
@@ -72,20 +85,20 @@ def seconds_to_rows(split: Split, start: int) -> float:
 
 
 def requests(split: Split) -> tuple[float, float]:
-    """Pieces that a rank asks for in a step, and bytes of them over bytes of its samples."""
+    """Segments that a rank asks for in a step, and bytes of them over bytes of its samples."""
     block, asked, used = split.order.block, 0, 0
     for rank in range(0, WORLD, WORLD // RANKS):
-        pieces: set[int] = set()
+        segments: set[int] = set()
         for rows in islice(split.rows(GLOBAL_BATCH, mine(rank), 10**6 * GLOBAL_BATCH, 0), STEPS):
-            pieces |= set((rows.samples // block).tolist())
+            segments |= set((rows.samples // block).tolist())
             used += len(rows.samples)
-        asked += len(pieces)
+        asked += len(segments)
     return asked / (RANKS * STEPS), asked * block / used
 
 
 def load(split: Split) -> tuple[int, int]:
     """Distinct shards that one step of all ranks touches, and the most blocks that it wants of one shard."""
-    samples = split.samples(np.arange(GLOBAL_BATCH), 0)
+    samples = split.samples(np.arange(GLOBAL_BATCH), 0, GLOBAL_BATCH)
     blocks = Counter((np.unique(samples // split.order.block) * split.order.block // PER_SHARD).tolist())
     return len(blocks), max(blocks.values())
 
@@ -97,7 +110,7 @@ def spread(shards_of: np.ndarray) -> float:
 
 
 def ours(split: Split, batches: int) -> float:
-    return spread(split.samples(np.arange(batches * GLOBAL_BATCH), 0) // PER_SHARD)
+    return spread(split.samples(np.arange(batches * GLOBAL_BATCH), 0, GLOBAL_BATCH) // PER_SHARD)
 
 
 def buffered(batches: int) -> float:
@@ -118,7 +131,7 @@ def buffered(batches: int) -> float:
 
 def main() -> None:
     shards = counted_set()
-    split = Split("", shards, None, Order(len(shards), block_samples(len(shards), shards.num_bytes)))  # type: ignore[arg-type]
+    split = Split("", shards, None, SampleOrder(len(shards), block_samples(len(shards), shards.num_bytes)))  # type: ignore[arg-type]
     touched, most = load(split)
     asked, amplified = requests(split)
     rows = {

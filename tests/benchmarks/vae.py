@@ -22,7 +22,7 @@ from torch import Tensor
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.source import ShardSource, open_source
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.engine.fit import fit
 from genlib.models.variational.vae import VAEConfig
 from genlib.recipe import Stage

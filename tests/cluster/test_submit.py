@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from genlib.data.builtin import prepared
+from genlib.data.builtin.catalog import prepared
 from tests.cluster.listening import Watch
 from tests.jobs.runs import ROOT, SCRIPT, alive, descendants, finish, steps, wait_until
 

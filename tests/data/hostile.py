@@ -51,7 +51,7 @@ def header(name: bytes, size: int | bytes = 0, kind: bytes = b"0", magic: bytes 
 
 
 def padded(content: bytes) -> bytes:
-    """Content filled up to a whole block."""
+    """FileContent filled up to a whole block."""
     return content + bytes(-len(content) % BLOCK)
 
 
@@ -105,17 +105,17 @@ def _survivors(source) -> dict[str, int]:
     found, count = {}, source.num_samples("train")
     for position, batch in zip(range(count), source.batches("train", 1), strict=False):
         if batch["weight"].item():
-            key = source.keys("train", [position])[0].partition(":")[2]
+            key = source.keys("train", [position], 1)[0].partition(":")[2]
             found[key] = round(float(batch["image"].mean()) * 255)
     return found
 
 
 def _read(path: Path) -> dict[str, object]:
     from genlib.config import DataConfig
-    from genlib.data.shards import ShardSet
+    from genlib.data.shards.shard_set import ShardSet
     from genlib.data.source import open_source
 
-    shards = ShardSet([path])
+    shards = ShardSet.open([path])
     if not len(shards):
         return {"found": {}, "bad": shards.bad, "fails": {}, "fields": shards.fields}
     source = open_source(DataConfig(train=str(path), image_size=8, cache_mb=0))

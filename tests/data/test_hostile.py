@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from genlib.config import DataConfig
-from genlib.data.index import shown
-from genlib.data.shards import ShardSet
+from genlib.data.index.builder import printable_key
+from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source
 from tests.data.hostile import END, members
 from tests.data.hostile_cases import CASES
@@ -53,7 +53,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict]:
 def test_hostile_tars_cost_what_they_must_and_no_more(result: Callable[[str], dict], name: str) -> None:
     case, found = CASES[name](), result(name)
     assert "ended" not in found, found["ended"]
-    assert sorted(found["found"]) == sorted(shown(key.encode()) for key in case.keys)
+    assert sorted(found["found"]) == sorted(printable_key(key.encode()) for key in case.keys)
     assert found["bad"] == case.bad
     assert found["fails"] == case.fails
     assert found["found"]["00000"] == 0
@@ -69,7 +69,7 @@ def test_a_shard_cut_at_any_block_keeps_what_is_whole(tmp_path: Path, monkeypatc
     for cut in range(0, len(whole) + 1, 512):
         path = tmp_path / f"{cut}.tar"
         path.write_bytes(whole[:cut])
-        samples = ShardSet([good / "00000.tar", path])
+        samples = ShardSet.open([good / "00000.tar", path])
         assert len(samples) == 10 + sum(cut >= end for end in ends)
         assert samples.bad == ({} if cut == len(whole) else {"truncated": 1})
 

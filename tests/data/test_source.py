@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genlib.config import DataConfig
-from genlib.data.augment import ImageAugmentation, Views
-from genlib.data.reader import Reader
-from genlib.data.shards import ShardSet, find_shards
+from genlib.data.reading.reader import SampleReader
+from genlib.data.shards.discovery import find_shards
+from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import ShardSource, open_source
+from genlib.data.transforms.augment import ImageAugmentation, Views
 from genlib.types import Batch
 from tests.data.shards import pair, picture, write_set, write_tar
 
@@ -90,7 +91,7 @@ def test_every_rank_has_equally_many_rows_and_true_positions(source: ShardSource
 def test_pixels_labels_and_names_belong_together(source: ShardSource) -> None:
     batch = take(source, 1, NUM_SAMPLES, seed=5, start=40)[0]
     assert torch.equal((batch["image"][:, 0, 0, 0] * 255).round().long(), batch["label"])
-    names = source.keys("train", batch["position"].tolist(), seed=5)
+    names = source.keys("train", batch["position"].tolist(), len(batch["position"]), seed=5)
     assert names == [f"train-{label // 10:05d}:{label:05d}" for label in batch["label"].tolist()]
 
 
@@ -133,7 +134,7 @@ def test_the_cache_is_bounded_and_changes_nothing(tmp_path: Path) -> None:
     cached, plain = open_source(DataConfig(train=where)), open_source(DataConfig(train=where, cache_mb=0))
     for warm, cold in zip(take(cached, 12, 5), take(plain, 12, 5), strict=True):
         assert all(torch.equal(warm[name], cold[name]) for name in warm)
-    reader = Reader(ShardSet(find_shards(where)), cache_bytes=10_000)
+    reader = SampleReader(ShardSet.open(find_shards(where)), cache_bytes=10_000)
     reader.read(np.arange(20), ("image", "text"))
     assert 0 < sum(row[1].nbytes for row in reader._cache.values()) < 10_000
     assert 0 <= reader._cache_left < 10_000
@@ -244,10 +245,10 @@ def test_reader_processes_change_nothing(tmp_path: Path, readers: int) -> None:
 
 def test_a_large_set_is_dealt_out_by_place_and_every_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of four samples: a rank reads whole blocks where a batch holds them, and the batches are the same in any world."""
-    monkeypatch.setattr("genlib.data.order.SMALL_SET_BYTES", 0)
+    monkeypatch.setattr("genlib.data.order.sample_order.SMALL_SET_BYTES", 0)
     write_set(tmp_path, 1100, per_shard=300)
     size = sum(path.stat().st_size for path in tmp_path.glob("*.tar")) // 1100
-    monkeypatch.setattr("genlib.data.order.BLOCK_BYTES", 4 * size + size // 2)
+    monkeypatch.setattr("genlib.data.order.sample_order.BLOCK_BYTES", 4 * size + size // 2)
     source = open_source(DataConfig(train=str(tmp_path)))
     whole = torch.cat([batch["label"] for batch in take(source, 11, 100)])
     assert sorted(whole.tolist()) == list(range(1100))
@@ -271,7 +272,7 @@ def test_wrong_facts_beside_the_shards_get_a_sentence(tmp_path: Path, content: s
 
 def test_a_name_with_escape_codes_is_written_out(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", [("\x1b[2Ja.png", picture())])
-    assert open_source(DataConfig(train=str(tmp_path))).keys("train", [0]) == ["0:\\x1b[2Ja"]
+    assert open_source(DataConfig(train=str(tmp_path))).keys("train", [0], 1) == ["0:\\x1b[2Ja"]
 
 
 class Harm:

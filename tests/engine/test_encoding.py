@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from genlib import checkpoint
-from genlib.data.encoded import EncodedStore
+from genlib.data.caches.encoded import EncodedStore
 from genlib.data.source import ShardSource, open_source
 from genlib.engine.encoding import Ahead, Measured, encode, encoded, frozen_state, identity, judge, keep
 from genlib.engine.fit import fit, plan_encoding

@@ -43,7 +43,7 @@ def test_ways_of_training_learn(options: dict, tmp_path: Path) -> None:
 
 
 def test_batches_are_on_the_device_ahead_of_the_step() -> None:
-    feed = Feed(ArraySource().batches("train", 16, rank=0, world=1, seed=0, start=0), 16, torch.device("cuda"))
+    feed = Feed(ArraySource().batches("train", 16), 16, torch.device("cuda"))
     batch = next(feed)
     assert all(value.device.type == "cuda" for value in batch.values())
     assert batch["weight"].sum() == 16

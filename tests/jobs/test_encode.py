@@ -12,7 +12,7 @@ import torch
 
 from cluster.local import Head, local_head
 from genlib import checkpoint
-from genlib.data.encoded import EncodedStore
+from genlib.data.caches.encoded import EncodedStore
 from tests.jobs.runs import launch
 
 pytestmark = pytest.mark.ray

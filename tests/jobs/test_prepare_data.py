@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genlib.data.writer import png
+from genlib.data.shards.writer import png
 from jobs.prepare_data import main
 from tests.data.shards import pair, write_set, write_tar
 

@@ -16,9 +16,9 @@ from PIL import Image
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from jobs.prepare_data import main
+from tests.data.codecs.test_encode import encoded
+from tests.data.importers.test_convert import stored, write
 from tests.data.shards import picture
-from tests.data.test_convert import stored, write
-from tests.data.test_encode import encoded
 from tests.jobs.runs import ROOT, alive, descendants, kill, wait_until
 
 
@@ -28,7 +28,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """Content of what a conversion writes, but the indices, which know when a shard was written."""
+    """FileContent of what a conversion writes, but the indices, which know when a shard was written."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".idx"}
 
 
@@ -141,7 +141,7 @@ def test_a_kill_in_the_middle_of_a_part_leaves_no_half(tmp_path: Path) -> None:
     words = ["folder", str(folder), "--shard-mb", "0.3"]
     main([*words, "--out", str(tmp_path / "whole")])
     script = (
-        "import os, signal, sys, genlib.data.writer as writer\n"
+        "import os, signal, sys, genlib.data.shards.writer as writer\n"
         "write, count = writer.ShardWriter.write, [0]\n"
         "def dying(self, *some):\n"
         "    count[0] += 1\n"

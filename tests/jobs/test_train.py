@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cluster.local import Head, local_head
-from genlib.data.writer import png, write_shards
+from genlib.data.shards.writer import png, write_shards
 from tests.jobs.runs import finish, kill, launch, start, steps, wait_until
 
 pytestmark = pytest.mark.ray

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig
+from genlib.ports import Image, Labels, NoiseLevel, Seeds, Texts
 from genlib.recipe import Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
@@ -31,21 +32,21 @@ class Painter(Task):
 
 class ByNothing(Painter):
     @action
-    def generate(self, *, seed: list[int], spread: float = 0.1) -> Tensor:
+    def generate(self, *, seed: Seeds, spread: NoiseLevel = 0.1) -> Image:
         """Pictures (B, C, H, W) in [0, 1]."""
         return self.paint(seed, spread)
 
 
 class ByLabel(Painter):
     @action
-    def generate(self, *, seed: list[int], label: list[int], spread: float = 0.1) -> Tensor:
+    def generate(self, *, seed: Seeds, label: Labels, spread: NoiseLevel = 0.1) -> Image:
         """Pictures (B, C, H, W) in [0, 1], brighter by class."""
         return (self.paint(seed, spread) + torch.tensor(label)[:, None, None, None] / 20).clamp(0, 1)
 
 
 class ByPrompt(Painter):
     @action
-    def generate(self, *, seed: list[int], prompt: list[str], spread: float = 0.1) -> Tensor:
+    def generate(self, *, seed: Seeds, prompt: Texts, spread: NoiseLevel = 0.1) -> Image:
         """Pictures (B, C, H, W) in [0, 1], red ones red."""
         image = self.paint(seed, spread)
         image[["red" in text for text in prompt], 1:] *= 0.2

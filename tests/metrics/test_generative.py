@@ -94,7 +94,7 @@ def test_the_real_pictures_themselves_are_perfect(runs: Path) -> None:
 
     class Copies(painter.Painter):
         @painter.action
-        def generate(self, *, seed: list[int]) -> torch.Tensor:
+        def generate(self, *, seed: painter.Seeds) -> painter.Image:
             """Held-out digits, from the last."""
             return real[[-1 - one for one in seed]]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from genlib.config import DataConfig
 from genlib.data.source import open_source
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.metrics.held_out import held_out, mean_values
 from genlib.task import Task
 from genlib.types import Batch, Metrics

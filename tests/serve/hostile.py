@@ -13,13 +13,15 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from genlib.actions import Action, Input
+from genlib.ports import PORTS, Sizes
 from serve.app import build_app
 from serve.backend import Event, ModelCard, Result
 from serve.options import ServeOptions
@@ -223,17 +225,20 @@ class Taker:
     """A backend that takes all kinds of arguments, and gives nothing for them."""
 
     def models(self) -> list[ModelCard]:
-        tensor = {"type": "string", "contentEncoding": "base64", "x-rows": True}
-        lists = {name: {"type": "array", "items": {"type": kind}} for name, kind in (("amount", "number"), ("words", "string"), ("label", "integer"))}
-        plain = {"steps": {"type": "integer", "default": 1}, "sampler": {"type": "string"}, "negative_prompt": {"type": "string"}}
-        properties = {"image": tensor, "code": tensor, "codes": tensor, **lists, **plain}
-        schema = {"type": "object", "additionalProperties": False, "properties": properties}
-        names = ("generate", "inpaint", "image_to_image", "translate", "reconstruct", "embed_image", "embed_text", "classify")
-        card = ModelCard(
-            name="taker", recipe="taker", step=1, sha256="0" * 64, actions=dict.fromkeys(names, schema), docs={}, image_size=8, channels=3,
-            multiple=0, classes=(), max_batch=8, max_steps=1000, created=0,
-        )  # fmt: skip
-        return [card]
+        inputs = {
+            "image": Input(PORTS["image"], False), "code": Input(PORTS["code"], False), "codes": Input(PORTS["codes"], False),
+            "amount": Input(PORTS["amounts"], False), "words": Input(PORTS["names"], False), "label": Input(PORTS["label"], False),
+            "steps": Input(PORTS["steps"], False, 1), "sampler": Input(PORTS["text"], False), "negative_prompt": Input(PORTS["negative_text"], False),
+        }  # fmt: skip
+        results = {
+            "generate": "image", "inpaint": "image", "image_to_image": "image", "translate": "image", "reconstruct": "image",
+            "embed_image": "features", "embed_text": "features", "classify": "probabilities",
+        }  # fmt: skip
+        actions = {name: Action(name=name, doc="", inputs=inputs, result=PORTS[kind]) for name, kind in results.items()}
+        actions["embed_image"] = replace(actions["embed_image"], inputs={"image": Input(PORTS["image"])})
+        actions["embed_text"] = replace(actions["embed_text"], inputs={"text": Input(PORTS["texts"])})
+        sizes = Sizes(channels=3, side=8, max_steps=1000)
+        return [ModelCard(name="taker", recipe="taker", step=1, sha256="0" * 64, actions=actions, sizes=sizes, max_batch=8, created=0)]
 
     async def run(self, model: str, action: str, arguments: dict[str, Any], *, parameters: dict[str, str] | None = None) -> Result:
         rows = next((len(value) for value in arguments.values() if isinstance(value, np.ndarray | list)), 1)
@@ -274,7 +279,7 @@ async def main(size: int) -> None:
     backend = Taker()
     app = build_app(backend, ServeOptions())
     trim = ctypes.CDLL(None).malloc_trim
-    said = document(app, backend.models(), keys=False)
+    said = document(app, backend.models(), ServeOptions().limits, keys=False)
     said["paths"] = {path: said["paths"][path] for path in (ACTION, "/v1/images/edits", "/v1/embeddings")}  # the others are read as one of these
     await posted(app, ACTION, JSON, b'{"code":[1]}')
     for attack in attacks(said, size):

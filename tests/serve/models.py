@@ -9,15 +9,18 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
 import numpy as np
+import PIL.Image
 import uvicorn
 from fastapi import FastAPI
-from PIL import Image
 
+from genlib.ports import Image, Seeds, Sizes, Steps
+from genlib.task import Task, action
 from serve.app import build_app
 from serve.backend import Backend, Event, ModelCard, Result
 from serve.options import ServeOptions
@@ -69,7 +72,7 @@ def picture(side: int = 8, channels: int = 3, seed: int = 0) -> np.ndarray:
 def png(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     """The file of a picture."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, kind)
+    PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -80,7 +83,7 @@ def uri(data: bytes) -> str:
 
 def shown(data: bytes) -> np.ndarray:
     """Pixels of a file, as whole numbers."""
-    return np.asarray(Image.open(io.BytesIO(data))).astype(int)
+    return np.asarray(PIL.Image.open(io.BytesIO(data))).astype(int)
 
 
 def events_of(text: str) -> list[dict[str, Any]]:
@@ -112,6 +115,27 @@ def listening(backend: Backend, **options: Any) -> Iterator[str]:
         thread.join(SOON)
 
 
+def card_of(name: str, task: type[Task], **sizes: Any) -> ModelCard:
+    """A card of a task that draws 8 x 8 pixels in colour."""
+    measured = Sizes(**{"channels": 3, "side": 8, "max_steps": 1000, **sizes})
+    actions = {one.name: one.resolved(measured) for one in task.actions()}
+    return ModelCard(name=name, recipe=name, step=1, sha256="0" * 64, actions=actions, sizes=measured, max_batch=8, created=0)
+
+
+def wordy(card: ModelCard, characters: int) -> ModelCard:
+    """The card, whose actions say so much of themselves."""
+    return replace(card, actions={name: replace(one, doc="x" * characters) for name, one in card.actions.items()})
+
+
+class Walks(Task):
+    """What `Walker` says that it can do."""
+
+    @action
+    def generate(self, *, seed: Seeds, steps: Steps = 50) -> Image:
+        """Pictures."""
+        raise NotImplementedError
+
+
 class Walker:
     """A backend whose one model takes as long as it is told: where time itself is what a test is about."""
 
@@ -119,13 +143,7 @@ class Walker:
         self.step_seconds, self.walked, self.inside = step_seconds, 0, 0
 
     def models(self) -> list[ModelCard]:
-        properties = {"seed": {"type": "array", "items": {"type": "integer"}, "x-rows": True}, "steps": {"type": "integer", "default": 50}}
-        schema = {"type": "object", "additionalProperties": False, "properties": properties, "required": ["seed"]}
-        card = ModelCard(
-            name="walker", recipe="walker", step=1, sha256="0" * 64, actions={"generate": schema}, docs={"generate": "Pictures."}, image_size=8,
-            channels=3, multiple=0, classes=(), max_batch=8, max_steps=1000, created=0,
-        )  # fmt: skip
-        return [card]
+        return [card_of("walker", Walks)]
 
     async def run(self, model: str, action: str, arguments: dict[str, Any], *, parameters: dict[str, str] | None = None) -> Result:
         async for event in self.stream(model, action, arguments, parameters=parameters):

@@ -17,7 +17,7 @@ from serve.backend import LocalBackend
 from serve.limits import Limits
 from serve.link import Link
 from serve.listener import Listener
-from serve.work import public_schema
+from serve.schema import arguments_schema
 from tests.serve.models import SOON, ask, events_of, picture, png, post, run, shown, uri
 
 
@@ -95,7 +95,7 @@ def test_arguments_are_checked_by_name(local: LocalBackend, action: str, body: d
 
 
 def test_what_is_not_said_costs_as_much_as_what_is(local: LocalBackend) -> None:
-    (steps,) = [card.actions["generate"]["properties"]["steps"]["default"] for card in local.models() if card.name == "ddpm"]
+    (steps,) = [card.actions["generate"].inputs["steps"].default for card in local.models() if card.name == "ddpm"]
     limits = Limits(cost=8 * 8 * steps - 1)
     for body in ({"seed": [1], "label": [1]}, {"seed": [1], "label": [1], "steps": steps}):
         response = post(local, path("ddpm", "generate"), body, limits=limits)
@@ -125,8 +125,8 @@ def test_models_say_what_they_can_do_in_schemas_that_hold(local: LocalBackend) -
     assert len(models["vae"]["sha256"]) == 64
     assert models["vae"]["step"] == 8
     for card in local.models():
-        for name, schema in card.actions.items():
-            Draft202012Validator.check_schema(public_schema(schema))
+        for name, one in card.actions.items():
+            Draft202012Validator.check_schema(arguments_schema(one, Limits().of_ports()))
             assert models[card.name]["actions"][name]["description"]
     one = ask(local, lambda client: client.get("/v1/models/vae"))
     assert one.json() == models["vae"]
@@ -141,7 +141,7 @@ def test_a_replica_lets_what_it_refused_go_at_once(local: LocalBackend) -> None:
         listener = Listener(local)
         link = await Link.open(await listener.open("127.0.0.1"))
         for _ in range(3):
-            with pytest.raises(ValueError, match="codes of shape"):
+            with pytest.raises(ValueError, match="code of shape"):
                 await link.run(("vae", "decode", {"code": np.ones(1_000_003, np.float32)}, None))
         async with asyncio.timeout(SOON):
             while found := arrays():

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genlib.ports import Image, Seeds, Steps, Texts
+from genlib.task import Task, action
 from serve import job
 from serve.job import ENDED, Job, job_id
 from serve.job_folder import JobFolder
 from serve.jobs import Jobs
 from serve.problem import Problem
-from tests.serve.models import Walker, application, ask, run, until
+from tests.serve.models import Walker, application, ask, card_of, run, until
 
 GENERATE = "/v1/images/generations"
 Client = httpx2.AsyncClient
@@ -150,13 +151,20 @@ async def over(client: Client, one: dict[str, Any]) -> str:
     return response.json()["status"] if response.status_code == 200 else "gone"
 
 
+class Words(Task):
+    """Takes a prompt."""
+
+    @action
+    def generate(self, *, seed: Seeds, prompt: Texts = (), steps: Steps = 50) -> Image:  # type: ignore[assignment]
+        """Pictures."""
+        raise NotImplementedError
+
+
 class Worded(Fated):
     """Takes a prompt, which makes a job large."""
 
     def models(self) -> list[Any]:
-        (card,) = super().models()
-        card.actions["generate"]["properties"]["prompt"] = {"type": "array", "items": {"type": "string"}, "x-rows": True}
-        return [replace(card, sha256="worded")]  # what an action takes is known by its model's weights
+        return [card_of("walker", Words)]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 1000])

@@ -19,9 +19,10 @@ from serve.runner import Runner
 from tests.models.stages import train_stages
 from tests.serve.chromium import BINARY, Chromium, Page
 from tests.serve.models import KEY, Walker, listening, picture, png, shown, uri
+from tests.serve.toy import toy_runner
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BINARY is None, reason="Chromium is not installed")]
-VIEWS = ("create", "gallery", "search", "classify", "latent", "map", "models")
+VIEWS = ("create", "gallery", "search", "classify", "latent", "map", "act", "models")
 KEPT = """(async () => {
   const open = indexedDB.open("genlib");
   const database = await new Promise((resolve) => (open.onsuccess = () => resolve(open.result)));
@@ -444,3 +445,37 @@ def luminance(colour: str) -> float:
     parts = [int(colour.strip()[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_any_action_has_a_form_of_its_ports(page: Page, tmp_path: Path) -> None:
+    """A family that the page has never heard of: words, seeds, a choice and numbers go in, pictures or numbers come out."""
+    runner = toy_runner()
+    try:
+        with listening(LocalBackend([runner])) as address:
+            page.open(f"{address}/#act")
+            page.until("document.querySelector('#act-action').options.length")
+            page.choose("#act-action", "paint")
+            assert page.script("[...document.querySelectorAll('#act-fields [data-port]')].map((one) => one.dataset.port)") == [
+                "texts", "seeds", "steps", "sampler", "width", "height",
+            ]  # fmt: skip
+            page.write("#act-words", "hello\nworld")
+            page.write("#act-chosen", "1, 2")
+            page.choose("#act-kind", "heun")
+            page.click("#act-go")
+            page.until("document.querySelectorAll('#act-result img').length === 2")
+            page.choose("#act-action", "twist")
+            page.write("#act-points", "[[0.1, 0.2], [0.5, 1.5]]")
+            page.click("#act-go")
+            page.until("document.querySelector('#act-result table')")
+            assert page.script("document.querySelector('#act-result td').textContent") == "[0.1, 0.2]"
+            page.choose("#act-action", "press")
+            page.until("document.querySelector('#act-fields [data-port=sample] button')")
+            path = tmp_path / "given.png"
+            path.write_bytes(png(picture()))
+            page.click("#act-image")
+            page.give_files(path)
+            page.until("document.querySelector('#act-fields img')")
+            page.click("#act-go")
+            page.until("document.querySelectorAll('#act-result td').length === 4")
+    finally:
+        runner.close()

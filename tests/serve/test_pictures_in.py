@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from genlib.actions import Action, Input
+from genlib.ports import PORTS, Sizes
 from serve.json_fields import Value
 from serve.limits import Limits, check_action, check_cost, rows_of
 from serve.pictures_in import array_of, fitted, is_data_uri, pixels_of, tensor_of, transparent, with_channels
@@ -77,32 +80,32 @@ def given_as(value: Any) -> Value:
 
 
 def test_lists_of_numbers_and_of_pictures() -> None:
-    assert tensor_of(given_as([[1, 2], [3, 4]]), "code", 3, LIMITS).dtype == np.float32
-    codes = tensor_of(given_as([[1, 2], [3, 2**40]]), "codes", 3, LIMITS)
+    assert tensor_of(given_as([[1, 2], [3, 4]]), "code", PORTS["code"], 3, LIMITS).dtype == np.float32
+    codes = tensor_of(given_as([[1, 2], [3, 2**40]]), "codes", PORTS["codes"], 3, LIMITS)
     assert (codes.dtype, codes.tolist()) == (np.int64, [[1, 2], [3, 2**40]])
-    batch = tensor_of(given_as([uri(png(picture(8))), uri(png(picture(8, seed=1)))]), "image", 1, LIMITS)
+    batch = tensor_of(given_as([uri(png(picture(8))), uri(png(picture(8, seed=1)))]), "image", PORTS["image"], 1, LIMITS)
     assert batch.shape == (2, 1, 8, 8)
     assert batch.max() == 255
     assert batch.dtype == np.uint8
     for wrong in ([[1], [2, 3]], [["a"]], [None], [1, "a"], ["a", 1], [[]], [], [float("inf")], [10**400], [[[[[[[1]]]]]]], {"a": 1}, 1, None):
         with pytest.raises(Problem):
-            tensor_of(given_as(wrong), "code", 3, LIMITS)
+            tensor_of(given_as(wrong), "code", PORTS["code"], 3, LIMITS)
     with pytest.raises(Problem, match="numbers"):
-        tensor_of(given_as([0.0] * 11), "code", 3, Limits(numbers=10))
+        tensor_of(given_as([0.0] * 11), "code", PORTS["code"], 3, Limits(numbers=10))
 
 
 def test_pictures_are_counted_before_any_is_decoded() -> None:
     large = uri(png(np.zeros((600, 600, 1), np.uint8)))
     for limits, said in ((Limits(inputs=2), "3 pictures"), (Limits(all_input_pixels=10**6), "together"), (Limits(input_pixels=400_000), "together")):
         with pytest.raises(Problem, match=said):
-            tensor_of(given_as([large] * 3), "image", 1, limits)
+            tensor_of(given_as([large] * 3), "image", PORTS["image"], 1, limits)
 
 
 @pytest.mark.parametrize("kind", [np.bool_, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64])
 def test_codes_of_a_file_are_whole_numbers_and_no_levels_of_a_picture(kind: type) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.array([0, 1, np.iinfo(kind).max if kind is not np.bool_ else 1], kind))
-    codes = array_of(buffer.getvalue(), "codes", LIMITS)
+    codes = array_of(buffer.getvalue(), "codes", LIMITS, whole=True)
     assert codes.dtype.kind == "i"
     assert codes.tolist() == np.load(io.BytesIO(buffer.getvalue())).astype(np.int64).tolist()
 
@@ -123,13 +126,20 @@ def test_one_limit_over_pictures_steps_and_pixels(pictures: int, steps: int, pix
 
 def test_the_cost_of_an_action_of_any_family() -> None:
     image = np.zeros((4, 3, 8, 8), np.float32)
-    assert rows_of({"seed": [1, 2, 3], "prompt": ["a", "b", "c"], "steps": 5}) == 3
-    assert rows_of({"image": image, "amount": [0.0] * 9, "direction": np.zeros(32, np.float32)}) == 36
-    assert rows_of({"first": 3, "last": 4}) == 1
-    assert check_action(LIMITS, {"seed": [1, 2], "steps": 10, "passes": 3}, 8) == 2 * 30 * 64
+    kinds = {
+        "seed": "seeds", "prompt": "texts", "steps": "steps", "passes": "passes", "image": "image", "amount": "amounts", "direction": "direction",
+        "first": "seed", "last": "seed", "width": "width", "height": "height",
+    }  # fmt: skip
+    draw = Action(name="draw", doc="", inputs={name: Input(PORTS[kind], False) for name, kind in kinds.items()}, result=PORTS["image"])
+    look = replace(draw, inputs={name: one for name, one in draw.inputs.items() if name != "seed"})
+    assert rows_of(draw, {"seed": [1, 2, 3], "prompt": ["a", "b", "c"], "steps": 5}) == 3
+    assert rows_of(look, {"image": image, "amount": [0.0] * 9, "direction": np.zeros(32, np.float32)}) == 36
+    assert rows_of(look, {"first": 3, "last": 4}) == 1
+    assert check_action(LIMITS, draw, {"seed": [1, 2], "steps": 10, "passes": 3}, Sizes(side=8)) == 2 * 30 * 64
+    assert check_action(LIMITS, look, {"image": image, "amount": [0.0] * 9}, Sizes(side=8)) == 36
     for arguments in (
-        {"seed": [1], "steps": 10**9}, {"seed": [1] * 65}, {"seed": [1], "width": 10**6}, {"image": image, "amount": [0.0] * 1001},
+        {"seed": [1], "steps": 10**9}, {"seed": [1] * 65}, {"image": image, "amount": [0.0] * 1001},
         {"seed": [1] * 64, "steps": 1000, "passes": 100}, {"seed": [1] * 10, "steps": 1000, "width": 4096, "height": 4096},
     ):  # fmt: skip
         with pytest.raises(Problem):
-            check_action(LIMITS, arguments, 64)
+            check_action(LIMITS, draw, arguments, Sizes(side=64))

@@ -6,13 +6,12 @@ import json
 import select
 import socket
 import time
-from dataclasses import replace
 from typing import Any
 
 import httpx2
 
 from serve.protocol import HEAD_BYTES
-from tests.serve.models import SOON, Walker, listening
+from tests.serve.models import SOON, Walker, listening, wordy
 
 HEAD_SECONDS = 0.4
 ASK = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -119,7 +118,7 @@ def test_work_that_takes_longer_than_a_head_may_goes_on() -> None:
 def test_who_does_not_read_the_answer_holds_nobody_up() -> None:
     class Talker(Walker):
         def models(self) -> list[Any]:
-            return [replace(card, docs={"generate": "x" * (16 << 20)}) for card in super().models()]
+            return [wordy(card, 16 << 20) for card in super().models()]
 
     with listening(Talker(0), read_timeout_seconds=0.3) as address:
         lazy = connected(address)

@@ -14,6 +14,7 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
 
 import serve.ray_backend as module
+from genlib.ports import Sizes
 from serve.backend import Event, ModelCard, Overloaded, Result, Unavailable
 from serve.listener import Listener
 from serve.ray_backend import RayBackend, Status
@@ -28,8 +29,7 @@ def anyio_backend() -> str:
 
 
 CARD = ModelCard(
-    name="m", recipe="r", step=1, sha256="", docs={}, image_size=8, channels=1, multiple=0, classes=(), max_batch=8, max_steps=10, created=0,
-    actions={},
+    name="m", recipe="r", step=1, sha256="", sizes=Sizes(side=8, channels=1, max_steps=10), max_batch=8, created=0, actions={}
 )  # fmt: skip
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import io
-import json
+import pickle
 import shutil
 from collections.abc import Coroutine
 from contextlib import aclosing
@@ -197,7 +196,7 @@ def test_news_on_the_way(runners: dict[str, Runner], name: str, arguments: dict[
 
 
 def test_editing_is_one_way_and_chains_tell_their_steps(runners: dict[str, Runner]) -> None:
-    side = runners["ldm_tiny"].card().image_size
+    side = runners["ldm_tiny"].card().sizes.side
     edit = {"image": np.full((1, 3, side, side), 0.5, np.float32), "source_prompt": ["a"], "prompt": ["b"], "steps": 5, "strength": 0.6}
     *way, _ = run(events(runners["ldm_tiny"], "edit", edit))
     assert [(event.step, event.steps) for event in way] == [(step + 1, len(way)) for step in range(len(way))]
@@ -269,10 +268,10 @@ WRONG = [
     ({"label": [1]}, "needs seed"),
     ({"seed": [1], "label": [1], "stepps": 3}, "takes no argument"),
     ({"seed": [], "label": []}, "seed is empty"),
-    ({"seed": ["secret"], "label": [1]}, "^seed: "),
-    ({"seed": [1], "label": [1], "sampler": "secret"}, "^sampler: "),
+    ({"seed": ["secret"], "label": [1]}, "^seed must be an integer"),
+    ({"seed": [1], "label": [1], "sampler": "secret"}, "^sampler must be one of ddim"),
     ({"seed": [1], "label": [1, 2]}, "one label"),
-    ({"seed": [-5], "label": [1]}, "seed -5 is not between"),
+    ({"seed": [-5], "label": [1]}, "seed must be at least 0"),
     ({"seed": [1], "label": [99]}, "label 99 is not between"),
 ]
 
@@ -297,17 +296,17 @@ def test_wrong_pictures_and_names_are_a_sentence(runners: dict[str, Runner]) -> 
 
 
 def test_the_card_says_what_it_is_in_plain_values(runs: dict[str, Path], runners: dict[str, Runner]) -> None:
-    card = json.loads(json.dumps(dataclasses.asdict(runners["ddpm"].card())))
-    assert (card["name"], card["recipe"], card["step"], card["image_size"], card["channels"], card["multiple"]) == ("ddpm", "ddpm", 8, 8, 1, 0)
-    assert card["classes"][:3] == ["zero", "one", "two"]
-    assert (card["max_steps"], card["max_batch"]) == (1000, 32)
+    card = pickle.loads(pickle.dumps(runners["ddpm"].card()))
+    assert (card.name, card.recipe, card.step, card.sizes.side, card.sizes.channels, card.sizes.multiple) == ("ddpm", "ddpm", 8, 8, 1, 0)
+    assert card.sizes.classes[:3] == ("zero", "one", "two")
+    assert (card.sizes.max_steps, card.max_batch) == (1000, 32)
     newest = checkpoint.checkpoints(runs["ddpm"] / "checkpoints")[0]
-    assert card["sha256"] in {checkpoint.sha256(newest / name) for name in ("weights.safetensors", "ema.safetensors") if (newest / name).exists()}
-    assert card["actions"]["generate"]["required"] == ["seed", "label"]
-    assert card["docs"]["generate"].startswith("Pictures (len(seed), C, H, W)")
+    assert card.sha256 in {checkpoint.sha256(newest / name) for name in ("weights.safetensors", "ema.safetensors") if (newest / name).exists()}
+    assert card.actions["generate"].required == ("seed", "label")
+    assert card.actions["generate"].summary.startswith("Pictures (len(seed), C, H, W)")
     latent = runners["ldm_tiny"]
     assert isinstance(latent.task, LatentTask)
-    assert latent.card().multiple == 4
+    assert latent.card().sizes.multiple == 4
     assert latent.memory_bytes() > 4 * sum(weight.numel() for weight in latent.task.net.parameters())
 
 
@@ -329,11 +328,8 @@ def test_only_verified_checkpoints_are_opened(runs: dict[str, Path], tmp_path: P
     before.close()
 
 
-def test_grey_colour_and_other_numbers() -> None:
+def test_grey_colour_and_transparent_pictures() -> None:
     for channels, mode in ((1, "L"), (3, "RGB"), (4, "RGBA")):
         (image,) = pictures.files(torch.tensor([0.0, 0.5, 1.0, 2.0]).expand(1, channels, 2, 4))
         assert Image.open(io.BytesIO(image)).mode == mode
         assert np.asarray(Image.open(io.BytesIO(image)))[0].reshape(4, -1)[:, 0].tolist() == [0, 128, 255, 255]
-    assert not pictures.are_pictures(torch.zeros(1, 2, 4, 4))
-    assert not pictures.are_pictures(torch.zeros(1, 1, 4, 4, dtype=torch.int64))
-    assert not pictures.are_pictures(torch.zeros(5, 3))

@@ -80,7 +80,7 @@ async def test_weights_that_are_no_numbers_are_not_served_though_their_manifest_
     shelf = shelf_of(run)
     await shelf.ready()
     assert [card.step for card in shelf.models()] == [4]
-    assert "gives numbers that are not finite" in shelf.problems["gan"]
+    assert "holds numbers that are not finite" in shelf.problems["gan"]
     assert (await shelf.run("gan", "generate", {"seed": [1]})).numbers is not None
 
 

@@ -9,14 +9,13 @@ import socket
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from serve.limits import Limits
 from serve.protocol import Protocol
-from tests.serve.models import SOON, Walker, listening
+from tests.serve.models import SOON, Walker, listening, wordy
 from tests.serve.raw import GENERATE, HEALTH, answer, chunked, connected, head
 
 PATIENCE_SECONDS = 0.4
@@ -181,7 +180,7 @@ class Talker(Walker):
         self.size = size
 
     def models(self) -> list[Any]:
-        return [replace(card, docs={"generate": "x" * self.size}) for card in super().models()]
+        return [wordy(card, self.size) for card in super().models()]
 
 
 @pytest.mark.parametrize("end", ["keep-alive", "close"])

@@ -1,1 +1,1 @@
-"""What users have that is no shard yet: folders of images, tables of paths, Hugging Face data sets; see `genlib.data.convert`."""
+"""Conversion to shards: of folders of images, tables of paths, and Hugging Face data sets; see `genlib.data.importers.convert`."""

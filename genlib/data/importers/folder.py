@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from genlib.data.convert import Input, Raw
+from genlib.data.importers.convert import ConversionInput, RawSample
 
 IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "validation"}
 """Folders at the top that are splits where there are no others."""
-Labels = Literal["auto", "folders", "none"]
+FolderLabels = Literal["auto", "folders", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One image: its path below the root, and what its place says of it."""
+class ImageEntry:
+    """One image: its path below the root, and the facts that its folder gives."""
 
     path: str
     split: str = ""
@@ -28,7 +28,7 @@ class Entry:
     captioned: bool = False
 
 
-def open_folder(root: Path, labels: Labels = "auto") -> Input:
+def open_folder(root: Path, labels: FolderLabels = "auto") -> ConversionInput:
     """The images below a folder, in order of their paths. ValueError where there are none, or where its layout says two things.
 
     Where any image has a caption beside it, all need one. With `labels` "auto", images that lie in two or more folders, none of
@@ -48,9 +48,9 @@ def open_folder(root: Path, labels: Labels = "auto") -> Input:
         parts = path.split("/")
         split = split_of[parts[0]] if split_of else ""
         label = number[parts[1 if split_of else 0]] if names else None
-        entries.append(Entry(path, split, label, os.path.splitext(path)[0] in captions))
+        entries.append(ImageEntry(path, split, label, os.path.splitext(path)[0] in captions))
     read = partial(read_entries, root.absolute(), captioned)
-    return Input(
+    return ConversionInput(
         read=read,
         cut=lambda size: [entries[at : at + size] for at in range(0, len(entries), size)],
         few=lambda count: read(entries[:: -(-len(entries) // count)]),
@@ -60,13 +60,13 @@ def open_folder(root: Path, labels: Labels = "auto") -> Input:
     )
 
 
-def read_entries(root: Path, captioned: bool, entries: Sequence[Entry]) -> Iterator[Raw]:
+def read_entries(root: Path, captioned: bool, entries: Sequence[ImageEntry]) -> Iterator[RawSample]:
     """The samples of some entries."""
     for entry in entries:
         path = root / entry.path
         problem = "missing caption" if captioned and not entry.captioned else ""
         caption = path.with_suffix(".txt") if captioned else None
-        yield Raw(entry.path, path, caption, entry.label, entry.split, problem)
+        yield RawSample(entry.path, path, caption, entry.label, entry.split, problem)
 
 
 def _walk(root: Path) -> tuple[list[str], set[str], int, str]:
@@ -115,7 +115,7 @@ def _splits(root: Path, images: Sequence[str]) -> dict[str, str]:
     return {top: SPLITS[top] for top in tops}
 
 
-def _class_names(root: Path, images: Sequence[str], split: bool, captioned: bool, labels: Labels) -> list[str]:
+def _class_names(root: Path, images: Sequence[str], split: bool, captioned: bool, labels: FolderLabels) -> list[str]:
     """Folders that are classes, sorted; empty where there are no labels."""
     below = [path.partition("/")[2] for path in images] if split else images
     names = _tops(below)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from genlib.config import nearest
-from genlib.data.convert import Input, Raw
+from genlib.data.importers.convert import ConversionInput, RawSample
 
 VALIDATION = ("validation", "valid", "val", "test", "dev")
+_LOOKED_AT = 5  # first rows of a streaming set, from which the types of columns are inferred
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
+class HuggingfaceDataset:
     """A data set and how to open it; picklable, so that every process opens its own."""
 
     path: str
@@ -69,7 +70,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RowRange:
     """Rows of a data set from `start` to `stop`, or of a streaming one its shard `start` of `stop`."""
 
     split: str
@@ -77,21 +78,23 @@ class Piece:
     stop: int
 
 
-def open_huggingface(where: Where, split: str = "train", validation_split: str = "", image: str = "", caption: str = "", label: str = "") -> Input:
+def open_huggingface(
+    where: HuggingfaceDataset, split: str = "train", validation_split: str = "", image: str = "", caption: str = "", label: str = ""
+) -> ConversionInput:
     """The rows of one split or two, in order. Columns for image and label that are not named are the only ones of their kind."""
     splits = [name for name in (split, validation_split) if name]
     found = {name: _opened(where, name) for name in splits}
     features = _features(found[split])
     columns = _columns(where.path, features, image, caption, label)
     names = getattr(features.get(columns.label), "names", None)
-    read = partial(read_piece, where, columns, validation_split)
+    read = partial(read_range, where, columns, validation_split)
     total = None if where.streaming else sum(len(data) for data in found.values())
     state = {name: _state(data, where.streaming) for name, data in found.items()}
     how = {"config": where.config, "revision": where.revision, "streaming": where.streaming}
     identity = {**how, "splits": splits, "columns": _names(columns), "state": state}
-    return Input(
+    return ConversionInput(
         read=read,
-        cut=lambda size: [piece for name, data in found.items() for piece in _pieces(name, data, where.streaming, size)],
+        cut=lambda size: [span for name, data in found.items() for span in _row_ranges(name, data, where.streaming, size)],
         few=lambda count: _few(read, found, split, where.streaming, count),
         identity=identity,
         total=total,
@@ -100,17 +103,23 @@ def open_huggingface(where: Where, split: str = "train", validation_split: str =
 
 
 @lru_cache(maxsize=4)
-def _opened(where: Where, split: str) -> Any:
+def _opened(where: HuggingfaceDataset, split: str) -> Any:
     return where.open(split)
 
 
 def _state(data: Any, streaming: bool) -> Any:
-    """What tells one state of a data set from another, as far as it says."""
+    """Identity of a data set's content, as far as the library knows it.
+
+    `_fingerprint` is the one name for it, shown in the library's own guide to its cache; a test pins the release.
+    """
     return [data.num_shards] if streaming else [len(data), data._fingerprint]
 
 
 def _features(data: Any) -> Mapping[str, Any]:
-    return (data.features or data._resolve_features().features) if hasattr(data, "_resolve_features") else data.features
+    """The type of each column. A streaming set may not know them before its first rows are read."""
+    import datasets
+
+    return data.features or datasets.Dataset.from_list(list(data.take(_LOOKED_AT))).features
 
 
 def _names(columns: Columns) -> list[str]:
@@ -133,37 +142,37 @@ def _columns(path: str, features: Mapping[str, Any], image: str, caption: str, l
     return columns
 
 
-def _pieces(split: str, data: Any, streaming: bool, size: int) -> Iterator[Piece]:
+def _row_ranges(split: str, data: Any, streaming: bool, size: int) -> Iterator[RowRange]:
     if streaming:
-        yield from (Piece(split, number, data.num_shards) for number in range(data.num_shards))
+        yield from (RowRange(split, number, data.num_shards) for number in range(data.num_shards))
     else:
-        yield from (Piece(split, start, min(start + size, len(data))) for start in range(0, len(data), size))
+        yield from (RowRange(split, start, min(start + size, len(data))) for start in range(0, len(data), size))
 
 
-def _few(read: Any, found: Mapping[str, Any], split: str, streaming: bool, count: int) -> Iterator[Raw]:
-    return iter(()) if streaming else read(Piece(split, 0, min(count, len(found[split]))))
+def _few(read: Any, found: Mapping[str, Any], split: str, streaming: bool, count: int) -> Iterator[RawSample]:
+    return iter(()) if streaming else read(RowRange(split, 0, min(count, len(found[split]))))
 
 
-def read_piece(where: Where, columns: Columns, validation_split: str, piece: Piece) -> Iterator[Raw]:
-    """The samples of a piece."""
+def read_range(where: HuggingfaceDataset, columns: Columns, validation_split: str, span: RowRange) -> Iterator[RawSample]:
+    """The samples of a span."""
     import datasets
 
-    data = _opened(where, piece.split).select_columns(_names(columns))
+    data = _opened(where, span.split).select_columns(_names(columns))
     if isinstance(_features(data)[columns.image], datasets.Image):
         data = data.cast_column(columns.image, datasets.Image(decode=False))
-    held_out = "validation" if piece.split == validation_split or (not validation_split and piece.split in VALIDATION) else ""
+    held_out = "validation" if span.split == validation_split or (not validation_split and span.split in VALIDATION) else ""
     chosen = "train" if validation_split and not held_out else held_out
     if where.streaming:
-        rows = enumerate(data.shard(piece.stop, piece.start))
-        name = f"{piece.split}:{piece.start}:"
+        rows = enumerate(data.shard(span.stop, span.start))
+        name = f"{span.split}:{span.start}:"
     else:
-        rows = zip(range(piece.start, piece.stop), data.select(range(piece.start, piece.stop)), strict=True)
-        name = f"{piece.split}:"
+        rows = zip(range(span.start, span.stop), data.select(range(span.start, span.stop)), strict=True)
+        name = f"{span.split}:"
     for number, row in rows:
         yield _raw(f"{name}{number}", row, columns, chosen)
 
 
-def _raw(name: str, row: Mapping[str, Any], columns: Columns, split: str) -> Raw:
+def _raw(name: str, row: Mapping[str, Any], columns: Columns, split: str) -> RawSample:
     caption, label = row.get(columns.caption), row.get(columns.label)
     if isinstance(caption, list):
         caption = next(iter(caption), None)
@@ -172,7 +181,7 @@ def _raw(name: str, row: Mapping[str, Any], columns: Columns, split: str) -> Raw
         problem = "missing caption"
     elif columns.label and (label is None or label == -1):
         problem = "missing label"
-    return Raw(name, _image(row[columns.image]), caption, label, split, problem)
+    return RawSample(name, _image(row[columns.image]), caption, label, split, problem)
 
 
 def _image(value: Any) -> bytes | Path | None:

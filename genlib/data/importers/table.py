@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any, AnyStr
 
 from genlib.config import nearest
-from genlib.data.convert import Input, Raw
-from genlib.data.files import open_regular, regular_status
+from genlib.data.importers.convert import ConversionInput, RawSample
+from genlib.files import open_regular, regular_status
 
 _CELL_BYTES = 4 << 20
 _LINE_BYTES = 64 << 20
@@ -25,7 +25,7 @@ _LOOKED_AT = 100  # rows of JSON lines in which a column must turn up
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One line: what its cells hold, or why it cannot be read."""
 
     number: int
@@ -35,10 +35,10 @@ class Row:
     problem: str = ""
 
 
-def open_table(path: Path, image: str, caption: str = "", label: str = "") -> Input:
+def open_table(path: Path, image: str, caption: str = "", label: str = "") -> ConversionInput:
     """The rows of a table, in order, with the names of its columns. ValueError where the table or a column is not there.
 
-    Labels that are all whole numbers stay what they are; others are class names, numbered in sorted order.
+    Labels that are all whole numbers are used as they are; others are class names, numbered in sorted order.
     """
     before = _state(path)
     rows = partial(_rows, _reader(path), image, caption, label)
@@ -48,7 +48,7 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> In
     numbers = {name: str(number) for number, name in enumerate(names)}
     read = partial(read_rows, path.absolute().parent, bool(caption), bool(label), numbers)
 
-    def cut(size: int) -> Iterator[list[Row]]:
+    def cut(size: int) -> Iterator[list[TableRow]]:
         source = rows()
         while part := list(islice(source, size)):
             if _state(path) != before:
@@ -57,7 +57,7 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> In
 
     with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Input(
+    return ConversionInput(
         read=read,
         cut=cut,
         few=lambda number: read(list(islice(rows(), number))),
@@ -68,7 +68,7 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> In
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """What tells whether a table was written since. ValueError where it cannot be opened."""
+    """Size and times of a table, which change when it is written. ValueError where it cannot be opened."""
     try:
         status = regular_status(path)
     except OSError as error:
@@ -76,15 +76,15 @@ def _state(path: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def read_rows(folder: Path, captioned: bool, labelled: bool, numbers: Mapping[str, str], rows: Sequence[Row]) -> Iterator[Raw]:
+def read_rows(folder: Path, captioned: bool, labelled: bool, numbers: Mapping[str, str], rows: Sequence[TableRow]) -> Iterator[RawSample]:
     """The samples of some rows."""
     for row in rows:
         label = numbers.get(row.label, row.label) if labelled else None
         problem = row.problem or _problem(row, captioned, labelled)
-        yield Raw(row.image or f"row {row.number}", folder / row.image, row.caption if captioned else None, label, problem=problem)
+        yield RawSample(row.image or f"row {row.number}", folder / row.image, row.caption if captioned else None, label, problem=problem)
 
 
-def _problem(row: Row, captioned: bool, labelled: bool) -> str:
+def _problem(row: TableRow, captioned: bool, labelled: bool) -> str:
     if not row.image:
         return "no image path"
     if "://" in row.image:
@@ -95,7 +95,7 @@ def _problem(row: Row, captioned: bool, labelled: bool) -> str:
 
 
 def _reader(path: Path) -> Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]]:
-    """What reads the table: for columns, each row's cells by column, or in their place why there are none."""
+    """A function that reads the table: given columns, yields each row's cells by column, or the reason why a row has none."""
     ending = path.suffix.lower()
     if ending in (".csv", ".tsv"):
         return partial(_csv, path, "\t" if ending == ".tsv" else ",")
@@ -106,21 +106,21 @@ def _reader(path: Path) -> Callable[[Sequence[str]], Iterator[Mapping[str, Any] 
     raise ValueError(f"{path}: a table is .csv, .tsv, .jsonl or .parquet")
 
 
-def _rows(reader: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]], image: str, caption: str, label: str) -> Iterator[Row]:
+def _rows(reader: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]], image: str, caption: str, label: str) -> Iterator[TableRow]:
     columns = [column for column in (image, caption, label) if column]
     for number, cells in enumerate(reader(columns), 1):
         if isinstance(cells, str):
-            yield Row(number, problem=cells)
+            yield TableRow(number, problem=cells)
         else:
             text = cells.get(caption)
-            yield Row(number, _text(cells.get(image)), None if text is None else _text(text), _text(cells.get(label)))
+            yield TableRow(number, _text(cells.get(image)), None if text is None else _text(text), _text(cells.get(label)))
 
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _scan(rows: Iterable[Row], label: str) -> tuple[int, list[str]]:
+def _scan(rows: Iterable[TableRow], label: str) -> tuple[int, list[str]]:
     """How many rows there are, and the names of their classes: none where labels are numbers, or there are no labels."""
     count, names = 0, set()
     for row in rows:
@@ -132,7 +132,7 @@ def _scan(rows: Iterable[Row], label: str) -> tuple[int, list[str]]:
     return count, [] if all(re.fullmatch(r"\d{1,9}", name) for name in names) else sorted(names)
 
 
-def _refuse_missing(path: Path, columns: Sequence[str], there: Sequence[str]) -> None:
+def _check_columns(path: Path, columns: Sequence[str], there: Sequence[str]) -> None:
     for column in columns:
         if column not in there:
             raise ValueError(f"{path} has no column {column!r}.{nearest(column, list(there))} It has: {', '.join(there)}")
@@ -143,7 +143,7 @@ def _csv(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Mapping
     with TextIOWrapper(BufferedReader(open_regular(path)), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(_lines(file, path, ""), delimiter=delimiter)
         try:
-            _refuse_missing(path, columns, list(reader.fieldnames or ()))
+            _check_columns(path, columns, list(reader.fieldnames or ()))
             yield from reader
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}; repair it, or give the table as .jsonl") from None
@@ -155,7 +155,7 @@ def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any
         for line in islice(_lines(file, path, b""), _LOOKED_AT):
             cells = _json_object(line)
             seen.update(dict.fromkeys(cells) if isinstance(cells, dict) else {})
-        _refuse_missing(path, columns, list(seen))
+        _check_columns(path, columns, list(seen))
         file.seek(0)
         yield from (_json_object(line) for line in _lines(file, path, b"") if line.strip())
 
@@ -185,7 +185,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] |
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a Parquet file: {error}") from None
     schema = file.schema_arrow
-    _refuse_missing(path, columns, schema.names)
+    _check_columns(path, columns, schema.names)
     if pyarrow.types.is_nested(schema.field(columns[0]).type) or pyarrow.types.is_binary(schema.field(columns[0]).type):
         raise ValueError(f"{path}: the column {columns[0]!r} holds images and not paths; use the verb huggingface")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from genlib.charts import COLORS, chart
 from genlib.metrics.checkerboard import checkerboard
+from genlib.metrics.held_out import held_out
 from genlib.models.adversarial.health import variety
 from genlib.models.adversarial.players import TwoPlayers
 from genlib.pictures import save_contact_sheet
@@ -26,7 +26,7 @@ def assess(task: TwoPlayers, source: DataSource, folder: Path) -> dict[str, floa
     """Sliced Wasserstein distance, diversity, coverage, classes covered. Leaves `samples.png` in the folder, of images
     `interpolations.png` too.
     """
-    real, label = held_out(task, source)
+    real, label = real_samples(task, source)
     if not len(real):
         return {}
     made = torch.cat([task.generate(seed=list(range(low, min(low + _BATCH, len(real))))) for low in range(0, len(real), _BATCH)])
@@ -40,14 +40,12 @@ def assess(task: TwoPlayers, source: DataSource, folder: Path) -> dict[str, floa
     return {f"{source.spec.validation_name}/{name}": value.item() for name, value in scores.items()}
 
 
-def held_out(task: TwoPlayers, source: DataSource) -> tuple[Tensor, Tensor | None]:
+def real_samples(task: TwoPlayers, source: DataSource) -> tuple[Tensor, Tensor | None]:
     """The first held-out samples (N, D) and their labels (N,) if they have some, on the CPU; (0, D) without such a split."""
-    batches = source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))
     real, label = [torch.zeros(0, task.shape.size)], []
-    for batch in islice(batches, MOST_SAMPLES // _BATCH):
-        counts = batch["weight"] > 0
-        real.append(batch[task.networks.member].float().flatten(1)[counts])
-        label += [batch["label"][counts]] if "label" in batch else []
+    for batch in held_out(task, source, size=_BATCH, most=MOST_SAMPLES):
+        real.append(batch[task.networks.member].float().flatten(1).cpu())
+        label += [batch["label"].cpu()] if "label" in batch else []
     return torch.cat(real), torch.cat(label) if label else None
 
 

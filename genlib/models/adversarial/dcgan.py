@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.transforms import PlainTransform
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.plain import PlainTransform
+from genlib.data.transforms.vectors import VectorShape
 from genlib.models.adversarial.gan import GAN, LEAK, Game
 from genlib.models.adversarial.health import Health
 from genlib.nn.batch_norm import BatchNorm
+from genlib.ports import Features, Image
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import DataSpec
@@ -183,7 +184,7 @@ class DCGAN(GAN):
 
     @action
     @torch.no_grad()
-    def embed(self, *, image: Tensor) -> Tensor:
+    def embed(self, *, image: Image) -> Features:
         """What the discriminator's layers see in images (B, C, side, side) in [0, 1]: (B, F), see `ConvDiscriminator.features`."""
         if tuple(image.shape[1:]) != self.shape.sides:
             raise ValueError(

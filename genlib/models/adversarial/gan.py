@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.adversarial import noisy_targets, non_saturating_generator, saturating_generator, targeted_discriminator
 from genlib.models.adversarial.health import Health
 from genlib.models.adversarial.players import Networks, TwoPlayers
+from genlib.ports import Features, Sample
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
@@ -141,7 +142,7 @@ class DenseGAN(GAN):
 
     @action
     @torch.no_grad()
-    def embed(self, *, x: Tensor) -> Tensor:
+    def embed(self, *, x: Sample) -> Features:
         """What the discriminator sees in vectors or flattened images x (B, D) before it decides: (B, width)."""
         return self.discriminator.features(self.real({"x": x.to(self.device)})).float()  # type: ignore[operator]
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from genlib import random
-from genlib.data.transforms import PlainTransform
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.plain import PlainTransform
+from genlib.data.transforms.vectors import VectorShape
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
 from genlib.models.adversarial.health import Health, diagnosis, variety
 from genlib.models.diffusion.process import noise_of
+from genlib.ports import FrameCount, Sample, SampleStrip, Seed, Seeds, Sizes
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
@@ -72,11 +73,14 @@ class TwoPlayers(Task):
         self.register_buffer("scale", torch.full((1,), 0.5))
         self.register_buffer("progress", torch.zeros(1))
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.shape.port_sizes(data)
+
     def prepare(self, source: DataSource) -> None:
         """Measures where vectors lie and how far they reach; pixels are known to be in [0, 1]."""
         if self.shape.is_image:
             return
-        batches = source.batches("train", 256, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False))
+        batches = source.batches("train", 256, transform=self.transform(train=False))
         some = [batch["x"][batch["weight"] > 0] for batch in islice(batches, -(-min(MEASURED_SAMPLES, self.data.num_samples) // 256))]
         x = torch.cat(some)
         self.centre.copy_(x.mean(0))
@@ -136,13 +140,13 @@ class TwoPlayers(Task):
 
     @action
     @torch.no_grad()
-    def generate(self, *, seed: list[int]) -> Tensor:
+    def generate(self, *, seed: Seeds) -> Sample:
         """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed."""
         return self.made(noise_of(seed, (self.networks.latent_dim,), self.device))
 
     @action(joint=True)
     @torch.no_grad()
-    def interpolate(self, *, first: int, last: int, steps: int = 8) -> Tensor:
+    def interpolate(self, *, first: Seed, last: Seed, steps: FrameCount = 8) -> SampleStrip:
         """The samples of two seeds and those between, `steps` in all, along the sphere that noise lies on (White 2016, arXiv:1609.04468)."""
         if steps < 2:
             raise ValueError(f"steps is {steps}; from one sample to another there are at least 2")

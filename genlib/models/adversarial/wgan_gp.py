@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genlib import random
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, tunable
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.adversarial import gradient_norm, gradient_penalty, interpolates, wasserstein_critic, wasserstein_generator
 from genlib.models.adversarial.dcgan import ConvDiscriminator, Convolutional
 from genlib.models.adversarial.gan import Dense

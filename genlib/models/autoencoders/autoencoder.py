@@ -19,6 +19,7 @@ from genlib.config import DataConfig, OptimConfig, TrainConfig, limited
 from genlib.functional.perceptual import psnr_db
 from genlib.models.autoencoders import autoencoder_assess
 from genlib.models.autoencoders.coding import CodingConfig, CodingTask
+from genlib.ports import Sample, Scores
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
@@ -84,7 +85,7 @@ class Autoencoder(CodingTask):
 
     @action
     @torch.no_grad()
-    def anomaly(self, *, image: Tensor) -> Tensor:
+    def anomaly(self, *, image: Sample) -> Scores:
         """How badly each image (B, C, H, W), or vector (B, D), is reconstructed, (B,): mean squared error as a share of its mean square.
 
         The more unlike the training samples, the more.

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from genlib.config import TaskConfig, limited, tunable
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.metrics.neighbours import nearest
 from genlib.nn.coders import CODERS, Coder
+from genlib.ports import Code, Count, FrameCount, Ranking, Sample, SampleFrames, SampleGallery, Sizes
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec
 
@@ -82,15 +83,18 @@ class CodingTask(Task):
         """Vectors (B, D) as the samples they stand for, images (B, C, H, W) if they are that."""
         return self.shape.image(x) if self.shape.is_image else x
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.shape.port_sizes(data, code=self.config.latent_dim)
+
     @action
     @torch.no_grad()
-    def embed(self, *, image: Tensor) -> Tensor:
+    def embed(self, *, image: Sample) -> Code:
         """Codes (B, latent_dim) of images (B, C, H, W) in [0, 1], or of vectors (B, D)."""
         return torch.cat([self.codes(part) for part in self.flat(image).split(self.config.code_batch)])
 
     @action
     @torch.no_grad()
-    def decode(self, *, code: Tensor) -> Tensor:
+    def decode(self, *, code: Code) -> Sample:
         """Images (B, C, H, W) in [0, 1], or vectors (B, D), of codes (B, latent_dim)."""
         if code.dim() != 2 or code.shape[1] != self.config.latent_dim:
             raise ValueError(f"codes of shape {tuple(code.shape)} are not (B, {self.config.latent_dim}), the model's; give such ones")
@@ -98,12 +102,12 @@ class CodingTask(Task):
         return self.shaped(torch.cat([self.samples(part) for part in parts]))
 
     @action
-    def reconstruct(self, *, image: Tensor) -> Tensor:
+    def reconstruct(self, *, image: Sample) -> Sample:
         """Images (B, C, H, W) in [0, 1], or vectors (B, D), through their codes and back."""
         return self.decode(code=self.embed(image=image))
 
     @action
-    def interpolate(self, *, first: Tensor, second: Tensor, steps: int = 7) -> Tensor:
+    def interpolate(self, *, first: Sample, second: Sample, steps: FrameCount = 7) -> SampleFrames:
         """From each of the first images to the second on a line between their codes, both ends decoded too: (B, steps, C, H, W), or vectors."""
         if len(first) != len(second) or steps < 2:
             raise ValueError(f"{len(first)} samples, {len(second)} others and {steps} steps: give as many of both, and 2 steps at least")
@@ -111,8 +115,8 @@ class CodingTask(Task):
         path = self.embed(image=first)[:, None].lerp(self.embed(image=second)[:, None], share)
         return self.decode(code=path.flatten(0, 1)).unflatten(0, (len(first), steps))
 
-    @action(shared=("gallery",))
-    def neighbours(self, *, image: Tensor, gallery: Tensor, count: int = 10) -> Tensor:
+    @action
+    def neighbours(self, *, image: Sample, gallery: SampleGallery, count: Count = 10) -> Ranking:
         """Rows of a gallery of images (M, C, H, W) whose codes are nearest to those of images (B, C, H, W), nearest first: (B, count) int64."""
         return nearest(self.embed(image=image), self.embed(image=gallery), count)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor
 
 from genlib import random
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.plain import PlainTransform
 from genlib.functional.adversarial import adaptive_weight, handed_on, hinge_discriminator, hinge_generator, last_layer_gradient
 from genlib.functional.perceptual import feature_distance, psnr_db
 from genlib.models.autoencoders import image_files
 from genlib.models.autoencoders.image_config import ImageAutoencoderConfig
 from genlib.nn.patch_discriminator import PatchDiscriminator
 from genlib.nn.vgg import VGG16
+from genlib.ports import Image, Sizes
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
@@ -146,9 +148,12 @@ class ImageAutoencoder(Task):
         difference = made - batch["image"]
         return {"psnr_db": psnr_db(made, batch["image"]), "l1": difference.abs().flatten(1).mean(1)}
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return replace(super().sizes(data), side=self.image_size, multiple=self.factor)
+
     @action
     @torch.no_grad()
-    def reconstruct(self, *, image: Tensor) -> Tensor:
+    def reconstruct(self, *, image: Image) -> Image:
         """Images (B, C, H, W) in [0, 1] through the latents and back, (B, C, H, W) in [0, 1]; H and W must divide by `factor`."""
         if image.shape[-1] % self.factor or image.shape[-2] % self.factor:
             raise ValueError(f"image of {image.shape[-1]} x {image.shape[-2]} pixels: both must divide by {self.factor}; cut or scale it")
@@ -159,7 +164,7 @@ class ImageAutoencoder(Task):
         """Sets `scale` and `shift` from sampled latents of the first training samples of a run with that seed; every rank finds the same."""
         size = self.chunk_samples
         samples = min(MEASURED_SAMPLES, max(size, MEASURED_PIXELS // self.image_size**2))
-        batches = source.batches("train", size, rank=0, world=1, seed=seed, start=0, transform=self.transform(train=False))
+        batches = source.batches("train", size, seed=seed, transform=self.transform(train=False))
         count, total, squares, training = 0, 0.0, 0.0, self.training
         self.eval()
         for _, batch in zip(range(-(-samples // size)), batches, strict=False):

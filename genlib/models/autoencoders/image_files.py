@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genlib.functional.perceptual import psnr_db
+from genlib.metrics.held_out import held_out
 from genlib.models.components import adopt_component, read_config, save_component
 from genlib.pictures import Line, save_contact_sheet
 from genlib.types import DataSource
@@ -31,15 +32,14 @@ def assess(task: ImageAutoencoder, source: DataSource, folder: Path) -> dict[str
     if not task.scale.item():
         task.measure(source)
     scores, latents, sheet = [], [], Sheet()
-    batches = source.batches("validation", task.chunk_samples, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))
-    for _, batch in zip(range(MOST_SAMPLES // task.chunk_samples), batches, strict=False):
-        counts, image = batch["weight"] > 0, batch["image"].to(task.device)
-        latent = task.sampled(2 * image - 1, batch["position"].to(task.device), 0)
+    for batch in held_out(task, source, size=task.chunk_samples, most=MOST_SAMPLES):
+        image = batch["image"]
+        latent = task.sampled(2 * image - 1, batch["position"], 0)
         made = task.reconstruct(image=image)
         values = torch.stack([psnr_db(made, image), (made - image).abs().flatten(1).mean(1)], 1).cpu()
-        scores.append(values[counts])
-        latents.append(((latent - task.shift) * task.scale).cpu()[counts])
-        sheet.add(batch["image"][counts], made.cpu()[counts], values[counts, 0])
+        scores.append(values)
+        latents.append(((latent - task.shift) * task.scale).cpu())
+        sheet.add(image.cpu(), made.cpu(), values[:, 0])
     if not scores:
         return {}
     psnr, l1 = torch.cat(scores).double().mean(0).tolist()

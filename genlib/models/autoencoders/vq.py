@@ -7,15 +7,17 @@ been replaced. Codes move to the latents, and latents commit to their codes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
+from genlib.metrics.held_out import held_out
 from genlib.models.autoencoders.image import ImageAutoencoder
 from genlib.models.autoencoders.image_config import Discriminator, ImageAutoencoderConfig
+from genlib.ports import Codes, Image, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics
@@ -54,7 +56,7 @@ class AutoencoderVQTask(ImageAutoencoder):
         """Codes start at latents of the untrained encoder, drawn at random, and so all of them are near some."""
         super().prepare(source)
         size = self.chunk_samples
-        batches = source.batches("train", size, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False))
+        batches = source.batches("train", size, transform=self.transform(train=False))
         with torch.no_grad():
             images = [batch["image"] for _, batch in zip(range(PREPARED_SAMPLES // size), batches, strict=False)]
             cells = torch.cat([self.encode_image(2 * image - 1)[0].movedim(1, -1).flatten(0, -2) for image in images])
@@ -86,15 +88,18 @@ class AutoencoderVQTask(ImageAutoencoder):
         metrics = {"commitment": (latent - code).square().flatten(1).mean(1), "perplexity": perplexity(numbers, self.config.codes)}
         return made, self.config.codebook_weight * pulls.flatten(1).mean(1), metrics
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return replace(super().sizes(data), codebook=self.config.codes, code_grid=self.image_size // self.factor)
+
     @action
     @torch.no_grad()
-    def encode_codes(self, *, image: Tensor) -> Tensor:
+    def encode_codes(self, *, image: Image) -> Codes:
         """Numbers (B, H / factor, W / factor) int64 of the codes of images (B, C, H, W) in [0, 1]."""
         return self.quantised(self.encode_image(2 * image.to(self.device) - 1)[0])[1]
 
     @action
     @torch.no_grad()
-    def decode_codes(self, *, codes: Tensor) -> Tensor:
+    def decode_codes(self, *, codes: Codes) -> Image:
         """Images (B, C, h * factor, w * factor) in [0, 1] of codes (B, h, w) int64."""
         table = self.model.quantize.embedding(codes.to(self.device)).movedim(-1, 1)
         return (self.model.decode(table, force_not_quantize=True).sample.float() / 2 + 0.5).clamp(0, 1)
@@ -102,9 +107,8 @@ class AutoencoderVQTask(ImageAutoencoder):
     def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
         """As every image autoencoder's; and which share of the codes held-out images use, and how evenly (perplexity)."""
         scores, counts = super().assess(source, folder), torch.zeros(self.config.codes)
-        batches = source.batches("validation", self.chunk_samples, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False))
-        for _, batch in zip(range(1024 // self.chunk_samples), batches, strict=False):
-            counts += usage(self.encode_codes(image=batch["image"][batch["weight"] > 0]), self.config.codes).cpu()
+        for batch in held_out(self, source, size=self.chunk_samples, most=1024):
+            counts += usage(self.encode_codes(image=batch["image"]), self.config.codes).cpu()
         if not scores:
             return {}
         name = source.spec.validation_name

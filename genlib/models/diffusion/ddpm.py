@@ -8,8 +8,8 @@ are dropped now and then, so that one network also knows pictures of no class, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from genlib.functional.guidance import classifier_free
 from genlib.functional.samplers import Denoiser, trailing
 from genlib.models.diffusion.pixels import PixelTask, PixelUNet, refuse_images
 from genlib.models.diffusion.process import DiscreteConfig, Network, SeededNoise, denoiser, denoising_loss
-from genlib.models.diffusion.sampling import SamplerName, sample
+from genlib.models.diffusion.sampling import Sampler, sample
+from genlib.ports import Guidance, GuidanceRescale, Image, Labels, Seeds, Sizes, Steps
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
@@ -97,7 +98,10 @@ class PixelDiffusion(PixelTask):
         return (lambda x, time: estimate(x, time).clamp(-1, 1)) if self.config.clip else estimate
 
     @torch.no_grad()
-    def sample(self, network: Network, seed: list[int], steps: int = 50, sampler: SamplerName = "ddim") -> Tensor:
+    def sizes(self, data: DataSpec) -> Sizes:
+        return replace(super().sizes(data), max_steps=len(self.schedule))
+
+    def sample(self, network: Network, seed: Sequence[int], steps: int = 50, sampler: str = "ddim") -> Tensor:
         """Pictures (len(seed), C, H, W) in [0, 1] that a predicting network leads to."""
         pictures = sample(self.estimate(network), SeededNoise(seed, self.shape, self.device), trailing(self.schedule, steps), sampler)
         return (pictures / 2 + 0.5).clamp(0, 1)
@@ -117,7 +121,7 @@ class DDPM(PixelDiffusion):
     """The task without classes."""
 
     @action
-    def generate(self, *, seed: list[int], steps: int = 50, sampler: SamplerName = "ddim") -> Tensor:
+    def generate(self, *, seed: Seeds, steps: Steps = 50, sampler: Sampler = "ddim") -> Image:
         """Pictures (len(seed), C, H, W) in [0, 1], each of its own seed."""
         return self.sample(self.predict, seed, steps, sampler)
 
@@ -144,13 +148,13 @@ class ClassDDPM(PixelDiffusion):
     def generate(
         self,
         *,
-        seed: list[int],
-        label: list[int],
-        steps: int = 50,
-        guidance_scale: float = 1.0,
-        guidance_rescale: float = 0.0,
-        sampler: SamplerName = "ddim",
-    ) -> Tensor:
+        seed: Seeds,
+        label: Labels,
+        steps: Steps = 50,
+        guidance_scale: Guidance = 1.0,
+        guidance_rescale: GuidanceRescale = 0.0,
+        sampler: Sampler = "ddim",
+    ) -> Image:
         """Pictures (len(seed), C, H, W) in [0, 1], each of its own seed and class; a guidance scale above 1 exaggerates the class."""
         return self.sample(self.guided(label, len(seed), guidance_scale, guidance_rescale), seed, steps, sampler)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import torch
 
+from genlib.metrics.held_out import held_out
 from genlib.models.diffusion.ddpm import ClassDDPM, PixelDiffusion
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
@@ -20,13 +20,11 @@ _BATCH, _SHOWN, _CLASSES, _EACH = 250, 40, 10, 8
 def assess(task: PixelDiffusion, source: DataSource, folder: Path) -> dict[str, float]:
     """The loss on held-out pictures at times and noise that are always the same. Leaves `contact_sheet.png` in the folder."""
     save_samples(task, folder / "contact_sheet.png")
-    total = weight = 0.0
-    batches = source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))
-    for batch in islice(batches, MOST_PICTURES // _BATCH):
-        batch = {name: value.to(task.device) for name, value in batch.items()}
-        total += (task.evaluate(batch)["loss"] * batch["weight"]).sum().item()
-        weight += batch["weight"].sum().item()
-    return {f"{source.spec.validation_name}/loss": total / weight} if weight else {}
+    total, count = 0.0, 0
+    for batch in held_out(task, source, size=_BATCH, most=MOST_PICTURES):
+        total += task.evaluate(batch)["loss"].sum().item()
+        count += len(batch["position"])
+    return {f"{source.spec.validation_name}/loss": total / count} if count else {}
 
 
 def save_samples(task: PixelDiffusion, path: Path, *, seed: int = 0) -> None:

@@ -8,12 +8,12 @@ arXiv:2201.09865). Known pixels always come back bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlib.config import DataConfig, TaskConfig, TrainConfig
 from genlib.functional.inpainting import extend, inpaint
@@ -23,7 +23,8 @@ from genlib.models.diffusion.inpainting_assess import assess_filling
 from genlib.models.diffusion.masks import random_masks
 from genlib.models.diffusion.pixels import PixelTransform, PixelUNet
 from genlib.models.diffusion.process import DiscreteConfig, Network, SeededNoise
-from genlib.models.diffusion.sampling import SamplerName
+from genlib.models.diffusion.sampling import Sampler
+from genlib.ports import Image, Jump, Left, Mask, Passes, Seeds, Sizes, Steps, Top
 from genlib.recipe import Recipe, Stage
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
@@ -62,21 +63,19 @@ class Inpainting(PixelDiffusion):
         return self.network({"image": torch.zeros_like(x), "mask": torch.ones_like(x[:, :1])})(x, time)
 
     @action
-    def generate(self, *, seed: list[int], steps: int = 50, sampler: SamplerName = "ddim") -> Tensor:
+    def generate(self, *, seed: Seeds, steps: Steps = 50, sampler: Sampler = "ddim") -> Image:
         """Pictures (len(seed), C, H, W) in [0, 1], each of its own seed, from nothing known."""
         return self.sample(self.of_no_class, seed, steps, sampler)
 
     @action
-    def inpaint(self, *, image: Tensor, mask: Tensor, seed: list[int], steps: int = 50, sampler: SamplerName = "ddim") -> Tensor:
+    def inpaint(self, *, image: Image, mask: Mask, seed: Seeds, steps: Steps = 50, sampler: Sampler = "ddim") -> Image:
         """Images (B, C, H, W) in [0, 1] filled where the mask (B, 1, H, W) is 1; the other pixels come back as they are. One seed an image."""
         image, mask = checked(self, image, mask, seed)
         filled = self.sample(self.network({"image": image * 2 - 1, "mask": mask}), seed, steps, sampler)
         return torch.where(mask > 0, filled, image)
 
     @action
-    def outpaint(
-        self, *, image: Tensor, seed: list[int], top: float = 0.5, left: float = 0.5, steps: int = 50, sampler: SamplerName = "ddim"
-    ) -> Tensor:
+    def outpaint(self, *, image: Image, seed: Seeds, top: Top = 0.5, left: Left = 0.5, steps: Steps = 50, sampler: Sampler = "ddim") -> Image:
         """Images (B, C, h, w) in [0, 1] continued to the model's size; `top` and `left` are shares of the new room above and to the left."""
         image, mask = canvas(self, image, top, left)
         return self.inpaint(image=image, mask=mask, seed=seed, steps=steps, sampler=sampler)
@@ -133,12 +132,21 @@ class Resampling(Task):
         super().__init__()
         self.model = model
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.model.sizes(data)
+
+    def step_calls(self) -> Iterable[tuple[nn.Module, str]]:
+        return self.model.step_calls()
+
+    def preview(self, x0: Tensor) -> Tensor:
+        return self.model.preview(x0)
+
     def transform(self, train: bool) -> PixelTransform:
         return self.model.transform(train)
 
     @action
     @torch.no_grad()
-    def inpaint(self, *, image: Tensor, mask: Tensor, seed: list[int], steps: int = 50, jump: int = 5, passes: int = 4) -> Tensor:
+    def inpaint(self, *, image: Image, mask: Mask, seed: Seeds, steps: Steps = 50, jump: Jump = 5, passes: Passes = 4) -> Image:
         """Images (B, C, H, W) in [0, 1] filled where the mask (B, 1, H, W) is 1; the other pixels come back as they are. One seed an image.
 
         Every `jump` steps are walked `passes` times: more agree better with what is known, and take so much longer.
@@ -153,8 +161,8 @@ class Resampling(Task):
 
     @action
     def outpaint(
-        self, *, image: Tensor, seed: list[int], top: float = 0.5, left: float = 0.5, steps: int = 50, jump: int = 5, passes: int = 4
-    ) -> Tensor:
+        self, *, image: Image, seed: Seeds, top: Top = 0.5, left: Left = 0.5, steps: Steps = 50, jump: Jump = 5, passes: Passes = 4
+    ) -> Image:
         """Images (B, C, h, w) in [0, 1] continued to the model's size; `top` and `left` are shares of the new room above and to the left."""
         image, mask = canvas(self.model, image, top, left)
         return self.inpaint(image=image, mask=mask, seed=seed, steps=steps, jump=jump, passes=passes)

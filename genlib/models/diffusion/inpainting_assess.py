@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from genlib.metrics.held_out import held_out
 from genlib.models.diffusion.masks import random_masks
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource, Transform
@@ -33,11 +33,9 @@ def assess_filling(task: Filler, source: DataSource, folder: Path) -> dict[str, 
     Peak signal-to-noise ratios in dB of the filling and of the mean of each picture's known pixels, and the largest change of a known
     pixel in [0, 1]. One filling is one draw of what is possible, not the mean, which would score up to 3 dB more.
     """
-    batches = source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))
     parts: list[tuple[Tensor, ...]] = []
-    for batch in islice(batches, MOST_PICTURES // _BATCH):
-        real = batch["weight"] > 0
-        image, position = (batch["image"][real] + 1) / 2, batch["position"][real]
+    for batch in held_out(task, source, size=_BATCH, most=MOST_PICTURES):  # type: ignore[arg-type]  # every Filler is a Task
+        image, position = (batch["image"].cpu() + 1) / 2, batch["position"].cpu()
         mask = random_masks(position, *image.shape[2:], seed=0)
         parts.append((image, mask, task.inpaint(image=image, mask=mask, seed=position.tolist()).cpu()))
     if not parts:

@@ -7,13 +7,13 @@ then, so that one network also knows no text, and guidance can push away from th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlib import random
 from genlib.config import TaskConfig, limited
@@ -23,9 +23,10 @@ from genlib.functional.samplers import Denoiser
 from genlib.models.autoencoders.image import ImageAutoencoder
 from genlib.models.diffusion.latent_transform import LatentTransform
 from genlib.models.diffusion.process import SeededNoise
-from genlib.models.diffusion.sampling import SamplerName, walk
+from genlib.models.diffusion.sampling import Sampler, walk
 from genlib.models.representation.text_encoder import TextTower, text_tower
 from genlib.nn.tokenizer import FixedLengthTokenizer
+from genlib.ports import Guidance, GuidanceRescale, Height, Image, NegativeText, Seeds, Sizes, Steps, Texts, Width
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
@@ -104,14 +105,14 @@ class LatentTask(Task):
     def __init__(self, config: LatentConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         super().__init__()
         self.config, self.data, self.size = config, data, config.image_size or data.image_size
-        self.frozen_tasks = torch.nn.ModuleDict({role: upstream[role] for role in config.roles})
+        self.frozen_tasks = nn.ModuleDict({role: upstream[role] for role in config.roles})
         self.net = self.network(self.autoencoder.latent_channels, self.size // self.autoencoder.factor)
 
     def network(self, channels: int, side: int) -> Any:
         """A fresh network net(x, time, *condition) for latents (B, channels, side, side); its `model` is diffusers' own."""
         raise NotImplementedError
 
-    def encode_texts(self, tokens: Sequence[Tensor]) -> Batch:
+    def encode_texts(self, *tokens: Tensor) -> Batch:
         """Tokens (B, N) of each text encoder -> what these make of them, B rows each."""
         raise NotImplementedError
 
@@ -155,6 +156,21 @@ class LatentTask(Task):
         if not self.autoencoder.scale.item():
             self.autoencoder.measure(source)
 
+    @property
+    def max_steps(self) -> int:
+        """Most denoising steps that differ."""
+        raise NotImplementedError
+
+    def sizes(self, data: DataSpec) -> Sizes:
+        multiple = self.autoencoder.factor * self.config.cell
+        return replace(super().sizes(data), side=self.size, multiple=multiple, max_steps=self.max_steps)
+
+    def step_calls(self) -> Iterable[tuple[nn.Module, str]]:
+        return (self.net, "forward"), (self, "encode_texts"), (self, "pictures")
+
+    def preview(self, x0: Tensor) -> Tensor:
+        return self.pictures(x0)
+
     def transform(self, train: bool) -> LatentTransform:
         return LatentTransform(self.size, self.tokenizers(), self.config.random_crop)
 
@@ -165,12 +181,12 @@ class LatentTask(Task):
     def encode(self, batch: Batch) -> Batch:
         mean, std = self.autoencoder.encode_image(2 * batch["image"] - 1)
         tokens = [batch[f"tokens_{i}"] for i in range(len(self.towers))]
-        return {"latent_mean": mean, "latent_std": std, **self.encode_texts(tokens), "sizes": batch["sizes"]}
+        return {"latent_mean": mean, "latent_std": std, **self.encode_texts(*tokens), "sizes": batch["sizes"]}
 
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> Batch:
         """What the text encoders make of texts."""
-        return self.encode_texts([tokenizer(texts).to(self.device) for tokenizer in self.tokenizers()])
+        return self.encode_texts(*(tokenizer(texts).to(self.device) for tokenizer in self.tokenizers()))
 
     def latents(self, batch: Batch, seed: int) -> Tensor:
         """Sampled latents (B, c, h, w) of unit standard deviation, with noise keyed by position."""
@@ -217,9 +233,9 @@ class LatentTask(Task):
     @action
     @torch.no_grad()
     def generate(
-        self, *, prompt: list[str], seed: list[int], negative_prompt: str = "", steps: int = 25, guidance_scale: float = -1.0,
-        guidance_rescale: float = 0.0, width: int = 0, height: int = 0, sampler: SamplerName = "ddim",
-    ) -> Tensor:  # fmt: skip
+        self, *, prompt: Texts, seed: Seeds, negative_prompt: NegativeText = "", steps: Steps = 25, guidance_scale: Guidance = -1.0,
+        guidance_rescale: GuidanceRescale = 0.0, width: Width = 0, height: Height = 0, sampler: Sampler = "ddim",
+    ) -> Image:  # fmt: skip
         """Pictures (B, C, height, width) in [0, 1] of prompts, one a seed; picture i is that of prompt i and seed i alone.
 
         guidance_scale 1 is none, below 0 the recipe's; sizes are in pixels, 0 the size of training.
@@ -248,7 +264,7 @@ class LatentTask(Task):
         side = self.size // self.autoencoder.factor
         latents = torch.zeros(size, self.autoencoder.latent_channels, side, side)
         with torch.no_grad():
-            texts = self.encode_texts([torch.zeros(size, tower.length, dtype=torch.int64).to(self.device) for tower in self.towers])
+            texts = self.encode_texts(*(torch.zeros(size, tower.length, dtype=torch.int64).to(self.device) for tower in self.towers))
         sizes = torch.tensor([[self.size, self.size, 0, 0, self.size, self.size]], dtype=torch.int32).expand(size, 6)
         made = {"latent_mean": latents, "latent_std": latents + 1, "sizes": sizes, "position": torch.arange(size), "weight": torch.ones(size)}
         return {**{name: value.to(self.device) for name, value in made.items()}, **texts}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from genlib.metrics.held_out import held_out
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
 
@@ -59,18 +59,15 @@ def save_sheet(path: Path, rows: Sequence[Tensor], labels: Sequence[Sequence[str
 def losses(task: LatentTask, source: DataSource) -> dict[str, float]:
     """Means of `evaluate` over held-out samples, each at one time with one noise; {} where there are none."""
     totals: dict[str, float] = {}
-    count = 0.0
+    count = 0
     for batch in encoded(task, source):
-        weight = batch["weight"]
-        count += weight.sum().item()
+        count += len(batch["position"])
         for name, value in task.evaluate(batch).items():
-            totals[name] = totals.get(name, 0.0) + (value * weight).sum().item()
+            totals[name] = totals.get(name, 0.0) + value.sum().item()
     return {name: total / count for name, total in totals.items()}
 
 
 def encoded(task: LatentTask, source: DataSource) -> Iterator[dict[str, Tensor]]:
     """Held-out batches with what the frozen networks make of them."""
-    batches = source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))
-    for batch in islice(batches, MOST_SAMPLES // _BATCH):
-        moved = {name: value.to(task.device) for name, value in batch.items()}
-        yield {**moved, **task.encode(moved)}
+    for batch in held_out(task, source, size=_BATCH, most=MOST_SAMPLES):
+        yield {**batch, **task.encode(batch)}

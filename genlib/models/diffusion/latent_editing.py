@@ -16,7 +16,25 @@ from torch import Tensor
 from genlib.functional import inpainting, watching
 from genlib.functional.samplers import ddim, invert
 from genlib.models.diffusion.latent import LatentTask
-from genlib.models.diffusion.sampling import SamplerName, walk
+from genlib.models.diffusion.sampling import Sampler, walk
+from genlib.ports import (
+    Guidance,
+    GuidanceRescale,
+    Height,
+    Image,
+    Jump,
+    Left,
+    Mask,
+    NegativeText,
+    Passes,
+    Seeds,
+    SourceTexts,
+    Steps,
+    Strength,
+    Texts,
+    Top,
+    Width,
+)
 from genlib.task import action
 
 
@@ -26,9 +44,9 @@ class LatentEditor(LatentTask):
     @action
     @torch.no_grad()
     def image_to_image(
-        self, *, image: Tensor, prompt: list[str], seed: list[int], strength: float = 0.6, negative_prompt: str = "", steps: int = 25,
-        guidance_scale: float = -1.0, guidance_rescale: float = 0.0, sampler: SamplerName = "ddim",
-    ) -> Tensor:  # fmt: skip
+        self, *, image: Image, prompt: Texts, seed: Seeds, strength: Strength = 0.6, negative_prompt: NegativeText = "", steps: Steps = 25,
+        guidance_scale: Guidance = -1.0, guidance_rescale: GuidanceRescale = 0.0, sampler: Sampler = "ddim",
+    ) -> Image:  # fmt: skip
         """Pictures (B, C, H, W) in [0, 1] changed towards prompts: noised to a share `strength` of the steps and denoised (SDEdit).
 
         strength 0 gives the autoencoder's reconstruction, 1 keeps nothing of the picture.
@@ -43,9 +61,9 @@ class LatentEditor(LatentTask):
     @action
     @torch.no_grad()
     def edit(
-        self, *, image: Tensor, source_prompt: list[str], prompt: list[str], strength: float = 0.8, negative_prompt: str = "", steps: int = 25,
-        guidance_scale: float = -1.0, guidance_rescale: float = 0.0,
-    ) -> Tensor:  # fmt: skip
+        self, *, image: Image, source_prompt: SourceTexts, prompt: Texts, strength: Strength = 0.8, negative_prompt: NegativeText = "",
+        steps: Steps = 25, guidance_scale: Guidance = -1.0, guidance_rescale: GuidanceRescale = 0.0,
+    ) -> Image:  # fmt: skip
         """Pictures (B, C, H, W) in [0, 1] of which `source_prompt` is true, made into what `prompt` says: inverted, then drawn again.
 
         strength is the share of the steps that is walked back and forth: less keeps more. With equal prompts and guidance_scale 1 it
@@ -65,9 +83,9 @@ class LatentEditor(LatentTask):
     @action
     @torch.no_grad()
     def inpaint(
-        self, *, image: Tensor, mask: Tensor, prompt: list[str], seed: list[int], negative_prompt: str = "", steps: int = 25,
-        guidance_scale: float = -1.0, guidance_rescale: float = 0.0, jump: int = 5, passes: int = 3,
-    ) -> Tensor:  # fmt: skip
+        self, *, image: Image, mask: Mask, prompt: Texts, seed: Seeds, negative_prompt: NegativeText = "", steps: Steps = 25,
+        guidance_scale: Guidance = -1.0, guidance_rescale: GuidanceRescale = 0.0, jump: Jump = 5, passes: Passes = 3,
+    ) -> Image:  # fmt: skip
         """Pictures (B, C, H, W) in [0, 1] filled where the mask (B or 1, 1, H, W) is 1; the other pixels come back as they are.
 
         Every `jump` steps are walked `passes` times: more agree better with what is known, and take so much longer.
@@ -84,9 +102,10 @@ class LatentEditor(LatentTask):
 
     @action
     def outpaint(
-        self, *, image: Tensor, prompt: list[str], seed: list[int], width: int = 0, height: int = 0, left: float = 0.5, top: float = 0.5,
-        negative_prompt: str = "", steps: int = 25, guidance_scale: float = -1.0, guidance_rescale: float = 0.0, jump: int = 5, passes: int = 3,
-    ) -> Tensor:  # fmt: skip
+        self, *, image: Image, prompt: Texts, seed: Seeds, width: Width = 0, height: Height = 0, left: Left = 0.5, top: Top = 0.5,
+        negative_prompt: NegativeText = "", steps: Steps = 25, guidance_scale: Guidance = -1.0, guidance_rescale: GuidanceRescale = 0.0,
+        jump: Jump = 5, passes: Passes = 3,
+    ) -> Image:  # fmt: skip
         """Pictures (B, C, height, width) in [0, 1] that continue images (B, C, h, w), whose pixels come back as they are.
 
         `left` and `top` are shares of the new room before and above the image; sizes are in pixels, 0 the size of training.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from genlib import random
-from genlib.data.transforms import fit_box, to_float
+from genlib.data.transforms.plain import fit_box, to_float
 from genlib.nn.tokenizer import FixedLengthTokenizer
 from genlib.types import Batch, Samples
 
@@ -26,7 +26,7 @@ class LatentTransform:
         self.image_size, self.tokenizers, self.random_crop = size, list(tokenizers), random_crop
 
     def __call__(self, samples: Samples) -> Batch:
-        width, height = samples.size or (self.image_size, self.image_size)
+        width, height = samples.bucket_size or (self.image_size, self.image_size)
         place = self.places(samples)
         cut = [fit_box(image, width, height, x, y) for image, (x, y) in zip(samples.fields["image"], place, strict=True)]
         sizes = [(h, w, top, left, height, width) for (w, h), (_, (left, top)) in zip(samples.original_sizes, cut, strict=True)]

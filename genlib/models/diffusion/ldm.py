@@ -6,7 +6,7 @@ of the latents while its attention layers read the text: queries from the latent
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class LatentDiffusion(LatentEditor):
     def network(self, channels: int, side: int) -> Any:
         return self.config.unet.build(channels, self.towers[0].width, side)
 
-    def encode_texts(self, tokens: Sequence[Tensor]) -> Batch:
+    def encode_texts(self, *tokens: Tensor) -> Batch:
         """Tokens [(B, N)] -> `text` (B, N, D): the last hidden states, normalised."""
         return {"text": self.towers[0].states(tokens[0])[1]}
 
@@ -108,6 +108,10 @@ class LatentDiffusion(LatentEditor):
 
     def to_x0(self, said: Tensor, x: Tensor, time: Tensor) -> Tensor:
         return diffusion.to_x0(self.config.process.prediction, said, x, *self.schedule.at(time, x))
+
+    @property
+    def max_steps(self) -> int:
+        return len(self.schedule)
 
     def grid(self, steps: int, *, clean: bool = True) -> grids.Grid:
         """From the last noise level on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from genlib import random
 from genlib.config import Config, limited
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.plain import PlainTransform
 from genlib.models.components import adopt_component
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Samples
@@ -124,6 +125,12 @@ class PixelTask(Task):
     def predict(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         """What the network says of x (B, C, H, W) at time (B,), with labels (B,) if it was made with classes."""
         return self.net(x, time, label, return_dict=False)[0]
+
+    def step_calls(self) -> Iterable[tuple[nn.Module, str]]:
+        return ((self.net, "forward"),)
+
+    def preview(self, x0: Tensor) -> Tensor:
+        return x0 / 2 + 0.5
 
     def transform(self, train: bool) -> PixelTransform:
         return PixelTransform(self.data.image_size, train and self.flip)

@@ -21,7 +21,9 @@ from genlib.functional.samplers import Grid, OnStep, flow_euler
 from genlib.models.diffusion.ddpm import SHORT, SMALL, smoke
 from genlib.models.diffusion.pixels import PixelTask, PixelUNet, refuse_images
 from genlib.models.diffusion.process import noise_of
+from genlib.models.diffusion.sampling import CONTINUOUS_STEPS
 from genlib.pictures import save_contact_sheet
+from genlib.ports import Image, Seeds, Sizes, Steps
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
@@ -77,6 +79,9 @@ class RectifiedFlow(PixelTask):
         super().__init__(config.unet, data, flip=config.flip)
         self.config = config
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return replace(super().sizes(data), max_steps=CONTINUOUS_STEPS)
+
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """The network as a `Velocity`."""
         return self.predict(x, t * TOLD)
@@ -95,7 +100,7 @@ class RectifiedFlow(PixelTask):
 
     @action
     @torch.no_grad()
-    def generate(self, *, seed: list[int], steps: int = 32) -> Tensor:
+    def generate(self, *, seed: Seeds, steps: Steps = 32) -> Image:
         """Pictures (len(seed), C, H, W) in [0, 1], each of its own seed."""
         return (follow(self.velocity, noise_of(seed, self.shape, self.device), steps) / 2 + 0.5).clamp(0, 1)
 

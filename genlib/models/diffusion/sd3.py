@@ -7,7 +7,7 @@ The network learns the velocity noise - x0 on straight lines, at times in the mi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +25,7 @@ from genlib.models.diffusion import latent_tiny as tiny
 from genlib.models.diffusion.latent import Condition, LatentConfig
 from genlib.models.diffusion.latent_editing import LatentEditor
 from genlib.models.diffusion.rectified_flow import flow_loss
+from genlib.models.diffusion.sampling import CONTINUOUS_STEPS
 from genlib.models.representation.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import T5EncoderConfig, TextEncoderConfig
 from genlib.recipe import Recipe, Stage
@@ -144,7 +145,7 @@ class SD3(LatentEditor):
             raise ValueError(f"task.transformer.largest {self.config.transformer.largest} is too small; use at least {-(-side // self.config.cell)}")
         return self.config.transformer.build(channels, third.width, first.pooled_width + second.pooled_width, side)
 
-    def encode_texts(self, tokens: Sequence[Tensor]) -> Batch:
+    def encode_texts(self, *tokens: Tensor) -> Batch:
         """Tokens (B, N) of the three encoders -> `text` and `text_2`, hidden states before the last blocks, `text_3`, the last ones, (B, N, D)
         each, and summaries `pooled` and `pooled_2` (B, P)."""
         (first, _, pooled), (second, _, pooled_2), (_, third, _) = (tower.states(t) for tower, t in zip(self.towers, tokens, strict=True))
@@ -180,6 +181,10 @@ class SD3(LatentEditor):
 
     def to_x0(self, said: Tensor, x: Tensor, time: Tensor) -> Tensor:
         return diffusion.to_x0_from_velocity(said, x, time / TIMESTEPS)
+
+    @property
+    def max_steps(self) -> int:
+        return CONTINUOUS_STEPS
 
     def grid(self, steps: int, *, clean: bool = True) -> grids.Grid:
         """Euler's, from pure noise on."""

@@ -8,13 +8,13 @@ the way: the base hands its latents over to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited
 from genlib.functional.samplers import Denoiser
@@ -55,7 +55,7 @@ class SDXL(LatentDiffusion):
             raise ValueError("SDXL's second text encoder must have a projection, for it gives the summary of the text; set its embed_dim")
         return self.config.unet.build(channels, first.width + second.width, side, pooled_dim=second.pooled_width, size_ids=SIZES)
 
-    def encode_texts(self, tokens: Sequence[Tensor]) -> Batch:
+    def encode_texts(self, *tokens: Tensor) -> Batch:
         """Tokens (B, N) of both text encoders -> `text` (B, N, D1 + D2), the hidden states before their last blocks, and `pooled` (B, P)."""
         (first, _, _), (second, _, pooled) = (tower.states(t) for tower, t in zip(self.towers, tokens, strict=True))
         assert pooled is not None
@@ -126,7 +126,7 @@ class SDXLRefiner(LatentDiffusion):
         (tower,) = self.towers
         return self.config.unet.build(channels, tower.width, side, pooled_dim=tower.pooled_width, size_ids=SIZES - 1)
 
-    def encode_texts(self, tokens: Sequence[Tensor]) -> Batch:
+    def encode_texts(self, *tokens: Tensor) -> Batch:
         """Tokens [(B, N)] -> `text` (B, N, D), the hidden states before the last block, and `pooled` (B, P)."""
         text, _, pooled = self.towers[0].states(tokens[0])
         assert pooled is not None
@@ -150,6 +150,9 @@ class SDXLRefiner(LatentDiffusion):
         """The base where noise is strong, the refiner where it is weak: one walk by two networks."""
         first, rest, over = self.base.guided(wish), super().guided(wish), self.config.share * len(self.schedule)
         return lambda x, time: (first if time >= over else rest)(x, time)
+
+    def step_calls(self) -> Iterable[tuple[nn.Module, str]]:
+        return *super().step_calls(), *self.base.step_calls()
 
     @property
     def times(self) -> tuple[float, float]:

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.gibbs import Draw
 from genlib.models.energy import dbn_assess
 from genlib.models.energy.rbm import RBM, ContrastiveTask, RBMConfig
+from genlib.ports import Features, Probabilities, Sample, Seeds, Sizes, Steps
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
@@ -146,20 +147,23 @@ class DBN(Task):
         """Matrix products, forward once and backward twice as much."""
         return 6.0 * sum(p.numel() for p in self.net.parameters() if p.dim() == 2)
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.shape.port_sizes(data)
+
     @action
     @torch.no_grad()
-    def embed(self, *, image: Tensor) -> Tensor:
+    def embed(self, *, image: Sample) -> Features:
         """What the last hidden layer says (B, H) of images (B, C, H, W) in [0, 1] or vectors (B, D)."""
         return self.net[:-1](self.inputs(self.shape.flat(image, self.device)))
 
     @action
     @torch.no_grad()
-    def classify(self, *, image: Tensor) -> Tensor:
+    def classify(self, *, image: Sample) -> Probabilities:
         """Probabilities (B, classes) of images (B, C, H, W) in [0, 1] or vectors (B, D)."""
         return self.logits(self.shape.flat(image, self.device)).softmax(1)
 
     @action
-    def generate(self, *, seed: list[int], steps: int = 1000) -> Tensor:
+    def generate(self, *, seed: Seeds, steps: Steps = 1000) -> Sample:
         """Images (len(seed), C, H, W) in [0, 1], or vectors, each of its own seed: Gibbs steps at the top of the stack, then down."""
         if self.top is None:
             raise ValueError("this network was trained from random weights, without a stack of RBMs, and cannot draw; take the recipe dbn")

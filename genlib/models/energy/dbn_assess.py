@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from genlib.models.energy.rbm_assess import arrays, held_out, save_dreams, save_filters
+from genlib.metrics.held_out import held_out
+from genlib.models.energy.rbm_assess import MOST_SAMPLES, arrays, save_dreams, save_filters
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
 
@@ -20,7 +21,7 @@ _SHOWN, _DREAMS = 24, 48
 @torch.no_grad()
 def assess(task: DBN, source: DataSource, folder: Path) -> dict[str, float]:
     """Error and cross-entropy (nats) on held-out samples; of images `guesses.png`, of a stack `samples.png` and `filters.png` of its top."""
-    batches = held_out(task, source)
+    batches = list(held_out(task, source, most=MOST_SAMPLES))
     if task.shape.is_image:
         save_pictures(task, batches, folder)
     values = [task.evaluate(batch) for batch in batches]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig, tunable
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, RBMParams
 from genlib.models.energy.rbm import ContrastiveTask, smoke

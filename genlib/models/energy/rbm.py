@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genlib import distributed
 from genlib.config import DataConfig, OptimConfig, TrainConfig
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, Gradient, RBMParams
 from genlib.models.energy import rbm_assess
@@ -89,7 +89,7 @@ class ContrastiveTask(RBMBase):
     def first_samples(self, source: DataSource) -> Iterator[Tensor]:
         """The first training samples, in parts (B, D)."""
         count = min(source.spec.num_samples, _MEASURED)
-        for batch in source.batches("train", _BATCH, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False)):
+        for batch in source.batches("train", _BATCH, transform=self.transform(train=False)):
             yield batch["x"][:count][batch["weight"][:count] > 0].to(self.device)
             count -= len(batch["x"])
             if count <= 0:

@@ -11,8 +11,8 @@ from torch import Tensor
 from genlib.charts import COLORS, chart
 from genlib.functional.gibbs import BernoulliUnits, Draw
 from genlib.functional.partition import MOST_ENUMERATED, annealed_log_partition, enumerated_units, log_partition
+from genlib.metrics.held_out import held_out
 from genlib.pictures import save_contact_sheet
-from genlib.task import Task
 from genlib.types import Batch, DataSource
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def assess(task: ContrastiveTask, source: DataSource, folder: Path) -> dict[str,
     exact; `auroc_noise`, the chance that the free energy of a sample is below that of noise with the same means, where each number comes
     from another sample; and `evaluate`'s values.
     """
-    batches = held_out(task, source)
+    batches = list(held_out(task, source, size=_BATCH, most=MOST_SAMPLES))
     save_pictures(task, source, batches, folder)
     if not batches:
         return {}
@@ -44,18 +44,6 @@ def assess(task: ContrastiveTask, source: DataSource, folder: Path) -> dict[str,
     scores |= likelihood(task, x, torch.cat([batch["position"] for batch in batches]))
     scores["auroc_noise"] = auroc(*(task.params().free_energy(task.to_visible(some)) for some in (x, shuffled(x))))
     return {f"{source.spec.validation_name}/{name}": value for name, value in scores.items()}
-
-
-def held_out(task: Task, source: DataSource) -> list[Batch]:
-    """The first held-out samples that count, in batches on the task's device."""
-    found, left = [], MOST_SAMPLES
-    for batch in source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False)):
-        rows = batch["weight"][:left] > 0
-        found.append({name: value[:left][rows].to(task.device) for name, value in batch.items()})
-        left -= len(rows)
-        if left <= 0:
-            break
-    return found
 
 
 def likelihood(task: ContrastiveTask, x: Tensor, position: Tensor) -> dict[str, float]:
@@ -88,7 +76,7 @@ def save_pictures(task: ContrastiveTask, source: DataSource, batches: list[Batch
     seeds = list(range(_DREAMS if task.shape.is_image else _POINTS))
     dreams = task.generate(seed=seeds)
     if not task.shape.is_image:
-        known = next(iter(source.batches("train", _POINTS, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))))
+        known = next(iter(source.batches("train", _POINTS, transform=task.transform(train=False))))
         return save_scatter(known["x"], dreams, folder / "samples.png")
     save_filters(task, folder / "filters.png")
     if batches:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from genlib.config import TaskConfig, limited, tunable
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, RBMParams, Units
+from genlib.ports import Code, NoiseLevel, Sample, Scores, Seeds, Sizes, Steps
 from genlib.task import Task, action
 from genlib.types import DataSpec
 
@@ -91,6 +92,9 @@ class RBMBase(Task):
         """Noise of a sample's numbers as that of the visible units: see `gibbs.posterior`."""
         return noise
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.shape.port_sizes(data, code=self.config.hidden)
+
     def flat(self, samples: Tensor) -> Tensor:
         """Samples as vectors (B, D) on this device: see `VectorShape.flat`."""
         return self.shape.flat(samples, self.device)
@@ -109,13 +113,13 @@ class RBMBase(Task):
 
     @action
     @torch.no_grad()
-    def embed(self, *, image: Tensor) -> Tensor:
+    def embed(self, *, image: Sample) -> Code:
         """Codes (B, H): the chance of each hidden unit, given images (B, C, H, W) in [0, 1] or vectors (B, D)."""
         return self.codes(self.flat(image))
 
     @action
     @torch.no_grad()
-    def decode(self, *, code: Tensor) -> Tensor:
+    def decode(self, *, code: Code) -> Sample:
         """The mean image (B, C, H, W) in [0, 1], or vector (B, D), given hidden units (B, H)."""
         hidden = self.config.hidden
         if code.dim() != 2 or code.shape[1] != hidden:
@@ -123,13 +127,13 @@ class RBMBase(Task):
         return self.shaped(self.decoded(code.to(self.device, torch.float32)))
 
     @action
-    def reconstruct(self, *, image: Tensor) -> Tensor:
+    def reconstruct(self, *, image: Sample) -> Sample:
         """Images (B, C, H, W) in [0, 1], or vectors (B, D), up to the hidden units and back down."""
         return self.decode(code=self.embed(image=image))
 
     @action
     @torch.no_grad()
-    def denoise(self, *, image: Tensor, noise: float = 0.1, steps: int = 20) -> Tensor:
+    def denoise(self, *, image: Sample, noise: NoiseLevel = 0.1, steps: Steps = 20) -> Sample:
         """What the model believes was there before noise, by mean field: images (B, C, H, W) in [0, 1], or vectors (B, D).
 
         noise: of binary data the share of numbers that was flipped, of other data the standard deviation of what was added.
@@ -146,7 +150,7 @@ class RBMBase(Task):
 
     @action
     @torch.no_grad()
-    def generate(self, *, seed: list[int], steps: int = 1000) -> Tensor:
+    def generate(self, *, seed: Seeds, steps: Steps = 1000) -> Sample:
         """Images (len(seed), C, H, W) in [0, 1], or vectors, each at the end of a Gibbs chain of its own seed."""
         wrong = next((one for one in seed if not 0 <= one < 2**63), None)
         if wrong is not None:
@@ -166,6 +170,6 @@ class RBMBase(Task):
 
     @action
     @torch.no_grad()
-    def free_energy(self, *, image: Tensor) -> Tensor:
+    def free_energy(self, *, image: Sample) -> Scores:
         """Free energies (B,), nats, of images (B, C, H, W) in [0, 1] or vectors (B, D): -log p but for a constant, the more the stranger."""
         return self.params().free_energy(self.to_visible(self.flat(image)))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import topology
 from genlib.functional.topology import Grid, GridName, HexagonalGrid, NeighbourhoodName, RingGrid, SquareGrid, exponential
 from genlib.models.maps.rules import BatchRule, OnlineRule, Rule, Start, started, two_nearest
@@ -102,7 +102,7 @@ class SOM(TrainedMap):
         """First prototypes, of samples that the torch seed chooses."""
         count = max(self.grid.units, _START_SAMPLES)
         count, seed = min(count, source.spec.num_samples or count), int(torch.randint(2**31, ()))
-        batches = source.batches("train", count, rank=0, world=1, seed=seed, start=0, transform=self.transform(train=True))
+        batches = source.batches("train", count, seed=seed, transform=self.transform(train=True))
         batch = next(iter(batches))
         self.prototypes.copy_(started(self.config.start, batch["x"][batch["weight"] > 0], self.grid))
 

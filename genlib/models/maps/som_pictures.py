@@ -15,6 +15,7 @@ from torch import Tensor
 from genlib.charts import COLORS, INK, chart
 from genlib.functional import topology, tours
 from genlib.functional.topology import RingGrid
+from genlib.metrics.held_out import held_out
 from genlib.types import Batch, DataSource
 
 if TYPE_CHECKING:
@@ -30,13 +31,12 @@ def assess(task: SOM, source: DataSource, folder: Path) -> dict[str, float]:
     `map.png` has the classes and the U-matrix, `planes.png` what single components do over the map, `prototypes.png` the units as
     images, `net.png` the grid among points of the plane, or there the tour of a ring.
     """
-    sums, count, hits = {}, 0.0, torch.zeros(task.grid.units)
-    for batch in source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False)):
-        batch = {name: value.to(task.device) for name, value in batch.items()}
+    sums, count, hits = {}, 0, torch.zeros(task.grid.units)
+    for batch in held_out(task, source, size=_BATCH):
         for name, value in task.evaluate(batch).items():
-            sums[name] = sums.get(name, 0.0) + (value * batch["weight"]).sum().item()
-        count += batch["weight"].sum().item()
-        hits.index_add_(0, task.assign(image=batch["x"]).cpu(), batch["weight"].cpu())
+            sums[name] = sums.get(name, 0.0) + value.sum().item()
+        count += len(batch["position"])
+        hits += torch.bincount(task.assign(image=batch["x"]).cpu(), minlength=task.grid.units)
     scores = {f"{source.spec.validation_name}/{name}": total / count for name, total in sums.items()}
     draw_map(task, hits, folder / "map.png")
     draw_planes(task, folder / "planes.png")
@@ -50,7 +50,7 @@ def assess(task: SOM, source: DataSource, folder: Path) -> dict[str, float]:
 def _through_points(task: SOM, source: DataSource, folder: Path) -> dict[str, float]:
     """The tour of a ring through training samples, its length and that of the nearest-neighbour tour, and the picture where they are of a plane."""
     size = min(_POINTS, source.spec.num_samples or _POINTS)
-    first = islice(source.batches("train", size, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False)), 1)
+    first = islice(source.batches("train", size, transform=task.transform(train=False)), 1)
     batch: Batch = {name: value.to(task.device) for name, value in next(first).items()}
     kept = batch["weight"] > 0
     x, label = batch["x"][kept], batch["label"][kept] if "label" in batch else None

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional import topology
 from genlib.functional.topology import Grid, RingGrid
 from genlib.functional.tours import along_ring
 from genlib.models.maps.rules import two_nearest
 from genlib.models.maps.unit_labels import UnitLabels
+from genlib.ports import Depth, Numbers, Place, Probabilities, Sample, Scores, Sizes
 from genlib.task import Task, action
 from genlib.types import DataSpec
 
@@ -56,24 +57,27 @@ class TrainedMap(Task):
     def transform(self, train: bool) -> VectorTransform:
         return VectorTransform(self.shape)
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.shape.port_sizes(data)
+
     def flat(self, samples: Tensor) -> Tensor:
         """Samples as vectors (B, D) on this device: see `VectorShape.flat`."""
         return self.shape.flat(samples, self.device)
 
     @action
     @torch.no_grad()
-    def assign(self, *, image: Tensor) -> Tensor:
+    def assign(self, *, image: Sample) -> Numbers:
         """Numbers of the winners, which are the finest clusters, int64 (B,), of images (B, C, H, W) in [0, 1] or vectors (B, D)."""
         return two_nearest(self.flat(image), self.prototypes)[0][:, 0]
 
     @action
-    def embed(self, *, image: Tensor) -> Tensor:
+    def embed(self, *, image: Sample) -> Place:
         """Places on the map, x and y (B, 2), of images (B, C, H, W) in [0, 1] or vectors (B, D)."""
         return self.grid.places(self.assign(image=image))
 
     @action
     @torch.no_grad()
-    def decode(self, *, code: Tensor) -> Tensor:
+    def decode(self, *, code: Place) -> Sample:
         """Prototypes of the units nearest to places (B, 2) on the map: images (B, C, H, W) in [0, 1], or vectors (B, D)."""
         if code.dim() != 2 or code.shape[1] != 2:
             raise ValueError(f"codes of shape {tuple(code.shape)} are not (B, 2), places on the map; give such ones")
@@ -82,13 +86,13 @@ class TrainedMap(Task):
         return self.shape.image(found.clamp(0, 1)) if self.shape.is_image else found
 
     @action
-    def reconstruct(self, *, image: Tensor) -> Tensor:
+    def reconstruct(self, *, image: Sample) -> Sample:
         """The prototypes of the winners of images (B, C, H, W) in [0, 1], or of vectors (B, D), as such."""
         return self.decode(code=self.embed(image=image))
 
     @action
     @torch.no_grad()
-    def cluster(self, *, image: Tensor, depth: float = 0.75) -> Tensor:
+    def cluster(self, *, image: Sample, depth: Depth = 0.75) -> Numbers:
         """Clusters, int64 (B,) from the largest, 0, of images (B, C, H, W) in [0, 1] or vectors (B, D): valleys of the U-matrix.
 
         Valleys less deep than `depth` times the median distance between neighbours are one; the less, the more clusters.
@@ -101,7 +105,7 @@ class TrainedMap(Task):
 
     @action
     @torch.no_grad()
-    def classify(self, *, image: Tensor) -> Tensor:
+    def classify(self, *, image: Sample) -> Probabilities:
         """Probabilities (B, classes) of images (B, C, H, W) in [0, 1] or vectors (B, D): shares among the samples that the same unit won."""
         return self.votes.classes(self.prototypes)[self.assign(image=image)]
 
@@ -111,13 +115,13 @@ class TrainedMap(Task):
 
     @action
     @torch.no_grad()
-    def anomaly(self, *, image: Tensor) -> Tensor:
+    def anomaly(self, *, image: Sample) -> Scores:
         """How unlike the training samples images (B, C, H, W) in [0, 1] or vectors (B, D) are, (B,): the distance to their winner."""
         return two_nearest(self.flat(image), self.prototypes)[1]
 
     @action(joint=True)
     @torch.no_grad()
-    def tour(self, *, image: Tensor) -> Tensor:
+    def tour(self, *, image: Sample) -> Numbers:
         """The order, int64 (B,), in which a ring passes images (B, C, H, W) in [0, 1] or vectors (B, D), each once."""
         if not isinstance(self.grid, RingGrid):
             raise ValueError("a tour needs a ring, but this map has rows and columns; train the recipe som_tsp, or with --task.grid ring")

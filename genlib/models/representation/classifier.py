@@ -7,7 +7,7 @@ before it decides is a fair account of what the image shows, on the data that it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.augment import ImageAugmentation, augment
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.augment import ImageAugmentation, augment
+from genlib.data.transforms.plain import PlainTransform
+from genlib.metrics.held_out import held_out
 from genlib.nn.residual_tower import RELU_GAIN, ResidualBlock, StandardisedConv
 from genlib.pictures import save_contact_sheet
+from genlib.ports import Features, Image, Probabilities, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Samples, Step
@@ -115,6 +117,9 @@ class Classifier(Task):
         self.image_size = config.image_size or data.image_size
         self.net = ResidualClassifier(data.channels, config.width, config.layers, len(data.class_names))
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return replace(super().sizes(data), side=self.image_size)
+
     def transform(self, train: bool) -> PlainTransform:
         return ClassifierTransform(self.image_size, self.config.augmentation) if train else PlainTransform(self.image_size)
 
@@ -143,13 +148,13 @@ class Classifier(Task):
 
     @action
     @torch.no_grad()
-    def embed(self, *, image: Tensor) -> Tensor:
+    def embed(self, *, image: Image) -> Features:
         """Features (B, D) of images (B, C, H, W) in [0, 1], scaled to the classifier's size."""
         return self.features(self.fitted(image))
 
     @action
     @torch.no_grad()
-    def classify(self, *, image: Tensor) -> Tensor:
+    def classify(self, *, image: Image) -> Probabilities:
         """Probabilities (B, classes) of images (B, C, H, W) in [0, 1], scaled to the classifier's size."""
         return self.net(self.fitted(image)).softmax(1)
 
@@ -163,12 +168,11 @@ class Classifier(Task):
     @torch.no_grad()
     def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
         """Accuracy and cross-entropy (nats) over all held-out samples; `guesses.png` shows the first ones."""
-        totals, count, shown = torch.zeros(2, dtype=torch.float64), 0.0, []
-        for batch in source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False)):
-            batch = {name: value.to(self.device) for name, value in batch.items()}
-            values, weight = self.evaluate(batch), batch["weight"]
-            totals += torch.stack([(values[name] * weight).sum() for name in ("accuracy", "cross_entropy")]).double().cpu()
-            count += weight.sum().item()
+        totals, count, shown = torch.zeros(2, dtype=torch.float64), 0, []
+        for batch in held_out(self, source, size=_BATCH):
+            values = self.evaluate(batch)
+            totals += torch.stack([values[name].sum() for name in ("accuracy", "cross_entropy")]).double().cpu()
+            count += len(batch["position"])
             if len(shown) < _SHOWN:
                 guesses = self.classify(image=batch["image"]).argmax(1)
                 shown += list(zip(batch["image"].cpu(), batch["label"].tolist(), guesses.tolist(), strict=True))

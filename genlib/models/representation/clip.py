@@ -7,7 +7,7 @@ among all captions of the global batch, and each caption's image. A trained pair
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions
-from genlib.data.transforms import stack_images
+from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions
+from genlib.data.transforms.plain import stack_images
 from genlib.functional.contrastive import contrastive_loss
 from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
 from genlib.nn.tokenizer import TextTokenizer, load_bpe, train_bpe
+from genlib.ports import Features, Image, Names, Probabilities, Sizes, Templates, Texts
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Samples, Step
@@ -112,6 +113,9 @@ class CLIP(Task):
                 f"the tokenizer has {self.tokenizer.num_tokens} tokens, task.text.vocab_size is {self.config.text.vocab_size}; raise it to that"
             )
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return replace(super().sizes(data), side=self.config.image.image_size)
+
     def transform(self, train: bool) -> ClipTransform:
         return ClipTransform(self.config, self.data.image_size, self.tokenizer, train)
 
@@ -143,7 +147,7 @@ class CLIP(Task):
 
     @action
     @torch.no_grad()
-    def embed_image(self, *, image: Tensor) -> Tensor:
+    def embed_image(self, *, image: Image) -> Features:
         """Directions (B, D) of images (B, C, H, W) in [0, 1], scaled to the model's size."""
         side = self.config.image.image_size
         if image.shape[-2:] != (side, side):
@@ -152,15 +156,15 @@ class CLIP(Task):
 
     @action
     @torch.no_grad()
-    def embed_text(self, *, text: list[str]) -> Tensor:
+    def embed_text(self, *, text: Texts) -> Features:
         """Directions (B, D) of texts."""
         if not text:
             raise ValueError("there is no text to embed; give at least one")
         return torch.cat([self.net.embed_text(self.tokenizer.encode(text[i : i + 1024]).to(self.device)) for i in range(0, len(text), 1024)])
 
-    @action(shared=("labels",))
+    @action
     @torch.no_grad()
-    def classify(self, *, image: Tensor, labels: list[str], templates: tuple[str, ...] = ()) -> Tensor:
+    def classify(self, *, image: Image, labels: Names, templates: Templates = ()) -> Probabilities:
         """Probabilities (B, L) of labels for images (B, C, H, W) in [0, 1]; a label's direction is the mean over templates, if none the recipe's."""
         scale = self.net.logit_scale.exp().clamp(max=100.0)
         return (scale * self.embed_image(image=image) @ self.label_directions(labels, templates).T).softmax(1)

@@ -45,7 +45,7 @@ def assess(task: CLIP, source: DataSource, folder: Path) -> dict[str, float]:
 def _embedded(task: CLIP, source: DataSource, count: int, shown: Sequence[int]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Of the first held-out images their directions (count, D), which of them could be read (count,), and those to show (C, H, W) in [0, 1]."""
     directions, counts, pictures = [], [], []
-    batches = source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))
+    batches = source.batches("validation", _BATCH, transform=task.transform(train=False))
     for first, batch in zip(range(0, count, _BATCH), batches, strict=False):
         directions.append(task.net.embed_image(batch["image"].to(task.device)).cpu())
         counts.append(batch["weight"] > 0)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
-from genlib.data.augment import ImageAugmentation
+from genlib.data.transforms.augment import ImageAugmentation
 from genlib.distributed import all_gather
 from genlib.models.representation.simclr import SimCLR, SimCLRConfig
 from genlib.recipe import Recipe, Stage

@@ -8,7 +8,7 @@ do not share; the features before the head are what other uses read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
-from genlib.data.augment import ImageAugmentation, Views
-from genlib.data.transforms import stack_images, to_float
+from genlib.data.transforms.augment import ImageAugmentation, Views
+from genlib.data.transforms.plain import stack_images, to_float
 from genlib.distributed import all_gather, rank
 from genlib.functional.nt_xent import nt_xent
 from genlib.metrics.neighbours import nearest
 from genlib.metrics.probe import vote_of_others
 from genlib.nn.residual_tower import RELU_GAIN, ResidualBlock, StandardisedConv
+from genlib.ports import Count, Features, Gallery, Image, Ranking, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Samples, Step
@@ -119,6 +120,9 @@ class SimCLR(Task):
         if not data.class_names:
             self.objective = ("matched", "max")
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return replace(super().sizes(data), side=self.image_size)
+
     def transform(self, train: bool) -> ViewsTransform:
         return ViewsTransform(self.config.augmentation, self.image_size, self.data.image_size, plain=not train)
 
@@ -149,16 +153,16 @@ class SimCLR(Task):
 
     @action
     @torch.no_grad()
-    def embed(self, *, image: Tensor) -> Tensor:
+    def embed(self, *, image: Image) -> Features:
         """Features (B, D) of images (B, C, H, W) in [0, 1], scaled to the encoder's size; compare them by cosine."""
         side, image = self.image_size, image.to(self.device)
         if image.shape[-2:] != (side, side):
             image = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         return self.net.features(image)
 
-    @action(shared=("candidates",))
+    @action
     @torch.no_grad()
-    def neighbours(self, *, image: Tensor, candidates: Tensor, count: int = 5) -> Tensor:
+    def neighbours(self, *, image: Image, candidates: Gallery, count: Count = 5) -> Ranking:
         """Numbers (B, count) of the candidates (N, C, H, W) that are most like each image (B, C, H, W), both in [0, 1], the likest first."""
         codes, others = (F.normalize(self.embed(image=x), dim=1) for x in (image, candidates))
         return nearest(codes, others, count)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.plain import PlainTransform
 from genlib.metrics.neighbours import nearest
 from genlib.metrics.probe import linear_probe, neighbour_vote
 from genlib.models.representation.simclr import SimCLR
@@ -59,7 +59,7 @@ def collect(source: DataSource, split: str, image_size: int, most: int = MOST_IM
 
 
 def _plain(source: DataSource, split: str, image_size: int) -> Iterator[Batch]:
-    return source.batches(split, _BATCH, rank=0, world=1, seed=0, start=0, transform=PlainTransform(image_size))
+    return source.batches(split, _BATCH, transform=PlainTransform(image_size))
 
 
 def _pixels(image: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from genlib.config import TaskConfig, limited
-from genlib.data.transforms import PlainTransform
+from genlib.data.transforms.plain import PlainTransform
 from genlib.models.components import adopt_component
 from genlib.models.representation.clip_towers import TextTransformer, attention
 from genlib.nn.tokenizer import END, TextTokenizer, load_bpe, train_bpe

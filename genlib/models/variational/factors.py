@@ -6,7 +6,7 @@ import zlib
 
 import torch
 
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.types import Batch, Samples
 
 

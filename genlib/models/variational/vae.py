@@ -17,12 +17,13 @@ from torch import Tensor
 
 from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.divergence import gaussian_kl, gaussian_log_density, importance_weighted_bound, reparameterise
 from genlib.models.autoencoders.coding import CodingConfig, CodingTask
 from genlib.models.diffusion.process import noise_of
 from genlib.models.variational import vae_assess
 from genlib.models.variational.likelihood import LIKELIHOODS
+from genlib.ports import Amounts, Direction, Sample, SampleFrames, Seeds, Values
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
@@ -121,12 +122,12 @@ class VAE(CodingTask):
         return {"negative_elbo_nats": distortion + rate, "distortion_nats": distortion, "rate_nats": rate}
 
     @action
-    def generate(self, *, seed: list[int]) -> Tensor:
+    def generate(self, *, seed: Seeds) -> Sample:
         """Images (len(seed), C, H, W) in [0, 1], or vectors, each of a code drawn from the standard normal by its own seed."""
         return self.decode(code=noise_of(seed, (self.config.latent_dim,), self.device))
 
     @action(joint=True)
-    def attribute_direction(self, *, image: Tensor, value: list[float]) -> Tensor:
+    def attribute_direction(self, *, image: Sample, value: Values) -> Direction:
         """Change of the code (latent_dim,) that goes with one more of an attribute of which images (B, C, H, W) have so much, one value each.
 
         Of values 0 and 1 it is the mean code of those that have the attribute less that of the others.
@@ -137,8 +138,8 @@ class VAE(CodingTask):
         centred = amount - amount.mean()
         return centred @ self.embed(image=image) / centred.square().sum()
 
-    @action(shared=("direction", "amount"))
-    def move(self, *, image: Tensor, direction: Tensor, amount: list[float]) -> Tensor:
+    @action
+    def move(self, *, image: Sample, direction: Direction, amount: Amounts) -> SampleFrames:
         """Each image (B, C, H, W) with its code moved by every amount of a direction (latent_dim,): (B, len(amount), C, H, W), or vectors."""
         if direction.shape != (self.config.latent_dim,):
             raise ValueError(f"a direction of shape {tuple(direction.shape)} is not ({self.config.latent_dim},), the model's; give such a one")
@@ -146,7 +147,7 @@ class VAE(CodingTask):
         return self.decode(code=(self.embed(image=image)[:, None] + steps).flatten(0, 1)).unflatten(0, (len(image), len(amount)))
 
     @action(joint=True)
-    def combine(self, *, image: Tensor, weight: list[float]) -> Tensor:
+    def combine(self, *, image: Sample, weight: Values) -> Sample:
         """The image (1, C, H, W) whose code is the weighted sum of those of images (B, C, H, W): weights 1, -1, 1 say a - b + c."""
         if len(weight) != len(image):
             raise ValueError(f"there are {len(weight)} weights for {len(image)} samples; give one each")

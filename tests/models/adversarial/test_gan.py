@@ -152,7 +152,7 @@ def evaluated(folder: Path) -> None:
     for family in ("points", "dcgan"):
         source = open_source(DataConfig(train="rings2d" if family == "points" else "digits"))
         task = made(family).eval()
-        batches = source.batches("validation", 13, rank=rank(), world=world_size(), seed=0, start=0, transform=task.transform(train=False))
+        batches = source.batches("validation", 13, rank=rank(), world=world_size(), transform=task.transform(train=False))
         with torch.no_grad():
             values = task.evaluate(next(batches))
         kept |= {f"{family} {name}": value.clone() for name, value in values.items() if value.dim() == 0}

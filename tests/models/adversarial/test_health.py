@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genlib.config import OptimConfig
-from genlib.data.sources.rings2d import SPREAD, centers
+from genlib.data.builtin.rings2d import SPREAD, centers
 from genlib.engine.fit import Listener, fit
 from genlib.models.adversarial.gan import Dense, GANConfig
 from genlib.models.adversarial.health import Health, coverage, diagnosis, modes, spread, variety

@@ -11,7 +11,7 @@ from torch import nn
 
 from genlib import checkpoint, random
 from genlib.data.source import open_source
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.engine import strategy as strategies
 from genlib.functional.adversarial import gradient_norm, interpolates
 from genlib.models.adversarial.dcgan import ConvDiscriminator

@@ -19,7 +19,9 @@ class Pictures:
         inside = ((place - 4 - 8 * draw[:, :2, None, None]) ** 2).sum(1) < (2 + 4 * draw[:, 2, None, None]) ** 2
         self.images = (inside[..., None] * draw[:, None, None, 3 : 3 + channels] * 255).astype(np.uint8)
 
-    def batches(self, split: str, size: int, *, rank: int, world: int, seed: int, start: int, transform: Transform | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None
+    ) -> Iterator[Batch]:
         assert transform is not None
         each = -(-size // world)
         while split == "train" or start < len(self.images):
@@ -33,5 +35,5 @@ class Pictures:
     def captions(self, split: str, limit: int) -> Iterator[str]:
         return iter(())
 
-    def keys(self, split: str, positions: Sequence[int], seed: int) -> list[str]:
+    def keys(self, split: str, positions: Sequence[int], size: int, *, seed: int = 0) -> list[str]:
         return [str(position) for position in positions]

@@ -37,7 +37,7 @@ def made(config: AutoencoderKLConfig = SMALL, channels: int = 3, **upstream: obj
 
 
 def trained(task: AutoencoderKLTask, source: Pictures, steps: int = 60) -> AutoencoderKLTask:
-    batches = source.batches("train", 16, rank=0, world=1, seed=0, start=0, transform=task.transform(train=True))
+    batches = source.batches("train", 16, transform=task.transform(train=True))
     optimizer = torch.optim.AdamW(task.net.parameters(), 3e-3)
     for i, batch in enumerate(islice(batches, steps)):
         optimizer.zero_grad()

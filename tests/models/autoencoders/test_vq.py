@@ -24,7 +24,7 @@ def made(config: AutoencoderVQConfig = SMALL, source: Pictures | None = None, ch
 
 
 def trained(task: AutoencoderVQTask, source: Pictures, steps: int) -> AutoencoderVQTask:
-    batches = source.batches("train", 16, rank=0, world=1, seed=0, start=0, transform=task.transform(train=True))
+    batches = source.batches("train", 16, transform=task.transform(train=True))
     optimizer = torch.optim.AdamW(task.net.parameters(), 3e-3)
     for i, batch in enumerate(islice(batches, steps)):
         optimizer.zero_grad()

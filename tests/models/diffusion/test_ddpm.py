@@ -198,7 +198,7 @@ def test_d2_the_loss_is_below_half_of_saying_nothing(trained: PixelDiffusion, tm
 @pytest.mark.slow
 def test_d3_20_steps_draw_as_well_as_200(trained: PixelDiffusion) -> None:
     source = open_source(DataConfig(train="digits"))
-    real = next(source.batches("train", 1442, rank=0, world=1, seed=0, start=0))["image"]
+    real = next(source.batches("train", 1442))["image"]
     basis = torch.linalg.svd((real - 0.5).flatten(1).double(), full_matrices=False).Vh[:32].T
 
     def drawn(steps: int) -> Moments:

@@ -40,7 +40,7 @@ def task(final: dict[str, Path]) -> LatentDiffusion:
 
 @pytest.fixture(scope="module")
 def images(task: LatentDiffusion) -> Tensor:
-    batches = source_of(STAGES["denoiser"]).batches("validation", 2, rank=0, world=1, seed=0, start=0, transform=task.transform(False))
+    batches = source_of(STAGES["denoiser"]).batches("validation", 2, transform=task.transform(False))
     return next(iter(batches))["image"]
 
 
@@ -76,7 +76,7 @@ def test_resume_begins_where_the_denoiser_stopped(final: dict[str, Path], tmp_pa
 
 
 def test_latents_have_unit_spread(task: LatentDiffusion) -> None:
-    batch = next(iter(source_of(STAGES["denoiser"]).batches("train", 256, rank=0, world=1, seed=0, start=0, transform=task.transform(False))))
+    batch = next(iter(source_of(STAGES["denoiser"]).batches("train", 256, transform=task.transform(False))))
     latents = task.latents({**task.encode(batch), "position": batch["position"]}, seed=0)
     assert abs(latents.std().item() - 1) < 0.1
     assert abs(latents.mean().item()) < 0.1

@@ -154,7 +154,7 @@ def test_the_refiner_takes_over_where_it_learnt_to(base: SDXL, refiner: SDXLRefi
 def test_the_refiner_learns_the_last_part_of_the_way(refiner: SDXLRefiner) -> None:
     asked: list[Tensor] = []
     handle = refiner.net.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[1]))
-    batch = next(iter(source_of(STAGES["refiner"]).batches("train", 64, rank=0, world=1, seed=0, start=0, transform=refiner.transform(True))))
+    batch = next(iter(source_of(STAGES["refiner"]).batches("train", 64, transform=refiner.transform(True))))
     with torch.no_grad():
         refiner.evaluate({**batch, **refiner.encode(batch)})
     handle.remove()

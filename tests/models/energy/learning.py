@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.models.energy.rbm import RBM, RBMConfig
 from genlib.task import Task, weighted_mean
 from genlib.types import Batch, Step

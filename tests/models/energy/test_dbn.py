@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genlib import registry
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.models.energy.dbn import DBN, DBNConfig, StackedRBM, StackedRBMConfig, sigmoid_network, stack_of
 from genlib.models.energy.rbm import RBM, RBMConfig
 from genlib.task import freeze

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.source import open_source
-from genlib.data.vectors import VectorShape
+from genlib.data.transforms.vectors import VectorShape
 from genlib.engine import strategy as strategies
 from genlib.functional.partition import annealed_log_partition, log_partition
 from genlib.models.energy.gaussian_rbm import GaussianRBM, GaussianRBMConfig
@@ -133,7 +133,7 @@ def test_starts_at_the_means_of_the_data() -> None:
     torch.manual_seed(0)
     task = RBMConfig(hidden=4, chains=2000).build(source.spec, {})
     task.prepare(source)
-    every = next(iter(source.batches("train", source.spec.num_samples, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))))
+    every = next(iter(source.batches("train", source.spec.num_samples, transform=task.transform(train=False))))
     mean = every["x"].mean(0)
     assert (torch.sigmoid(task.net.visible) - mean).abs().max() < 1e-3
     assert (task.net.chain_visible.mean(0) - mean).abs().max() < 0.06
@@ -244,7 +244,7 @@ def rings() -> tuple[GaussianRBM, Tensor]:
 
 
 def batches(source, task: GaussianRBM, split: str):
-    return source.batches(split, 1024, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))
+    return source.batches(split, 1024, transform=task.transform(train=False))
 
 
 def test_gaussian_units_learn_the_plane(rings: tuple[GaussianRBM, Tensor]) -> None:

@@ -29,7 +29,9 @@ class VectorSource:
         names = tuple(map(str, range(int(label.max()) + 1))) if label is not None else ()
         self.spec = DataSpec(vector_size=x.shape[1], num_samples=len(x), class_names=names, digest="vectors")
 
-    def batches(self, split: str, size: int, *, rank: int, world: int, seed: int, start: int, transform: Transform | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None
+    ) -> Iterator[Batch]:
         n, per_rank = len(self.x), -(-size // world)
         while True:
             position = torch.arange(start + rank * per_rank, start + (rank + 1) * per_rank)
@@ -51,7 +53,7 @@ def trained(
     task.prepare(source)
     strategy = strategies.choose("single", torch.device("cpu"))
     strategy.setup(task, replace(train, seed=seed))
-    batches = source.batches("train", batch or len(x), rank=0, world=1, seed=seed, start=0)
+    batches = source.batches("train", batch or len(x), seed=seed)
     for index in range(steps):
         step = Step(index, steps, seed)
         strategy.run_phase(task.phases[0], [next(batches)], step)

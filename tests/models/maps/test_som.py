@@ -211,7 +211,7 @@ def run_as_ranks(root: Path) -> None:
         task.prepare(source)
         strategy = strategies.choose("auto", torch.device("cpu"))
         strategy.setup(task, EXACT)
-        batches = source.batches("train", 200, rank=distributed.rank(), world=distributed.world_size(), seed=0, start=0)
+        batches = source.batches("train", 200, rank=distributed.rank(), world=distributed.world_size())
         for index, batch in enumerate(islice(batches, 12)):
             batch["weight"][batch["position"] % 9 == 4] = 0
             strategy.run_phase(task.phases[0], [batch], Step(index, 12))

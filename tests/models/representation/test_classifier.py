@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from genlib.config import DataConfig
-from genlib.data.augment import ImageAugmentation
 from genlib.data.source import open_source
+from genlib.data.transforms.augment import ImageAugmentation
 from genlib.models.representation.classifier import Classifier, ClassifierConfig, classifier
 from genlib.types import DataSpec, Step
 

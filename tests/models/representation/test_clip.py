@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from genlib import registry
-from genlib.data.augment import CaptionAugmentation, ImageAugmentation
+from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentation
 from genlib.models.representation.clip import CLIP, CLIPConfig, ClipTransform
 from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, VisionTransformer
 from genlib.types import Batch, DataSpec, Samples, Step, Transform
@@ -36,7 +36,9 @@ class Pairs:
         fields = {"image": [self.images[i] for i in rows], "text": [NAMES[i] for i in rows]}
         return Samples(np.array(rows), [str(i) for i in rows], fields, np.isin(rows, self.broken), seed)
 
-    def batches(self, split: str, size: int, *, rank: int, world: int, seed: int, start: int, transform: Transform | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None
+    ) -> Iterator[Batch]:
         assert transform is not None
         for low in range(start, len(NAMES), size):
             samples = self.samples(range(low, min(low + size, len(NAMES))))
@@ -45,7 +47,7 @@ class Pairs:
     def captions(self, split: str, limit: int) -> Iterator[str]:
         return iter(NAMES[:limit])
 
-    def keys(self, split: str, positions: Sequence[int], seed: int) -> list[str]:
+    def keys(self, split: str, positions: Sequence[int], size: int, *, seed: int = 0) -> list[str]:
         return [str(i) for i in positions]
 
 
@@ -163,7 +165,7 @@ def test_directions_and_classes() -> None:
 def test_scores_of_a_model_that_learnt_its_pairs(tmp_path: Path) -> None:
     source = Pairs()
     task = made(source, mean=(0.5,), std=(0.25,))
-    batch = next(source.batches("train", 12, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False)))
+    batch = next(source.batches("train", 12, transform=task.transform(train=False)))
     before = task.eval().assess(source, tmp_path)
     optimizer = torch.optim.AdamW(task.parameters(), 3e-3)
     for i in range(60):

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from genlib import distributed, registry
 from genlib.config import DataConfig
-from genlib.data.augment import ImageAugmentation
 from genlib.data.source import open_source
+from genlib.data.transforms.augment import ImageAugmentation
 from genlib.functional.nt_xent import nt_xent
 from genlib.metrics.probe import linear_probe
 from genlib.models.representation.simclr import SimCLR, SimCLRConfig, ViewsTransform
@@ -141,7 +141,7 @@ def test_actions() -> None:
 def learn(task: SimCLR, source: DataSource, steps: int, batch_size: int = 128, seed: int = 0) -> SimCLR:
     optimizer = torch.optim.AdamW(task.train().parameters(), 6e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, steps)
-    batches = source.batches("train", batch_size, rank=0, world=1, seed=seed, start=0, transform=task.transform(train=True))
+    batches = source.batches("train", batch_size, seed=seed, transform=task.transform(train=True))
     for i, batch in enumerate(islice(batches, steps)):
         optimizer.zero_grad()
         task.loss("train", batch, Step(i, steps, seed))[0].mean().backward()

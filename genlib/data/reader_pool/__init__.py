@@ -1,0 +1,1 @@
+"""Reader processes: a pool that survives the death of any of them."""

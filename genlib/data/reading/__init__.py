@@ -1,0 +1,1 @@
+"""Reading: from sample numbers to batches of tensors."""

@@ -1,0 +1,1 @@
+"""Shards as one numbered set of samples: found, opened, written."""

@@ -1,0 +1,1 @@
+"""Decoded samples to batches of tensors."""
