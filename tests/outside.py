@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from genlib import random
 from genlib.config import DataConfig, TaskConfig, TrainConfig, tunable
-from genlib.data.vectors import VectorShape, VectorTransform
+from genlib.data.transforms.vectors import VectorShape, VectorTransform
+from genlib.ports import Sample, Seeds, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
@@ -42,6 +43,9 @@ class Cloud(Task):
         self.shape = shape
         self.net = nn.ParameterDict({"mean": torch.zeros(shape.size), "log_width": torch.full((shape.size,), config.width).log()})
 
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.shape.port_sizes(data)
+
     def transform(self, train: bool) -> VectorTransform:
         return VectorTransform(self.shape)
 
@@ -51,10 +55,10 @@ class Cloud(Task):
 
     @action
     @torch.no_grad()
-    def generate(self, *, seed: list[int]) -> Tensor:
-        """Samples (B, D), one of each seed."""
+    def generate(self, *, seed: Seeds) -> Sample:
+        """Images (B, C, H, W) in [0, 1], one of each seed."""
         z = random.normal(torch.tensor(seed), (self.shape.size,), seed=0, stream="cloud")
-        return self.net["mean"] + self.net["log_width"].exp() * z
+        return self.shape.image(self.net["mean"] + self.net["log_width"].exp() * z).clamp(0, 1)
 
 
 def cloud() -> Recipe:

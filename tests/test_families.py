@@ -58,7 +58,7 @@ def test_it_trains_goes_on_and_is_opened_and_served(tmp_path: Path) -> None:
     again = checkpoint.load_weights(trained(tmp_path / "whole"))
     assert all(torch.equal(again[name], value) for name, value in before.items())
     drawn = checkpoint.load_task(final).generate(seed=[3, 4])  # type: ignore[operator]
-    assert drawn.shape == (2, 64)
+    assert drawn.shape == (2, 1, 8, 8)
     runner = Runner.load(final, device="cpu")
     assert "generate" in runner.actions
     runner.close()

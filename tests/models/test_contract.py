@@ -116,7 +116,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 class Few:
     """A source with its first held-out samples alone: enough to see that a task is assessed, too few for what that says."""
 
-    def __init__(self, source: ShardSource, samples: int = 96) -> None:
+    def __init__(self, source: ShardSource, samples: int = 64) -> None:
         self.source, self.samples = source, samples
 
     def __getattr__(self, name: str) -> Any:
