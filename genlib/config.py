@@ -139,7 +139,7 @@ class OptimConfig(Config):
     momentum: float = limited(0.0, at_least=0, below=1)
     """Momentum of SGD and RMSprop."""
     weight_decay: float = limited(0.0, at_least=0)
-    """Decay, on weights of two or more dimensions only unless the task says otherwise (`Task.decays`)."""
+    """Decay, on weights of two or more dimensions only."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """Shape of the learning rate after warm-up."""
     warmup_steps: int = limited(0, at_least=0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, ClassVar, Literal, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
+from genlib.companions import Companions
 from genlib.types import Action, Batch, DataSource, Metrics, Step, Transform
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,6 +58,8 @@ class Task(nn.Module):
     """Why ZeRO-3 cannot train this task, in a sentence; empty where it can."""
     objective: tuple[str, Literal["min", "max"]] = ("loss", "min")
     """The value of `evaluate` by which a search ranks trials, and whether less or more of it is better."""
+    companions: ClassVar[Companions] = Companions()
+    """What the family has beside its training, by name: see `genlib.companions`."""
     frozen: bool = False
     """Whether this is the trained task of an earlier stage inside another one: see `freeze`."""
 
@@ -105,7 +107,7 @@ class Task(nn.Module):
         loss, metrics = self.loss(self.phases[0].name, batch, Step(0, 1))
         return {"loss": loss, **metrics}
 
-    def diagnose(self, values: Mapping[str, float]) -> str:
+    def divergence_reason(self, values: Mapping[str, float]) -> str:
         """Why it is no use to train on, in a sentence, from the values of one evaluation by `evaluate`'s names; empty where it is.
 
         A run prints it; a search stops the trial.
@@ -121,29 +123,6 @@ class Task(nn.Module):
 
         Called on every rank; what it sets must depend on the source and the torch seed alone and live in the state dict.
         """
-
-    def adopt(self, folder: Path) -> None:
-        """Takes the weights of a local folder in the field's format, safetensors only. ValueError in one sentence where it is of something else."""
-        raise ValueError(f"{folder} is no run or checkpoint of ours, and {type(self).__name__} reads no other format; train it, or name a run")
-
-    def example(self, size: int) -> Batch:
-        """A made-up batch of `size` rows, of the shapes that `loss` gets, encoded: what plans and counts are made with."""
-        raise NotImplementedError(f"{type(self).__name__} gives no example batch")
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        """Final scores over the held-out split, and pictures that show them in `folder`; one process, eval mode."""
-        return {}
-
-    def export(self, folder: Path) -> None:
-        """Writes the formats that the rest of the field loads into `folder`."""
-
-    def flops_per_sample(self) -> float | None:
-        """Floating-point operations of one training step per sample (forward and backward), for MFU; None is not known."""
-        return None
-
-    def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay applies: not to gains, biases and temperatures."""
-        return parameter.dim() >= 2
 
     def player(self, name: str) -> nn.Module:
         """The sub-module of that name."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from genlib import companions
+from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine import strategy as strategies
 from genlib.engine.ema import Ema
@@ -23,8 +25,14 @@ from genlib.types import Batch, Metrics, Step
 WIDTH, SIDE, TOKENS, STEPS = 96, 16, 8, 3
 
 
+def example(task: Task, size: int) -> Batch:
+    return {"x": torch.randn(size, 4, SIDE, SIDE), "text": torch.randn(size, TOKENS, 64)}
+
+
 class UNet(Task):
     """A small diffusers U-Net with attention that predicts noise."""
+
+    companions = Companions(example="tests.peak:example")
 
     def __init__(self, width: int = WIDTH, checkpointing: bool = False) -> None:
         super().__init__()
@@ -36,10 +44,6 @@ class UNet(Task):
         )  # fmt: skip
         if checkpointing:
             self.net.enable_gradient_checkpointing()
-
-    def example(self, size: int) -> Batch:
-        x, text = torch.randn(size, 4, SIDE, SIDE), torch.randn(size, TOKENS, 64)
-        return {"x": x, "text": text, "weight": torch.ones(size), "position": torch.arange(size)}
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         time = torch.zeros(len(batch["x"]), device=batch["x"].device)
@@ -116,7 +120,7 @@ def _peak_of(task: Task, strategy: Strategy, ema: Ema | None, train: TrainConfig
 
 
 def _step(task: Task, strategy: Strategy, ema: Ema | None, train: TrainConfig, micro_batch: int, index: int) -> None:
-    batches = [{name: value.to(strategy.device) for name, value in UNet.example(task, micro_batch).items()} for _ in range(train.accumulation)]
+    batches = [{name: value.to(strategy.device) for name, value in companions.example(task, micro_batch).items()} for _ in range(train.accumulation)]
     strategy.run_phase(task.phases[0], batches, Step(index, STEPS))
     if ema:
         ema.update((index + 1) * micro_batch, micro_batch)

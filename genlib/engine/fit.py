@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from genlib import checkpoint, distributed
+from genlib import checkpoint, companions, distributed
 from genlib.checkpoint import Blueprint, DataState, Manifest
 from genlib.config import to_json
 from genlib.engine import strategy as strategies
@@ -25,6 +25,7 @@ from genlib.engine.resume import is_of_run, refuse_other_run
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
 from genlib.engine.strategy import Update, optim_of
+from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import refuse_missing_trackers
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, file_system
@@ -106,6 +107,7 @@ class Training:
         self.history = checkpoint.History(self.checkpoints, lambda manifest: is_of_run(manifest, recipe, stage, source.spec))
         self.skipped = self.skipped_in_a_row = self.failed_saves = 0
         self.seconds, self.trouble = 0.0, ""
+        self.flops_per_sample: float | None = None
 
     def run(self) -> Path:
         found = distributed.broadcast_object(self.history.newest() if distributed.rank() == 0 else None)
@@ -131,7 +133,7 @@ class Training:
             seconds_between=self.config.log_every_seconds,
             trackers=self.config.trackers,
             config=to_json(self.config),
-            flops_per_sample=self.task.flops_per_sample() if self.device.type == "cuda" else None,
+            flops_per_sample=self.flops_per_sample,
             kept=kept,
         )
         self.unwritten = lambda: self.report.waiting
@@ -171,7 +173,7 @@ class Training:
         if not folder.is_dir():
             raise ValueError(f"train.start_from is {str(folder)!r}, which is no folder that this worker sees; name a run or a checkpoint")
         self.task.prepare(self.source)
-        self.task.adopt(folder)
+        companions.load_pretrained(self.task, folder)
 
     def start(self, folder: Path, manifest: Manifest) -> int:
         """From a checkpoint: weights before the strategy shards them, optimizer state after."""
@@ -192,9 +194,18 @@ class Training:
             self.stage, self.task, self.blueprint, self.source, self.device, first=first, folder=self.folder, ahead=self.encode_ahead
         )
         self.shapes = {name: p.shape for name, p in self.task.named_parameters()}  # ZeRO-3 leaves none
+        if self.device.type == "cuda":
+            self.flops_per_sample = self.counted_flops()  # before ZeRO-3 takes the weights apart
         self.strategy = strategies.choose(self.config.strategy, self.device)
         self.strategy.setup(self.task, self.config)
         self.ema = Ema(self.strategy, self.config.ema_halflife_samples, self.config.ema_rampup) if self.config.ema_halflife_samples else None
+
+    def counted_flops(self) -> float | None:
+        """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted."""
+        try:
+            return flops_per_sample(FakeTask.of(self.task), max(1, self.micro_batch // distributed.world_size()), self.config.precision)
+        except ValueError:
+            return None
 
     def batches(self, first: int) -> Iterator[Batch]:
         """This rank's micro-batches from step `first` on."""
@@ -231,7 +242,7 @@ class Training:
     def evaluate(self, done: int) -> dict[str, float]:
         """Scores of the held-out samples; says what is wrong with them when it first is."""
         values = evaluate(self.task, self.strategy, self.source, self.config)
-        trouble = self.task.diagnose({name.removeprefix("val/"): value for name, value in values.items()})
+        trouble = self.task.divergence_reason({name.removeprefix("val/"): value for name, value in values.items()})
         if trouble and trouble != self.trouble and distributed.rank() == 0:
             print(f"step {done}: {trouble}", flush=True)
         self.trouble = trouble

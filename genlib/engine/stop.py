@@ -10,7 +10,6 @@ import torch
 
 from genlib import distributed
 
-
 _MOST_STEPS = 64
 """Between votes: steps may become slow, and who asks does not wait for ever."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genlib import companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.single import SingleDevice
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
@@ -47,7 +48,7 @@ def made() -> SDXL:
 
 
 def batch_of(task: SDXL) -> Batch:
-    example = task.example(BATCH)
+    example = companions.example(task, BATCH)
     return {name: torch.randn_like(value) if name in ("text", "pooled", "latent_mean") else value for name, value in example.items()}
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.plan import WAYS, Outlook, Way, outlook
-from genlib.engine.trace import FakeTask
+from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
 from tests.peak import UNet, config, write_peak
@@ -19,15 +20,18 @@ from tests.processes import run_ranks
 MICRO_BATCH = 8
 
 
+def example(task: Task, size: int) -> Batch:
+    return {"x": torch.zeros(size, 128)}
+
+
 class Line(Task):
     """One weight (64, 128): everything about it can be counted by hand."""
+
+    companions = Companions(example="tests.engine.test_plan:example")
 
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Linear(128, 64, bias=False)
-
-    def example(self, size: int) -> Batch:
-        return {"x": torch.zeros(size, 128), "weight": torch.ones(size), "position": torch.arange(size)}
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         return self.net(batch["x"]).square().sum(1), {}
@@ -92,6 +96,8 @@ def test_checkpointing_is_seen() -> None:
     plain, saving = (outlook(FakeTask(lambda saved=saved: UNet(checkpointing=saved)), config(Way("single")), 8) for saved in (False, True))
     assert saving.at(Way("single"), 1, 8).parts["activations"] < 0.6 * plain.at(Way("single"), 1, 8).parts["activations"]
     assert 1.1 < saving.flops_per_sample() / plain.flops_per_sample() < 1.5
+    counts = [flops_per_sample(FakeTask(lambda saved=saved: UNet(checkpointing=saved)), MICRO_BATCH, "fp32") for saved in (False, True)]
+    assert counts[0] == counts[1] == plain.flops_per_sample()
 
 
 def measured(tmp_path: Path, way: Way, world: int, train: TrainConfig, checkpointing: bool = False) -> int:

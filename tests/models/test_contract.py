@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, companions, registry
 from genlib.config import OptimConfig, from_json, to_json
 from genlib.engine import strategy as strategies
 from genlib.engine.encoding import encoded
@@ -260,7 +260,7 @@ def test_held_out_samples_have_the_score_that_a_search_ranks_by(runs: Runs, labe
     name, mode = task.objective
     assert values[name].float().mean().isfinite()
     assert mode in ("min", "max")
-    assert isinstance(task.diagnose({name: value.float().mean().item() for name, value in values.items()}), str)
+    assert isinstance(task.divergence_reason({name: value.float().mean().item() for name, value in values.items()}), str)
 
 
 @every_stage
@@ -271,6 +271,6 @@ def test_loaded_task_gives_the_same_output_and_exports(runs: Runs, label: str, t
     for phase in one.phases:
         a, b = (task.loss(phase.name, batch, Step(0, 1))[0] for task in (one, two))
         assert torch.equal(a, b)
-    scores = one.assess(source_of(STAGES[label].stage), tmp_path)
+    scores = companions.assess(one, source_of(STAGES[label].stage), tmp_path)
     assert all(isinstance(value, float) for value in scores.values())
-    one.export(tmp_path / "export")
+    companions.export(one, tmp_path / "export")

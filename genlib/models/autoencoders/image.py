@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from genlib import random
+from genlib.companions import Companions
 from genlib.data.transforms import PlainTransform
 from genlib.functional.adversarial import adaptive_weight, handed_on, hinge_discriminator, hinge_generator, last_layer_gradient
 from genlib.functional.perceptual import feature_distance, psnr_db
-from genlib.models.autoencoders import image_files
 from genlib.models.autoencoders.image_config import ImageAutoencoderConfig
 from genlib.nn.patch_discriminator import PatchDiscriminator
 from genlib.nn.vgg import VGG16
@@ -39,6 +39,12 @@ class ImageAutoencoder(Task):
     """Base of the tasks; they say how an image becomes latents and what keeps these in shape. Images are in [-1, 1] but in batches and actions."""
 
     objective = ("psnr_db", "max")
+    companions = Companions(
+        assess="genlib.models.autoencoders.image_files:assess",
+        export="genlib.models.autoencoders.image_files:export",
+        load_pretrained="genlib.models.autoencoders.image_files:load_pretrained",
+        example="genlib.models.autoencoders.image:example",
+    )
     scale: Tensor
     """(1,): (latent - shift) * scale has unit standard deviation; 0 is not yet measured."""
     shift: Tensor
@@ -184,24 +190,7 @@ class ImageAutoencoder(Task):
         mean, std = self.encode_image(image)
         return mean + std * random.normal(position, tuple(mean.shape[1:]), seed=seed, stream="posterior")
 
-    def flops_per_sample(self) -> float:
-        """Convolutions and products of the autoencoder, forward once and backward twice as much; without discriminator and feature network."""
-        from torch.utils.flop_counter import FlopCounterMode
 
-        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            net: Any = self.config.network(self.data.channels)
-            net(torch.empty(1, self.data.channels, self.image_size, self.image_size))
-        return 3.0 * counter.get_total_flops()
-
-    def example(self, size: int) -> Batch:
-        side = self.image_size
-        return {"image": torch.rand(size, self.data.channels, side, side), "position": torch.arange(size), "weight": torch.ones(size)}
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return image_files.assess(self, source, folder)
-
-    def export(self, folder: Path) -> None:
-        image_files.export(self, folder)
-
-    def adopt(self, folder: Path) -> None:
-        image_files.adopt(self, folder)
+def example(task: ImageAutoencoder, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"image": torch.rand(size, task.data.channels, task.image_size, task.image_size)}

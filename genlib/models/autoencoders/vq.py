@@ -7,8 +7,7 @@ been replaced. Codes move to the latents, and latents commit to their codes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +47,7 @@ class AutoencoderVQConfig(ImageAutoencoderConfig):
 class AutoencoderVQTask(ImageAutoencoder):
     """The task: images in, codes in between, images out."""
 
+    companions = replace(ImageAutoencoder.companions, assess="genlib.models.autoencoders.vq_assess:assess")
     config: AutoencoderVQConfig
 
     def prepare(self, source: DataSource) -> None:
@@ -98,17 +98,6 @@ class AutoencoderVQTask(ImageAutoencoder):
         """Images (B, C, h * factor, w * factor) in [0, 1] of codes (B, h, w) int64."""
         table = self.model.quantize.embedding(codes.to(self.device)).movedim(-1, 1)
         return (self.model.decode(table, force_not_quantize=True).sample.float() / 2 + 0.5).clamp(0, 1)
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        """As every image autoencoder's; and which share of the codes held-out images use, and how evenly (perplexity)."""
-        scores, counts = super().assess(source, folder), torch.zeros(self.config.codes)
-        batches = source.batches("validation", self.chunk_samples, rank=0, world=1, seed=0, start=0, transform=self.transform(train=False))
-        for _, batch in zip(range(1024 // self.chunk_samples), batches, strict=False):
-            counts += usage(self.encode_codes(image=batch["image"][batch["weight"] > 0]), self.config.codes).cpu()
-        if not scores:
-            return {}
-        name = source.spec.validation_name
-        return {**scores, f"{name}/codes_used": (counts > 0).float().mean().item(), f"{name}/perplexity": evenness(counts).item()}
 
     def evaluate(self, batch: Batch) -> Metrics:
         return super().evaluate(batch) | {"perplexity": perplexity(self.encode_codes(image=batch["image"]), self.config.codes)}

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from genlib.companions import Companions
 from genlib.config import DataConfig, TaskConfig, TrainConfig
 from genlib.functional.inpainting import extend, inpaint
 from genlib.functional.samplers import trailing
 from genlib.models.diffusion.ddpm import SHORT, SMALL, DDPMConfig, PixelDiffusion, ddpm_unconditional, smoke
-from genlib.models.diffusion.inpainting_assess import assess_filling
 from genlib.models.diffusion.masks import random_masks
 from genlib.models.diffusion.pixels import PixelTransform, PixelUNet
 from genlib.models.diffusion.process import DiscreteConfig, Network, SeededNoise
 from genlib.models.diffusion.sampling import SamplerName
 from genlib.recipe import Recipe, Stage
 from genlib.task import Phase, Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+from genlib.types import Batch, DataSpec, Metrics, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +38,8 @@ class InpaintingConfig(DDPMConfig):
 
 class Inpainting(PixelDiffusion):
     """The task: pictures in, holed on the way; a filler out."""
+
+    companions = replace(PixelDiffusion.companions, assess="genlib.models.diffusion.inpainting_assess:assess")
 
     def __init__(self, config: InpaintingConfig, data: DataSpec) -> None:
         super().__init__(config, data, more_channels=data.channels + 1)
@@ -80,9 +81,6 @@ class Inpainting(PixelDiffusion):
         """Images (B, C, h, w) in [0, 1] continued to the model's size; `top` and `left` are shares of the new room above and to the left."""
         image, mask = canvas(self, image, top, left)
         return self.inpaint(image=image, mask=mask, seed=seed, steps=steps, sampler=sampler)
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return {**super().assess(source, folder), **assess_filling(self, source, folder)}
 
 
 def checked(task: PixelDiffusion, image: Tensor, mask: Tensor, seed: list[int]) -> tuple[Tensor, Tensor]:
@@ -128,6 +126,7 @@ class Resampling(Task):
     """The task: nothing to learn, pictures to fill."""
 
     phases: tuple[Phase, ...] = ()
+    companions = Companions(assess="genlib.models.diffusion.inpainting_assess:assess_filling")
 
     def __init__(self, model: PixelDiffusion) -> None:
         super().__init__()
@@ -158,9 +157,6 @@ class Resampling(Task):
         """Images (B, C, h, w) in [0, 1] continued to the model's size; `top` and `left` are shares of the new room above and to the left."""
         image, mask = canvas(self.model, image, top, left)
         return self.inpaint(image=image, mask=mask, seed=seed, steps=steps, jump=jump, passes=passes)
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return assess_filling(self, source, folder)
 
 
 def inpainting() -> Recipe:

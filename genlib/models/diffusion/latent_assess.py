@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from genlib.models.diffusion.latent import LatentTask
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.diffusion.latent import LatentTask
 
 MOST_SAMPLES = 1024
 """Held-out samples on which the loss is taken, from the first."""

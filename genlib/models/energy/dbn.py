@@ -10,20 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
 from genlib.data.vectors import VectorShape, VectorTransform
 from genlib.functional.gibbs import Draw
-from genlib.models.energy import dbn_assess
 from genlib.models.energy.rbm import RBM, ContrastiveTask, RBMConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+from genlib.types import Batch, DataSpec, Metrics, Step
 
 _FIRST_WEIGHTS = 0.1
 """Standard deviation of first weights: codes of a layer below differ less than samples, so that smaller ones take long to part."""
@@ -46,6 +45,8 @@ class StackedRBMConfig(RBMConfig):
 class StackedRBM(RBM):
     """The task; with what is below it, a generative deep belief network."""
 
+    companions = replace(RBM.companions, example="genlib.models.energy.dbn:example_of_stacked")
+
     def __init__(self, config: StackedRBMConfig, below: ContrastiveTask) -> None:
         super().__init__(config, below.shape, visible=below.config.hidden)
         self.below = below
@@ -65,8 +66,10 @@ class StackedRBM(RBM):
         lower = Draw(draw.position, draw.seed, draw.stream + "below ")
         return self.below.decoded(lower.coins(v, "hidden"), lower)
 
-    def example(self, size: int) -> Batch:
-        return {"code": torch.rand(size, self.below.config.hidden), "position": torch.arange(size), "weight": torch.ones(size)}
+
+def example_of_stacked(task: StackedRBM, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"code": torch.rand(size, task.below.config.hidden)}
 
 
 def stack_of(top: ContrastiveTask) -> list[ContrastiveTask]:
@@ -110,6 +113,7 @@ class DBN(Task):
     """The task: samples and labels in, a classifier out; `top`, which stays as it is, draws samples."""
 
     objective = ("error", "min")
+    companions = Companions(assess="genlib.models.energy.dbn_assess:assess", example="genlib.models.energy.dbn:example")
     net: nn.Sequential
 
     def __init__(self, config: DBNConfig, data: DataSpec, top: ContrastiveTask | None) -> None:
@@ -138,14 +142,6 @@ class DBN(Task):
         logits = self.logits(batch["x"])
         return F.cross_entropy(logits, batch["label"], reduction="none"), {"error": (logits.argmax(1) != batch["label"]).float()}
 
-    def example(self, size: int) -> Batch:
-        label = torch.arange(size) % len(self.data.class_names)
-        return {"x": torch.rand(size, self.shape.size), "label": label, "position": torch.arange(size), "weight": torch.ones(size)}
-
-    def flops_per_sample(self) -> float:
-        """Matrix products, forward once and backward twice as much."""
-        return 6.0 * sum(p.numel() for p in self.net.parameters() if p.dim() == 2)
-
     @action
     @torch.no_grad()
     def embed(self, *, image: Tensor) -> Tensor:
@@ -165,8 +161,10 @@ class DBN(Task):
             raise ValueError("this network was trained from random weights, without a stack of RBMs, and cannot draw; take the recipe dbn")
         return self.top.generate(seed=seed, steps=steps)
 
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return dbn_assess.assess(self, source, folder)
+
+def example(task: DBN, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"x": torch.rand(size, task.shape.size), "label": torch.arange(size) % len(task.data.class_names)}
 
 
 def sigmoid_network(sizes: list[int], gain: float) -> nn.Sequential:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
+from genlib.models.energy.dbn import DBN
 from genlib.models.energy.rbm_assess import arrays, held_out, save_dreams, save_filters
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.energy.dbn import DBN
 
 _SHOWN, _DREAMS = 24, 48
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from genlib import distributed
+from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.vectors import VectorShape, VectorTransform
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, Gradient, Machine
-from genlib.models.energy import rbm_assess
 from genlib.models.energy.machine import MachineConfig, MachineTask
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, learning_rule
@@ -48,6 +47,8 @@ class RBMConfig(MachineConfig):
 
 class ContrastiveTask(MachineTask):
     """Base of the tasks: contrastive divergence for visible units of any kind."""
+
+    companions = Companions(assess="genlib.models.energy.rbm_assess:assess", example="genlib.models.energy.rbm:example")
 
     def drawn(self, v: Tensor, draw: Draw) -> Tensor:
         """A state of the visible units, given their means (B, V)."""
@@ -140,15 +141,10 @@ class ContrastiveTask(MachineTask):
         error = (machine.visible_mean(machine.hidden_chance(v)) - v).square().mean(1)
         return {"loss": self.misfit(machine, self.drawn(v, draw), draw, _UNITS_HELD_OUT), "reconstruction": error}
 
-    def example(self, size: int) -> Batch:
-        return {"x": torch.rand(size, self.shape.size), "position": torch.arange(size), "weight": torch.ones(size)}
 
-    def flops_per_sample(self) -> float:
-        """Matrix products: up from the data, two a Gibbs step, two for the rule."""
-        return 2.0 * self.net.weight.numel() * (3 + 2 * self.config.gibbs_steps)
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return rbm_assess.assess(self, source, folder)
+def example(task: ContrastiveTask, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"x": torch.rand(size, task.shape.size)}
 
 
 class RBM(ContrastiveTask):

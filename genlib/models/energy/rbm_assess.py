@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,12 +10,10 @@ from torch import Tensor
 from genlib.charts import COLORS, chart
 from genlib.functional.gibbs import Bernoulli, Draw
 from genlib.functional.partition import MOST_ENUMERATED, annealed_log_partition, enumerated_units, log_partition
+from genlib.models.energy.rbm import ContrastiveTask
 from genlib.pictures import save_contact_sheet
 from genlib.task import Task
 from genlib.types import Batch, DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.energy.rbm import ContrastiveTask
 
 MOST_SAMPLES = 10_000
 """Held-out samples that scores are means over, from the first."""

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, companions, registry
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from genlib.engine import strategy as strategies
@@ -74,7 +74,7 @@ def test_what_the_encoder_sees_is_of_the_position_alone() -> None:
 
 def test_the_loss_is_against_the_clean_sample() -> None:
     task = made(replace(SMALL, noise=0.3))
-    batch = task.example(5)
+    batch = companions.example(task, 5)
     seen = task.corrupted(batch["x"], batch["position"], 3)
     expected = (task.net(seen) - batch["x"]).square().mean(1)
     torch.testing.assert_close(task.loss("train", batch, Step(0, 1, 3))[0], expected)
@@ -144,14 +144,14 @@ def test_two_numbers_are_enough_for_a_curved_surface_but_two_principal_component
 def test_assess_draws_and_scores(tmp_path: Path) -> None:
     source = open_source(DataConfig(train="digits"))
     for noise in (0.0, 0.3):
-        scores = made(replace(SMALL, noise=noise), source.spec).assess(source, tmp_path)
+        scores = companions.assess(made(replace(SMALL, noise=noise), source.spec), source, tmp_path)
         assert {"validation/loss", "validation/psnr_db", "validation/trustworthiness", "validation/neighbour_precision"} <= set(scores)
         assert ("validation/gain_db" in scores) == bool(noise)
         for name in ("reconstructions", "neighbours", "codes"):
             with Image.open(tmp_path / f"{name}.png") as sheet:
                 assert sheet.width > 400
     points = open_source(DataConfig(train="rings2d"))
-    scores = made(AutoencoderConfig(latent_dim=2, widths=(16,)), points.spec).assess(points, tmp_path / "points")
+    scores = companions.assess(made(AutoencoderConfig(latent_dim=2, widths=(16,)), points.spec), points, tmp_path / "points")
     assert "validation/psnr_db" not in scores
     assert [path.name for path in (tmp_path / "points").iterdir()] == ["codes.png"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genlib import registry
+from genlib import companions, registry
 from genlib.data.vectors import VectorShape
 from genlib.models.energy.dbn import DBN, DBNConfig, StackedRBM, StackedRBMConfig, sigmoid_network, stack_of
 from genlib.models.energy.rbm import RBM, RBMConfig
@@ -189,7 +189,7 @@ def test_scores_and_pictures(small: RBM, tmp_path: Path) -> None:
     from genlib.config import DataConfig
     from genlib.data.source import open_source
 
-    scores = built(small).eval().assess(open_source(DataConfig(train="digits")), tmp_path)
+    scores = companions.assess(built(small).eval(), open_source(DataConfig(train="digits")), tmp_path)
     assert set(scores) == {"validation/error", "validation/cross_entropy"}
     assert 0 <= scores["validation/error"] <= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["filters.png", "guesses.png", "samples.png"]

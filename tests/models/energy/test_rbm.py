@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from genlib import companions
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.source import open_source
 from genlib.data.vectors import VectorShape
@@ -294,7 +295,7 @@ def test_scores_and_pictures(tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = RBMConfig(hidden=12).build(source.spec, {})
     task.prepare(source)
-    scores = task.eval().assess(source, tmp_path)
+    scores = companions.assess(task.eval(), source, tmp_path)
     assert scores["validation/log_partition_error"] == 0  # 2**12 states are added up
     assert scores["validation/log_likelihood"] == pytest.approx(-scores["validation/loss"], abs=1.5)  # without weights units are independent
     assert abs(scores["validation/auroc_noise"] - 0.5) < 0.1

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genlib import checkpoint, distributed
+from genlib import checkpoint, companions, distributed
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from genlib.engine import strategy as strategies
@@ -175,13 +175,13 @@ def test_a_checkpoint_clusters_classifies_and_draws(tmp_path: Path) -> None:
     assert torch.equal(task.reconstruct(image=image), task.decode(code=places))
     assert task.assign(image=torch.rand(2, 1, 20, 12)).shape == (2,)
     assert (task.classify(image=image).argmax(1) == batch["label"]).float().mean() > 0.5
-    scores = task.assess(source, tmp_path)
+    scores = companions.assess(task, source, tmp_path)
     assert set(scores) == {f"validation/{name}" for name in ("quantisation", "topographic", "distortion", "accuracy")}
     for name in ("map", "planes", "prototypes"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 200
             assert len(set(picture.convert("RGB").resize((64, 64)).getdata())) > 50
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     assert np.array_equal(np.load(tmp_path / "prototypes.npy").reshape(task.grid.units, -1), task.prototypes.detach().numpy())
 
 
@@ -194,7 +194,7 @@ def test_points_of_the_plane_are_drawn_with_the_net_or_the_tour(grid: str, score
         def batches(self, split: str, *args, **options):
             return iter(()) if split != "train" else super().batches(split, *args, **options)
 
-    assert set(task.assess(WithoutValidation(x), tmp_path)) == scores
+    assert set(companions.assess(task, WithoutValidation(x), tmp_path)) == scores
     assert {path.name for path in tmp_path.iterdir()} == {"map.png", "planes.png", "net.png"}
 
 
