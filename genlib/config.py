@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -278,9 +278,18 @@ class DataConfig(Config):
 class TaskConfig(Config):
     """Base of every family's configuration."""
 
+    roles: ClassVar[tuple[str, ...]] = ()
+    """Roles of the upstream tasks that its task needs; a stage names a stage for each in its `needs`."""
+
     def refuse_data(self, data: DataSpec) -> None:
         """ValueError saying which data would do, where the task cannot learn from such; asked of every stage before the first one trains."""
 
+    def check_roles(self, given: Collection[str]) -> None:
+        """ValueError where a role that the task needs is not among those."""
+        for role in self.roles:
+            if role not in given:
+                raise ValueError(f"{type(self).__name__} needs a stage for the role {role!r}; it was given {', '.join(given) or 'none'}")
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Task:
-        """Makes the task for such data; `upstream` holds frozen tasks of the stages it needs, by role."""
+        """Makes the task for such data; `upstream` has the trained tasks of the stages it needs, by role."""
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar, overload
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from genlib.companions import Companions
 from genlib.types import Action, Batch, DataSource, Metrics, Step, Transform
+from genlib.upstream import Upstream, add_state, take_state
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,22 +61,21 @@ class Task(nn.Module):
     """The value of `evaluate` by which a search ranks trials, and whether less or more of it is better."""
     companions: ClassVar[Companions] = Companions()
     """What the family has beside its training, by name: see `genlib.companions`."""
-    frozen: bool = False
-    """Whether this is the trained task of an earlier stage inside another one: see `freeze`."""
+    upstream_prefix: ClassVar[str] = ""
+    """What stands before the roles of upstream tasks in the names of the state dict."""
+    upstream: Upstream
+    """The frozen tasks of earlier stages that it holds, by role."""
 
-    def train(self, mode: bool = True) -> Self:
-        """Train or eval mode; what is frozen stays in eval mode."""
-        return super().train(mode and not self.frozen)
+    def __init__(self, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__()
+        self.upstream = Upstream(upstream or {})
+        self.register_state_dict_post_hook(add_state)
+        self.register_load_state_dict_pre_hook(take_state)
 
-    def named_modules(
-        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Generator[tuple[str, nn.Module], None, None]:
-        """As of any module; but what is frozen shows none of its modules and weights to those that hold it, only its state.
-
-        So no strategy shards or synchronises it: it is whole on every rank and may encode outside of a strategy's passes.
-        """
-        if not self.frozen or memo is None:
-            yield from super().named_modules(memo, prefix, remove_duplicate)
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As of any module, together with its upstream tasks."""
+        self.upstream.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """The loss of each sample (B,), or a scalar that is a mean already; and values to log.
@@ -140,8 +140,8 @@ class Task(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the first weight lives."""
-        first = next(self.parameters(), None)
+        """Where the first weight lives; of a task without any, that of its first upstream task."""
+        first = next((value for task in (self, *self.upstream.values()) for value in task.parameters()), None)
         return torch.device("cpu") if first is None else first.device
 
 
@@ -174,10 +174,3 @@ def learning_rule(*updates: tuple[nn.Parameter, Tensor]) -> Tensor:
     """
     parameters, gradients = zip(*updates, strict=True)
     return _LearningRule.apply(len(updates), *parameters, *gradients)  # type: ignore[return-value]
-
-
-def freeze(upstream: Mapping[str, Task]) -> None:
-    """Puts the tasks of earlier stages in eval mode without gradients, for good."""
-    for task in upstream.values():
-        task.frozen = True
-        task.eval().requires_grad_(False)

@@ -44,6 +44,7 @@ class Encoder:
         torch.set_num_threads(max(1, int(workers.cpus)))
         self.device = torch.device("cuda" if workers.gpus else "cpu")
         self.task = restored(work)._apply(lambda value: value if value.is_meta else value.to(self.device))
+        self.task.upstream.to(self.device)
         self.source, self.store = opened(work, kept)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

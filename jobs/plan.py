@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from genlib.engine.plan import PARTS, WAYS, Outlook, Way, outlook
 from genlib.engine.trace import FakeTask
 from genlib.recipe import Stage
-from genlib.task import Task, freeze
+from genlib.task import Task
 from genlib.types import DataSpec
 from jobs.command_line import Command, RunOptions
 
@@ -77,7 +77,6 @@ def built(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
     from genlib.nn.tokenizer import TextTokenizer, train_bpe
 
     upstream = {role: built(stages[name], stages, spec) for role, name in stage.needs.items()}
-    freeze(upstream)
     task = stage.task.build(spec, upstream)
     for module in task.modules():
         if isinstance(module, TextTokenizer) and not module.tokenizer:

@@ -29,7 +29,7 @@ def restore(module: nn.Module) -> None:
     """Undoes `divert`: what is diverted is part of a cycle, whose memory would go back only when Python looks for such."""
     for name in ("forward", "encode_texts", "pictures"):
         vars(module).pop(name, None)
-    for child in module.children():
+    for child in inner(module):
         restore(child)
 
 
@@ -39,7 +39,7 @@ def denoisers(module: nn.Module) -> Iterator[nn.Module]:
     if len(names) > 1 and names[1].startswith("time"):
         yield module
     else:
-        for child in module.children():  # unlike `modules`, it shows what frozen tasks hide
+        for child in inner(module):
             yield from denoisers(child)
 
 
@@ -47,8 +47,15 @@ def latent_tasks(module: nn.Module) -> Iterator[LatentTask]:
     """It and those in it."""
     if isinstance(module, LatentTask):
         yield module
-    for child in module.children():
+    for child in inner(module):
         yield from latent_tasks(child)
+
+
+def inner(module: nn.Module) -> Iterator[nn.Module]:
+    """Its children, and the upstream tasks of a task, which are none of them."""
+    yield from module.children()
+    if isinstance(module, Task):
+        yield from module.upstream.values()
 
 
 def _spread(task: LatentTask, merger: Merger) -> Callable[[Sequence[Tensor]], Batch]:

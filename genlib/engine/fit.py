@@ -29,7 +29,7 @@ from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import refuse_missing_trackers
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, file_system
-from genlib.task import Phase, Task, freeze
+from genlib.task import Phase, Task
 from genlib.types import Batch, DataSource, Step
 
 _MOST_FAILED_SAVES = 3
@@ -152,7 +152,6 @@ class Training:
         """The task with its initial weights, the same on every rank."""
         torch.manual_seed(self.config.seed)
         upstream = {role: checkpoint.load_task(path) for role, path in self.upstream.items()}
-        freeze(upstream)
         return self.stage.task.build(self.source.spec, upstream)
 
     def begin(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -49,19 +49,6 @@ def import_deepspeed(device: torch.device):
     return deepspeed
 
 
-@contextmanager
-def without_frozen(task: Task) -> Iterator[None]:
-    """Inside, the task has none of its upstream tasks, lest DeepSpeed hooks itself into them."""
-    held = [(parent, name, child) for parent in task.modules() for name, child in parent.named_children() if isinstance(child, Task) and child.frozen]
-    for parent, name, _ in held:
-        parent._modules[name] = None
-    try:
-        yield
-    finally:
-        for parent, name, child in held:
-            parent._modules[name] = child
-
-
 class Zero:
     """Strategy of ZeRO stage 1, 2 or 3."""
 
@@ -88,8 +75,7 @@ class Zero:
             optimizer = make_optimizer(groups[player], optim)
             door = Door(task, config.precision, self.device, compile=config.compile)
             settings = self.settings(player)
-            with without_frozen(task):
-                self.engines[player] = self.deepspeed.initialize(model=door, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+            self.engines[player] = self.deepspeed.initialize(model=door, optimizer=optimizer, config=settings, dist_init_required=False)[0]
             self.updates[player] = 0
 
     def settings(self, player: str) -> dict:

@@ -17,7 +17,7 @@ from genlib.config import OptimConfig, from_json, to_json
 from genlib.engine import strategy as strategies
 from genlib.engine.encoding import encoded
 from genlib.recipe import Stage
-from genlib.task import Task, freeze, weighted_mean
+from genlib.task import Task, weighted_mean
 from genlib.types import Batch, DataSpec, Step
 from tests.models.stages import CPU, source_of, train_stage
 from tests.processes import run_ranks
@@ -74,7 +74,6 @@ class Runs:
         """The task as it is before training, in train mode."""
         stage, upstream = STAGES[label].stage, self.upstream(label)
         tasks = {role: checkpoint.load_task(upstream[name]) for role, name in stage.needs.items()}
-        freeze(tasks)
         torch.manual_seed(0)
         source = source_of(stage)
         task = stage.task.build(source.spec, tasks)

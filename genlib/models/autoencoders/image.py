@@ -51,13 +51,13 @@ class ImageAutoencoder(Task):
     """(1,): the latents' mean, 0 where the config says not to centre."""
 
     def __init__(self, config: ImageAutoencoderConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
-        super().__init__()
+        super().__init__({role: task for role, task in upstream.items() if role == "perceptual"})
         self.config, self.data, self.image_size = config, data, config.side(data)
         self.factor, self.latent_channels = config.factor, config.latent_channels
         self.net = config.network(data.channels)
         self.register_buffer("scale", torch.zeros(1))
         self.register_buffer("shift", torch.zeros(1))
-        self.perceptual = upstream.get("perceptual") or (VGG16() if config.perceptual_file else None)
+        self.perceptual = VGG16() if config.perceptual_file and not self.upstream else None
         if config.discriminator.weight:
             self.discriminator = PatchDiscriminator(data.channels, config.discriminator.width, config.discriminator.layers)
             self.phases = (Phase(name="net", player="net"), Phase(name="discriminator", player="discriminator"))
@@ -83,7 +83,7 @@ class ImageAutoencoder(Task):
         return ImageTransform(self.image_size)
 
     def prepare(self, source: DataSource) -> None:
-        if isinstance(self.perceptual, VGG16):
+        if self.perceptual is not None:
             self.perceptual.load(Path(self.config.perceptual_file))
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
@@ -102,9 +102,9 @@ class ImageAutoencoder(Task):
         """Pixel distance, mean over pixels and channels, and the distance in features. (B, C, H, W) twice -> (B,)."""
         difference = made - image
         pixels = (difference.abs() if self.config.distance == "l1" else difference.square()).flatten(1).mean(1)
-        if self.perceptual is None or not self.config.perceptual_weight:
+        network: Any = self.upstream.get("perceptual", self.perceptual)
+        if network is None or not self.config.perceptual_weight:
             return pixels
-        network: Any = self.perceptual
         with torch.no_grad():
             real = network.feature_maps(image / 2 + 0.5)
         weights = network.channel_weights if isinstance(network, VGG16) else ()

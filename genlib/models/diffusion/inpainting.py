@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -115,6 +116,8 @@ def canvas(task: PixelDiffusion, image: Tensor, top: float, left: float) -> tupl
 class ResamplingConfig(TaskConfig):
     """Fills with a trained pixel diffusion, the stage it needs as `model`, without further training."""
 
+    roles: ClassVar[tuple[str, ...]] = ("model",)
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Resampling:
         model = upstream.get("model")
         if not isinstance(model, PixelDiffusion) or isinstance(model, Inpainting):
@@ -129,8 +132,14 @@ class Resampling(Task):
     companions = Companions(assess="genlib.models.diffusion.inpainting_assess:assess_filling")
 
     def __init__(self, model: PixelDiffusion) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__({"model": model})
+
+    @property
+    def model(self) -> PixelDiffusion:
+        """The frozen diffusion that fills."""
+        found = self.upstream["model"]
+        assert isinstance(found, PixelDiffusion)
+        return found
 
     def transform(self, train: bool) -> PixelTransform:
         return self.model.transform(train)

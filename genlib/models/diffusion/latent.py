@@ -47,7 +47,6 @@ class LatentConfig(TaskConfig):
     """Guidance of those pictures, and of `generate` where none is given; 1 is none."""
 
     roles: ClassVar[tuple[str, ...]] = ("autoencoder", "text")
-    """Roles of the upstream stages that it needs."""
 
     @property
     def cell(self) -> int:
@@ -63,9 +62,7 @@ class LatentConfig(TaskConfig):
     def refuse_unfit(self, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         """ValueError where the data or the upstream tasks cannot serve."""
         self.refuse_data(data)
-        for role in self.roles:
-            if role not in upstream:
-                raise ValueError(f"latent diffusion needs a stage for the role {role!r}; it was given {', '.join(upstream) or 'none'}")
+        self.check_roles(upstream)
         autoencoder = upstream["autoencoder"]
         if not isinstance(autoencoder, ImageAutoencoder):
             kind = type(autoencoder).__name__
@@ -100,12 +97,12 @@ class LatentTask(Task):
     """Base of the tasks: captioned images in, a text-conditional model of latents out. Frozen autoencoder and text encoders are part of its state."""
 
     companions = Companions(assess="genlib.models.diffusion.latent_assess:assess", example="genlib.models.diffusion.latent:example")
+    upstream_prefix = "frozen_tasks."
     config: LatentConfig
 
     def __init__(self, config: LatentConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
-        super().__init__()
+        super().__init__({role: upstream[role] for role in config.roles})
         self.config, self.data, self.size = config, data, config.image_size or data.image_size
-        self.frozen_tasks = torch.nn.ModuleDict({role: upstream[role] for role in config.roles})
         self.net = self.network(self.autoencoder.latent_channels, self.size // self.autoencoder.factor)
 
     def network(self, channels: int, side: int) -> Any:
@@ -143,14 +140,14 @@ class LatentTask(Task):
     @property
     def autoencoder(self) -> ImageAutoencoder:
         """The frozen autoencoder."""
-        found = self.frozen_tasks["autoencoder"]
+        found = self.upstream["autoencoder"]
         assert isinstance(found, ImageAutoencoder)
         return found
 
     @property
     def towers(self) -> list[TextTower]:
         """The frozen text encoders."""
-        return [text_tower(task) for role, task in self.frozen_tasks.items() if role.startswith("text") and isinstance(task, Task)]
+        return [text_tower(task) for role, task in self.upstream.items() if role.startswith("text")]
 
     def prepare(self, source: DataSource) -> None:
         if not self.autoencoder.scale.item():

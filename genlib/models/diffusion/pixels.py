@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,10 @@ class PixelTask(Task):
 
     companions = Companions(load_pretrained="genlib.models.diffusion.pixels:load_pretrained", example="genlib.models.diffusion.pixels:example")
 
-    def __init__(self, unet: PixelUNet, data: DataSpec, *, flip: bool, more_channels: int = 0, num_classes: int = 0) -> None:
-        super().__init__()
+    def __init__(
+        self, unet: PixelUNet, data: DataSpec, *, flip: bool, more_channels: int = 0, num_classes: int = 0, upstream: Mapping[str, Task] | None = None
+    ) -> None:
+        super().__init__(upstream)
         refuse_images(data)
         self.unet, self.data, self.flip, self.more_channels, self.num_classes = unet, data, flip, more_channels, num_classes
         self.net = self.made()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,8 +75,8 @@ class RectifiedFlow(PixelTask):
 
     companions = replace(PixelTask.companions, assess="genlib.models.diffusion.rectified_flow_assess:assess")
 
-    def __init__(self, config: RectifiedFlowConfig, data: DataSpec) -> None:
-        super().__init__(config.unet, data, flip=config.flip)
+    def __init__(self, config: RectifiedFlowConfig, data: DataSpec, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__(config.unet, data, flip=config.flip, upstream=upstream)
         self.config = config
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
@@ -105,6 +106,8 @@ class RectifiedFlow(PixelTask):
 class ReflowConfig(TaskConfig):
     """A straighter flow from a trained one, the stage it needs as `teacher`, whose network it starts as."""
 
+    roles: ClassVar[tuple[str, ...]] = ("teacher",)
+
     teacher_steps: int = limited(16, at_least=1)
     """Euler steps in which the teacher draws the picture of a noise."""
 
@@ -121,9 +124,16 @@ class Reflow(RectifiedFlow):
     companions = replace(RectifiedFlow.companions, example="genlib.models.diffusion.rectified_flow:example_of_reflow")
 
     def __init__(self, config: ReflowConfig, teacher: RectifiedFlow) -> None:
-        super().__init__(teacher.config, teacher.data)
-        self.teacher, self.teacher_steps = teacher, config.teacher_steps
+        super().__init__(teacher.config, teacher.data, upstream={"teacher": teacher})
+        self.teacher_steps = config.teacher_steps
         self.net.load_state_dict(teacher.net.state_dict())
+
+    @property
+    def teacher(self) -> RectifiedFlow:
+        """The frozen flow that is straightened."""
+        found = self.upstream["teacher"]
+        assert isinstance(found, RectifiedFlow)
+        return found
 
     def encode(self, batch: Batch) -> Batch:
         noise, image = self.pairs(batch["sample"], "reflow noise")

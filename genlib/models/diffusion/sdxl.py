@@ -107,7 +107,7 @@ class SDXLRefiner(LatentDiffusion):
     @property
     def base(self) -> SDXL:
         """The frozen base model."""
-        found = self.frozen_tasks["base"]
+        found = self.upstream["base"]
         assert isinstance(found, SDXL)
         return found
 

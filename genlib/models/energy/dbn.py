@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,8 @@ _FIRST_WEIGHTS = 0.1
 class StackedRBMConfig(RBMConfig):
     """An RBM whose visible units are the hidden ones of the stage `below`; it reads samples at that one's size."""
 
+    roles: ClassVar[tuple[str, ...]] = ("below",)
+
     def refuse_data(self, data: DataSpec) -> None:
         """The stage below says what it cannot learn from."""
 
@@ -48,8 +51,14 @@ class StackedRBM(RBM):
     companions = replace(RBM.companions, example="genlib.models.energy.dbn:example_of_stacked")
 
     def __init__(self, config: StackedRBMConfig, below: ContrastiveTask) -> None:
-        super().__init__(config, below.shape, visible=below.config.hidden)
-        self.below = below
+        super().__init__(config, below.shape, visible=below.config.hidden, upstream={"below": below})
+
+    @property
+    def below(self) -> ContrastiveTask:
+        """The frozen RBM whose hidden units are the visible ones here."""
+        found = self.upstream["below"]
+        assert isinstance(found, ContrastiveTask)
+        return found
 
     def encode(self, batch: Batch) -> Batch:
         return {"code": self.below.codes(batch["x"])}
@@ -117,8 +126,8 @@ class DBN(Task):
     net: nn.Sequential
 
     def __init__(self, config: DBNConfig, data: DataSpec, top: ContrastiveTask | None) -> None:
-        super().__init__()
-        self.config, self.data, self.top = config, data, top
+        super().__init__({"top": top} if top else {})
+        self.config, self.data = config, data
         self.shape = top.shape if top else VectorShape.of(data, config.image_size)
         stack = stack_of(top) if top else []
         sizes = [self.shape.size, *([rbm.config.hidden for rbm in stack] or config.layers), len(data.class_names)]
@@ -126,6 +135,13 @@ class DBN(Task):
         if config.from_stack:
             for layer, rbm in zip(list(self.net)[::2], stack, strict=False):
                 layer.load_state_dict({"weight": rbm.net.weight.T, "bias": rbm.net.hidden})
+
+    @property
+    def top(self) -> ContrastiveTask | None:
+        """The highest RBM of the frozen stack, where there is one."""
+        found = self.upstream.get("top")
+        assert found is None or isinstance(found, ContrastiveTask)
+        return found
 
     def transform(self, train: bool) -> VectorTransform:
         return VectorTransform(self.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -60,8 +61,8 @@ class MachineTask(Task):
     units: Units = gibbs.Bernoulli()
     net: Couplings
 
-    def __init__(self, config: MachineConfig, shape: VectorShape, visible: int) -> None:
-        super().__init__()
+    def __init__(self, config: MachineConfig, shape: VectorShape, visible: int, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__(upstream)
         self.config, self.shape = config, shape
         self.net = Couplings(visible, config)
 

@@ -152,8 +152,8 @@ class RBM(ContrastiveTask):
 
     config: RBMConfig
 
-    def __init__(self, config: RBMConfig, shape: VectorShape, visible: int = 0) -> None:
-        super().__init__(config, shape, visible or shape.size)
+    def __init__(self, config: RBMConfig, shape: VectorShape, visible: int = 0, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__(config, shape, visible or shape.size, upstream=upstream)
 
     def drawn(self, v: Tensor, draw: Draw) -> Tensor:
         return draw.coins(v, "pixels")

@@ -22,7 +22,6 @@ from genlib.models.autoencoders.kl import AutoencoderKLConfig, AutoencoderKLTask
 from genlib.models.representation.classifier import ClassifierConfig
 from genlib.nn.vgg import VGG16
 from genlib.recipe import Stage
-from genlib.task import freeze
 from genlib.types import DataSpec, Step
 from tests.models.autoencoders.images import Pictures
 from tests.processes import run_ranks
@@ -174,7 +173,6 @@ def test_adversarial_training_is_the_same_under_every_strategy(tmp_path: Path) -
 def test_distance_in_the_features_of_a_trained_network() -> None:
     torch.manual_seed(1)
     classifier = ClassifierConfig(width=8, layers=(1, 1)).build(DataSpec(channels=1, image_size=16, class_names=("a", "b")), {})
-    freeze({"perceptual": classifier})
     task, plain = made(replace(SMALL, perceptual_weight=2.0), perceptual=classifier), made()
     image = 2 * torch.rand(4, 3, 16, 16) - 1
     near = (image + 0.1 * torch.randn_like(image)).requires_grad_()

@@ -16,7 +16,6 @@ from genlib.models.diffusion.inpainting import Inpainting, InpaintingConfig, Res
 from genlib.models.diffusion.inpainting_assess import assess_filling, mean_filled, psnr
 from genlib.models.diffusion.masks import random_masks
 from genlib.models.diffusion.pixels import PixelUNet
-from genlib.task import freeze
 from genlib.types import DataSpec, Step
 
 SMALL = PixelUNet(widths=(16, 16), norm_groups=4)
@@ -31,7 +30,6 @@ def fillers() -> list[Inpainting | Resampling]:
     tasks: list[Inpainting | Resampling] = [Inpainting(InpaintingConfig(unet=SMALL), DATA)]
     for config in (DDPMConfig(unet=SMALL), ClassDDPMConfig(unet=SMALL)):
         upstream = {"model": config.build(DATA, {})}
-        freeze(upstream)
         tasks.append(ResamplingConfig().build(DATA, upstream))
     for task in tasks:
         for p in task.parameters():

@@ -13,7 +13,6 @@ from genlib import companions, registry
 from genlib.data.vectors import VectorShape
 from genlib.models.energy.dbn import DBN, DBNConfig, StackedRBM, StackedRBMConfig, sigmoid_network, stack_of
 from genlib.models.energy.rbm import RBM, RBMConfig
-from genlib.task import freeze
 from genlib.types import DataSpec
 from tests.models.energy.learning import digits, start, train, trained_rbm
 
@@ -27,12 +26,10 @@ def stacked(x: Tensor, *, layers: int, steps: int, seed: int) -> RBM:
     top = trained_rbm(RBMConfig(**SETTINGS), x, steps=steps, learning_rate=0.2, seed=seed)
     top.shape = VectorShape((1, 8, 8))
     for _ in range(layers - 1):
-        freeze({"below": top})
         torch.manual_seed(seed)
         top = StackedRBMConfig(**SETTINGS).build(SPEC, {"below": top})
         start(top, x)
         train(top, torch.optim.SGD(top.net.parameters(), 0.2, momentum=0.5), x, steps=steps, seed=seed)
-    freeze({"top": top})
     return top
 
 
