@@ -26,6 +26,14 @@ class Phase:
     """Attribute of the task: the sub-module whose weights this phase updates."""
     every: int = 1
     """Runs at steps whose index it divides."""
+    start: int = 0
+    """Index of the first step at which it runs; until then its player and the player's optimizer stay as they are."""
+    loss_weight: float = 1.0
+    """Factor of its loss in the gradient; what is logged stays without it. A phase of every k-th step that stands for all has k."""
+
+    def due(self, index: int) -> bool:
+        """Whether it runs at the step of that index."""
+        return index >= self.start and index % self.every == 0
 
 
 @overload
@@ -61,6 +69,8 @@ class Task(nn.Module):
     """The value of `evaluate` by which a search ranks trials, and whether less or more of it is better."""
     companions: ClassVar[Companions] = Companions()
     """What the family has beside its training, by name: see `genlib.companions`."""
+    averaged: tuple[str, ...] | None = None
+    """Players whose weights the run's moving average follows; None is all. It has the others as they are."""
     upstream_prefix: ClassVar[str] = ""
     """What stands before the roles of upstream tasks in the names of the state dict."""
     upstream: Upstream

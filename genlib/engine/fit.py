@@ -197,7 +197,11 @@ class Training:
             self.flops_per_sample = self.counted_flops()  # before ZeRO-3 takes the weights apart
         self.strategy = strategies.choose(self.config.strategy, self.device)
         self.strategy.setup(self.task, self.config)
-        self.ema = Ema(self.strategy, self.config.ema_halflife_samples, self.config.ema_rampup) if self.config.ema_halflife_samples else None
+        self.ema = (
+            Ema(self.strategy, self.config.ema_halflife_samples, self.config.ema_rampup, self.task.averaged)
+            if self.config.ema_halflife_samples
+            else None
+        )
 
     def counted_flops(self) -> float | None:
         """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted."""
@@ -252,7 +256,7 @@ class Training:
         """All due phases, then what moves without gradient."""
         values: dict = {}
         for number, phase in enumerate(self.task.phases):
-            if step.index % phase.every:
+            if not phase.due(step.index):
                 continue
             # Dropout and the like are a function of (seed, step, phase, rank): nothing to save, nothing to restore.
             seed_generators(((self.config.seed * 1_000_003 + step.index) * 97 + number) * 65_537 + distributed.rank(), self.device)

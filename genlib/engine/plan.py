@@ -50,7 +50,8 @@ class Model:
     """Frozen weights and buffers, whole on every device."""
     optimizer_tensors: dict[str, int]
     """Tensors that the optimizer keeps for each weight, by player."""
-    ema: bool
+    averaged: int
+    """Trained elements of which there is a moving average."""
 
     @property
     def trained(self) -> int:
@@ -113,7 +114,7 @@ def outlook(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Outlook:
         max((p.numel() for weights in players.values() for p in weights.values()), default=0),
         everything - FP32 * sum(elements.values()),
         {player: optimizer_tensors(optim_of(config, player)) for player in players},
-        bool(config.ema_halflife_samples),
+        sum(elements[player] for player in fake.task.averaged or elements) if config.ema_halflife_samples else 0,
     )
     most = min(max(2, micro_batch), TRACED)
     sizes = sorted({most, 2 if most > 2 else 4})
@@ -156,7 +157,7 @@ class Layout:
         getattr(self, f"_{self.way.strategy}")(trained, trained // self.world)
         if self.way.offload != "none":
             self._offload(trained // self.world)
-        self.kept["EMA"] = trained // self.world if self.model.ema else 0
+        self.kept["EMA"] = self.model.averaged // self.world
 
     def _single(self, trained: int, share: int) -> None:
         pass

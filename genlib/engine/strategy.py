@@ -51,13 +51,14 @@ class Door(nn.Module):
         self.task = task
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16) if precision == "bf16" else nullcontext
         self.loss = torch.compile(task.loss) if compile else task.loss
+        self.loss_weights = {phase.name: phase.loss_weight for phase in task.phases}
 
     def forward(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         with self.autocast():
             loss, metrics = self.loss(phase, batch, step)
         loss = weighted_mean(loss.float(), batch)
-        # A loss that is not finite may still have finite gradients: poison them, so that every rank skips the step.
-        poison = loss.detach() * 0 + 1
+        # A loss that is not finite may still have finite gradients: such a factor poisons them, so that every rank skips the step.
+        poison = loss.detach() * 0 + self.loss_weights[phase]
         return loss * poison, {"loss": loss.detach(), **{name: weighted_mean(value.detach().float(), batch) for name, value in metrics.items()}}
 
 

@@ -60,7 +60,8 @@ class ImageAutoencoder(Task):
         self.perceptual = VGG16() if config.perceptual_file and not self.upstream else None
         if config.discriminator.weight:
             self.discriminator = PatchDiscriminator(data.channels, config.discriminator.width, config.discriminator.layers)
-            self.phases = (Phase(name="net", player="net"), Phase(name="discriminator", player="discriminator"))
+            start = config.discriminator.start_steps
+            self.phases = (Phase(name="net", player="net"), Phase(name="discriminator", player="discriminator", start=start))
 
     @property
     def model(self) -> Any:
@@ -89,7 +90,7 @@ class ImageAutoencoder(Task):
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         image, started = 2 * batch["image"] - 1, step.index >= self.config.discriminator.start_steps
         if phase == "discriminator":
-            return self.discriminator_loss(image, batch["position"], step.seed, started)
+            return self.discriminator_loss(image, batch["position"], step.seed)
         with self.last_features() as features:
             made, price, metrics = self.reconstruction(image, batch["position"], step.seed)
         if not (self.config.discriminator.weight and started):
@@ -128,10 +129,8 @@ class ImageAutoencoder(Task):
             factor = factor * adaptive_weight(*(last_layer_gradient(features, g * weight[:, None, None, None]) for g in (pull, push)))
         return handed_on(distance, pull, made), handed_on(factor * verdict, factor * push, made)
 
-    def discriminator_loss(self, image: Tensor, position: Tensor, seed: int, started: bool) -> tuple[Tensor, Metrics]:
-        """The discriminator's own loss (B,); before its start 0, with a gradient of 0."""
-        if not started:
-            return 0 * self.discriminator(image[:1]).mean() * position, {}
+    def discriminator_loss(self, image: Tensor, position: Tensor, seed: int) -> tuple[Tensor, Metrics]:
+        """The discriminator's own loss (B,)."""
         with torch.no_grad():
             made = self.reconstruction(image, position, seed)[0].float()
         real, fake = self.discriminator(image), self.discriminator(made)
