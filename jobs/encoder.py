@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from genlib import distributed
-from genlib.engine.encoding import Ahead, encode, keep
-from genlib.task import Task
+from genlib.engine.encoding import Ahead, keep
+from genlib.task import Task, encode
 
 if TYPE_CHECKING:
     from genlib.data.source import ShardSource

@@ -196,7 +196,7 @@ def ask(command: Command[TuneOptions], stage: Stage, ranges: Space, run: Path, u
 
     from genlib import checkpoint
     from genlib.data.source import open_source
-    from genlib.engine.encoding import encoded
+    from genlib.task import encoded
 
     source = open_source(stage.data, run / "data")
     tasks = {role: checkpoint.load_task(path) for role, path in upstream.items()}

@@ -1,7 +1,6 @@
 """When frozen networks encode samples: on the fly in every step, or once, kept on disk by sample number.
 
-Either way what `Task.encode` returns is rounded to float16, here and nowhere else, before a loss sees it as float32; so weights do
-not tell which way was taken.
+Either way a loss sees what `genlib.task.encoded` gives, rounded to float16; so weights do not tell which way was taken.
 """
 
 from __future__ import annotations
@@ -27,37 +26,15 @@ from genlib.checkpoint import Blueprint
 from genlib.config import to_json
 from genlib.engine.resume import FREE
 from genlib.recipe import Stage
-from genlib.task import Task
+from genlib.task import ROW_FACTS, Task, encode, encoded
 from genlib.types import Batch, DataSource, DataSpec, Encoded, Transform
 
 FORMAT = 1
-_FACTS = ("position", "sample", "weight")
 _WARM_UP, _TRIALS = 1, 3
 """Micro-batches that `auto` encodes before it times any, and those it times."""
 _FILL = 0.9
 """Largest share of the free disk that `auto` takes."""
-_LARGEST = torch.finfo(torch.float16).max
 _POLL_SECONDS = 0.2
-
-
-@torch.no_grad()
-def encode(task: Task, batch: Batch) -> Batch:
-    """What the task makes of the batch, as it is kept: floating-point values rounded to the nearest of float16, in plain memory order."""
-    return {name: _rounded(value) for name, value in task.encode(batch).items()}
-
-
-def _rounded(value: Tensor) -> Tensor:
-    """Convolutions give latents with channels last; what reads those adds up in another order than what reads them from a store."""
-    return (value.clamp(-_LARGEST, _LARGEST).half() if value.is_floating_point() else value).contiguous()
-
-
-def encoded(task: Task, batch: Batch, made: Batch | None = None) -> Batch:
-    """The batch as `loss` and `evaluate` get it: where the task encodes, what it made, in float32, and what every batch says of its rows."""
-    if not task.encodes:
-        return batch
-    made = encode(task, batch) if made is None else made
-    facts = {name: batch[name] for name in _FACTS if name in batch}
-    return {**{name: value.float() if value.dtype == torch.float16 else value for name, value in made.items()}, **facts}
 
 
 def identity(task: Task, stage: Stage, spec: DataSpec) -> str:
@@ -147,7 +124,7 @@ class Encoding:
         """See `encoded`."""
         if not self.task.encodes:
             return batch
-        made = {name: value for name, value in batch.items() if name not in (*_FACTS, "encoded")} if "encoded" in batch else self._make(batch)
+        made = {name: value for name, value in batch.items() if name not in (*ROW_FACTS, "encoded")} if "encoded" in batch else self._make(batch)
         if self.measure is not None:
             self.calls += 1
             if self.calls == _WARM_UP + _TRIALS:

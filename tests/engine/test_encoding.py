@@ -14,10 +14,13 @@ import torch
 from genlib import checkpoint
 from genlib.data.encoded import EncodedStore
 from genlib.data.source import ShardSource, open_source
-from genlib.engine.encoding import Ahead, Measured, encode, encoded, frozen_state, identity, judge, keep
+from genlib.engine.encoding import Ahead, Measured, frozen_state, identity, judge, keep
+from genlib.engine.evaluate import evaluate
 from genlib.engine.fit import fit, plan_encoding
+from genlib.engine.strategy import choose as choose_strategy
+from genlib.metrics.held_out import mean_values
 from genlib.recipe import Stage
-from genlib.task import Task
+from genlib.task import Task, encode, encoded
 from genlib.types import Batch
 from jobs.encoder import restored
 from tests.encoders import OnEyes, stages
@@ -324,3 +327,11 @@ def test_rows_say_the_same_either_way(root: Path) -> None:
         rows.append([{name: value for name, value in line.items() if name.startswith(("train/", "val/"))} for line in lines])
     assert rows[0] == rows[1]
     assert "val/code" in rows[0][1]
+
+
+def test_held_out_scores_are_of_the_very_values_that_the_engine_evaluates(root: Path) -> None:
+    stage, task = second(root), built(root).eval()
+    strategy = choose_strategy("single", CPU)
+    strategy.setup(task, stage.train)
+    expected = evaluate(task, strategy, source(), stage.train)["val/code"]
+    assert mean_values(task.eval(), source())[f"{source().spec.validation_name}/code"] == pytest.approx(expected, rel=1e-7)

@@ -15,9 +15,8 @@ import torch
 from genlib import checkpoint, companions, registry
 from genlib.config import OptimConfig, from_json, to_json
 from genlib.engine import strategy as strategies
-from genlib.engine.encoding import encoded
 from genlib.recipe import Stage
-from genlib.task import Task, weighted_mean
+from genlib.task import Task, encoded, weighted_mean
 from genlib.types import Batch, DataSpec, Step
 from tests.models.stages import CPU, source_of, train_stage
 from tests.processes import run_ranks

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genlib.models.diffusion.latent import LatentTask
 from genlib.pictures import save_contact_sheet
+from genlib.task import encoded
 from genlib.types import DataSource
 
 MOST_SAMPLES = 1024
@@ -57,7 +58,7 @@ def losses(task: LatentTask, source: DataSource) -> dict[str, float]:
     """Means of `evaluate` over held-out samples, each at one time with one noise; {} where there are none."""
     totals: dict[str, float] = {}
     count = 0.0
-    for batch in encoded(task, source):
+    for batch in held_out(task, source):
         weight = batch["weight"]
         count += weight.sum().item()
         for name, value in task.evaluate(batch).items():
@@ -65,9 +66,8 @@ def losses(task: LatentTask, source: DataSource) -> dict[str, float]:
     return {name: total / count for name, total in totals.items()}
 
 
-def encoded(task: LatentTask, source: DataSource) -> Iterator[dict[str, Tensor]]:
+def held_out(task: LatentTask, source: DataSource) -> Iterator[dict[str, Tensor]]:
     """Held-out batches with what the frozen networks make of them."""
     batches = source.batches("validation", _BATCH, rank=0, world=1, seed=0, start=0, transform=task.transform(train=False))
     for batch in islice(batches, MOST_SAMPLES // _BATCH):
-        moved = {name: value.to(task.device) for name, value in batch.items()}
-        yield {**moved, **task.encode(moved)}
+        yield encoded(task, {name: value.to(task.device) for name, value in batch.items()})

@@ -12,7 +12,7 @@ from genlib.functional.gibbs import Bernoulli, Draw
 from genlib.functional.partition import MOST_ENUMERATED, annealed_log_partition, enumerated_units, log_partition
 from genlib.models.energy.rbm import ContrastiveTask
 from genlib.pictures import save_contact_sheet
-from genlib.task import Task
+from genlib.task import Task, encoded
 from genlib.types import Batch, DataSource
 
 MOST_SAMPLES = 10_000
@@ -36,7 +36,7 @@ def assess(task: ContrastiveTask, source: DataSource, folder: Path) -> dict[str,
     if not batches:
         return {}
     x = torch.cat([batch["x"] for batch in batches])
-    values = [task.evaluate({**batch, **task.encode(batch)}) for batch in batches]
+    values = [task.evaluate(encoded(task, batch)) for batch in batches]
     scores = {name: torch.cat([value[name] for value in values]).double().mean().item() for name in values[0]}
     scores |= likelihood(task, x, torch.cat([batch["position"] for batch in batches]))
     scores["auroc_noise"] = auroc(*(task.machine().free_energy(task.to_visible(some)) for some in (x, shuffled(x))))
