@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from genlib import companions
 from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
-from genlib.engine import strategy as strategies
 from genlib.engine.ema import Ema
-from genlib.engine.plan import Way
+from genlib.engine.plan import Parallelism
+from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Strategy
 from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
@@ -50,7 +50,7 @@ class UNet(Task):
         return (self.net(batch["x"], time, encoder_hidden_states=batch["text"]).sample - batch["x"]).square().mean((1, 2, 3)), {}
 
 
-def config(way: Way, precision: str = "fp32", accumulation: int = 1, ema: bool = True) -> TrainConfig:
+def config(way: Parallelism, precision: str = "fp32", accumulation: int = 1, ema: bool = True) -> TrainConfig:
     """How the measured step trains."""
     return TrainConfig(
         strategy=way.strategy, offload=way.offload, precision=precision, accumulation=accumulation, global_batch=accumulation,
@@ -91,7 +91,7 @@ class HeapPeak(TorchDispatchMode):
         return result
 
 
-def peak_bytes(way: Way, train: TrainConfig, micro_batch: int, checkpointing: bool, device: torch.device) -> int:
+def peak_bytes(way: Parallelism, train: TrainConfig, micro_batch: int, checkpointing: bool, device: torch.device) -> int:
     """The peak of a training step beyond what there was before the task, after the first steps have made the optimizer's state."""
     rehearsed = [_prepared(UNet(32, checkpointing), way, train, device)]  # code and caches that are made once
     for index in range(2):
@@ -103,8 +103,8 @@ def peak_bytes(way: Way, train: TrainConfig, micro_batch: int, checkpointing: bo
     return max(peaks) - before
 
 
-def _prepared(task: Task, way: Way, train: TrainConfig, device: torch.device) -> tuple[Task, Strategy, Ema | None]:
-    strategy = strategies.choose(way.strategy, device)
+def _prepared(task: Task, way: Parallelism, train: TrainConfig, device: torch.device) -> tuple[Task, Strategy, Ema | None]:
+    strategy = strategy_of(way.strategy, device)
     strategy.setup(task.train(), train)
     return task, strategy, Ema(strategy, 100, 0.05) if train.ema_halflife_samples else None
 
@@ -126,7 +126,7 @@ def _step(task: Task, strategy: Strategy, ema: Ema | None, train: TrainConfig, m
         ema.update((index + 1) * micro_batch, micro_batch)
 
 
-def write_peak(out: Path, way: Way, train: TrainConfig, micro_batch: int, checkpointing: bool) -> None:
+def write_peak(out: Path, way: Parallelism, train: TrainConfig, micro_batch: int, checkpointing: bool) -> None:
     """What one of several processes does: rank 0 notes its peak in the file."""
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
     peak = peak_bytes(way, train, micro_batch, checkpointing, device)

@@ -62,7 +62,7 @@ def frozen_state(task: Task) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class EncodingCosts:
     """What `auto` knows when it decides; milliseconds are of one sample."""
 
     encode_ms: float
@@ -77,7 +77,7 @@ class Measured:
     """Of the samples, that is there already."""
 
 
-def judge(it: Measured) -> tuple[bool, str]:
+def should_keep(it: EncodingCosts) -> tuple[bool, str]:
     """Whether to keep what is encoded, and why, in words with the numbers."""
     new = min(it.samples_left, it.num_samples) * (1 - it.share)
     again = it.samples_left - new
@@ -114,7 +114,7 @@ class Encoding:
         self.task, self.device, self.store = task, device, store
         self.stored = stored
         """The same as `store`, for the thread of the source."""
-        self.measure: Callable[..., Measured] | None = None
+        self.measure: Callable[..., EncodingCosts] | None = None
         """Of `auto`, until it has decided."""
         self.calls, self.tried, self.timed, self.seconds = 0, 0, 0, np.zeros(3)
         """Of the trial: micro-batches, those that were encoded, of them those that could be kept, and what a sample of these took in all
@@ -151,7 +151,7 @@ class Encoding:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _decide(self, measure: Callable[..., Measured], made: Batch) -> None:
+    def _decide(self, measure: Callable[..., EncodingCosts], made: Batch) -> None:
         """All ranks do what rank 0 found best; a store that the trial began goes where it is of no use."""
         self.measure, store = None, self.store
         assert store is not None
@@ -161,7 +161,7 @@ class Encoding:
         elif distributed.rank() == 0 and self.timed:
             encode_ms, write_ms, read_ms = (1000 * self.seconds / self.timed).tolist()
             measured = measure(encode_ms=encode_ms, write_ms=write_ms, read_ms=read_ms, record_bytes=store.record_bytes(made))
-            (good, why), fresh = judge(measured), measured.share == 0
+            (good, why), fresh = should_keep(measured), measured.share == 0
         good, fresh, why = distributed.broadcast_object((good, fresh, why))
         say(why, store if good else None)
         if not good:
@@ -213,7 +213,9 @@ def choose(
         if not share and left <= source.spec.num_samples:
             say(f"the run sees {left:,} of {source.spec.num_samples:,} samples, each once", None)
             return Encoding(task, device)
-        encoding.measure = partial(Measured, free_bytes=stores[0].free_bytes(), samples_left=left, num_samples=source.spec.num_samples, share=share)
+        encoding.measure = partial(
+            EncodingCosts, free_bytes=stores[0].free_bytes(), samples_left=left, num_samples=source.spec.num_samples, share=share
+        )
     return encoding
 
 

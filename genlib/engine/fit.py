@@ -14,16 +14,16 @@ import torch
 from genlib import checkpoint, companions, distributed
 from genlib.checkpoint import Blueprint, DataState, Manifest
 from genlib.config import to_json
-from genlib.engine import strategy as strategies
 from genlib.engine.ema import Ema
 from genlib.engine.encoding import Ahead, EncodeAhead, ahead_of, choose
 from genlib.engine.evaluate import evaluate
-from genlib.engine.feed import Feed
 from genlib.engine.optim import learning_rate
+from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
 from genlib.engine.resume import is_of_run, refuse_other_run
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
+from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Update, optim_of
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import refuse_missing_trackers
@@ -124,7 +124,7 @@ class Training:
         if not self.steps:  # a task without training is its upstream and its actions
             return self.last_save(None)
         refuse_missing_trackers(self.config.trackers)
-        feed = Feed(self.batches(first), self.micro_batch, self.device)
+        prefetcher = Prefetcher(self.batches(first), self.micro_batch, self.device)
         self.report = Report(
             self.folder,
             steps=self.steps,
@@ -138,9 +138,9 @@ class Training:
         )
         self.unwritten = lambda: self.report.waiting
         try:
-            return self.loop(feed, first)
+            return self.loop(prefetcher, first)
         finally:
-            feed.close()
+            prefetcher.close()
             self.report.close()
 
     @property
@@ -195,7 +195,7 @@ class Training:
         self.shapes = {name: p.shape for name, p in self.task.named_parameters()}  # ZeRO-3 leaves none
         if self.device.type == "cuda":
             self.flops_per_sample = self.counted_flops()  # before ZeRO-3 takes the weights apart
-        self.strategy = strategies.choose(self.config.strategy, self.device)
+        self.strategy = strategy_of(self.config.strategy, self.device)
         self.strategy.setup(self.task, self.config)
         self.ema = (
             Ema(self.strategy, self.config.ema_halflife_samples, self.config.ema_rampup, self.task.averaged)
@@ -218,18 +218,18 @@ class Training:
             start=first * self.config.global_batch, transform=self.task.transform(train=True), **stored,
         )  # fmt: skip
 
-    def loop(self, feed: Feed, first: int) -> Path:
+    def loop(self, prefetcher: Prefetcher, first: int) -> Path:
         row, stop_vote = None, StopVote(self.listener.stop_asked, self.device, first)
         for index in range(first, self.steps):
-            begin, waited = time.perf_counter(), feed.wait_seconds
-            micro_batches = list(islice(feed, self.config.accumulation))
+            begin, waited = time.perf_counter(), prefetcher.wait_seconds
+            micro_batches = list(islice(prefetcher, self.config.accumulation))
             values = self.step(Step(index, self.steps, self.config.seed), [self.encoding(batch) for batch in micro_batches])
             done = index + 1
             if due(done, self.config.evaluate_every_steps, self.steps):
                 values |= self.evaluate(done)
             spent = time.perf_counter() - begin
             self.seconds += spent
-            new = self.report.add(done, {**values, "batch_time": spent, "data_time": feed.wait_seconds - waited})
+            new = self.report.add(done, {**values, "batch_time": spent, "data_time": prefetcher.wait_seconds - waited})
             stop = stop_vote(done) and done < self.steps
             checkpoint_due = stop or done == self.steps or due(done, self.config.checkpoint_every_steps, self.steps)
             if checkpoint_due:
@@ -263,14 +263,14 @@ class Training:
             update = self.strategy.run_phase(phase, micro_batches, step)
             prefix = "train/" if len(self.task.phases) == 1 else f"train/{phase.name}/"
             values |= {prefix + name: value for name, value in update.metrics.items()} | {f"{prefix}grad_norm": update.grad_norm}
-            self.judge(update, phase, step, micro_batches)
+            self.handle_skipped(update, phase, step, micro_batches)
         self.strategy.after_step(step)
         if self.ema:
             self.ema.update((step.index + 1) * self.config.global_batch, self.config.global_batch)
         player = self.task.phases[0].player
         return {**values, "train/lr": learning_rate(optim_of(self.config, player), step.index, step.total), "train/skipped": self.skipped}
 
-    def judge(self, update: Update, phase: Phase, step: Step, micro_batches: list[Batch]) -> None:
+    def handle_skipped(self, update: Update, phase: Phase, step: Step, micro_batches: list[Batch]) -> None:
         """Counts and names a skipped update; FloatingPointError after too many in a row. All ranks know of every skip."""
         if update.applied:
             self.skipped_in_a_row = 0

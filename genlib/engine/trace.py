@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from genlib import companions
-from genlib.engine.strategy import Door, Players
+from genlib.engine.strategy import LossModule, Players
 from genlib.task import Phase, Task
 from genlib.types import Batch, Step
 
@@ -109,7 +109,7 @@ class FakeTask:
 
     def trace(self, phase: Phase, size: int, precision: str) -> PassTrace:
         """One phase over `size` made-up samples."""
-        self.players.turn_to(phase.player)
+        self.players.select(phase.player)
         with self._faked():
             try:
                 batch = companions.example(self.task, size)
@@ -119,14 +119,14 @@ class FakeTask:
 
 
 def _trace(task: Task, weights: dict[str, nn.Parameter], phase: Phase, batch: Batch, size: int, precision: str) -> PassTrace:
-    door = Door(task, precision, torch.device("cpu"))
+    loss_module = LossModule(task, precision, torch.device("cpu"))
     operations = flop_counter.FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
     operations.mod_tracker = _NoModules()  # type: ignore[assignment]  its hooks cannot stand gradients of gradients
     memory = _LiveMemory([*task.state_dict(keep_vars=True).values(), *task.buffers(), *batch.values()], operations.get_total_flops)
     hooks = [weight.register_post_accumulate_grad_hook(memory.take_gradient) for weight in weights.values()]
     try:
         with operations, memory:
-            loss = door(phase.name, batch, Step(0, 1))[0]
+            loss = loss_module(phase.name, batch, Step(0, 1))[0]
             memory.in_backward = True
             loss.backward()
     finally:

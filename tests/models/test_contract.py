@@ -14,7 +14,8 @@ import torch
 
 from genlib import checkpoint, companions, registry
 from genlib.config import OptimConfig, from_json, to_json
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
+from genlib.engine.strategy import Players
 from genlib.recipe import Stage
 from genlib.task import Task, encoded, weighted_mean
 from genlib.types import Batch, DataSpec, Step
@@ -116,9 +117,9 @@ def test_recipe_says_what_it_is(recipe: str) -> None:
 def test_each_phase_is_finite_and_reaches_its_player_and_no_other(runs: Runs, label: str) -> None:
     task = runs.built(label)
     batch = batch_of(label, task)
-    players = strategies.Players(task)
+    players = Players(task)
     for phase in task.phases:
-        players.turn_to(phase.player)
+        players.select(phase.player)
         task.zero_grad(set_to_none=True)
         loss, metrics = task.loss(phase.name, batch, Step(0, 10))
         assert loss.shape in ((), batch["weight"].shape)
@@ -156,7 +157,7 @@ def test_overfits_eight_samples(runs: Runs, label: str) -> None:
     if label in AGAINST_ITSELF:
         pytest.skip("the loss asks it to tell samples from themselves, seen before")
     batch = batch_of(label, task, 8, train=False)
-    strategy = strategies.choose("single", CPU)
+    strategy = strategy_of("single", CPU)
     strategy.setup(task, replace(stage.train, optim=replace(stage.train.optim, warmup_steps=0, schedule="constant")))
     losses = []
     for index in range(60):

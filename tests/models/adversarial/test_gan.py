@@ -16,7 +16,7 @@ from genlib import checkpoint, companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig
 from genlib.data.source import open_source
 from genlib.distributed import rank, world_size
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional import adversarial
 from genlib.models.adversarial.dcgan import Convolutional, DCGANConfig
 from genlib.models.adversarial.gan import Dense, Game, GANConfig
@@ -59,7 +59,7 @@ def digest(module: nn.Module) -> str:
 @pytest.mark.parametrize("strategy", ["single", "zero1", "zero2"])
 def test_each_player_stands_still_in_the_others_turn(family: str, strategy: str) -> None:
     task, batch = made(family), companions.example(made(family), 8)
-    chosen = strategies.choose(strategy, CPU)
+    chosen = strategy_of(strategy, CPU)
     chosen.setup(task, TrainConfig(optim=OptimConfig(name="adam", learning_rate=1e-3)))
     for index in range(3):
         for phase in task.phases:

@@ -12,7 +12,7 @@ from torch import nn
 from genlib import checkpoint, companions, random
 from genlib.data.source import open_source
 from genlib.data.vectors import VectorShape
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional.adversarial import gradient_norm, interpolates
 from genlib.models.adversarial.dcgan import ConvDiscriminator
 from genlib.models.adversarial.gan import Dense
@@ -86,7 +86,7 @@ def test_the_critics_loss_is_the_papers(penalty: float) -> None:
 def test_zero3_is_refused_before_the_run() -> None:
     config = load("wgan_gp").smoke[0].train
     with pytest.raises(ValueError, match=r"WGANGP cannot train under zero3: its gradient penalty goes back through the critic twice.*use zero2"):
-        strategies.choose("zero3", CPU).setup(made(WGANGPConfig(network=SMALL), PIXELS), config)
+        strategy_of("zero3", CPU).setup(made(WGANGPConfig(network=SMALL), PIXELS), config)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch import Tensor
 from genlib import checkpoint, companions, registry
 from genlib.config import DataConfig
 from genlib.data.source import open_source
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional.perceptual import psnr_db
 from genlib.models.autoencoders.autoencoder import Autoencoder, AutoencoderConfig
 from genlib.types import DataSpec, Step
@@ -113,7 +113,7 @@ def test_tied_weights_stay_one_under_zero_and_after_a_checkpoint(tmp_path: Path)
     (stage,) = registry.load("pca").smoke
     for name in ("zero1", "zero2"):
         task = stage.task.build(GREY, {})
-        strategies.choose(name, CPU).setup(task, stage.train)
+        strategy_of(name, CPU).setup(task, stage.train)
         assert task.net.decoder[0].weight.data_ptr() == task.net.encoder[0].weight.data_ptr()
     loaded = checkpoint.load_task(train_stage("pca", stage, tmp_path, {}))
     assert loaded.net.decoder[0].weight.data_ptr() == loaded.net.encoder[0].weight.data_ptr()

@@ -17,7 +17,7 @@ from genlib import companions
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.source import open_source
 from genlib.data.vectors import VectorShape
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional.partition import annealed_log_partition, log_partition
 from genlib.models.energy.gaussian_rbm import GaussianRBM, GaussianRBMConfig
 from genlib.models.energy.rbm import RBM, RBMConfig, share_of
@@ -160,7 +160,7 @@ def test_a_step_in_micro_batches_is_the_step(config: RBMConfig) -> None:
         torch.manual_seed(0)
         task = RBM(config, VectorShape((16,)))
         start(task, x)
-        strategy = strategies.choose("single", torch.device("cpu"))
+        strategy = strategy_of("single", torch.device("cpu"))
         strategy.setup(task, TrainConfig(optim=OptimConfig(name="sgd", learning_rate=0.5)))
         for index in range(3):
             chunks = [{name: value.chunk(parts)[part] for name, value in batch.items()} for part in range(parts)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from genlib import checkpoint, companions, distributed
 from genlib.config import DataConfig
 from genlib.data.source import open_source
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional import tours
 from genlib.functional.topology import HexagonalGrid, RingGrid
 from genlib.models.maps.som import SOM, SOMConfig, som
@@ -209,7 +209,7 @@ def run_as_ranks(root: Path) -> None:
         torch.manual_seed(0)
         task = SOMConfig(units=40, rule=rule).build(source.spec, {})
         task.prepare(source)
-        strategy = strategies.choose("auto", torch.device("cpu"))
+        strategy = strategy_of("auto", torch.device("cpu"))
         strategy.setup(task, EXACT)
         batches = source.batches("train", 200, rank=distributed.rank(), world=distributed.world_size(), seed=0, start=0)
         for index, batch in enumerate(islice(batches, 12)):
@@ -240,7 +240,7 @@ def test_a_step_in_micro_batches_is_the_step(rule: str) -> None:
         source = VectorSource(x[:300], label[:300])
         task = SOMConfig(units=40, rule=rule).build(source.spec, {})
         task.prepare(source)
-        strategy = strategies.choose("single", torch.device("cpu"))
+        strategy = strategy_of("single", torch.device("cpu"))
         strategy.setup(task, EXACT)
         for index in range(4):
             chunks = [{name: value.chunk(parts)[i] for name, value in batch.items()} for i in range(parts)]
