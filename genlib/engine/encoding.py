@@ -24,7 +24,7 @@ from torch import Tensor
 from genlib import distributed
 from genlib.checkpoint import Blueprint
 from genlib.config import to_json
-from genlib.engine.resume import FREE
+from genlib.engine.resume import CHANGEABLE
 from genlib.recipe import Stage
 from genlib.task import ROW_FACTS, Task, encode, encoded
 from genlib.types import Batch, DataSource, DataSpec, Encoded, Transform
@@ -43,7 +43,7 @@ def identity(task: Task, stage: Stage, spec: DataSpec) -> str:
     That is the data, the task's configuration, and all of its state but what it trains: frozen networks, tokenizers, scales. The
     task must not have been wrapped or sharded yet.
     """
-    data = {name: value for name, value in to_json(stage.data).items() if f"data.{name}" not in FREE}
+    data = {name: value for name, value in to_json(stage.data).items() if f"data.{name}" not in CHANGEABLE}
     kind = f"{type(stage.task).__module__}:{type(stage.task).__qualname__}"
     facts = [FORMAT, kind, to_json(stage.task), to_json(replace(spec, validation_name="")), data]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
