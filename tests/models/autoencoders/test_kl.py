@@ -58,11 +58,11 @@ def test_sdxl_has_the_published_number_of_parameters() -> None:
 def test_operations_of_a_training_step() -> None:
     """Forward and twice as much backward; at 256 pixels a side the encoder has 272.7 G operations and the decoder 622.2 G.
 
-    The rest, 2% of it, is the discriminator's.
+    The discriminator's phase goes forward once more; the rest, 1% of all, is its own network.
     """
     (stage,) = autoencoder_kl_sdxl().stages
     flops = flops_per_sample(FakeTask(lambda: stage.task.build(DataSpec(image_size=256), {})), 2, "fp32")
-    assert flops == pytest.approx(3 * (272.7e9 + 622.2e9), rel=0.03)
+    assert flops == pytest.approx(4 * (272.7e9 + 622.2e9), rel=0.02)
 
 
 def test_latents_have_unit_spread_after_their_scale(tmp_path: Path) -> None:
