@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -51,6 +51,14 @@ def tunable(
     """A `limited` field that `jobs/tune.py` searches in [low, high]."""
     inner = limited(default, at_least=at_least, above=above, at_most=at_most, below=below)
     return dataclasses.field(default=default, metadata={**inner.metadata, "search": Search(low, high, log)})
+
+
+def changeable(
+    default: Any, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None, below: float | None = None
+) -> Any:
+    """A `limited` field that a resumed run may change, as it says how something is computed and not what."""
+    inner = limited(default, at_least=at_least, above=above, at_most=at_most, below=below)
+    return dataclasses.field(default=default, metadata={**inner.metadata, "changeable": True})
 
 
 _TESTS = {
@@ -145,7 +153,7 @@ class OptimConfig(Config):
     momentum: float = limited(0.0, at_least=0, below=1)
     """Momentum of SGD and RMSprop."""
     weight_decay: float = limited(0.0, at_least=0)
-    """Decay, on weights of two or more dimensions only unless the task says otherwise (`Task.decays`)."""
+    """Decay, on weights of two or more dimensions only."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """Shape of the learning rate after warm-up."""
     warmup_steps: int = limited(0, at_least=0)
@@ -160,7 +168,7 @@ class OptimConfig(Config):
 class TrainConfig(Config):
     """How a stage is trained, whatever it learns."""
 
-    steps: int = limited(1000, at_least=0)
+    steps: int = changeable(1000, at_least=0)
     """Optimizer steps. With 0, what `start_from` names is taken as it is."""
     start_from: str = ""
     """Run, checkpoint, or folder in the field's own format (safetensors), whose weights training starts from; empty starts from nothing."""
@@ -169,13 +177,13 @@ class TrainConfig(Config):
     accumulation: int = limited(1, at_least=1)
     """Micro-batches a step; each is a `global_batch` / `accumulation` share over all workers. What is over the batch, such as a contrastive loss or
     batch normalisation, sees one at a time."""
-    strategy: Literal["auto", "single", "ddp", "zero1", "zero2", "zero3"] = "auto"
+    strategy: Literal["auto", "single", "ddp", "zero1", "zero2", "zero3"] = changeable("auto")
     """How gradients become weights: auto is single with one worker, else ddp."""
-    offload: Literal["none", "optimizer", "all"] = "none"
+    offload: Literal["none", "optimizer", "all"] = changeable("none")
     """What ZeRO keeps in the host's memory: optimizer state (zero2, zero3), or weights and all (zero3). Slower, for what fits no other way."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the loss under autocast; weights, gradients and optimizer state stay fp32."""
-    compile: bool = False
+    compile: bool = changeable(False)
     """Compile the loss with torch.compile."""
     seed: int = limited(0, at_least=0)
     """Of initial weights, data order, augmentation and noise."""
@@ -187,23 +195,23 @@ class TrainConfig(Config):
     """Half-life of the fp32 moving average of the weights, in samples; 0 is off."""
     ema_rampup: float = limited(0.05, at_least=0)
     """Early in the run the half-life is at most this share of the samples seen (Karras et al. 2020); 0 is no ramp."""
-    checkpoint_every_steps: int = limited(1000, at_least=0)
+    checkpoint_every_steps: int = changeable(1000, at_least=0)
     """Steps between checkpoints; 0 saves at the end alone."""
-    keep_checkpoints: int = limited(2, at_least=1)
+    keep_checkpoints: int = changeable(2, at_least=1)
     """Newest checkpoints kept; older ones are deleted once a newer one is whole."""
-    evaluate_every_steps: int = limited(0, at_least=0)
+    evaluate_every_steps: int = changeable(0, at_least=0)
     """Steps between evaluations on the validation split; 0 is never."""
-    log_every_seconds: float = limited(5.0, above=0)
+    log_every_seconds: float = changeable(5.0, above=0)
     """Seconds between live lines."""
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = changeable(("tensorboard",))
     """Where metrics go beside metrics.jsonl; W&B and MLflow read their own environment variables."""
-    encode: Literal["auto", "fly", "cache", "ahead"] = "auto"
+    encode: Literal["auto", "fly", "cache", "ahead"] = changeable("auto")
     """When frozen networks encode samples: on the fly in each step, or once, kept on disk in the first epoch (cache) or before training on other
     workers (ahead); auto measures. The weights are the same."""
-    encoded_dir: str = ""
+    encoded_dir: str = changeable("")
     """Where encoded samples are kept, by what they are of, so that other runs find them; one that all nodes see serves them all. Empty is
     GENLIB_CACHE/encoded."""
-    max_skipped_in_a_row: int = limited(10, at_least=1)
+    max_skipped_in_a_row: int = changeable(10, at_least=1)
     """Steps in a row with a loss or gradient that is not finite after which the run stops."""
 
     def validate(self) -> None:
@@ -230,9 +238,9 @@ def comparison(text: str) -> tuple[str, str, float]:
 class DataConfig(Config):
     """Which samples, and how they are read."""
 
-    train: str = ""
+    train: str = changeable("")
     """Shards: a folder, a pattern like 'dir/{00000..00099}.tar' or 's3://bucket/dir', several joined by '::', or a built-in set like icons."""
-    validation: str = ""
+    validation: str = changeable("")
     """The same for held-out samples; empty takes the built-in set's own, else none."""
     image_size: int = limited(0, at_least=0)
     """Pixels a side: a built-in set is drawn at this size, other images are cut to their middle square and scaled; 0 is as they are."""
@@ -246,15 +254,15 @@ class DataConfig(Config):
     """Aspect-ratio buckets: each training batch is of one size, about image_size**2 pixels with sides in multiples of this; 0: all are squares."""
     bucket_max_aspect: float = limited(2.0, at_least=1)
     """Largest ratio of a bucket's sides; what is longer is cut."""
-    readers: int = limited(0, at_least=0)
+    readers: int = changeable(0, at_least=0)
     """Reader processes a worker; 0 reads in a thread of the worker."""
-    reader_timeout_seconds: float = limited(60.0, above=0)
+    reader_timeout_seconds: float = changeable(60.0, above=0)
     """Time for one sample after which a reader process counts as hung and is replaced."""
-    cache_mb: int = limited(256, at_least=0)
+    cache_mb: int = changeable(256, at_least=0)
     """Memory a worker may use to keep decoded samples; reader processes share it."""
-    disk_cache_gb: float = limited(20.0, at_least=0)
+    disk_cache_gb: float = changeable(20.0, at_least=0)
     """Disk a node may use to keep what it read from URLs, under GENLIB_CACHE; the least recently used goes. 0 keeps nothing."""
-    max_failed: float = limited(0.01, at_least=0, at_most=1)
+    max_failed: float = changeable(0.01, at_least=0, at_most=1)
     """Largest share of the samples read by a worker that may fail to decode; more stop the run, once they are more than 20."""
 
     def validate(self) -> None:
@@ -284,9 +292,18 @@ class DataConfig(Config):
 class TaskConfig(Config):
     """Base of every family's configuration."""
 
+    roles: ClassVar[tuple[str, ...]] = ()
+    """Roles of the upstream tasks that its task needs; a stage names a stage for each in its `needs`."""
+
     def refuse_data(self, data: DataSpec) -> None:
         """ValueError saying which data would do, where the task cannot learn from such; asked of every stage before the first one trains."""
 
+    def check_roles(self, given: Collection[str]) -> None:
+        """ValueError where a role that the task needs is not among those."""
+        for role in self.roles:
+            if role not in given:
+                raise ValueError(f"{type(self).__name__} needs a stage for the role {role!r}; it was given {', '.join(given) or 'none'}")
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Task:
-        """Makes the task for such data; `upstream` holds frozen tasks of the stages it needs, by role."""
+        """Makes the task for such data; `upstream` has the trained tasks of the stages it needs, by role."""
         raise NotImplementedError

@@ -18,6 +18,9 @@ class Stage:
     train: TrainConfig = field(default_factory=TrainConfig)
     needs: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.task.check_roles(self.needs)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:

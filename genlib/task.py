@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, ClassVar, Literal, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from genlib.actions import Action
+from genlib.companions import Companions
 from genlib.ports import Sizes
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step, Transform
+from genlib.upstream import Upstream, add_state, take_state
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,6 +27,14 @@ class Phase:
     """Attribute of the task: the sub-module whose weights this phase updates."""
     every: int = 1
     """Runs at steps whose index it divides."""
+    start: int = 0
+    """Index of the first step at which it runs; until then its player and the player's optimizer stay as they are."""
+    loss_weight: float = 1.0
+    """Factor of its loss in the gradient; what is logged stays without it. A phase of every k-th step that stands for all has k."""
+
+    def due(self, index: int) -> bool:
+        """Whether it runs at the step of that index."""
+        return index >= self.start and index % self.every == 0
 
 
 @overload
@@ -57,22 +66,25 @@ class Task(nn.Module):
     """Why ZeRO-3 cannot train this task, in a sentence; empty where it can."""
     objective: tuple[str, Literal["min", "max"]] = ("loss", "min")
     """The value of `evaluate` by which a search ranks trials, and whether less or more of it is better."""
-    frozen: bool = False
-    """Whether this is the trained task of an earlier stage inside another one: see `freeze`."""
+    companions: ClassVar[Companions] = Companions()
+    """What the family has beside its training, by name: see `genlib.companions`."""
+    averaged: tuple[str, ...] | None = None
+    """Players whose weights the run's moving average follows; None is all. It has the others as they are."""
+    upstream_prefix: ClassVar[str] = ""
+    """What stands before the roles of upstream tasks in the names of the state dict."""
+    upstream: Upstream
+    """The frozen tasks of earlier stages that it holds, by role."""
 
-    def train(self, mode: bool = True) -> Self:
-        """Train or eval mode; what is frozen stays in eval mode."""
-        return super().train(mode and not self.frozen)
+    def __init__(self, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__()
+        self.upstream = Upstream(upstream or {})
+        self.register_state_dict_post_hook(add_state)
+        self.register_load_state_dict_pre_hook(take_state)
 
-    def named_modules(
-        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Generator[tuple[str, nn.Module], None, None]:
-        """As of any module; but what is frozen shows none of its modules and weights to those that hold it, only its state.
-
-        So no strategy shards or synchronises it: it is whole on every rank and may encode outside of a strategy's passes.
-        """
-        if not self.frozen or memo is None:
-            yield from super().named_modules(memo, prefix, remove_duplicate)
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As of any module, together with its upstream tasks."""
+        self.upstream.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """The loss of each sample (B,), or a scalar that is a mean already; and values to log.
@@ -104,7 +116,7 @@ class Task(nn.Module):
         loss, metrics = self.loss(self.phases[0].name, batch, Step(0, 1))
         return {"loss": loss, **metrics}
 
-    def diagnose(self, values: Mapping[str, float]) -> str:
+    def divergence_reason(self, values: Mapping[str, float]) -> str:
         """Why it is no use to train on, in a sentence, from the values of one evaluation by `evaluate`'s names; empty where it is.
 
         A run prints it; a search stops the trial.
@@ -120,29 +132,6 @@ class Task(nn.Module):
 
         Called on every rank; what it sets must depend on the source and the torch seed alone and live in the state dict.
         """
-
-    def adopt(self, folder: Path) -> None:
-        """Takes the weights of a local folder in the field's format, safetensors only. ValueError in one sentence where it is of something else."""
-        raise ValueError(f"{folder} is no run or checkpoint of ours, and {type(self).__name__} reads no other format; train it, or name a run")
-
-    def example(self, size: int) -> Batch:
-        """A made-up batch of `size` rows, of the shapes that `loss` gets, encoded: what plans and counts are made with."""
-        raise NotImplementedError(f"{type(self).__name__} gives no example batch")
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        """Final scores over the held-out split, and pictures that show them in `folder`; one process, eval mode."""
-        return {}
-
-    def export(self, folder: Path) -> None:
-        """Writes the formats that the rest of the field loads into `folder`."""
-
-    def flops_per_sample(self) -> float | None:
-        """Floating-point operations of one training step per sample (forward and backward), for MFU; None is not known."""
-        return None
-
-    def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay applies: not to gains, biases and temperatures."""
-        return parameter.dim() >= 2
 
     def player(self, name: str) -> nn.Module:
         """The sub-module of that name."""
@@ -176,9 +165,39 @@ class Task(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the first weight lives."""
-        first = next(self.parameters(), None)
+        """Where the first weight lives; of a task without any, that of its first upstream task."""
+        first = next((value for task in (self, *self.upstream.values()) for value in task.parameters()), None)
         return torch.device("cpu") if first is None else first.device
+
+
+ROW_FACTS = ("position", "sample", "weight")
+"""What a batch says of its rows, whatever is made of the samples."""
+_LARGEST_HALF = torch.finfo(torch.float16).max
+
+
+@torch.no_grad()
+def encode(task: Task, batch: Batch) -> Batch:
+    """What the task's `encode` makes of the batch, as it may be kept: floating-point values rounded to the nearest of float16, in plain
+    memory order."""
+    return {name: _rounded(value) for name, value in task.encode(batch).items()}
+
+
+def _rounded(value: Tensor) -> Tensor:
+    # Convolutions give latents with channels last; what reads those adds up in another order than what reads them from a file.
+    return (value.clamp(-_LARGEST_HALF, _LARGEST_HALF).half() if value.is_floating_point() else value).contiguous()
+
+
+def encoded(task: Task, batch: Batch, made: Batch | None = None) -> Batch:
+    """The batch as `loss` and `evaluate` get it, in training and wherever a task is judged.
+
+    Where the task encodes, that is what it made of the samples (`made`, where that is known already), rounded once to float16 and then in
+    float32, and what every batch says of its rows; else the batch itself.
+    """
+    if not task.encodes:
+        return batch
+    made = encode(task, batch) if made is None else made
+    facts = {name: batch[name] for name in ROW_FACTS if name in batch}
+    return {**{name: value.float() if value.dtype == torch.float16 else value for name, value in made.items()}, **facts}
 
 
 def weighted_mean(values: Tensor, batch: Batch) -> Tensor:
@@ -210,10 +229,3 @@ def learning_rule(*updates: tuple[nn.Parameter, Tensor]) -> Tensor:
     """
     parameters, gradients = zip(*updates, strict=True)
     return _LearningRule.apply(len(updates), *parameters, *gradients)  # type: ignore[return-value]
-
-
-def freeze(upstream: Mapping[str, Task]) -> None:
-    """Puts the tasks of earlier stages in eval mode without gradients, for good."""
-    for task in upstream.values():
-        task.frozen = True
-        task.eval().requires_grad_(False)

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from genlib import distributed
-from genlib.engine.encoding import Ahead, encode, keep
-from genlib.task import Task
+from genlib.engine.encoding import Ahead, keep
+from genlib.task import Task, encode
 
 if TYPE_CHECKING:
     from genlib.data.source import ShardSource
@@ -44,6 +44,7 @@ class Encoder:
         torch.set_num_threads(max(1, int(workers.cpus)))
         self.device = torch.device("cuda" if workers.gpus else "cpu")
         self.task = restored(work)._apply(lambda value: value if value.is_meta else value.to(self.device))
+        self.task.upstream.to(self.device)
         self.source, self.store = opened(work, kept)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from genlib import checkpoint
+from genlib import checkpoint, companions
 from genlib.checkpoint import Manifest
 from genlib.config import DataConfig, from_json
 from genlib.storage import Held, share
@@ -43,8 +43,8 @@ def evaluate(final: Path, source: DataSource, folder: Path, device: torch.device
     task = checkpoint.load_task(final, ema=True, device=device)
     with Held(*([folder] if folder.is_dir() else [])) as held:
         with torch.no_grad():
-            scores = task.assess(source, folder)
-        task.export(folder / "export")
+            scores = companions.assess(task, source, folder)
+        companions.export(task, folder / "export")
         share(folder / "export")
         metrics = {**scores, **facts(manifest)}
         held.check()  # no scores where a run was

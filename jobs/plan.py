@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from genlib.engine.plan import PARTS, WAYS, Outlook, Way, outlook
+from genlib.engine.plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
 from genlib.engine.trace import FakeTask
 from genlib.recipe import Stage
-from genlib.task import Task, freeze
+from genlib.task import Task
 from genlib.types import DataSpec
 from jobs.command_line import Command, RunOptions
 
@@ -28,7 +28,7 @@ _SHORT = {"optimizer": "+opt", "all": "+all"}
 class Fit:
     """The first strategy, from the fastest on, that fits."""
 
-    way: Way
+    way: Parallelism
     micro_batch: int
     """Samples a GPU holds at once."""
     accumulation: int
@@ -49,7 +49,7 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
     if not fake.task.phases or not stage.train.steps:
         return f"{title}; taken as it is, nothing is trained"
     micro_batch = math.ceil(stage.train.global_batch / stage.train.accumulation / options.gpus)
-    view = outlook(fake, stage.train, micro_batch)
+    view = estimate_memory(fake, stage.train, micro_batch)
     ways = ways_for(fake.task, options.gpus)
     fit = first_fit(view, ways, stage, options)
     if fit is None:
@@ -77,7 +77,6 @@ def built(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
     from genlib.nn.tokenizer import TextTokenizer, train_bpe
 
     upstream = {role: built(stages[name], stages, spec) for role, name in stage.needs.items()}
-    freeze(upstream)
     task = stage.task.build(spec, upstream)
     for module in task.modules():
         if isinstance(module, TextTokenizer) and not module.tokenizer:
@@ -85,16 +84,16 @@ def built(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
     return task
 
 
-def ways_for(task: Task, gpus: int) -> list[Way]:
+def ways_for(task: Task, gpus: int) -> list[Parallelism]:
     """What this task can be trained by on so many GPUs, from the fastest."""
     return [
         way
-        for way in WAYS
+        for way in PARALLELISMS
         if (gpus == 1 or way.strategy != "single") and (gpus > 1 or way.strategy != "ddp") and not (way.strategy == "zero3" and task.zero3_refusal)
     ]
 
 
-def first_fit(view: Outlook, ways: Sequence[Way], stage: Stage, options: RunOptions) -> Fit | None:
+def first_fit(view: MemoryEstimate, ways: Sequence[Parallelism], stage: Stage, options: RunOptions) -> Fit | None:
     """The first way that holds the step as it is configured, else the first that does with more micro-batches; None where none does."""
     budget, batch = USABLE * options.gpu_memory_gb * 1e9, stage.train.global_batch
     micro_batch = math.ceil(batch / stage.train.accumulation / options.gpus)
@@ -109,7 +108,7 @@ def first_fit(view: Outlook, ways: Sequence[Way], stage: Stage, options: RunOpti
     return None
 
 
-def refusal(name: str, view: Outlook, ways: Sequence[Way], options: RunOptions) -> str:
+def refusal(name: str, view: MemoryEstimate, ways: Sequence[Parallelism], options: RunOptions) -> str:
     """What the smallest hardware is that can hold one sample a GPU."""
 
     def least_gb(gpus: int) -> float:
@@ -126,7 +125,7 @@ def refusal(name: str, view: Outlook, ways: Sequence[Way], options: RunOptions) 
     return f"{here}; the smallest that can: {memory}, or {high:,} GPUs of {options.gpu_memory_gb:g} GB"
 
 
-def table(view: Outlook, ways: Sequence[Way], micro_batch: int, options: RunOptions) -> str:
+def table(view: MemoryEstimate, ways: Sequence[Parallelism], micro_batch: int, options: RunOptions) -> str:
     """A row a part, a column a strategy: what lies on each GPU at the worst moment of a step."""
     memories = [view.at(way, options.gpus, micro_batch) for way in ways]
     unit, scale = ("GB", 1e9) if max(memory.device_bytes for memory in memories) >= 1e9 else ("MB", 1e6)
@@ -145,7 +144,7 @@ def digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number >= 0.01 else "0.01" if number else "."
 
 
-def conclusions(view: Outlook, fit: Fit, stage: Stage, options: RunOptions) -> list[str]:
+def conclusions(view: MemoryEstimate, fit: Fit, stage: Stage, options: RunOptions) -> list[str]:
     """What to do, and what it takes."""
     train = stage.train
     words = [f"--train.strategy {fit.way.strategy}"]

@@ -23,7 +23,7 @@ from typing import Any
 
 from genlib.checkpoint import newest
 from genlib.config import to_json
-from genlib.engine.resume import FREE, completed, differences, refuse_other_settings
+from genlib.engine.resume import CHANGEABLE, completed, differences, refuse_other_settings
 from genlib.recipe import Stage
 
 RAY_PACKAGE = "_ray_pkg_"
@@ -163,7 +163,7 @@ def refuse_difference(run: Path, before: dict, now: dict) -> None:
         raise ValueError(f"run {run.name} has the stages {', '.join(before['stages'])}, not {', '.join(now['stages'])}; {advice}")
     for name, stage in now["stages"].items():
         for field, old, new in differences(before["stages"][name], stage):
-            if field not in FREE:
+            if field not in CHANGEABLE:
                 shown = field if len(now["stages"]) == 1 else f"{name}.{field}"
                 raise ValueError(f"run {run.name} was started with {shown} = {old!r}, now it is {new!r}; {advice}")
 

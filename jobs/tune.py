@@ -185,12 +185,10 @@ def search_spec(command: Command[TuneOptions], stage: Stage, ranges: Space, run:
 
     from genlib import checkpoint
     from genlib.data.source import open_source
-    from genlib.engine.encoding import encoded
-    from genlib.task import freeze
+    from genlib.task import encoded
 
     source = open_source(stage.data, run / "data")
     tasks = {role: checkpoint.load_task(path) for role, path in upstream.items()}
-    freeze(tasks)
     task = stage.task.build(source.spec, tasks).eval()
     task.prepare(source)
     batches = source.batches("validation", min(64, stage.train.global_batch), transform=task.transform(train=False))

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from genlib import random
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
 from genlib.recipe import Recipe, Stage
-from genlib.task import Task, freeze
+from genlib.task import Task
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
 
@@ -32,10 +33,14 @@ class OnEyes(Task):
     """Denoises what the eyes see."""
 
     def __init__(self, eyes: Task, config: OnEyesConfig) -> None:
-        super().__init__()
-        self.eyes, self.config = eyes, config
+        super().__init__({"eyes": eyes})
+        self.config = config
         self.net = nn.Sequential(nn.Linear(64 + 1, 16), nn.Tanh(), nn.Dropout(config.dropout), nn.Linear(16, 64))
         self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def eyes(self) -> Task:
+        return self.upstream["eyes"]
 
     def prepare(self, source: DataSource) -> None:
         batch = next(iter(source.batches("train", 64)))
@@ -76,6 +81,8 @@ class EyesConfig(TaskConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnEyesConfig(TaskConfig):
+    roles: ClassVar[tuple[str, ...]] = ("eyes",)
+
     calls: str = ""
     """Folder in which calls of `encode` are noted."""
     repeats: int = limited(0, at_least=0)
@@ -84,7 +91,6 @@ class OnEyesConfig(TaskConfig):
     """Share of hidden units left out."""
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> OnEyes:
-        freeze(upstream)
         return OnEyes(upstream["eyes"], self)
 
 

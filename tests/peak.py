@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from genlib import companions
+from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
-from genlib.engine import strategy as strategies
 from genlib.engine.ema import Ema
-from genlib.engine.plan import Way
+from genlib.engine.plan import Parallelism
+from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Strategy
 from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
@@ -23,8 +25,14 @@ from genlib.types import Batch, Metrics, Step
 WIDTH, SIDE, TOKENS, STEPS = 96, 16, 8, 3
 
 
+def example(task: Task, size: int) -> Batch:
+    return {"x": torch.randn(size, 4, SIDE, SIDE), "text": torch.randn(size, TOKENS, 64)}
+
+
 class UNet(Task):
     """A small diffusers U-Net with attention that predicts noise."""
+
+    companions = Companions(example="tests.peak:example")
 
     def __init__(self, width: int = WIDTH, checkpointing: bool = False) -> None:
         super().__init__()
@@ -37,16 +45,12 @@ class UNet(Task):
         if checkpointing:
             self.net.enable_gradient_checkpointing()
 
-    def example(self, size: int) -> Batch:
-        x, text = torch.randn(size, 4, SIDE, SIDE), torch.randn(size, TOKENS, 64)
-        return {"x": x, "text": text, "weight": torch.ones(size), "position": torch.arange(size)}
-
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         time = torch.zeros(len(batch["x"]), device=batch["x"].device)
         return (self.net(batch["x"], time, encoder_hidden_states=batch["text"]).sample - batch["x"]).square().mean((1, 2, 3)), {}
 
 
-def config(way: Way, precision: str = "fp32", accumulation: int = 1, ema: bool = True) -> TrainConfig:
+def config(way: Parallelism, precision: str = "fp32", accumulation: int = 1, ema: bool = True) -> TrainConfig:
     """How the measured step trains."""
     return TrainConfig(
         strategy=way.strategy, offload=way.offload, precision=precision, accumulation=accumulation, global_batch=accumulation,
@@ -87,7 +91,7 @@ class HeapPeak(TorchDispatchMode):
         return result
 
 
-def peak_bytes(way: Way, train: TrainConfig, micro_batch: int, checkpointing: bool, device: torch.device) -> int:
+def peak_bytes(way: Parallelism, train: TrainConfig, micro_batch: int, checkpointing: bool, device: torch.device) -> int:
     """The peak of a training step beyond what there was before the task, after the first steps have made the optimizer's state."""
     rehearsed = [_prepared(UNet(32, checkpointing), way, train, device)]  # code and caches that are made once
     for index in range(2):
@@ -99,8 +103,8 @@ def peak_bytes(way: Way, train: TrainConfig, micro_batch: int, checkpointing: bo
     return max(peaks) - before
 
 
-def _prepared(task: Task, way: Way, train: TrainConfig, device: torch.device) -> tuple[Task, Strategy, Ema | None]:
-    strategy = strategies.choose(way.strategy, device)
+def _prepared(task: Task, way: Parallelism, train: TrainConfig, device: torch.device) -> tuple[Task, Strategy, Ema | None]:
+    strategy = strategy_of(way.strategy, device)
     strategy.setup(task.train(), train)
     return task, strategy, Ema(strategy, 100, 0.05) if train.ema_halflife_samples else None
 
@@ -116,13 +120,13 @@ def _peak_of(task: Task, strategy: Strategy, ema: Ema | None, train: TrainConfig
 
 
 def _step(task: Task, strategy: Strategy, ema: Ema | None, train: TrainConfig, micro_batch: int, index: int) -> None:
-    batches = [{name: value.to(strategy.device) for name, value in UNet.example(task, micro_batch).items()} for _ in range(train.accumulation)]
+    batches = [{name: value.to(strategy.device) for name, value in companions.example(task, micro_batch).items()} for _ in range(train.accumulation)]
     strategy.run_phase(task.phases[0], batches, Step(index, STEPS))
     if ema:
         ema.update((index + 1) * micro_batch, micro_batch)
 
 
-def write_peak(out: Path, way: Way, train: TrainConfig, micro_batch: int, checkpointing: bool) -> None:
+def write_peak(out: Path, way: Parallelism, train: TrainConfig, micro_batch: int, checkpointing: bool) -> None:
     """What one of several processes does: rank 0 notes its peak in the file."""
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
     peak = peak_bytes(way, train, micro_batch, checkpointing, device)

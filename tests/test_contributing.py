@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, companions, registry
 from tests.models.stages import source_of, train_stage
 from tune_spaces.base import defaults, refuse_contradictions, space_of
 
@@ -31,13 +31,13 @@ def test_it_trains_is_judged_and_clusters(tmp_path: Path) -> None:
     (stage,) = registry.load("kmeans").stages
     source = source_of(stage)
     task = checkpoint.load_task(train_stage("kmeans", stage, tmp_path, {}))
-    scores = task.assess(source, tmp_path)
+    scores = companions.assess(task, source, tmp_path)
     batch = next(source.batches("validation", 300))
     cluster = task.cluster(image=batch["image"])
     votes = torch.zeros(16, 10).index_put_((cluster, batch["label"]), torch.ones(300), accumulate=True)
     assert votes.amax(1).sum() > 0.7 * 300, "most digits are in a cluster of their class"
     assert scores["validation/distance"] < 1.8
-    assert task.diagnose({"distance": scores["validation/distance"]}) == ""
+    assert task.divergence_reason({"distance": scores["validation/distance"]}) == ""
     assert (tmp_path / "centres.png").exists()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from genlib import random
 from genlib.config import TaskConfig
 from genlib.distributed import gather_with_grad, rank
-from genlib.task import Phase, Task, freeze, learning_rule, weighted_mean
+from genlib.task import Phase, Task, learning_rule, weighted_mean
 from genlib.types import Batch, DataSpec, Metrics, Step, Transform
 
 FEATURES = 32
@@ -164,12 +164,12 @@ class OnCodes(Task):
     """A prior over the codes of a frozen first stage."""
 
     def __init__(self, first: Task) -> None:
-        super().__init__()
-        self.first, self.net = first, mlp(4, 32, 4)
+        super().__init__({"first": first})
+        self.net = mlp(4, 32, 4)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         with torch.no_grad():
-            code = self.first.net["encoder"](batch["x"])[:, :4]
+            code = self.upstream["first"].net["encoder"](batch["x"])[:, :4]
         return (self.net(noise(batch, 4, step)) - code).square().mean(1), {}
 
 
@@ -202,7 +202,6 @@ class TinyConfig(TaskConfig):
         if self.kind != "OnCodes":
             return KINDS[self.kind]()
         first = dict(upstream).get("first") or VAE()
-        freeze({"first": first})
         return OnCodes(first)
 
 

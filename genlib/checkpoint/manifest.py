@@ -18,7 +18,7 @@ from typing import Any
 
 from genlib import families
 from genlib.config import Config, TaskConfig, from_json, to_json
-from genlib.task import Task, freeze
+from genlib.task import Task
 from genlib.types import DataSpec
 
 FORMAT = 2
@@ -53,7 +53,6 @@ class Blueprint(Config):
     def build(self) -> Task:
         """A new task with fresh weights. ValueError where the class is of no package that is allowed."""
         upstream = {role: blueprint.build() for role, blueprint in self.upstream.items()}
-        freeze(upstream)
         return from_json(self.config_class(), self.task).build(self.spec, upstream)
 
     def config_class(self) -> type[TaskConfig]:

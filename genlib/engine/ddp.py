@@ -10,20 +10,20 @@ from torch import nn
 
 from genlib import distributed
 from genlib.engine.single import SingleDevice
-from genlib.engine.strategy import Door
+from genlib.engine.strategy import LossModule
 
 
 class DistributedDataParallel(SingleDevice):
     """Strategy of several processes with whole weights each."""
 
-    def wrap(self, door: Door) -> nn.Module:
+    def wrap(self, loss_module: LossModule) -> nn.Module:
         if not dist.is_initialized():  # one process: nothing to average
-            return door
+            return loss_module
         # Buffers are not broadcast at each forward: what moves them is equal on all ranks, but for batch statistics (see after_step).
-        return nn.parallel.DistributedDataParallel(door, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(loss_module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def without_sync(self, door: nn.Module) -> AbstractContextManager:
-        return door.no_sync() if isinstance(door, nn.parallel.DistributedDataParallel) else super().without_sync(door)
+    def without_sync(self, loss_module: nn.Module) -> AbstractContextManager:
+        return loss_module.no_sync() if isinstance(loss_module, nn.parallel.DistributedDataParallel) else super().without_sync(loss_module)
 
     def after_step(self, step) -> None:
         average_batch_statistics(self.task)

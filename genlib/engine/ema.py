@@ -5,24 +5,32 @@ Decay by half-life in samples, with a ramp early in training: Karras et al. 2020
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from genlib import distributed
-from genlib.engine.strategy import Strategy, gather_shard
+from genlib.engine.strategy import Shard, Strategy, gather_shard
 
 
 class Ema:
-    """The moving average of all trained weights; each rank keeps and moves its own share.
+    """The moving average of trained weights; each rank keeps and moves its own share.
 
     halflife_samples: after so many samples a weight's old value counts half. rampup: the half-life is at most this share of the
-    samples seen; 0 is no ramp.
+    samples seen; 0 is no ramp. players: whose weights it follows; None is all.
     """
 
-    def __init__(self, strategy: Strategy, halflife_samples: int, rampup: float) -> None:
+    def __init__(self, strategy: Strategy, halflife_samples: int, rampup: float, players: Sequence[str] | None = None) -> None:
         self.strategy, self.halflife, self.rampup = strategy, halflife_samples, rampup
-        self.shards = [shard.tensor.float().clone() for shard in strategy.weight_shards()]
+        self.prefixes = None if players is None else tuple(f"{player}." for player in players)
+        self.shards = [shard.tensor.float().clone() for shard in self.followed()]
+
+    def followed(self) -> list[Shard]:
+        """This rank's share of the weights that it follows."""
+        shards = self.strategy.weight_shards()
+        return shards if self.prefixes is None else [shard for shard in shards if shard.name.startswith(self.prefixes)]
 
     @torch.no_grad()
     def update(self, samples_seen: int, batch_samples: int) -> None:
@@ -30,12 +38,12 @@ class Ema:
         halflife = min(self.halflife, samples_seen * self.rampup) if self.rampup else self.halflife
         decay = 0.5 ** (batch_samples / max(halflife, 1e-8))
         if self.shards:
-            get_ema_multi_avg_fn(decay)(self.shards, [shard.tensor.float() for shard in self.strategy.weight_shards()], None)
+            get_ema_multi_avg_fn(decay)(self.shards, [shard.tensor.float() for shard in self.followed()], None)
 
     def whole(self, state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-        """The averaged state dict on rank 0 ({} elsewhere): `state` with every trained weight replaced. All ranks call it."""
+        """The averaged state dict on rank 0 ({} elsewhere): `state` with every weight that it follows replaced. All ranks call it."""
         averaged = dict(state)
-        for shard, ema in zip(self.strategy.weight_shards(), self.shards, strict=True):
+        for shard, ema in zip(self.followed(), self.shards, strict=True):
             flat = gather_shard(ema, shapes[shard.name].numel())
             if distributed.rank() == 0:
                 averaged[shard.name] = flat.cpu().view(shapes[shard.name]).clone()
@@ -43,5 +51,5 @@ class Ema:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes this rank's share of a saved average."""
-        for shard, ema in zip(self.strategy.weight_shards(), self.shards, strict=True):
+        for shard, ema in zip(self.followed(), self.shards, strict=True):
             ema.copy_(state[shard.name].reshape(-1)[shard.offset : shard.offset + ema.numel()])

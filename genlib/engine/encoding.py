@@ -1,7 +1,6 @@
 """When frozen networks encode samples: on the fly in every step, or once, kept on disk by sample number.
 
-Either way what `Task.encode` returns is rounded to float16, here and nowhere else, before a loss sees it as float32; so weights do
-not tell which way was taken.
+Either way a loss sees what `genlib.task.encoded` gives, rounded to float16; so weights do not tell which way was taken.
 """
 
 from __future__ import annotations
@@ -25,39 +24,17 @@ from torch import Tensor
 from genlib import distributed
 from genlib.checkpoint import Blueprint
 from genlib.config import to_json
-from genlib.engine.resume import FREE
+from genlib.engine.resume import CHANGEABLE
 from genlib.recipe import Stage
-from genlib.task import Task
+from genlib.task import ROW_FACTS, Task, encode, encoded
 from genlib.types import Batch, DataSource, DataSpec, Encoded, Transform
 
 FORMAT = 1
-_FACTS = ("position", "sample", "weight")
 _WARM_UP, _TRIALS = 1, 3
 """Micro-batches that `auto` encodes before it times any, and those it times."""
 _FILL = 0.9
 """Largest share of the free disk that `auto` takes."""
-_LARGEST = torch.finfo(torch.float16).max
 _POLL_SECONDS = 0.2
-
-
-@torch.no_grad()
-def encode(task: Task, batch: Batch) -> Batch:
-    """What the task makes of the batch, as it is kept: floating-point values rounded to the nearest of float16, in plain memory order."""
-    return {name: _rounded(value) for name, value in task.encode(batch).items()}
-
-
-def _rounded(value: Tensor) -> Tensor:
-    """Convolutions give latents with channels last; what reads those adds up in another order than what reads them from a store."""
-    return (value.clamp(-_LARGEST, _LARGEST).half() if value.is_floating_point() else value).contiguous()
-
-
-def encoded(task: Task, batch: Batch, made: Batch | None = None) -> Batch:
-    """The batch as `loss` and `evaluate` get it: where the task encodes, what it made, in float32, and what every batch says of its rows."""
-    if not task.encodes:
-        return batch
-    made = encode(task, batch) if made is None else made
-    facts = {name: batch[name] for name in _FACTS if name in batch}
-    return {**{name: value.float() if value.dtype == torch.float16 else value for name, value in made.items()}, **facts}
 
 
 def identity(task: Task, stage: Stage, spec: DataSpec) -> str:
@@ -66,7 +43,7 @@ def identity(task: Task, stage: Stage, spec: DataSpec) -> str:
     That is the data, the task's configuration, and all of its state but what it trains: frozen networks, tokenizers, scales. The
     task must not have been wrapped or sharded yet.
     """
-    data = {name: value for name, value in to_json(stage.data).items() if f"data.{name}" not in FREE}
+    data = {name: value for name, value in to_json(stage.data).items() if f"data.{name}" not in CHANGEABLE}
     kind = f"{type(stage.task).__module__}:{type(stage.task).__qualname__}"
     facts = [FORMAT, kind, to_json(stage.task), to_json(replace(spec, validation_name="")), data]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -85,7 +62,7 @@ def frozen_state(task: Task) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class EncodingCosts:
     """What `auto` knows when it decides; milliseconds are of one sample."""
 
     encode_ms: float
@@ -100,7 +77,7 @@ class Measured:
     """Of the samples, that is there already."""
 
 
-def judge(it: Measured) -> tuple[bool, str]:
+def should_keep(it: EncodingCosts) -> tuple[bool, str]:
     """Whether to keep what is encoded, and why, in words with the numbers."""
     new = min(it.samples_left, it.num_samples) * (1 - it.share)
     again = it.samples_left - new
@@ -137,7 +114,7 @@ class Encoding:
         self.task, self.device, self.store = task, device, store
         self.stored = stored
         """The same as `store`, for the thread of the source."""
-        self.measure: Callable[..., Measured] | None = None
+        self.measure: Callable[..., EncodingCosts] | None = None
         """Of `auto`, until it has decided."""
         self.calls, self.tried, self.timed, self.seconds = 0, 0, 0, np.zeros(3)
         """Of the trial: micro-batches, those that were encoded, of them those that could be kept, and what a sample of these took in all
@@ -147,7 +124,7 @@ class Encoding:
         """See `encoded`."""
         if not self.task.encodes:
             return batch
-        made = {name: value for name, value in batch.items() if name not in (*_FACTS, "encoded")} if "encoded" in batch else self._make(batch)
+        made = {name: value for name, value in batch.items() if name not in (*ROW_FACTS, "encoded")} if "encoded" in batch else self._make(batch)
         if self.measure is not None:
             self.calls += 1
             if self.calls == _WARM_UP + _TRIALS:
@@ -174,7 +151,7 @@ class Encoding:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _decide(self, measure: Callable[..., Measured], made: Batch) -> None:
+    def _decide(self, measure: Callable[..., EncodingCosts], made: Batch) -> None:
         """All ranks do what rank 0 found best; a store that the trial began goes where it is of no use."""
         self.measure, store = None, self.store
         assert store is not None
@@ -184,7 +161,7 @@ class Encoding:
         elif distributed.rank() == 0 and self.timed:
             encode_ms, write_ms, read_ms = (1000 * self.seconds / self.timed).tolist()
             measured = measure(encode_ms=encode_ms, write_ms=write_ms, read_ms=read_ms, record_bytes=store.record_bytes(made))
-            (good, why), fresh = judge(measured), measured.share == 0
+            (good, why), fresh = should_keep(measured), measured.share == 0
         good, fresh, why = distributed.broadcast_object((good, fresh, why))
         say(why, store if good else None)
         if not good:
@@ -236,7 +213,9 @@ def choose(
         if not share and left <= source.spec.num_samples:
             say(f"the run sees {left:,} of {source.spec.num_samples:,} samples, each once", None)
             return Encoding(task, device)
-        encoding.measure = partial(Measured, free_bytes=stores[0].free_bytes(), samples_left=left, num_samples=source.spec.num_samples, share=share)
+        encoding.measure = partial(
+            EncodingCosts, free_bytes=stores[0].free_bytes(), samples_left=left, num_samples=source.spec.num_samples, share=share
+        )
     return encoding
 
 

@@ -6,9 +6,8 @@ import torch
 
 from genlib import distributed
 from genlib.config import TrainConfig
-from genlib.engine.encoding import encoded
 from genlib.engine.strategy import Strategy
-from genlib.task import Task
+from genlib.task import Task, encoded
 from genlib.types import DataSource
 
 

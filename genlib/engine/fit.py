@@ -11,24 +11,25 @@ from pathlib import Path
 
 import torch
 
-from genlib import checkpoint, distributed
+from genlib import checkpoint, companions, distributed
 from genlib.checkpoint import Blueprint, DataState, Manifest
 from genlib.config import to_json
-from genlib.engine import strategy as strategies
 from genlib.engine.ema import Ema
 from genlib.engine.encoding import Ahead, EncodeAhead, ahead_of, choose
 from genlib.engine.evaluate import evaluate
-from genlib.engine.feed import Feed
 from genlib.engine.optim import learning_rate
+from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
 from genlib.engine.resume import is_of_run, refuse_other_run
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
+from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Update, optim_of
+from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import refuse_missing_trackers
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, file_system
-from genlib.task import Phase, Task, freeze
+from genlib.task import Phase, Task
 from genlib.types import Batch, DataSource, Step
 
 _MOST_FAILED_SAVES = 3
@@ -106,6 +107,7 @@ class Training:
         self.history = checkpoint.History(self.checkpoints, lambda manifest: is_of_run(manifest, recipe, stage, source.spec))
         self.skipped = self.skipped_in_a_row = self.failed_saves = 0
         self.seconds, self.trouble = 0.0, ""
+        self.flops_per_sample: float | None = None
 
     def run(self) -> Path:
         found = distributed.broadcast_object(self.history.newest() if distributed.rank() == 0 else None)
@@ -122,7 +124,7 @@ class Training:
         if not self.steps:  # a task without training is its upstream and its actions
             return self.last_save(None)
         refuse_missing_trackers(self.config.trackers)
-        feed = Feed(self.batches(first), self.micro_batch, self.device)
+        prefetcher = Prefetcher(self.batches(first), self.micro_batch, self.device)
         self.report = Report(
             self.folder,
             steps=self.steps,
@@ -131,14 +133,14 @@ class Training:
             seconds_between=self.config.log_every_seconds,
             trackers=self.config.trackers,
             config=to_json(self.config),
-            flops_per_sample=self.task.flops_per_sample() if self.device.type == "cuda" else None,
+            flops_per_sample=self.flops_per_sample,
             kept=kept,
         )
         self.unwritten = lambda: self.report.waiting
         try:
-            return self.loop(feed, first)
+            return self.loop(prefetcher, first)
         finally:
-            feed.close()
+            prefetcher.close()
             self.report.close()
 
     @property
@@ -150,7 +152,6 @@ class Training:
         """The task with its initial weights, the same on every rank."""
         torch.manual_seed(self.config.seed)
         upstream = {role: checkpoint.load_task(path) for role, path in self.upstream.items()}
-        freeze(upstream)
         return self.stage.task.build(self.source.spec, upstream)
 
     def begin(self) -> int:
@@ -171,7 +172,7 @@ class Training:
         if not folder.is_dir():
             raise ValueError(f"train.start_from is {str(folder)!r}, which is no folder that this worker sees; name a run or a checkpoint")
         self.task.prepare(self.source)
-        self.task.adopt(folder)
+        companions.load_pretrained(self.task, folder)
 
     def start(self, folder: Path, manifest: Manifest) -> int:
         """From a checkpoint: weights before the strategy shards them, optimizer state after."""
@@ -192,9 +193,22 @@ class Training:
             self.stage, self.task, self.blueprint, self.source, self.device, first=first, folder=self.folder, ahead=self.encode_ahead
         )
         self.shapes = {name: p.shape for name, p in self.task.named_parameters()}  # ZeRO-3 leaves none
-        self.strategy = strategies.choose(self.config.strategy, self.device)
+        if self.device.type == "cuda":
+            self.flops_per_sample = self.counted_flops()  # before ZeRO-3 takes the weights apart
+        self.strategy = strategy_of(self.config.strategy, self.device)
         self.strategy.setup(self.task, self.config)
-        self.ema = Ema(self.strategy, self.config.ema_halflife_samples, self.config.ema_rampup) if self.config.ema_halflife_samples else None
+        self.ema = (
+            Ema(self.strategy, self.config.ema_halflife_samples, self.config.ema_rampup, self.task.averaged)
+            if self.config.ema_halflife_samples
+            else None
+        )
+
+    def counted_flops(self) -> float | None:
+        """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted."""
+        try:
+            return flops_per_sample(FakeTask.of(self.task), max(1, self.micro_batch // distributed.world_size()), self.config.precision)
+        except ValueError:
+            return None
 
     def batches(self, first: int) -> Iterator[Batch]:
         """This rank's micro-batches from step `first` on."""
@@ -204,18 +218,18 @@ class Training:
             start=first * self.config.global_batch, transform=self.task.transform(train=True), **stored,
         )  # fmt: skip
 
-    def loop(self, feed: Feed, first: int) -> Path:
+    def loop(self, prefetcher: Prefetcher, first: int) -> Path:
         row, stop_vote = None, StopVote(self.listener.stop_asked, self.device, first)
         for index in range(first, self.steps):
-            begin, waited = time.perf_counter(), feed.wait_seconds
-            micro_batches = list(islice(feed, self.config.accumulation))
+            begin, waited = time.perf_counter(), prefetcher.wait_seconds
+            micro_batches = list(islice(prefetcher, self.config.accumulation))
             values = self.step(Step(index, self.steps, self.config.seed), [self.encoding(batch) for batch in micro_batches])
             done = index + 1
             if due(done, self.config.evaluate_every_steps, self.steps):
                 values |= self.evaluate(done)
             spent = time.perf_counter() - begin
             self.seconds += spent
-            new = self.report.add(done, {**values, "batch_time": spent, "data_time": feed.wait_seconds - waited})
+            new = self.report.add(done, {**values, "batch_time": spent, "data_time": prefetcher.wait_seconds - waited})
             stop = stop_vote(done) and done < self.steps
             checkpoint_due = stop or done == self.steps or due(done, self.config.checkpoint_every_steps, self.steps)
             if checkpoint_due:
@@ -231,7 +245,7 @@ class Training:
     def evaluate(self, done: int) -> dict[str, float]:
         """Scores of the held-out samples; says what is wrong with them when it first is."""
         values = evaluate(self.task, self.strategy, self.source, self.config)
-        trouble = self.task.diagnose({name.removeprefix("val/"): value for name, value in values.items()})
+        trouble = self.task.divergence_reason({name.removeprefix("val/"): value for name, value in values.items()})
         if trouble and trouble != self.trouble and distributed.rank() == 0:
             print(f"step {done}: {trouble}", flush=True)
         self.trouble = trouble
@@ -242,21 +256,21 @@ class Training:
         """All due phases, then what moves without gradient."""
         values: dict = {}
         for number, phase in enumerate(self.task.phases):
-            if step.index % phase.every:
+            if not phase.due(step.index):
                 continue
             # Dropout and the like are a function of (seed, step, phase, rank): nothing to save, nothing to restore.
             seed_generators(((self.config.seed * 1_000_003 + step.index) * 97 + number) * 65_537 + distributed.rank(), self.device)
             update = self.strategy.run_phase(phase, micro_batches, step)
             prefix = "train/" if len(self.task.phases) == 1 else f"train/{phase.name}/"
             values |= {prefix + name: value for name, value in update.metrics.items()} | {f"{prefix}grad_norm": update.grad_norm}
-            self.judge(update, phase, step, micro_batches)
+            self.handle_skipped(update, phase, step, micro_batches)
         self.strategy.after_step(step)
         if self.ema:
             self.ema.update((step.index + 1) * self.config.global_batch, self.config.global_batch)
         player = self.task.phases[0].player
         return {**values, "train/lr": learning_rate(optim_of(self.config, player), step.index, step.total), "train/skipped": self.skipped}
 
-    def judge(self, update: Update, phase: Phase, step: Step, micro_batches: list[Batch]) -> None:
+    def handle_skipped(self, update: Update, phase: Phase, step: Step, micro_batches: list[Batch]) -> None:
         """Counts and names a skipped update; FloatingPointError after too many in a row. All ranks know of every skip."""
         if update.applied:
             self.skipped_in_a_row = 0

@@ -17,12 +17,16 @@ def parameter_groups(task: Task, weights: Mapping[str, nn.Parameter], weight_dec
     """A player's trained weights in one group that decays and one that does not; empty groups are left out."""
     if not weights:
         raise ValueError(f"a player of {type(task).__name__} has no trainable weights; a task without training has phases = ()")
-    decays = {name: bool(weight_decay) and task.decays(name, p) for name, p in weights.items()}
     groups = [
-        {"params": [p for name, p in weights.items() if decays[name] is decayed], "weight_decay": weight_decay if decayed else 0.0}
+        {"params": [p for p in weights.values() if (bool(weight_decay) and decays(p)) is decayed], "weight_decay": weight_decay if decayed else 0.0}
         for decayed in (True, False)
     ]
     return [group for group in groups if group["params"]]
+
+
+def decays(weight: nn.Parameter) -> bool:
+    """Whether weight decay applies: not to gains, biases and temperatures, which have fewer than two dimensions."""
+    return weight.dim() >= 2
 
 
 def make_optimizer(groups: list[dict], config: OptimConfig) -> Optimizer:

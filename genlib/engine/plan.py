@@ -24,7 +24,7 @@ STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Parallelism:
     """A strategy and what of it lies in the host's memory."""
 
     strategy: str
@@ -34,7 +34,12 @@ class Way:
         return self.strategy if self.offload == "none" else f"{self.strategy}, {self.offload} offloaded"
 
 
-WAYS = (*(Way(name) for name in STRATEGIES), Way("zero2", "optimizer"), Way("zero3", "optimizer"), Way("zero3", "all"))
+PARALLELISMS = (
+    *(Parallelism(name) for name in STRATEGIES),
+    Parallelism("zero2", "optimizer"),
+    Parallelism("zero3", "optimizer"),
+    Parallelism("zero3", "all"),
+)
 """All ways to train, from the fastest to the smallest."""
 
 
@@ -50,7 +55,8 @@ class Model:
     """Frozen weights and buffers, whole on every device."""
     optimizer_tensors: dict[str, int]
     """Tensors that the optimizer keeps for each weight, by player."""
-    ema: bool
+    averaged: int
+    """Trained elements of which there is a moving average."""
 
     @property
     def trained(self) -> int:
@@ -72,7 +78,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class MemoryEstimate:
     """A task, traced at two batch sizes a phase; answers for any other by the line through them."""
 
     model: Model
@@ -83,7 +89,7 @@ class Outlook:
         """Operations of a training step for one sample, over all phases; from the larger of the two sizes."""
         return sum(large.flops / large.size / large.every for _, large in self.traces)
 
-    def at(self, way: Way, world: int, micro_batch: int) -> Memory:
+    def at(self, way: Parallelism, world: int, micro_batch: int) -> Memory:
         """Memory of a step with `micro_batch` samples a device."""
         layout = Layout(self.model, way, max(1, world), self.accumulation > 1)
         moments = (held for small, large in self.traces for held in layout.moments(line(small, large, micro_batch)))
@@ -91,7 +97,7 @@ class Outlook:
         memories = [Memory(parts, layout.host_bytes) for parts in (layout.parts(**worst), layout.at_start())]
         return max(memories, key=lambda memory: memory.device_bytes)
 
-    def largest_micro_batch(self, way: Way, world: int, device_bytes: float, most: int = 2**20) -> int:
+    def largest_micro_batch(self, way: Parallelism, world: int, device_bytes: float, most: int = 2**20) -> int:
         """The most samples a device can hold at once; 0 where it cannot hold one."""
         low, high = 0, 1
         while high <= most and self.at(way, world, high).device_bytes <= device_bytes:
@@ -102,7 +108,7 @@ class Outlook:
         return low
 
 
-def outlook(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Outlook:
+def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> MemoryEstimate:
     """Traces every phase of the task: at `micro_batch`, for which the plan is then exact, or at `TRACED` where that is less, and at 2 or 4."""
     players = fake.players.weights
     elements = {player: sum(p.numel() for p in weights.values()) for player, weights in players.items()}
@@ -113,12 +119,12 @@ def outlook(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Outlook:
         max((p.numel() for weights in players.values() for p in weights.values()), default=0),
         everything - FP32 * sum(elements.values()),
         {player: optimizer_tensors(optim_of(config, player)) for player in players},
-        bool(config.ema_halflife_samples),
+        sum(elements[player] for player in fake.task.averaged or elements) if config.ema_halflife_samples else 0,
     )
     most = min(max(2, micro_batch), TRACED)
     sizes = sorted({most, 2 if most > 2 else 4})
     traces = [tuple(fake.trace(phase, size, config.precision) for size in sizes) for phase in fake.task.phases]
-    return Outlook(model, tuple((small, large) for small, large in traces), config.accumulation)
+    return MemoryEstimate(model, tuple((small, large) for small, large in traces), config.accumulation)
 
 
 def optimizer_tensors(optim: OptimConfig) -> int:
@@ -141,7 +147,7 @@ class Layout:
     """Where a strategy keeps what: elements in `kept` all the time, and what the backward pass adds."""
 
     model: Model
-    way: Way
+    way: Parallelism
     world: int
     many: bool
     """Whether gradients of several micro-batches are added up."""
@@ -156,7 +162,7 @@ class Layout:
         getattr(self, f"_{self.way.strategy}")(trained, trained // self.world)
         if self.way.offload != "none":
             self._offload(trained // self.world)
-        self.kept["EMA"] = trained // self.world if self.model.ema else 0
+        self.kept["EMA"] = self.model.averaged // self.world
 
     def _single(self, trained: int, share: int) -> None:
         pass

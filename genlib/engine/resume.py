@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from genlib.checkpoint import Manifest
-from genlib.config import Config, from_json, to_json
+from genlib.config import Config, DataConfig, TrainConfig, from_json, to_json
 from genlib.recipe import Stage
 from genlib.types import DataSpec
 
-FREE = {
-    *(f"train.{name}" for name in ("steps", "strategy", "offload", "compile", "checkpoint_every_steps", "keep_checkpoints")),
-    *(f"train.{name}" for name in ("evaluate_every_steps", "log_every_seconds", "trackers", "max_skipped_in_a_row", "encode", "encoded_dir")),
-    *(f"data.{name}" for name in ("train", "validation", "readers", "reader_timeout_seconds", "cache_mb", "disk_cache_gb", "max_failed")),
+CHANGEABLE = {
+    f"{section}.{field.name}"
+    for section, kind in (("train", TrainConfig), ("data", DataConfig))
+    for field in dataclasses.fields(kind)
+    if field.metadata.get("changeable")
 }
 """Settings that a resumed run may change; where the data is may change, what it is may not (its digest tells)."""
 
@@ -50,7 +52,7 @@ def refuse_other_settings(manifest: Manifest, recipe: str, stage: Stage) -> None
         ("data", stage.data, manifest.data),
     ):
         for name, before, now in differences(completed(new, old), to_json(new)):
-            if f"{section}.{name}" not in FREE:
+            if f"{section}.{name}" not in CHANGEABLE:
                 raise ValueError(f"the run was started with {section}.{name} = {before!r}, now it is {now!r}; restore it or use another run name")
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from genlib import distributed
 from genlib.config import TrainConfig
 from genlib.engine.optim import clip_gradients, learning_rate, make_optimizer, parameter_groups, set_learning_rate
-from genlib.engine.strategy import Door, Players, Shard, Update, optim_of, share
+from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, share
 from genlib.task import Phase, Task
 from genlib.types import Batch, Metrics, Step
 
@@ -33,35 +33,35 @@ class SingleDevice:
 
     def setup(self, task: Task, config: TrainConfig) -> None:
         self.task, self.config = task.to(self.device), config
-        self.doors: dict[str, nn.Module] = {}
+        self.loss_modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Optimizer] = {}
         self.players = Players(task)
         for player in task.players():
-            self.players.turn_to(player)
-            self.doors[player] = self.wrap(Door(task, config.precision, self.device, compile=config.compile))
+            self.players.select(player)
+            self.loss_modules[player] = self.wrap(LossModule(task, config.precision, self.device, compile=config.compile))
             optim = optim_of(config, player)
             self.optimizers[player] = make_optimizer(parameter_groups(task, self.players.weights[player], optim.weight_decay), optim)
             self.updates[player] = 0
 
-    def wrap(self, door: Door) -> nn.Module:
+    def wrap(self, loss_module: LossModule) -> nn.Module:
         """What the loss is called through."""
-        return door
+        return loss_module
 
-    def without_sync(self, door: nn.Module) -> AbstractContextManager:
+    def without_sync(self, loss_module: nn.Module) -> AbstractContextManager:
         """Inside, backward leaves gradients on this rank."""
         return nullcontext()
 
     def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
-        self.players.turn_to(phase.player)
-        door, optimizer, optim = self.doors[phase.player], self.optimizers[phase.player], optim_of(self.config, phase.player)
+        self.players.select(phase.player)
+        loss_module, optimizer, optim = self.loss_modules[phase.player], self.optimizers[phase.player], optim_of(self.config, phase.player)
         weights = self.players.weights[phase.player].values()
         for weight in weights:
             weight.grad = None
         metrics = []
         for i, batch in enumerate(micro_batches):
             last = i + 1 == len(micro_batches)
-            with nullcontext() if last else self.without_sync(door):
-                loss, values = door(phase.name, batch, step)
+            with nullcontext() if last else self.without_sync(loss_module):
+                loss, values = loss_module(phase.name, batch, step)
                 (loss / len(micro_batches) if len(micro_batches) > 1 else loss).backward()
             metrics.append(values)
         norm = clip_gradients(weights, optim.clip_norm).item()

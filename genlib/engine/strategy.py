@@ -1,6 +1,6 @@
 """Strategy: how gradients become weights on this hardware.
 
-A strategy wraps one module only, a `Door` whose forward is the loss; there is one Door per player, with the other players
+A strategy wraps one module only, a `LossModule` whose forward is the loss; there is one LossModule per player, with the other players
 frozen. A loss may therefore call any method of any network and take gradients of gradients, under every strategy.
 """
 
@@ -43,7 +43,7 @@ class Update:
     applied: bool
 
 
-class Door(nn.Module):
+class LossModule(nn.Module):
     """The one module a strategy wraps: its forward is the task's loss, averaged over the rows of this rank."""
 
     def __init__(self, task: Task, precision: str, device: torch.device, *, compile: bool = False) -> None:
@@ -51,13 +51,14 @@ class Door(nn.Module):
         self.task = task
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16) if precision == "bf16" else nullcontext
         self.loss = torch.compile(task.loss) if compile else task.loss
+        self.loss_weights = {phase.name: phase.loss_weight for phase in task.phases}
 
     def forward(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         with self.autocast():
             loss, metrics = self.loss(phase, batch, step)
         loss = weighted_mean(loss.float(), batch)
-        # A loss that is not finite may still have finite gradients: poison them, so that every rank skips the step.
-        poison = loss.detach() * 0 + 1
+        # A loss that is not finite may still have finite gradients: such a factor poisons them, so that every rank skips the step.
+        poison = loss.detach() * 0 + self.loss_weights[phase]
         return loss * poison, {"loss": loss.detach(), **{name: weighted_mean(value.detach().float(), batch) for name, value in metrics.items()}}
 
 
@@ -72,7 +73,7 @@ class Players:
         """All trained weights with their names in the task's state dict."""
         self.current: str | None = None
 
-    def turn_to(self, player: str) -> None:
+    def select(self, player: str) -> None:
         """Gradients for this player alone; nothing to do while one player trains on."""
         if self.current == player:
             return
@@ -88,7 +89,7 @@ class Strategy(Protocol):
     device: torch.device
 
     def setup(self, task: Task, config: TrainConfig) -> None:
-        """Moves the task to the device and makes one Door and one optimizer per player. Weights are final by now."""
+        """Moves the task to the device and makes one LossModule and one optimizer per player. Weights are final by now."""
         ...
 
     def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
@@ -144,23 +145,3 @@ def gather_shard(shard: Tensor, numel: int) -> Tensor:
     padded = shard.new_zeros(-(-numel // world))
     padded[: shard.numel()] = shard
     return distributed.all_gather(padded)[:numel]
-
-
-def choose(name: str, device: torch.device) -> Strategy:
-    """The strategy of that name; `auto` is single with one process and ddp with more."""
-    world = distributed.world_size()
-    if name == "auto":
-        name = "single" if world == 1 else "ddp"
-    if name == "single":
-        if world > 1:
-            raise ValueError(f"strategy single trains on one worker, but there are {world}; use ddp, zero1, zero2 or zero3, or one worker")
-        from genlib.engine.single import SingleDevice
-
-        return SingleDevice(device)
-    if name == "ddp":
-        from genlib.engine.ddp import DistributedDataParallel
-
-        return DistributedDataParallel(device)
-    from genlib.engine.zero import Zero
-
-    return Zero(int(name.removeprefix("zero")), device)

@@ -6,6 +6,7 @@ in seconds; autocast, gradient checkpointing and fused attention act as they do 
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from genlib.engine.strategy import Door, Players
+from genlib import companions
+from genlib.engine.strategy import LossModule, Players
 from genlib.task import Phase, Task
 from genlib.types import Batch, Step
 
@@ -49,6 +51,8 @@ class PassTrace:
     moments: tuple[Moment, ...]
     flops: int
     """Floating-point operations; a multiplication and an addition are two. What gradient checkpointing computes again counts."""
+    recomputed: int
+    """Of them, those of what gradient checkpointing computes again."""
 
     @property
     def activation_bytes(self) -> int:
@@ -64,6 +68,22 @@ class FakeTask:
         with self._faked():
             self.task = build().train()
         self.players = Players(self.task)
+
+    @classmethod
+    def of(cls, task: Task) -> FakeTask:
+        """A task that exists, copied without its values; its weights must be whole."""
+        made = cls.__new__(cls)
+        made.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        tensors = [value for value in (*task.state_dict(keep_vars=True).values(), *task.buffers()) if isinstance(value, Tensor)]
+        made.task = copy.deepcopy(task, {id(value): made._without_values(value) for value in tensors}).train()
+        made.players = Players(made.task)
+        return made
+
+    def _without_values(self, value: Tensor) -> Tensor:
+        if value.numel() != 1 or value.is_floating_point() or value.is_meta:
+            return self.mode.from_tensor(value)
+        with self.mode:  # a constant, whose value may be asked for: a mark of a text, a count
+            return torch.tensor(value.tolist(), dtype=value.dtype)
 
     @property
     def trained(self) -> int:
@@ -89,29 +109,40 @@ class FakeTask:
 
     def trace(self, phase: Phase, size: int, precision: str) -> PassTrace:
         """One phase over `size` made-up samples."""
-        self.players.turn_to(phase.player)
+        self.players.select(phase.player)
         with self._faked():
             try:
-                batch = self.task.example(size)
+                batch = companions.example(self.task, size)
             except NotImplementedError as error:
                 raise ValueError(f"{error}, so there is no plan of it") from None
             return _trace(self.task, self.players.weights[phase.player], phase, batch, size, precision)
 
 
 def _trace(task: Task, weights: dict[str, nn.Parameter], phase: Phase, batch: Batch, size: int, precision: str) -> PassTrace:
-    door = Door(task, precision, torch.device("cpu"))
-    memory = _LiveMemory([*task.state_dict(keep_vars=True).values(), *task.buffers(), *batch.values()])
+    loss_module = LossModule(task, precision, torch.device("cpu"))
     operations = flop_counter.FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
     operations.mod_tracker = _NoModules()  # type: ignore[assignment]  its hooks cannot stand gradients of gradients
+    memory = _LiveMemory([*task.state_dict(keep_vars=True).values(), *task.buffers(), *batch.values()], operations.get_total_flops)
     hooks = [weight.register_post_accumulate_grad_hook(memory.take_gradient) for weight in weights.values()]
     try:
         with operations, memory:
-            door(phase.name, batch, Step(0, 1))[0].backward()
+            loss = loss_module(phase.name, batch, Step(0, 1))[0]
+            memory.in_backward = True
+            loss.backward()
     finally:
         for hook in hooks:
             hook.remove()
     memory.close()
-    return PassTrace(phase.player, phase.every, size, tuple(memory.moments), operations.get_total_flops())
+    return PassTrace(phase.player, phase.every, size, tuple(memory.moments), operations.get_total_flops(), memory.recomputed)
+
+
+def flops_per_sample(fake: FakeTask, size: int, precision: str) -> float:
+    """Operations of a training step for one sample, over all phases, each as often as it runs; counted over `size` samples.
+
+    Without what gradient checkpointing computes again, and without `after_step`. ValueError where the task cannot be traced.
+    """
+    traces = [fake.trace(phase, size, precision) for phase in fake.task.phases]
+    return sum((trace.flops - trace.recomputed) / trace.size / trace.every for trace in traces)
 
 
 class _NoModules:
@@ -127,10 +158,11 @@ class _NoModules:
 
 
 class _LiveMemory(TorchDispatchMode):
-    """Adds up what is alive after every operation; `known` tensors are not counted."""
+    """Adds up what is alive after every operation, and what of `flops` is computed again; `known` tensors are not counted."""
 
-    def __init__(self, known: list[Tensor]) -> None:
+    def __init__(self, known: list[Tensor], flops: Callable[[], int]) -> None:
         super().__init__()
+        self.flops, self.recomputed, self.in_backward = flops, 0, False
         self.live = self.peak = self.ready = 0
         self.moments: list[Moment] = []
         self._seen: set[int] = set()
@@ -147,7 +179,11 @@ class _LiveMemory(TorchDispatchMode):
         return super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        # A backward pass has no gradients of its own but where checkpointing runs a piece of the forward pass again.
+        again = self.in_backward and torch.is_grad_enabled()
+        before = self.flops() if again else 0
         result = function(*args, **(kwargs or {}))
+        self.recomputed += self.flops() - before if again else 0
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self._add(value.untyped_storage())

@@ -1,6 +1,6 @@
 """ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054) by DeepSpeed: optimizer state (1), gradients (2) and weights (3) are sharded.
 
-DeepSpeed runs in fp32 with the loss under autocast inside the Door; its checkpoint format, which is pickles, is not used: the
+DeepSpeed runs in fp32 with the loss under autocast inside the LossModule; its checkpoint format, which is pickles, is not used: the
 live shards are read and written by name and offset, so that a run goes on under any strategy and any number of workers.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ from genlib.config import TrainConfig
 from genlib.engine.ddp import average_batch_statistics
 from genlib.engine.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
 from genlib.engine.single import blank_state, mean_metrics, whole_share
-from genlib.engine.strategy import Door, Players, Shard, Update, optim_of
+from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of
 from genlib.task import Phase, Task
 from genlib.types import Batch, Step
 
@@ -49,19 +49,6 @@ def import_deepspeed(device: torch.device):
     return deepspeed
 
 
-@contextmanager
-def without_frozen(task: Task) -> Iterator[None]:
-    """Inside, the task has none of its upstream tasks, lest DeepSpeed hooks itself into them."""
-    held = [(parent, name, child) for parent in task.modules() for name, child in parent.named_children() if isinstance(child, Task) and child.frozen]
-    for parent, name, _ in held:
-        parent._modules[name] = None
-    try:
-        yield
-    finally:
-        for parent, name, child in held:
-            parent._modules[name] = child
-
-
 class Zero:
     """Strategy of ZeRO stage 1, 2 or 3."""
 
@@ -84,12 +71,11 @@ class Zero:
         self.elements = {player: sum(p.numel() for p in weights.values()) for player, weights in self.players.weights.items()}
         groups = {player: parameter_groups(task, self.players.weights[player], optim.weight_decay) for player, optim in optims.items()}
         for player, optim in optims.items():
-            self.players.turn_to(player)
+            self.players.select(player)
             optimizer = make_optimizer(groups[player], optim)
-            door = Door(task, config.precision, self.device, compile=config.compile)
+            loss_module = LossModule(task, config.precision, self.device, compile=config.compile)
             settings = self.settings(player)
-            with without_frozen(task):
-                self.engines[player] = self.deepspeed.initialize(model=door, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+            self.engines[player] = self.deepspeed.initialize(model=loss_module, optimizer=optimizer, config=settings, dist_init_required=False)[0]
             self.updates[player] = 0
 
     def settings(self, player: str) -> dict:
@@ -120,7 +106,7 @@ class Zero:
         return dict.fromkeys(parts, host)
 
     def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
-        self.players.turn_to(phase.player)
+        self.players.select(phase.player)
         engine, optim = self.engines[phase.player], optim_of(self.config, phase.player)
         set_learning_rate(engine.optimizer.optimizer, learning_rate(optim, step.index, step.total))
         metrics = []

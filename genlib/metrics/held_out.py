@@ -7,7 +7,7 @@ from itertools import islice
 
 import torch
 
-from genlib.task import Task
+from genlib.task import Task, encoded
 from genlib.types import Batch, DataSource, Transform
 
 BATCH = 500
@@ -40,6 +40,6 @@ def mean_values(task: Task, source: DataSource) -> dict[str, float]:
     for batch in held_out(task, source):
         rows = len(batch["position"])
         count += rows
-        for name, value in task.evaluate({**batch, **task.encode(batch)}).items():
+        for name, value in task.evaluate(encoded(task, batch)).items():
             totals[name] = totals.get(name, 0.0) + (value.double().sum().item() if value.dim() else rows * value.item())
     return {f"{source.spec.validation_name}/{name}": total / count for name, total in totals.items()}

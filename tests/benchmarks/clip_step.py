@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from genlib import companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.single import SingleDevice
 from genlib.models.representation.clip import CLIP, CLIPConfig
@@ -53,7 +54,7 @@ def our_step(precision: str) -> Callable[[], object]:
 
 def their_step(precision: str) -> Callable[[], object]:
     with tempfile.TemporaryDirectory() as folder:
-        made().export(Path(folder))
+        companions.export(made(), Path(folder))
         model = open_clip().create_model(f"local-dir:{folder}/open_clip").train()
     loss, optimizer = open_clip().loss.ClipLoss(), torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.2)
     image, tokens = pairs()

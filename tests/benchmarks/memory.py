@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from genlib.engine.plan import WAYS, Way, outlook
+from genlib.engine.plan import PARALLELISMS, Parallelism, estimate_memory
 from genlib.engine.trace import FakeTask
 from tests.benchmarks.measure import report
 from tests.peak import UNet, config, write_peak
@@ -23,10 +23,10 @@ VARIANTS = {"": {}, "bf16": {"precision": "bf16"}, "checkpointed": {"checkpointi
 MICRO_BATCH = 8
 
 
-def ratio(way: Way, *, precision: str = "fp32", accumulation: int = 1, checkpointing: bool = False) -> tuple[float, float]:
+def ratio(way: Parallelism, *, precision: str = "fp32", accumulation: int = 1, checkpointing: bool = False) -> tuple[float, float]:
     """Predicted and measured megabytes of the worse moment."""
     train, world = config(way, precision, accumulation), 1 if way.strategy == "single" else 2
-    memory = outlook(FakeTask(lambda: UNet(checkpointing=checkpointing)), train, MICRO_BATCH).at(way, world, MICRO_BATCH)
+    memory = estimate_memory(FakeTask(lambda: UNet(checkpointing=checkpointing)), train, MICRO_BATCH).at(way, world, MICRO_BATCH)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "peak")
         run_ranks(world, write_peak, out, way, train, MICRO_BATCH, checkpointing)
@@ -37,7 +37,7 @@ def ratio(way: Way, *, precision: str = "fp32", accumulation: int = 1, checkpoin
 
 def main(names: Sequence[str]) -> None:
     """All ways, or those whose names are given; then variants of some."""
-    for way in WAYS:
+    for way in PARALLELISMS:
         for variant, options in VARIANTS.items():
             name = f"{way} {variant}".strip()
             if names and name not in names:

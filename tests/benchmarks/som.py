@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genlib.config import OptimConfig, TrainConfig
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.models.maps.rules import started
 from genlib.models.maps.som import SOM, SOMConfig
 from genlib.types import DataSpec, Step
@@ -46,7 +46,7 @@ def ours(x: Tensor, side: int) -> SOM:
     task = config.build(DataSpec(vector_size=x.shape[1], num_samples=len(x)), {})
     with torch.no_grad():
         task.prototypes.copy_(started("plane", x, task.grid))
-    strategy = strategies.choose("single", torch.device("cpu"))
+    strategy = strategy_of("single", torch.device("cpu"))
     strategy.setup(task, TrainConfig(optim=OptimConfig(name="sgd", learning_rate=1.0)))
     for index in range(EPOCHS * STEPS):
         rows = torch.arange(index % STEPS, len(x), STEPS)

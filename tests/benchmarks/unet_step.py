@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genlib import companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.single import SingleDevice
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
@@ -22,7 +23,6 @@ from genlib.models.diffusion.sdxl import SDXL, SDXLConfig
 from genlib.models.representation.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import TextEncoderConfig
 from genlib.nn.tokenizer import train_bpe
-from genlib.task import freeze
 from genlib.types import Batch, DataSpec, Step
 from tests.benchmarks.measure import ratios, report
 
@@ -40,14 +40,13 @@ def made() -> SDXL:
     }
     for role in ("text", "text_2"):
         upstream[role].tokenizer.use(train_bpe(["heart"], 600))  # type: ignore[union-attr]
-    freeze(upstream)
     upstream["autoencoder"].scale.fill_(1.0)  # type: ignore[operator]
     unet = LatentUNetConfig(block_out_channels=(64, 128), transformer_layers=(0, 2), layers_per_block=2, head_dim=32, size_dim=32)
     return SDXLConfig(unet=unet).build(data, upstream)
 
 
 def batch_of(task: SDXL) -> Batch:
-    example = task.example(BATCH)
+    example = companions.example(task, BATCH)
     return {name: torch.randn_like(value) if name in ("text", "pooled", "latent_mean") else value for name, value in example.items()}
 
 

@@ -14,10 +14,13 @@ import torch
 from genlib import checkpoint
 from genlib.data.caches.encoded import EncodedStore
 from genlib.data.source import ShardSource, open_source
-from genlib.engine.encoding import Ahead, Measured, encode, encoded, frozen_state, identity, judge, keep
+from genlib.engine.encoding import Ahead, EncodingCosts, frozen_state, identity, keep, should_keep
+from genlib.engine.evaluate import evaluate
 from genlib.engine.fit import fit, plan_encoding
+from genlib.engine.strategies import strategy_of
+from genlib.metrics.held_out import mean_values
 from genlib.recipe import Stage
-from genlib.task import Task
+from genlib.task import Task, encode, encoded
 from genlib.types import Batch
 from jobs.encoder import restored
 from tests.encoders import OnEyes, stages
@@ -215,7 +218,7 @@ def test_encoders_restore_the_task_without_what_it_trains(root: Path) -> None:
     assert plan_encoding(stages()[0], recipe="encoders", source=source(), folder=root / "run", upstream={}) is None
 
 
-MEASURED = Measured(
+MEASURED = EncodingCosts(
     encode_ms=4.0, write_ms=1.0, read_ms=0.1, record_bytes=1000, free_bytes=10**9, samples_left=10_000, num_samples=1000, share=0.0
 )  # fmt: skip
 
@@ -234,7 +237,7 @@ MEASURED = Measured(
     ],
 )
 def test_auto_weighs_what_it_measured(change: dict, kept: bool, words: str) -> None:
-    found, why = judge(replace(MEASURED, **change))
+    found, why = should_keep(replace(MEASURED, **change))
     assert found == kept
     assert words in why
 
@@ -324,3 +327,11 @@ def test_rows_say_the_same_either_way(root: Path) -> None:
         rows.append([{name: value for name, value in line.items() if name.startswith(("train/", "val/"))} for line in lines])
     assert rows[0] == rows[1]
     assert "val/code" in rows[0][1]
+
+
+def test_held_out_scores_are_of_the_very_values_that_the_engine_evaluates(root: Path) -> None:
+    stage, task = second(root), built(root).eval()
+    strategy = strategy_of("single", CPU)
+    strategy.setup(task, stage.train)
+    expected = evaluate(task, strategy, source(), stage.train)["val/code"]
+    assert mean_values(task.eval(), source())[f"{source().spec.validation_name}/code"] == pytest.approx(expected, rel=1e-7)

@@ -20,7 +20,7 @@ from tests.tiny import GAN, VAE, ArraySource
 class Hopeless(VAE):
     """As the VAE; gives up where its distortion is what it always is: above 1."""
 
-    def diagnose(self, values: Mapping[str, float]) -> str:
+    def divergence_reason(self, values: Mapping[str, float]) -> str:
         return "the distortion stays above 1" if values["distortion"] > 1 else ""
 
 
@@ -54,4 +54,4 @@ def test_a_task_without_scores_of_its_own_has_the_loss_of_its_first_phase() -> N
     values = task.evaluate(batch)
     assert list(values) == ["loss"]
     assert values["loss"].shape == (8,)
-    assert task.diagnose({"loss": 1.0}) == ""
+    assert task.divergence_reason({"loss": 1.0}) == ""

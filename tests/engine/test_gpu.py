@@ -10,9 +10,9 @@ import torch
 
 from genlib import checkpoint
 from genlib.config import OptimConfig, TrainConfig
-from genlib.engine.feed import Feed
 from genlib.engine.fit import fit
 from genlib.engine.optim import make_optimizer
+from genlib.engine.prefetcher import Prefetcher
 from genlib.recipe import Stage
 from tests.tiny import KINDS, ArraySource, TinyConfig
 
@@ -43,11 +43,11 @@ def test_ways_of_training_learn(options: dict, tmp_path: Path) -> None:
 
 
 def test_batches_are_on_the_device_ahead_of_the_step() -> None:
-    feed = Feed(ArraySource().batches("train", 16), 16, torch.device("cuda"))
-    batch = next(feed)
+    prefetcher = Prefetcher(ArraySource().batches("train", 16), 16, torch.device("cuda"))
+    batch = next(prefetcher)
     assert all(value.device.type == "cuda" for value in batch.values())
     assert batch["weight"].sum() == 16
-    feed.close()
+    prefetcher.close()
 
 
 def test_optimizers_are_fused() -> None:

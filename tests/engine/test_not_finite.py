@@ -11,8 +11,8 @@ from torch import Tensor
 
 from genlib import checkpoint
 from genlib.config import OptimConfig, TrainConfig
-from genlib.engine import strategy as strategies
 from genlib.engine.fit import fit
+from genlib.engine.strategies import strategy_of
 from genlib.recipe import Stage
 from genlib.task import Phase
 from genlib.types import Batch, Metrics, Step
@@ -74,7 +74,7 @@ def test_finite_loss_with_infinite_gradient_is_skipped() -> None:
         def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
             return sum(p.sum().abs().sub(p.sum().abs()).sqrt() for p in self.parameters()), {}
 
-    strategy = strategies.choose("single", torch.device("cpu"))
+    strategy = strategy_of("single", torch.device("cpu"))
     task = Cusp()
     strategy.setup(task, TrainConfig(optim=OptimConfig(learning_rate=1.0)))
     before = [p.clone() for p in task.parameters()]

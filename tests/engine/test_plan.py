@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
-from genlib.engine.plan import WAYS, Outlook, Way, outlook
-from genlib.engine.trace import FakeTask
+from genlib.engine.plan import PARALLELISMS, MemoryEstimate, Parallelism, estimate_memory
+from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
 from tests.peak import UNet, config, write_peak
@@ -19,15 +20,18 @@ from tests.processes import run_ranks
 MICRO_BATCH = 8
 
 
+def example(task: Task, size: int) -> Batch:
+    return {"x": torch.zeros(size, 128)}
+
+
 class Line(Task):
     """One weight (64, 128): everything about it can be counted by hand."""
+
+    companions = Companions(example="tests.engine.test_plan:example")
 
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Linear(128, 64, bias=False)
-
-    def example(self, size: int) -> Batch:
-        return {"x": torch.zeros(size, 128), "weight": torch.ones(size), "position": torch.arange(size)}
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         return self.net(batch["x"]).square().sum(1), {}
@@ -40,8 +44,8 @@ class Values(Line):
         return self.net(batch["x"] * self.net.weight.max().item()).sum(1), {}
 
 
-def view(task: type[Task] = Line, **train: object) -> Outlook:
-    return outlook(FakeTask(task), TrainConfig(**train), 16)
+def view(task: type[Task] = Line, **train: object) -> MemoryEstimate:
+    return estimate_memory(FakeTask(task), TrainConfig(**train), 16)
 
 
 def test_operations_of_a_matrix_product() -> None:
@@ -52,29 +56,29 @@ def test_operations_of_a_matrix_product() -> None:
 def test_parts_of_one_weight_over_four_workers() -> None:
     numel = 64 * 128
     adam = view(ema_halflife_samples=10)
-    parts = {str(way): adam.at(way, 4, 16).parts for way in WAYS if way.strategy != "single"}
+    parts = {str(way): adam.at(way, 4, 16).parts for way in PARALLELISMS if way.strategy != "single"}
     assert parts["ddp"]["optimizer"] == 2 * 4 * numel
     assert parts["zero2"]["optimizer"] == 2 * numel  # a quarter
     assert parts["zero3"]["weights"] == numel
     assert "optimizer" not in parts["zero2, optimizer offloaded"]
     assert "weights" not in parts["zero3, all offloaded"]
     assert all(part["EMA"] == numel for part in parts.values())
-    assert view(optim=OptimConfig(name="sgd")).at(Way("ddp"), 4, 16).parts.get("optimizer") is None
+    assert view(optim=OptimConfig(name="sgd")).at(Parallelism("ddp"), 4, 16).parts.get("optimizer") is None
 
 
 def test_sharding_and_offload_only_ever_save_memory_as_workers_join() -> None:
     plan = view()
-    for way in WAYS:
+    for way in PARALLELISMS:
         sizes = [plan.at(way, world, 16).device_bytes for world in (2, 8, 64)]
         assert sizes == sorted(sizes, reverse=True)
 
 
 def test_largest_micro_batch_fits_and_one_more_does_not() -> None:
     plan = view()
-    for way in WAYS:
+    for way in PARALLELISMS:
         most = plan.largest_micro_batch(way, 4, 1e6)
         assert plan.at(way, 4, most).device_bytes <= 1e6 < plan.at(way, 4, most + 1).device_bytes
-    assert plan.largest_micro_batch(Way("ddp"), 4, 1000) == 0
+    assert plan.largest_micro_batch(Parallelism("ddp"), 4, 1000) == 0
 
 
 def test_a_trace_leaves_the_random_numbers_alone() -> None:
@@ -89,29 +93,33 @@ def test_a_loss_that_asks_for_values_is_refused() -> None:
 
 
 def test_checkpointing_is_seen() -> None:
-    plain, saving = (outlook(FakeTask(lambda saved=saved: UNet(checkpointing=saved)), config(Way("single")), 8) for saved in (False, True))
-    assert saving.at(Way("single"), 1, 8).parts["activations"] < 0.6 * plain.at(Way("single"), 1, 8).parts["activations"]
+    plain, saving = (
+        estimate_memory(FakeTask(lambda saved=saved: UNet(checkpointing=saved)), config(Parallelism("single")), 8) for saved in (False, True)
+    )
+    assert saving.at(Parallelism("single"), 1, 8).parts["activations"] < 0.6 * plain.at(Parallelism("single"), 1, 8).parts["activations"]
     assert 1.1 < saving.flops_per_sample() / plain.flops_per_sample() < 1.5
+    counts = [flops_per_sample(FakeTask(lambda saved=saved: UNet(checkpointing=saved)), MICRO_BATCH, "fp32") for saved in (False, True)]
+    assert counts[0] == counts[1] == plain.flops_per_sample()
 
 
-def measured(tmp_path: Path, way: Way, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
+def measured(tmp_path: Path, way: Parallelism, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
     out = tmp_path / "peak"
     run_ranks(world, write_peak, out, way, train, MICRO_BATCH, checkpointing)
     return int(out.read_text())
 
 
-def predicted(way: Way, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
-    memory = outlook(FakeTask(lambda: UNet(checkpointing=checkpointing)), train, MICRO_BATCH).at(way, world, MICRO_BATCH)
+def predicted(way: Parallelism, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
+    memory = estimate_memory(FakeTask(lambda: UNet(checkpointing=checkpointing)), train, MICRO_BATCH).at(way, world, MICRO_BATCH)
     return memory.device_bytes + (0 if torch.cuda.is_available() else memory.host_bytes)
 
 
 @pytest.mark.parametrize("variant", ["fp32", "checkpointed"])
 def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, variant: str) -> None:
-    way, saved = Way("single"), variant == "checkpointed"
+    way, saved = Parallelism("single"), variant == "checkpointed"
     assert predicted(way, 1, config(way), saved) == pytest.approx(measured(tmp_path, way, 1, config(way), saved), rel=0.1)
 
 
 @pytest.mark.parametrize("strategy", ["zero2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "zero1", "zero3"))])
 def test_predicted_is_within_a_tenth_of_measured_in_two_processes(tmp_path: Path, strategy: str) -> None:
-    way = Way(strategy)
+    way = Parallelism(strategy)
     assert predicted(way, 2, config(way)) == pytest.approx(measured(tmp_path, way, 2, config(way)), rel=0.1)

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, companions, registry
 from genlib.config import OptimConfig, from_json, to_json
 from genlib.data.source import ShardSource
-from genlib.engine import strategy as strategies
-from genlib.engine.encoding import encoded
+from genlib.engine.strategies import strategy_of
+from genlib.engine.strategy import Players
 from genlib.recipe import Stage
-from genlib.task import Task, freeze, weighted_mean
+from genlib.task import Task, encoded, weighted_mean
 from genlib.types import Batch, DataSpec, Step
 from tests.models.stages import CPU, source_of, train_stage
 from tests.processes import run_ranks
@@ -93,7 +93,6 @@ class Runs:
         """The task as it is before training, in train mode."""
         stage, upstream = STAGES[label].stage, self.upstream(label)
         tasks = {role: checkpoint.load_task(upstream[name]) for role, name in stage.needs.items()}
-        freeze(tasks)
         torch.manual_seed(0)
         source = source_of(stage)
         task = stage.task.build(source.spec, tasks)
@@ -158,9 +157,9 @@ def test_recipe_says_what_it_is(recipe: str) -> None:
 def test_each_phase_is_finite_and_reaches_its_player_and_no_other(runs: Runs, label: str) -> None:
     task = runs.built(label)
     batch = batch_of(label, task)
-    players = strategies.Players(task)
+    players = Players(task)
     for phase in task.phases:
-        players.turn_to(phase.player)
+        players.select(phase.player)
         task.zero_grad(set_to_none=True)
         loss, metrics = task.loss(phase.name, batch, Step(0, 10))
         assert loss.shape in ((), batch["weight"].shape)
@@ -200,7 +199,7 @@ def test_overfits_eight_samples(runs: Runs, label: str) -> None:
     if label in AGAINST_ITSELF:
         pytest.skip("the loss asks it to tell samples from themselves, seen before")
     batch = batch_of(label, task, 8, train=False)
-    strategy = strategies.choose("single", CPU)
+    strategy = strategy_of("single", CPU)
     strategy.setup(task, replace(stage.train, optim=replace(stage.train.optim, warmup_steps=0, schedule="constant")))
     losses: list[float] = []
     while len(losses) < 60 and not (losses and losses[-1] < 0.5 * losses[0]):
@@ -288,7 +287,7 @@ def test_held_out_samples_have_the_score_that_a_search_ranks_by(runs: Runs, labe
     name, mode = task.objective
     assert values[name].float().mean().isfinite()
     assert mode in ("min", "max")
-    assert isinstance(task.diagnose({name: value.float().mean().item() for name, value in values.items()}), str)
+    assert isinstance(task.divergence_reason({name: value.float().mean().item() for name, value in values.items()}), str)
 
 
 @every_stage
@@ -299,6 +298,6 @@ def test_loaded_task_gives_the_same_output_and_exports(runs: Runs, label: str, t
     for phase in one.phases:
         a, b = (task.loss(phase.name, batch, Step(0, 1))[0] for task in (one, two))
         assert torch.equal(a, b)
-    scores = one.assess(Few(source_of(STAGES[label].stage)), tmp_path)  # type: ignore[arg-type]
+    scores = companions.assess(one, Few(source_of(STAGES[label].stage)), tmp_path)  # type: ignore[arg-type]
     assert all(isinstance(value, float) for value in scores.values())
-    one.export(tmp_path / "export")
+    companions.export(one, tmp_path / "export")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from genlib import random
+from genlib.companions import Companions
 from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
 from genlib.distributed import all_gather
@@ -57,6 +57,7 @@ class TwoPlayers(Task):
     """Base of the tasks, which give the loss: `discriminator` phase at each step, `generator` phase at every `d_steps`-th."""
 
     objective = ("sliced_wasserstein", "min")
+    companions = Companions(assess="genlib.models.adversarial.assess:assess", example="genlib.models.adversarial.players:example")
     centre: Tensor
     """(1,) or (D,): what samples have taken away before the networks see them."""
     scale: Tensor
@@ -88,10 +89,6 @@ class TwoPlayers(Task):
 
     def transform(self, train: bool) -> PlainTransform:
         return self.networks.transform(self.shape)
-
-    def example(self, size: int) -> Batch:
-        sides = self.shape.sides if self.networks.member == "image" else (self.shape.size,)
-        return {self.networks.member: torch.rand(size, *sides), "position": torch.arange(size), "weight": torch.ones(size)}
 
     def real(self, batch: Batch) -> Tensor:
         """The batch's samples as networks see them."""
@@ -135,7 +132,7 @@ class TwoPlayers(Task):
             return sliced_wasserstein(real, fake)
         return patch_distance(self.shape.image(real), self.shape.image(fake))
 
-    def diagnose(self, values: Mapping[str, float]) -> str:
+    def divergence_reason(self, values: Mapping[str, float]) -> str:
         return diagnosis(values, self.health)
 
     @action
@@ -160,7 +157,8 @@ class TwoPlayers(Task):
         x = self.finished(self.generator(noise))
         return self.shape.image(x.flatten(1)) if self.shape.is_image else x
 
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        from genlib.models.adversarial.assess import assess
 
-        return assess(self, source, folder)
+def example(task: TwoPlayers, size: int) -> Batch:
+    """See `Companions.example`."""
+    sides = task.shape.sides if task.networks.member == "image" else (task.shape.size,)
+    return {task.networks.member: torch.rand(size, *sides)}

@@ -8,8 +8,7 @@ worth having is what keeps the two from copying: a code smaller than the sample,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,12 +16,11 @@ from torch import Tensor
 from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited
 from genlib.functional.perceptual import psnr_db
-from genlib.models.autoencoders import autoencoder_assess
 from genlib.models.autoencoders.coding import CodingConfig, CodingTask
 from genlib.ports import Sample, Scores
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+from genlib.types import Batch, DataSpec, Metrics, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +44,7 @@ class AutoencoderConfig(CodingConfig):
 class Autoencoder(CodingTask):
     """The task: samples in, codes between, samples out."""
 
+    companions = replace(CodingTask.companions, assess="genlib.models.autoencoders.autoencoder_assess:assess")
     config: AutoencoderConfig
 
     def __init__(self, config: AutoencoderConfig, data: DataSpec) -> None:
@@ -93,9 +92,6 @@ class Autoencoder(CodingTask):
         x = self.flat(image)
         made = torch.cat([self.samples(self.codes(part)) for part in x.split(self.config.code_batch)])
         return squared_error(made, x) / x.square().mean(1).clamp(min=1e-12)
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return autoencoder_assess.assess(self, source, folder)
 
 
 def squared_error(made: Tensor, x: Tensor) -> Tensor:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from genlib.metrics.held_out import mean_values
+from genlib.models.autoencoders.autoencoder import Autoencoder
 from genlib.models.autoencoders.coding_pictures import Row, Shown, code_scores, decibels, save_rows, spread
 from genlib.types import DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.autoencoders.autoencoder import Autoencoder
 
 _ODD = 12
 

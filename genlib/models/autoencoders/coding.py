@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from genlib.companions import Companions
 from genlib.config import TaskConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.metrics.neighbours import nearest
@@ -58,6 +59,7 @@ class CodingTask(Task):
     Samples are images (B, C, H, W) in [0, 1] or vectors (B, D).
     """
 
+    companions = Companions(example="genlib.models.autoencoders.coding:example")
     net: Any
 
     def __init__(self, config: CodingConfig, data: DataSpec) -> None:
@@ -120,16 +122,7 @@ class CodingTask(Task):
         """Rows of a gallery of images (M, C, H, W) whose codes are nearest to those of images (B, C, H, W), nearest first: (B, count) int64."""
         return nearest(self.embed(image=image), self.embed(image=gallery), count)
 
-    def example(self, size: int) -> Batch:
-        return {"x": torch.rand(size, self.shape.size), "position": torch.arange(size), "weight": torch.ones(size)}
 
-    def flops_per_sample(self) -> float:
-        """Matrix products and convolutions, forward once and backward twice as much, counted without computing."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        counter = FlopCounterMode(display=False)
-        with torch.device("meta"), counter, torch.no_grad():
-            net = self.config.coder(self.shape)
-            net.encoder(torch.empty(1, self.shape.size))
-            net.decoder(torch.empty(1, self.config.latent_dim))
-        return 3.0 * counter.get_total_flops()
+def example(task: CodingTask, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"x": torch.rand(size, task.shape.size)}

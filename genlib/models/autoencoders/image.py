@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from genlib import random
+from genlib.companions import Companions
 from genlib.data.transforms.plain import PlainTransform
 from genlib.functional.adversarial import adaptive_weight, handed_on, hinge_discriminator, hinge_generator, last_layer_gradient
 from genlib.functional.perceptual import feature_distance, psnr_db
-from genlib.models.autoencoders import image_files
 from genlib.models.autoencoders.image_config import ImageAutoencoderConfig
 from genlib.nn.patch_discriminator import PatchDiscriminator
 from genlib.nn.vgg import VGG16
@@ -41,22 +41,29 @@ class ImageAutoencoder(Task):
     """Base of the tasks; they say how an image becomes latents and what keeps these in shape. Images are in [-1, 1] but in batches and actions."""
 
     objective = ("psnr_db", "max")
+    companions = Companions(
+        assess="genlib.models.autoencoders.image_files:assess",
+        export="genlib.models.autoencoders.image_files:export",
+        load_pretrained="genlib.models.autoencoders.image_files:load_pretrained",
+        example="genlib.models.autoencoders.image:example",
+    )
     scale: Tensor
     """(1,): (latent - shift) * scale has unit standard deviation; 0 is not yet measured."""
     shift: Tensor
     """(1,): the latents' mean, 0 where the config says not to centre."""
 
     def __init__(self, config: ImageAutoencoderConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
-        super().__init__()
+        super().__init__({role: task for role, task in upstream.items() if role == "perceptual"})
         self.config, self.data, self.image_size = config, data, config.side(data)
         self.factor, self.latent_channels = config.factor, config.latent_channels
         self.net = config.network(data.channels)
         self.register_buffer("scale", torch.zeros(1))
         self.register_buffer("shift", torch.zeros(1))
-        self.perceptual = upstream.get("perceptual") or (VGG16() if config.perceptual_file else None)
+        self.perceptual = VGG16() if config.perceptual_file and not self.upstream else None
         if config.discriminator.weight:
             self.discriminator = PatchDiscriminator(data.channels, config.discriminator.width, config.discriminator.layers)
-            self.phases = (Phase(name="net", player="net"), Phase(name="discriminator", player="discriminator"))
+            start = config.discriminator.start_steps
+            self.phases = (Phase(name="net", player="net"), Phase(name="discriminator", player="discriminator", start=start))
 
     @property
     def model(self) -> Any:
@@ -79,13 +86,13 @@ class ImageAutoencoder(Task):
         return ImageTransform(self.image_size)
 
     def prepare(self, source: DataSource) -> None:
-        if isinstance(self.perceptual, VGG16):
+        if self.perceptual is not None:
             self.perceptual.load(Path(self.config.perceptual_file))
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         image, started = 2 * batch["image"] - 1, step.index >= self.config.discriminator.start_steps
         if phase == "discriminator":
-            return self.discriminator_loss(image, batch["position"], step.seed, started)
+            return self.discriminator_loss(image, batch["position"], step.seed)
         with self.last_features() as features:
             made, price, metrics = self.reconstruction(image, batch["position"], step.seed)
         if not (self.config.discriminator.weight and started):
@@ -98,9 +105,9 @@ class ImageAutoencoder(Task):
         """Pixel distance, mean over pixels and channels, and the distance in features. (B, C, H, W) twice -> (B,)."""
         difference = made - image
         pixels = (difference.abs() if self.config.distance == "l1" else difference.square()).flatten(1).mean(1)
-        if self.perceptual is None or not self.config.perceptual_weight:
+        network: Any = self.upstream.get("perceptual", self.perceptual)
+        if network is None or not self.config.perceptual_weight:
             return pixels
-        network: Any = self.perceptual
         with torch.no_grad():
             real = network.feature_maps(image / 2 + 0.5)
         weights = network.channel_weights if isinstance(network, VGG16) else ()
@@ -124,10 +131,8 @@ class ImageAutoencoder(Task):
             factor = factor * adaptive_weight(*(last_layer_gradient(features, g * weight[:, None, None, None]) for g in (pull, push)))
         return handed_on(distance, pull, made), handed_on(factor * verdict, factor * push, made)
 
-    def discriminator_loss(self, image: Tensor, position: Tensor, seed: int, started: bool) -> tuple[Tensor, Metrics]:
-        """The discriminator's own loss (B,); before its start 0, with a gradient of 0."""
-        if not started:
-            return 0 * self.discriminator(image[:1]).mean() * position, {}
+    def discriminator_loss(self, image: Tensor, position: Tensor, seed: int) -> tuple[Tensor, Metrics]:
+        """The discriminator's own loss (B,)."""
         with torch.no_grad():
             made = self.reconstruction(image, position, seed)[0].float()
         real, fake = self.discriminator(image), self.discriminator(made)
@@ -189,24 +194,7 @@ class ImageAutoencoder(Task):
         mean, std = self.encode_image(image)
         return mean + std * random.normal(position, tuple(mean.shape[1:]), seed=seed, stream="posterior")
 
-    def flops_per_sample(self) -> float:
-        """Convolutions and products of the autoencoder, forward once and backward twice as much; without discriminator and feature network."""
-        from torch.utils.flop_counter import FlopCounterMode
 
-        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            net: Any = self.config.network(self.data.channels)
-            net(torch.empty(1, self.data.channels, self.image_size, self.image_size))
-        return 3.0 * counter.get_total_flops()
-
-    def example(self, size: int) -> Batch:
-        side = self.image_size
-        return {"image": torch.rand(size, self.data.channels, side, side), "position": torch.arange(size), "weight": torch.ones(size)}
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return image_files.assess(self, source, folder)
-
-    def export(self, folder: Path) -> None:
-        image_files.export(self, folder)
-
-    def adopt(self, folder: Path) -> None:
-        image_files.adopt(self, folder)
+def example(task: ImageAutoencoder, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"image": torch.rand(size, task.data.channels, task.image_size, task.image_size)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +12,10 @@ from torch import Tensor
 
 from genlib.functional.perceptual import psnr_db
 from genlib.metrics.held_out import held_out
+from genlib.models.autoencoders.image import ImageAutoencoder
 from genlib.models.components import adopt_component, read_config, save_component
 from genlib.pictures import Line, save_contact_sheet
 from genlib.types import DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.autoencoders.image import ImageAutoencoder
 
 MOST_SAMPLES = 2048
 """Held-out samples that are scored, from the first."""
@@ -126,7 +124,7 @@ def latent_settings(task: ImageAutoencoder) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def adopt(task: ImageAutoencoder, folder: Path) -> None:
+def load_pretrained(task: ImageAutoencoder, folder: Path) -> None:
     """The inverse of `export`, for any folder of such a network; a grey task takes the sum of the first weights' channels and the mean
     of the last ones'. ValueError in one sentence, with nothing changed, where the folder does not fit."""
     model = task.model if task.data.channels == 3 else resized(task, 3)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
-from genlib.metrics.held_out import held_out
 from genlib.models.autoencoders.image import ImageAutoencoder
 from genlib.models.autoencoders.image_config import Discriminator, ImageAutoencoderConfig
 from genlib.ports import Codes, Image, Sizes
@@ -50,6 +48,7 @@ class AutoencoderVQConfig(ImageAutoencoderConfig):
 class AutoencoderVQTask(ImageAutoencoder):
     """The task: images in, codes in between, images out."""
 
+    companions = replace(ImageAutoencoder.companions, assess="genlib.models.autoencoders.vq_assess:assess")
     config: AutoencoderVQConfig
 
     def prepare(self, source: DataSource) -> None:
@@ -103,16 +102,6 @@ class AutoencoderVQTask(ImageAutoencoder):
         """Images (B, C, h * factor, w * factor) in [0, 1] of codes (B, h, w) int64."""
         table = self.model.quantize.embedding(codes.to(self.device)).movedim(-1, 1)
         return (self.model.decode(table, force_not_quantize=True).sample.float() / 2 + 0.5).clamp(0, 1)
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        """As every image autoencoder's; and which share of the codes held-out images use, and how evenly (perplexity)."""
-        scores, counts = super().assess(source, folder), torch.zeros(self.config.codes)
-        for batch in held_out(self, source, size=self.chunk_samples, most=1024):
-            counts += usage(self.encode_codes(image=batch["image"]), self.config.codes).cpu()
-        if not scores:
-            return {}
-        name = source.spec.validation_name
-        return {**scores, f"{name}/codes_used": (counts > 0).float().mean().item(), f"{name}/perplexity": evenness(counts).item()}
 
     def evaluate(self, batch: Batch) -> Metrics:
         return super().evaluate(batch) | {"perplexity": perplexity(self.encode_codes(image=batch["image"]), self.config.codes)}

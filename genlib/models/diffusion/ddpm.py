@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +20,14 @@ from genlib import random
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
 from genlib.functional.guidance import classifier_free
 from genlib.functional.samplers import Denoiser, trailing
+from genlib.models.diffusion import pixels
 from genlib.models.diffusion.pixels import PixelTask, PixelUNet, refuse_images
 from genlib.models.diffusion.process import DiscreteConfig, Network, SeededNoise, denoiser, denoising_loss
 from genlib.models.diffusion.sampling import Sampler, sample
 from genlib.ports import Guidance, GuidanceRescale, Image, Labels, Seeds, Sizes, Steps
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+from genlib.types import Batch, DataSpec, Metrics, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +73,10 @@ class ClassDDPMConfig(DDPMConfig):
 class PixelDiffusion(PixelTask):
     """What the tasks of this file and of inpainting share: pictures in, a denoiser out."""
 
+    companions = replace(
+        PixelTask.companions, assess="genlib.models.diffusion.ddpm_assess:assess", export="genlib.models.diffusion.ddpm_export:export"
+    )
+
     def __init__(self, config: DDPMConfig, data: DataSpec, more_channels: int = 0, num_classes: int = 0) -> None:
         super().__init__(config.unet, data, flip=config.flip, more_channels=more_channels, num_classes=num_classes)
         self.config, self.schedule = config, config.process.schedule()
@@ -106,16 +110,6 @@ class PixelDiffusion(PixelTask):
         pictures = sample(self.estimate(network), SeededNoise(seed, self.shape, self.device), trailing(self.schedule, steps), sampler)
         return (pictures / 2 + 0.5).clamp(0, 1)
 
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        from genlib.models.diffusion.ddpm_assess import assess
-
-        return assess(self, source, folder)
-
-    def export(self, folder: Path) -> None:
-        from genlib.models.diffusion.ddpm_export import export
-
-        export(self, folder)
-
 
 class DDPM(PixelDiffusion):
     """The task without classes."""
@@ -128,6 +122,8 @@ class DDPM(PixelDiffusion):
 
 class ClassDDPM(PixelDiffusion):
     """The task on classes; the label after the last class stands for none."""
+
+    companions = replace(PixelDiffusion.companions, example="genlib.models.diffusion.ddpm:example_of_classes")
 
     def __init__(self, config: ClassDDPMConfig, data: DataSpec) -> None:
         super().__init__(config, data, num_classes=len(data.class_names) + 1)
@@ -178,8 +174,10 @@ class ClassDDPM(PixelDiffusion):
 
         return predict
 
-    def example(self, size: int) -> Batch:
-        return {**super().example(size), "label": torch.arange(size) % len(self.data.class_names)}
+
+def example_of_classes(task: ClassDDPM, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {**pixels.example(task, size), "label": torch.arange(size) % len(task.data.class_names)}
 
 
 SMALL = PixelUNet(widths=(16, 16), norm_groups=4)

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from genlib.companions import Companions
 from genlib.config import DataConfig, TaskConfig, TrainConfig
 from genlib.functional.inpainting import extend, inpaint
 from genlib.functional.samplers import trailing
 from genlib.models.diffusion.ddpm import SHORT, SMALL, DDPMConfig, PixelDiffusion, ddpm_unconditional, smoke
-from genlib.models.diffusion.inpainting_assess import assess_filling
 from genlib.models.diffusion.masks import random_masks
 from genlib.models.diffusion.pixels import PixelTransform, PixelUNet
 from genlib.models.diffusion.process import DiscreteConfig, Network, SeededNoise
@@ -27,7 +27,7 @@ from genlib.models.diffusion.sampling import Sampler
 from genlib.ports import Image, Jump, Left, Mask, Passes, Seeds, Sizes, Steps, Top
 from genlib.recipe import Recipe, Stage
 from genlib.task import Phase, Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+from genlib.types import Batch, DataSpec, Metrics, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +40,8 @@ class InpaintingConfig(DDPMConfig):
 
 class Inpainting(PixelDiffusion):
     """The task: pictures in, holed on the way; a filler out."""
+
+    companions = replace(PixelDiffusion.companions, assess="genlib.models.diffusion.inpainting_assess:assess")
 
     def __init__(self, config: InpaintingConfig, data: DataSpec) -> None:
         super().__init__(config, data, more_channels=data.channels + 1)
@@ -80,9 +82,6 @@ class Inpainting(PixelDiffusion):
         image, mask = canvas(self, image, top, left)
         return self.inpaint(image=image, mask=mask, seed=seed, steps=steps, sampler=sampler)
 
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return {**super().assess(source, folder), **assess_filling(self, source, folder)}
-
 
 def checked(task: PixelDiffusion, image: Tensor, mask: Tensor, seed: list[int]) -> tuple[Tensor, Tensor]:
     """Both on the task's device, the mask (B, 1, H, W) of zeros and ones. ValueError where a shape does not fit the model."""
@@ -116,6 +115,8 @@ def canvas(task: PixelDiffusion, image: Tensor, top: float, left: float) -> tupl
 class ResamplingConfig(TaskConfig):
     """Fills with a trained pixel diffusion, the stage it needs as `model`, without further training."""
 
+    roles: ClassVar[tuple[str, ...]] = ("model",)
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Resampling:
         model = upstream.get("model")
         if not isinstance(model, PixelDiffusion) or isinstance(model, Inpainting):
@@ -127,10 +128,17 @@ class Resampling(Task):
     """The task: nothing to learn, pictures to fill."""
 
     phases: tuple[Phase, ...] = ()
+    companions = Companions(assess="genlib.models.diffusion.inpainting_assess:assess_filling")
 
     def __init__(self, model: PixelDiffusion) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__({"model": model})
+
+    @property
+    def model(self) -> PixelDiffusion:
+        """The frozen diffusion that fills."""
+        found = self.upstream["model"]
+        assert isinstance(found, PixelDiffusion)
+        return found
 
     def sizes(self, data: DataSpec) -> Sizes:
         return self.model.sizes(data)
@@ -166,9 +174,6 @@ class Resampling(Task):
         """Images (B, C, h, w) in [0, 1] continued to the model's size; `top` and `left` are shares of the new room above and to the left."""
         image, mask = canvas(self.model, image, top, left)
         return self.inpaint(image=image, mask=mask, seed=seed, steps=steps, jump=jump, passes=passes)
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return assess_filling(self, source, folder)
 
 
 def inpainting() -> Recipe:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from genlib.metrics.held_out import held_out
+from genlib.models.diffusion import ddpm_assess
+from genlib.models.diffusion.inpainting import Inpainting, Resampling
 from genlib.models.diffusion.masks import random_masks
 from genlib.pictures import save_contact_sheet
-from genlib.types import DataSource, Transform
+from genlib.types import DataSource
 
 MOST_PICTURES = 256
 """Held-out pictures that are filled, from the first."""
@@ -19,15 +20,12 @@ _BATCH, _SHOWN = 64, 16
 _HIDDEN = 0.5  # grey level of what a picture on the sheet misses
 
 
-class Filler(Protocol):
-    """What is assessed: a task whose pictures are [-1, 1]."""
-
-    def transform(self, train: bool) -> Transform: ...
-
-    def inpaint(self, *, image: Tensor, mask: Tensor, seed: list[int]) -> Tensor: ...
+def assess(task: Inpainting, source: DataSource, folder: Path) -> dict[str, float]:
+    """As of every pixel diffusion, and how well it fills."""
+    return {**ddpm_assess.assess(task, source, folder), **assess_filling(task, source, folder)}
 
 
-def assess_filling(task: Filler, source: DataSource, folder: Path) -> dict[str, float]:
+def assess_filling(task: Inpainting | Resampling, source: DataSource, folder: Path) -> dict[str, float]:
     """Scores over hidden pixels of held-out pictures with random masks; leaves `filled.png` in the folder.
 
     Peak signal-to-noise ratios in dB of the filling and of the mean of each picture's known pixels, and the largest change of a known

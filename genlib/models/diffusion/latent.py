@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from genlib import random
+from genlib.companions import Companions
 from genlib.config import TaskConfig, limited
 from genlib.functional.grids import Grid
 from genlib.functional.guidance import classifier_free
@@ -48,7 +48,6 @@ class LatentConfig(TaskConfig):
     """Guidance of those pictures, and of `generate` where none is given; 1 is none."""
 
     roles: ClassVar[tuple[str, ...]] = ("autoencoder", "text")
-    """Roles of the upstream stages that it needs."""
 
     @property
     def cell(self) -> int:
@@ -64,9 +63,7 @@ class LatentConfig(TaskConfig):
     def refuse_unfit(self, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         """ValueError where the data or the upstream tasks cannot serve."""
         self.refuse_data(data)
-        for role in self.roles:
-            if role not in upstream:
-                raise ValueError(f"latent diffusion needs a stage for the role {role!r}; it was given {', '.join(upstream) or 'none'}")
+        self.check_roles(upstream)
         autoencoder = upstream["autoencoder"]
         if not isinstance(autoencoder, ImageAutoencoder):
             kind = type(autoencoder).__name__
@@ -100,12 +97,13 @@ class Wish:
 class LatentTask(Task):
     """Base of the tasks: captioned images in, a text-conditional model of latents out. Frozen autoencoder and text encoders are part of its state."""
 
+    companions = Companions(assess="genlib.models.diffusion.latent_assess:assess", example="genlib.models.diffusion.latent:example")
+    upstream_prefix = "frozen_tasks."
     config: LatentConfig
 
     def __init__(self, config: LatentConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
-        super().__init__()
+        super().__init__({role: upstream[role] for role in config.roles})
         self.config, self.data, self.size = config, data, config.image_size or data.image_size
-        self.frozen_tasks = nn.ModuleDict({role: upstream[role] for role in config.roles})
         self.net = self.network(self.autoencoder.latent_channels, self.size // self.autoencoder.factor)
 
     def network(self, channels: int, side: int) -> Any:
@@ -143,14 +141,14 @@ class LatentTask(Task):
     @property
     def autoencoder(self) -> ImageAutoencoder:
         """The frozen autoencoder."""
-        found = self.frozen_tasks["autoencoder"]
+        found = self.upstream["autoencoder"]
         assert isinstance(found, ImageAutoencoder)
         return found
 
     @property
     def towers(self) -> list[TextTower]:
         """The frozen text encoders."""
-        return [text_tower(task) for role, task in self.frozen_tasks.items() if role.startswith("text") and isinstance(task, Task)]
+        return [text_tower(task) for role, task in self.upstream.items() if role.startswith("text")]
 
     def prepare(self, source: DataSource) -> None:
         if not self.autoencoder.scale.item():
@@ -260,26 +258,12 @@ class LatentTask(Task):
         factor = self.autoencoder.factor
         return SeededNoise(seed, (self.autoencoder.latent_channels, wish.height // factor, wish.width // factor), self.device)
 
-    def example(self, size: int) -> Batch:
-        side = self.size // self.autoencoder.factor
-        latents = torch.zeros(size, self.autoencoder.latent_channels, side, side)
-        with torch.no_grad():
-            texts = self.encode_texts(*(torch.zeros(size, tower.length, dtype=torch.int64).to(self.device) for tower in self.towers))
-        sizes = torch.tensor([[self.size, self.size, 0, 0, self.size, self.size]], dtype=torch.int32).expand(size, 6)
-        made = {"latent_mean": latents, "latent_std": latents + 1, "sizes": sizes, "position": torch.arange(size), "weight": torch.ones(size)}
-        return {**{name: value.to(self.device) for name, value in made.items()}, **texts}
 
-    def flops_per_sample(self) -> float:
-        """Products and convolutions of the network, forward once and backward twice as much; frozen networks are not counted."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        told = self.condition({name: value.to("meta") for name, value in self.example(1).items()})
-        channels, side = self.autoencoder.latent_channels, self.size // self.autoencoder.factor
-        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.network(channels, side)(torch.empty(1, channels, side, side), torch.zeros(1), *told)
-        return 3.0 * counter.get_total_flops()
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        from genlib.models.diffusion.latent_assess import assess
-
-        return assess(self, source, folder)
+def example(task: LatentTask, size: int) -> Batch:
+    """Latents of zeros, and what the text encoders make of tokens of zeros."""
+    side = task.size // task.autoencoder.factor
+    latents = torch.zeros(size, task.autoencoder.latent_channels, side, side)
+    with torch.no_grad():
+        texts = task.encode_texts(*(torch.zeros(size, tower.length, dtype=torch.int64).to(task.device) for tower in task.towers))
+    sizes = torch.tensor([[task.size, task.size, 0, 0, task.size, task.size]], dtype=torch.int32).expand(size, 6)
+    return {"latent_mean": latents, "latent_std": latents + 1, "sizes": sizes, **texts}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from genlib.metrics.held_out import held_out
+from genlib.models.diffusion.latent import LatentTask
 from genlib.pictures import save_contact_sheet
+from genlib.task import encoded
 from genlib.types import DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.diffusion.latent import LatentTask
 
 MOST_SAMPLES = 1024
 """Held-out samples on which the loss is taken, from the first."""
@@ -60,14 +58,8 @@ def losses(task: LatentTask, source: DataSource) -> dict[str, float]:
     """Means of `evaluate` over held-out samples, each at one time with one noise; {} where there are none."""
     totals: dict[str, float] = {}
     count = 0
-    for batch in encoded(task, source):
+    for batch in held_out(task, source, size=_BATCH, most=MOST_SAMPLES):
         count += len(batch["position"])
-        for name, value in task.evaluate(batch).items():
+        for name, value in task.evaluate(encoded(task, batch)).items():
             totals[name] = totals.get(name, 0.0) + value.sum().item()
     return {name: total / count for name, total in totals.items()}
-
-
-def encoded(task: LatentTask, source: DataSource) -> Iterator[dict[str, Tensor]]:
-    """Held-out batches with what the frozen networks make of them."""
-    for batch in held_out(task, source, size=_BATCH, most=MOST_SAMPLES):
-        yield {**batch, **task.encode(batch)}

@@ -1,4 +1,4 @@
-"""Latent models as the pipeline folders that diffusers loads: safetensors and JSON only.
+"""Latent models as the pipeline folders of diffusers, out and in: safetensors and JSON only.
 
 `StableDiffusionXLPipeline.from_pretrained(folder)`, `StableDiffusionPipeline` for a model on one text encoder, `StableDiffusion3Pipeline`
 for one on three; the refiner's folder is for `StableDiffusionXLImg2ImgPipeline`. Images of one channel become three equal ones.
@@ -16,11 +16,12 @@ import torch
 
 from genlib.models.autoencoders.image import ImageAutoencoder
 from genlib.models.autoencoders.image_files import latent_settings, rgb_model
-from genlib.models.components import save_component
+from genlib.models.components import adopt_component, save_component
 from genlib.models.diffusion.latent import LatentTask
 from genlib.models.diffusion.ldm import LatentDiffusion
 from genlib.models.diffusion.process import DiscreteConfig
 from genlib.models.diffusion.sd3 import SD3
+from genlib.models.diffusion.sdxl import SDXLRefiner
 from genlib.models.representation.text_encoder import TextTower
 from genlib.nn.tokenizer import END, START
 
@@ -29,14 +30,16 @@ _TOKENIZER = ["transformers", "PreTrainedTokenizerFast"]
 
 
 def export_stable_diffusion(task: LatentDiffusion, folder: Path) -> None:
-    """A StableDiffusionPipeline: text_encoder, tokenizer, unet, vae, scheduler."""
+    """`diffusers/`, a StableDiffusionPipeline: text_encoder, tokenizer, unet, vae, scheduler."""
+    folder = folder / "diffusers"
     parts = {"text_encoder": write_text_encoder(task.towers[0], folder, "", projected=False), **write_rest(task, folder, shifts=False)}
     parts |= {"safety_checker": _NONE, "feature_extractor": _NONE, "image_encoder": _NONE}
     write_index(task, folder, "StableDiffusionPipeline", parts, {"requires_safety_checker": False})
 
 
 def export_sdxl(task: LatentDiffusion, folder: Path) -> None:
-    """A StableDiffusionXLPipeline: two text encoders and tokenizers, unet, vae, scheduler."""
+    """`diffusers/`, a StableDiffusionXLPipeline: two text encoders and tokenizers, unet, vae, scheduler."""
+    folder = folder / "diffusers"
     first, second = task.towers
     parts = {
         "text_encoder": write_text_encoder(first, folder, "", projected=False),
@@ -46,8 +49,11 @@ def export_sdxl(task: LatentDiffusion, folder: Path) -> None:
     write_index(task, folder, "StableDiffusionXLPipeline", parts, {"force_zeros_for_empty_prompt": True, "add_watermarker": False})
 
 
-def export_refiner(task: LatentDiffusion, folder: Path) -> None:
-    """A StableDiffusionXLImg2ImgPipeline with the second text encoder alone, which takes the base's latents."""
+def export_with_refiner(task: SDXLRefiner, folder: Path) -> None:
+    """The base as `diffusers`, and beside it `diffusers-refiner`, a StableDiffusionXLImg2ImgPipeline with the second text encoder alone,
+    which takes the base's latents."""
+    export_sdxl(task.base, folder)
+    folder = folder / "diffusers-refiner"
     parts = {
         "text_encoder_2": write_text_encoder(task.towers[0], folder, "_2", projected=True), **write_rest(task, folder),
         "text_encoder": _NONE, "tokenizer": _NONE, "tokenizer_2": _TOKENIZER, "feature_extractor": _NONE,
@@ -58,9 +64,10 @@ def export_refiner(task: LatentDiffusion, folder: Path) -> None:
 
 
 def export_sd3(task: SD3, folder: Path) -> None:
-    """A StableDiffusion3Pipeline: three text encoders and tokenizers, transformer, vae, scheduler."""
+    """`diffusers/`, a StableDiffusion3Pipeline: three text encoders and tokenizers, transformer, vae, scheduler."""
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
+    folder = folder / "diffusers"
     parts = {f"tokenizer{suffix}": _TOKENIZER for suffix in ("", "_2", "_3")}
     for tower, suffix, projected in zip(task.towers, ("", "_2", "_3"), (True, True, False), strict=True):
         parts[f"text_encoder{suffix}"] = write_text_encoder(tower, folder, suffix, projected=projected)
@@ -73,6 +80,17 @@ def export_sd3(task: SD3, folder: Path) -> None:
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"], "feature_extractor": _NONE, "image_encoder": _NONE,
     }  # fmt: skip
     write_index(task, folder, "StableDiffusion3Pipeline", parts, {})
+
+
+def load_unet(task: LatentDiffusion, folder: Path) -> None:
+    """The U-Net of a pipeline folder or of a component's own folder."""
+    adopt_component(task.net.model, folder / "unet" if (folder / "unet").is_dir() else folder)
+    task.text_scale.fill_(1.0)  # the folder's network reads hidden states as they are
+
+
+def load_transformer(task: SD3, folder: Path) -> None:
+    """The transformer of a pipeline folder or of a component's own folder."""
+    adopt_component(task.net.model, folder / "transformer" if (folder / "transformer").is_dir() else folder)
 
 
 def write_rest(task: LatentDiffusion, folder: Path, *, shifts: bool = True) -> dict[str, list]:

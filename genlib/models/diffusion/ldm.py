@@ -7,8 +7,7 @@ of the latents while its attention layers read the text: queries from the latent
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,11 +17,10 @@ from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, tunable
 from genlib.functional import diffusion, grids
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
-from genlib.models.components import adopt_component
 from genlib.models.diffusion import latent_tiny as tiny
 from genlib.models.diffusion.latent import Condition, LatentConfig
 from genlib.models.diffusion.latent_editing import LatentEditor
-from genlib.models.diffusion.latent_unet import ConditionalUNet, LatentUNetConfig
+from genlib.models.diffusion.latent_unet import LatentUNetConfig
 from genlib.models.diffusion.process import DiscreteConfig, denoising_loss
 from genlib.models.representation.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import TextEncoderConfig
@@ -57,6 +55,11 @@ class LatentDiffusionConfig(LatentConfig):
 class LatentDiffusion(LatentEditor):
     """The task: captioned images in, a text-conditional denoiser of latents out."""
 
+    companions = replace(
+        LatentEditor.companions,
+        export="genlib.models.diffusion.latent_export:export_stable_diffusion",
+        load_pretrained="genlib.models.diffusion.latent_export:load_unet",
+    )
     config: LatentDiffusionConfig  # type: ignore[override]
     text_scale: Tensor
     """What hidden states (..., D) are multiplied by."""
@@ -116,17 +119,6 @@ class LatentDiffusion(LatentEditor):
     def grid(self, steps: int, *, clean: bool = True) -> grids.Grid:
         """From the last noise level on."""
         return grids.trailing(self.schedule, steps, end=None if clean else 0)
-
-    def export(self, folder: Path) -> None:
-        from genlib.models.diffusion.latent_export import export_stable_diffusion
-
-        export_stable_diffusion(self, folder / "diffusers")
-
-    def adopt(self, folder: Path) -> None:
-        """The U-Net of a pipeline folder or of a component's own folder."""
-        assert isinstance(self.net, ConditionalUNet)
-        adopt_component(self.net.model, folder / "unet" if (folder / "unet").is_dir() else folder)
-        self.text_scale.fill_(1.0)  # the folder's network reads hidden states as they are
 
 
 _MEASURED = 4096

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genlib import random
+from genlib.companions import Companions
 from genlib.config import Config, limited
 from genlib.data.transforms.plain import PlainTransform
 from genlib.models.components import adopt_component
@@ -106,8 +107,12 @@ def refuse_images(data: DataSpec) -> None:
 class PixelTask(Task):
     """A U-Net on pictures of one size in [-1, 1], under `net`."""
 
-    def __init__(self, unet: PixelUNet, data: DataSpec, *, flip: bool, more_channels: int = 0, num_classes: int = 0) -> None:
-        super().__init__()
+    companions = Companions(load_pretrained="genlib.models.diffusion.pixels:load_pretrained", example="genlib.models.diffusion.pixels:example")
+
+    def __init__(
+        self, unet: PixelUNet, data: DataSpec, *, flip: bool, more_channels: int = 0, num_classes: int = 0, upstream: Mapping[str, Task] | None = None
+    ) -> None:
+        super().__init__(upstream)
         refuse_images(data)
         self.unet, self.data, self.flip, self.more_channels, self.num_classes = unet, data, flip, more_channels, num_classes
         self.net = self.made()
@@ -135,20 +140,12 @@ class PixelTask(Task):
     def transform(self, train: bool) -> PixelTransform:
         return PixelTransform(self.data.image_size, train and self.flip)
 
-    def example(self, size: int) -> Batch:
-        position = torch.arange(size)
-        return {"image": torch.rand(size, *self.shape) * 2 - 1, "position": position, "sample": position, "weight": torch.ones(size)}
 
-    def flops_per_sample(self) -> float:
-        """Matrix products and convolutions, forward once and backward twice as much, counted without computing."""
-        from torch.utils.flop_counter import FlopCounterMode
+def example(task: PixelTask, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"image": torch.rand(size, *task.shape) * 2 - 1}
 
-        counter, (channels, height, width) = FlopCounterMode(display=False), self.shape
-        with torch.device("meta"), counter, torch.no_grad():
-            label = torch.zeros(1, dtype=torch.int64) if self.num_classes else None
-            self.made()(torch.empty(1, channels + self.more_channels, height, width), torch.zeros(1, dtype=torch.int64), label)
-        return 3.0 * counter.get_total_flops()
 
-    def adopt(self, folder: Path) -> None:
-        """A diffusers pipeline folder, or its `unet` alone."""
-        adopt_component(self.net, folder / "unet" if (folder / "unet").is_dir() else folder)
+def load_pretrained(task: PixelTask, folder: Path) -> None:
+    """A diffusers pipeline folder, or its `unet` alone."""
+    adopt_component(task.net, folder / "unet" if (folder / "unet").is_dir() else folder)

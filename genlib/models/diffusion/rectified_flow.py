@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from genlib import random
 from genlib.config import DataConfig, TaskConfig, TrainConfig, limited
-from genlib.functional.diffusion import interpolate, straightness, to_x0_from_velocity, velocity
+from genlib.functional.diffusion import interpolate, to_x0_from_velocity, velocity
 from genlib.functional.samplers import Grid, OnStep, flow_euler
+from genlib.models.diffusion import pixels
 from genlib.models.diffusion.ddpm import SHORT, SMALL, smoke
 from genlib.models.diffusion.pixels import PixelTask, PixelUNet, refuse_images
 from genlib.models.diffusion.process import noise_of
 from genlib.models.diffusion.sampling import CONTINUOUS_STEPS
-from genlib.pictures import save_contact_sheet
 from genlib.ports import Image, Seeds, Sizes, Steps
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+from genlib.types import Batch, DataSpec, Metrics, Step
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), t (B,) in [0, 1], 1 being noise) -> velocity of x_t's shape."""
@@ -75,8 +75,10 @@ class RectifiedFlowConfig(TaskConfig):
 class RectifiedFlow(PixelTask):
     """The task: pictures in, a velocity out."""
 
-    def __init__(self, config: RectifiedFlowConfig, data: DataSpec) -> None:
-        super().__init__(config.unet, data, flip=config.flip)
+    companions = replace(PixelTask.companions, assess="genlib.models.diffusion.rectified_flow_assess:assess")
+
+    def __init__(self, config: RectifiedFlowConfig, data: DataSpec, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__(config.unet, data, flip=config.flip, upstream=upstream)
         self.config = config
 
     def sizes(self, data: DataSpec) -> Sizes:
@@ -104,27 +106,12 @@ class RectifiedFlow(PixelTask):
         """Pictures (len(seed), C, H, W) in [0, 1], each of its own seed."""
         return (follow(self.velocity, noise_of(seed, self.shape, self.device), steps) / 2 + 0.5).clamp(0, 1)
 
-    @torch.no_grad()
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        """How straight the flow is, and how far 4 steps end from 64 (mean squared, pixels in [-1, 1]). Leaves `contact_sheet.png`."""
-        points = path(self.velocity, noise_of(range(64), self.shape, self.device), 64)
-        few = follow(self.velocity, points[0], 4)
-        save_steps(self, folder / "contact_sheet.png")
-        per_pixel = straightness(points, torch.linspace(0, 1, 65)).mean().item() / points[0, 0].numel()
-        return {"straightness": per_pixel, "error_of_4_steps": (few - points[-1]).square().mean().item()}
-
-
-def save_steps(task: RectifiedFlow, path: Path) -> None:
-    """A sheet of pictures of the same eight noises in 1, 2, 4, 8 and 64 steps."""
-    counts, seeds = (1, 2, 4, 8, 64), list(range(8))
-    pictures = torch.cat([task.generate(seed=seeds, steps=steps) for steps in counts]).permute(0, 2, 3, 1).cpu().numpy()
-    labels = [f"{steps} step{'s' if steps > 1 else ''}" for steps in counts for _ in seeds]
-    save_contact_sheet(path, list(pictures), labels, columns=len(seeds), side=64, label_lines=1, title="The same noises in more and more steps")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReflowConfig(TaskConfig):
     """A straighter flow from a trained one, the stage it needs as `teacher`, whose network it starts as."""
+
+    roles: ClassVar[tuple[str, ...]] = ("teacher",)
 
     teacher_steps: int = limited(16, at_least=1)
     """Euler steps in which the teacher draws the picture of a noise."""
@@ -139,10 +126,19 @@ class ReflowConfig(TaskConfig):
 class Reflow(RectifiedFlow):
     """The task: the teacher's pairs of noise and picture in, a velocity out. A sample of the data gives its number alone."""
 
+    companions = replace(RectifiedFlow.companions, example="genlib.models.diffusion.rectified_flow:example_of_reflow")
+
     def __init__(self, config: ReflowConfig, teacher: RectifiedFlow) -> None:
-        super().__init__(teacher.config, teacher.data)
-        self.teacher, self.teacher_steps = teacher, config.teacher_steps
+        super().__init__(teacher.config, teacher.data, upstream={"teacher": teacher})
+        self.teacher_steps = config.teacher_steps
         self.net.load_state_dict(teacher.net.state_dict())
+
+    @property
+    def teacher(self) -> RectifiedFlow:
+        """The frozen flow that is straightened."""
+        found = self.upstream["teacher"]
+        assert isinstance(found, RectifiedFlow)
+        return found
 
     def encode(self, batch: Batch) -> Batch:
         noise, image = self.pairs(batch["sample"], "reflow noise")
@@ -160,8 +156,10 @@ class Reflow(RectifiedFlow):
         noise, image = self.pairs(batch["position"], "held-out reflow noise")
         return {"loss": self.loss_between(image, noise, batch, Step(0, 1))}
 
-    def example(self, size: int) -> Batch:
-        return {**super().example(size), "noise": torch.randn(size, *self.shape)}
+
+def example_of_reflow(task: Reflow, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {**pixels.example(task, size), "noise": torch.randn(size, *task.shape)}
 
 
 def rectified_flow() -> Recipe:

@@ -8,8 +8,7 @@ The network learns the velocity noise - x0 on straight lines, at times in the mi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +19,6 @@ from genlib import random
 from genlib.config import Config, DataConfig, OptimConfig, TrainConfig, limited
 from genlib.functional import diffusion, grids
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
-from genlib.models.components import adopt_component
 from genlib.models.diffusion import latent_tiny as tiny
 from genlib.models.diffusion.latent import Condition, LatentConfig
 from genlib.models.diffusion.latent_editing import LatentEditor
@@ -131,6 +129,11 @@ class SD3Config(LatentConfig):
 class SD3(LatentEditor):
     """The task: captioned images in, a text-conditional flow of latents out."""
 
+    companions = replace(
+        LatentEditor.companions,
+        export="genlib.models.diffusion.latent_export:export_sd3",
+        load_pretrained="genlib.models.diffusion.latent_export:load_transformer",
+    )
     config: SD3Config  # type: ignore[override]
 
     def network(self, channels: int, side: int) -> Any:
@@ -190,16 +193,6 @@ class SD3(LatentEditor):
         """Euler's, from pure noise on."""
         flow = grids.flow_grid(steps if clean else steps + 1, self.config.flow.shift, TIMESTEPS)
         return flow if clean else flow.part(0, steps)
-
-    def export(self, folder: Path) -> None:
-        from genlib.models.diffusion.latent_export import export_sd3
-
-        export_sd3(self, folder / "diffusers")
-
-    def adopt(self, folder: Path) -> None:
-        """The transformer of a pipeline folder or of a component's own folder."""
-        assert isinstance(self.net, ConditionalTransformer)
-        adopt_component(self.net.model, folder / "transformer" if (folder / "transformer").is_dir() else folder)
 
 
 _UPSTREAM = {role: role for role in SD3Config.roles}

@@ -9,8 +9,7 @@ the way: the base hands its latents over to it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -49,6 +48,8 @@ class SDXLConfig(LatentDiffusionConfig):
 class SDXL(LatentDiffusion):
     """The task: the base model."""
 
+    companions = replace(LatentDiffusion.companions, export="genlib.models.diffusion.latent_export:export_sdxl")
+
     def network(self, channels: int, side: int) -> Any:
         first, second = self.towers
         if not second.pooled_width:
@@ -68,11 +69,6 @@ class SDXL(LatentDiffusion):
         """No text is zeros, as in the published pipeline."""
         text, pooled, sizes = condition
         return torch.zeros_like(text), torch.zeros_like(pooled), sizes
-
-    def export(self, folder: Path) -> None:
-        from genlib.models.diffusion.latent_export import export_sdxl
-
-        export_sdxl(self, folder / "diffusers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,12 +101,13 @@ class SDXLRefinerConfig(LatentDiffusionConfig):
 class SDXLRefiner(LatentDiffusion):
     """The task: a network for the last part of the way, with the base frozen inside. It reads the second text encoder alone."""
 
+    companions = replace(LatentDiffusion.companions, export="genlib.models.diffusion.latent_export:export_with_refiner")
     config: SDXLRefinerConfig  # type: ignore[override]
 
     @property
     def base(self) -> SDXL:
         """The frozen base model."""
-        found = self.frozen_tasks["base"]
+        found = self.upstream["base"]
         assert isinstance(found, SDXL)
         return found
 
@@ -157,13 +154,6 @@ class SDXLRefiner(LatentDiffusion):
     @property
     def times(self) -> tuple[float, float]:
         return 0.0, self.config.share
-
-    def export(self, folder: Path) -> None:
-        """The base as `diffusers`, an SDXL pipeline, and the refiner beside it as `diffusers-refiner`, the pipeline that takes its latents."""
-        from genlib.models.diffusion.latent_export import export_refiner
-
-        self.base.export(folder)
-        export_refiner(self, folder / "diffusers-refiner")
 
 
 def sdxl_tiny() -> Recipe:

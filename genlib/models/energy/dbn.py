@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.gibbs import Draw
-from genlib.models.energy import dbn_assess
 from genlib.models.energy.rbm import RBM, ContrastiveTask, RBMConfig
 from genlib.ports import Features, Probabilities, Sample, Seeds, Sizes, Steps
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+from genlib.types import Batch, DataSpec, Metrics, Step
 
 _FIRST_WEIGHTS = 0.1
 """Standard deviation of first weights: codes of a layer below differ less than samples, so that smaller ones take long to part."""
@@ -33,6 +33,8 @@ _FIRST_WEIGHTS = 0.1
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackedRBMConfig(RBMConfig):
     """An RBM whose visible units are the hidden ones of the stage `below`; it reads samples at that one's size."""
+
+    roles: ClassVar[tuple[str, ...]] = ("below",)
 
     def refuse_data(self, data: DataSpec) -> None:
         """The stage below says what it cannot learn from."""
@@ -47,9 +49,17 @@ class StackedRBMConfig(RBMConfig):
 class StackedRBM(RBM):
     """The task; with what is below it, a generative deep belief network."""
 
+    companions = replace(RBM.companions, example="genlib.models.energy.dbn:example_of_stacked")
+
     def __init__(self, config: StackedRBMConfig, below: ContrastiveTask) -> None:
-        super().__init__(config, below.shape, visible=below.config.hidden)
-        self.below = below
+        super().__init__(config, below.shape, visible=below.config.hidden, upstream={"below": below})
+
+    @property
+    def below(self) -> ContrastiveTask:
+        """The frozen RBM whose hidden units are the visible ones here."""
+        found = self.upstream["below"]
+        assert isinstance(found, ContrastiveTask)
+        return found
 
     def encode(self, batch: Batch) -> Batch:
         return {"code": self.below.codes(batch["x"])}
@@ -66,8 +76,10 @@ class StackedRBM(RBM):
         lower = Draw(draw.position, draw.seed, draw.stream + "below ")
         return self.below.decoded(lower.coins(v, "hidden"), lower)
 
-    def example(self, size: int) -> Batch:
-        return {"code": torch.rand(size, self.below.config.hidden), "position": torch.arange(size), "weight": torch.ones(size)}
+
+def example_of_stacked(task: StackedRBM, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"code": torch.rand(size, task.below.config.hidden)}
 
 
 def stack_of(top: ContrastiveTask) -> list[ContrastiveTask]:
@@ -111,11 +123,12 @@ class DBN(Task):
     """The task: samples and labels in, a classifier out; `top`, which stays as it is, draws samples."""
 
     objective = ("error", "min")
+    companions = Companions(assess="genlib.models.energy.dbn_assess:assess", example="genlib.models.energy.dbn:example")
     net: nn.Sequential
 
     def __init__(self, config: DBNConfig, data: DataSpec, top: ContrastiveTask | None) -> None:
-        super().__init__()
-        self.config, self.data, self.top = config, data, top
+        super().__init__({"top": top} if top else {})
+        self.config, self.data = config, data
         self.shape = top.shape if top else VectorShape.of(data, config.image_size)
         stack = stack_of(top) if top else []
         sizes = [self.shape.size, *([rbm.config.hidden for rbm in stack] or config.layers), len(data.class_names)]
@@ -123,6 +136,13 @@ class DBN(Task):
         if config.from_stack:
             for layer, rbm in zip(list(self.net)[::2], stack, strict=False):
                 layer.load_state_dict({"weight": rbm.net.weight.T, "bias": rbm.net.hidden})
+
+    @property
+    def top(self) -> ContrastiveTask | None:
+        """The highest RBM of the frozen stack, where there is one."""
+        found = self.upstream.get("top")
+        assert found is None or isinstance(found, ContrastiveTask)
+        return found
 
     def transform(self, train: bool) -> VectorTransform:
         return VectorTransform(self.shape)
@@ -138,14 +158,6 @@ class DBN(Task):
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         logits = self.logits(batch["x"])
         return F.cross_entropy(logits, batch["label"], reduction="none"), {"error": (logits.argmax(1) != batch["label"]).float()}
-
-    def example(self, size: int) -> Batch:
-        label = torch.arange(size) % len(self.data.class_names)
-        return {"x": torch.rand(size, self.shape.size), "label": label, "position": torch.arange(size), "weight": torch.ones(size)}
-
-    def flops_per_sample(self) -> float:
-        """Matrix products, forward once and backward twice as much."""
-        return 6.0 * sum(p.numel() for p in self.net.parameters() if p.dim() == 2)
 
     def sizes(self, data: DataSpec) -> Sizes:
         return self.shape.port_sizes(data)
@@ -169,8 +181,10 @@ class DBN(Task):
             raise ValueError("this network was trained from random weights, without a stack of RBMs, and cannot draw; take the recipe dbn")
         return self.top.generate(seed=seed, steps=steps)
 
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return dbn_assess.assess(self, source, folder)
+
+def example(task: DBN, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"x": torch.rand(size, task.shape.size), "label": torch.arange(size) % len(task.data.class_names)}
 
 
 def sigmoid_network(sizes: list[int], gain: float) -> nn.Sequential:

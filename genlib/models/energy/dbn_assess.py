@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from genlib.metrics.held_out import held_out
+from genlib.models.energy.dbn import DBN
 from genlib.models.energy.rbm_assess import MOST_SAMPLES, arrays, save_dreams, save_filters
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.energy.dbn import DBN
 
 _SHOWN, _DREAMS = 24, 48
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from genlib import distributed
+from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, Gradient, RBMParams
-from genlib.models.energy import rbm_assess
 from genlib.models.energy.rbm_base import RBMBase, RBMBaseConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, learning_rule
@@ -48,6 +47,8 @@ class RBMConfig(RBMBaseConfig):
 
 class ContrastiveTask(RBMBase):
     """Base of the tasks: contrastive divergence for visible units of any kind."""
+
+    companions = Companions(assess="genlib.models.energy.rbm_assess:assess", example="genlib.models.energy.rbm:example")
 
     def drawn(self, v: Tensor, draw: Draw) -> Tensor:
         """A state of the visible units, given their means (B, V)."""
@@ -140,15 +141,10 @@ class ContrastiveTask(RBMBase):
         error = (rbm.visible_mean(rbm.hidden_chance(v)) - v).square().mean(1)
         return {"loss": self.misfit(rbm, self.drawn(v, draw), draw, _UNITS_HELD_OUT), "reconstruction": error}
 
-    def example(self, size: int) -> Batch:
-        return {"x": torch.rand(size, self.shape.size), "position": torch.arange(size), "weight": torch.ones(size)}
 
-    def flops_per_sample(self) -> float:
-        """Matrix products: up from the data, two a Gibbs step, two for the rule."""
-        return 2.0 * self.net.weight.numel() * (3 + 2 * self.config.gibbs_steps)
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return rbm_assess.assess(self, source, folder)
+def example(task: ContrastiveTask, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"x": torch.rand(size, task.shape.size)}
 
 
 class RBM(ContrastiveTask):
@@ -156,8 +152,8 @@ class RBM(ContrastiveTask):
 
     config: RBMConfig
 
-    def __init__(self, config: RBMConfig, shape: VectorShape, visible: int = 0) -> None:
-        super().__init__(config, shape, visible or shape.size)
+    def __init__(self, config: RBMConfig, shape: VectorShape, visible: int = 0, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__(config, shape, visible or shape.size, upstream=upstream)
 
     def drawn(self, v: Tensor, draw: Draw) -> Tensor:
         return draw.coins(v, "pixels")

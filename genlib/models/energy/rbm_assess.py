@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,11 +11,10 @@ from genlib.charts import COLORS, chart
 from genlib.functional.gibbs import BernoulliUnits, Draw
 from genlib.functional.partition import MOST_ENUMERATED, annealed_log_partition, enumerated_units, log_partition
 from genlib.metrics.held_out import held_out
+from genlib.models.energy.rbm import ContrastiveTask
 from genlib.pictures import save_contact_sheet
+from genlib.task import encoded
 from genlib.types import Batch, DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.energy.rbm import ContrastiveTask
 
 MOST_SAMPLES = 10_000
 """Held-out samples that scores are means over, from the first."""
@@ -39,7 +37,7 @@ def assess(task: ContrastiveTask, source: DataSource, folder: Path) -> dict[str,
     if not batches:
         return {}
     x = torch.cat([batch["x"] for batch in batches])
-    values = [task.evaluate({**batch, **task.encode(batch)}) for batch in batches]
+    values = [task.evaluate(encoded(task, batch)) for batch in batches]
     scores = {name: torch.cat([value[name] for value in values]).double().mean().item() for name in values[0]}
     scores |= likelihood(task, x, torch.cat([batch["position"] for batch in batches]))
     scores["auroc_noise"] = auroc(*(task.params().free_energy(task.to_visible(some)) for some in (x, shuffled(x))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -61,8 +62,8 @@ class RBMBase(Task):
     units: Units = gibbs.BernoulliUnits()
     net: RBMWeights
 
-    def __init__(self, config: RBMBaseConfig, shape: VectorShape, visible: int) -> None:
-        super().__init__()
+    def __init__(self, config: RBMBaseConfig, shape: VectorShape, visible: int, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__(upstream)
         self.config, self.shape = config, shape
         self.net = RBMWeights(visible, config)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import topology
@@ -90,6 +90,9 @@ class SOM(TrainedMap):
     """The task: vectors in, a map out."""
 
     objective = ("distortion", "min")
+    companions = Companions(
+        assess="genlib.models.maps.som_pictures:assess", export="genlib.models.maps.som_pictures:export", example="genlib.models.maps.som:example"
+    )
 
     def __init__(self, config: SOMConfig, data: DataSpec) -> None:
         super().__init__(data, VectorShape.of(data, config.image_size), config.make_grid(data.num_samples))
@@ -151,17 +154,11 @@ class SOM(TrainedMap):
             values["accuracy"] = (self.classify(image=x).argmax(1) == batch["label"]).float()
         return values
 
-    def example(self, size: int) -> Batch:
-        batch = {"x": torch.rand(size, self.shape.size), "position": torch.arange(size), "weight": torch.ones(size)}
-        return {**batch, "label": torch.zeros(size, dtype=torch.int64)} if self.data.class_names else batch
 
-    def flops_per_sample(self) -> float:
-        return 4.0 * self.prototypes.numel()
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        from genlib.models.maps.som_pictures import assess
-
-        return assess(self, source, folder)
+def example(task: SOM, size: int) -> Batch:
+    """See `Companions.example`."""
+    batch = {"x": torch.rand(size, task.shape.size)}
+    return {**batch, "label": torch.zeros(size, dtype=torch.int64)} if task.data.class_names else batch
 
 
 def _train(**options) -> TrainConfig:

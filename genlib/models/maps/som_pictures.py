@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,8 @@ from genlib.charts import COLORS, INK, chart
 from genlib.functional import topology, tours
 from genlib.functional.topology import RingGrid
 from genlib.metrics.held_out import held_out
+from genlib.models.maps.som import SOM
 from genlib.types import Batch, DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.maps.som import SOM
 
 _BATCH, _POINTS, _PLANES, _EDGED, _INCHES = 1024, 2000, 12, 600, 4.2
 
@@ -45,6 +43,13 @@ def assess(task: SOM, source: DataSource, folder: Path) -> dict[str, float]:
     if isinstance(task.grid, RingGrid) or task.shape.size == 2:
         scores |= _through_points(task, source, folder)
     return scores
+
+
+def export(task: SOM, folder: Path) -> None:
+    """Writes `prototypes.npy`, float32 (rows, columns, D), or (units, D) of a ring."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = task.prototypes.detach().cpu().numpy()
+    np.save(folder / "prototypes.npy", values if isinstance(task.grid, RingGrid) else values.reshape(task.grid.rows, task.grid.columns, -1))
 
 
 def _through_points(task: SOM, source: DataSource, folder: Path) -> dict[str, float]:

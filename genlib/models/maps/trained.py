@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -126,9 +123,3 @@ class TrainedMap(Task):
         if not isinstance(self.grid, RingGrid):
             raise ValueError("a tour needs a ring, but this map has rows and columns; train the recipe som_tsp, or with --task.grid ring")
         return along_ring(self.flat(image), self.assign(image=image), self.prototypes)
-
-    def export(self, folder: Path) -> None:
-        """Writes `prototypes.npy`, float32 (rows, columns, D), or (units, D) of a ring."""
-        folder.mkdir(parents=True, exist_ok=True)
-        values = self.prototypes.detach().cpu().numpy()
-        np.save(folder / "prototypes.npy", values if isinstance(self.grid, RingGrid) else values.reshape(self.grid.rows, self.grid.columns, -1))

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.augment import ImageAugmentation, augment
 from genlib.data.transforms.plain import PlainTransform
-from genlib.metrics.held_out import held_out
 from genlib.nn.residual_tower import RELU_GAIN, ResidualBlock, StandardisedConv
-from genlib.pictures import save_contact_sheet
 from genlib.ports import Features, Image, Probabilities, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Samples, Step
-
-_BATCH, _SHOWN = 256, 24
+from genlib.types import Batch, DataSpec, Metrics, Samples, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +106,7 @@ class Classifier(Task):
     """The task: images and labels in, a classifier out."""
 
     objective = ("accuracy", "max")
+    companions = Companions(assess="genlib.models.representation.classifier_assess:assess", example="genlib.models.representation.classifier:example")
 
     def __init__(self, config: ClassifierConfig, data: DataSpec) -> None:
         super().__init__()
@@ -132,11 +129,6 @@ class Classifier(Task):
         logits = self.net(batch["image"])
         right = (logits.argmax(1) == batch["label"]).float()
         return {"cross_entropy": F.cross_entropy(logits, batch["label"], reduction="none"), "accuracy": right}
-
-    def example(self, size: int) -> Batch:
-        image = torch.rand(size, self.data.channels, self.image_size, self.image_size)
-        label = torch.arange(size) % len(self.data.class_names)
-        return {"image": image, "label": label, "position": torch.arange(size), "weight": torch.ones(size)}
 
     def feature_maps(self, image: Tensor) -> list[Tensor]:
         """What each stage makes of images (B, 1 or 3, H, W) in [0, 1]: (B, C, H / 2**stage, W / 2**stage); differentiable."""
@@ -165,26 +157,11 @@ class Classifier(Task):
             return image
         return F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
-    @torch.no_grad()
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        """Accuracy and cross-entropy (nats) over all held-out samples; `guesses.png` shows the first ones."""
-        totals, count, shown = torch.zeros(2, dtype=torch.float64), 0, []
-        for batch in held_out(self, source, size=_BATCH):
-            values = self.evaluate(batch)
-            totals += torch.stack([values[name].sum() for name in ("accuracy", "cross_entropy")]).double().cpu()
-            count += len(batch["position"])
-            if len(shown) < _SHOWN:
-                guesses = self.classify(image=batch["image"]).argmax(1)
-                shown += list(zip(batch["image"].cpu(), batch["label"].tolist(), guesses.tolist(), strict=True))
-        if not count:
-            return {}
-        names = self.data.class_names
-        labels = [[names[label], (names[guess], "#1d7a36" if guess == label else "#b3261e")] for _, label, guess in shown[:_SHOWN]]
-        images = [image.permute(1, 2, 0).numpy() for image, _, _ in shown[:_SHOWN]]
-        save_contact_sheet(folder / "guesses.png", images, labels, title="Held-out images, their class, and the guess below it")
-        accuracy, cross_entropy = (totals / count).tolist()
-        name = source.spec.validation_name
-        return {f"{name}/accuracy": accuracy, f"{name}/cross_entropy": cross_entropy}
+
+def example(task: Classifier, size: int) -> Batch:
+    """See `Companions.example`."""
+    image = torch.rand(size, task.data.channels, task.image_size, task.image_size)
+    return {"image": image, "label": torch.arange(size) % len(task.data.class_names)}
 
 
 def classifier() -> Recipe:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions
 from genlib.data.transforms.plain import stack_images
@@ -99,6 +100,12 @@ def normalise(images: Tensor, config: CLIPConfig) -> Tensor:
 class CLIP(Task):
     """The task: pairs in, two towers out."""
 
+    companions = Companions(
+        assess="genlib.models.representation.clip_assess:assess",
+        export="genlib.models.representation.clip_export:export",
+        example="genlib.models.representation.clip:example",
+    )
+
     def __init__(self, config: CLIPConfig, data: DataSpec) -> None:
         super().__init__()
         self.config, self.data = config, data
@@ -126,24 +133,6 @@ class CLIP(Task):
     def evaluate(self, batch: Batch) -> Metrics:
         image, text, scale = self.net(batch["image"], batch["tokens"])
         return {"loss": contrastive_loss(image, text, scale, weight=batch["weight"])}
-
-    def example(self, size: int) -> Batch:
-        """Random images with texts of full length."""
-        side, text = self.config.image.image_size, self.config.text
-        tokens = torch.ones(size, text.context_length, dtype=torch.int64)
-        tokens[:, -1] = text.vocab_size - 1  # the end mark, where the tower reads
-        image = torch.rand(size, self.data.channels, side, side)
-        return {"image": image, "tokens": tokens, "position": torch.arange(size), "weight": torch.ones(size)}
-
-    def flops_per_sample(self) -> float:
-        """Matrix products and convolutions, forward once and backward twice as much, counted without computing."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        side, counter = self.config.image.image_size, FlopCounterMode(display=False)
-        with torch.device("meta"), counter, torch.no_grad():
-            net = TwoTowers(self.config.image.build(self.data.channels, self.config.embed_dim), self.config.text.build(self.config.embed_dim), 0.07)
-            net(torch.empty(1, self.data.channels, side, side), torch.zeros(1, self.config.text.context_length, dtype=torch.int64))
-        return 3.0 * counter.get_total_flops()
 
     @action
     @torch.no_grad()
@@ -175,20 +164,18 @@ class CLIP(Task):
         directions = [self.embed_text(text=[template.replace("{}", label) for label in labels]) for template in templates or self.config.templates]
         return F.normalize(torch.stack(directions).mean(0), dim=-1)
 
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        from genlib.models.representation.clip_assess import assess
-
-        return assess(self, source, folder)
-
     def pixels(self, images: Tensor) -> Tensor:
         """The inverse of `normalise`."""
         mean, std = (images.new_tensor(values)[:, None, None] for values in (self.config.mean, self.config.std))
         return (images * std + mean).clamp(0, 1)
 
-    def export(self, folder: Path) -> None:
-        from genlib.models.representation.clip_export import export
 
-        export(self, folder)
+def example(task: CLIP, size: int) -> Batch:
+    """Random images with texts of full length."""
+    side, text = task.config.image.image_size, task.config.text
+    tokens = torch.ones(size, text.context_length, dtype=torch.int64)
+    tokens[:, -1] = text.vocab_size - 1  # the end mark, where the tower reads
+    return {"image": torch.rand(size, task.data.channels, side, side), "tokens": tokens}
 
 
 def clip_tiny() -> Recipe:

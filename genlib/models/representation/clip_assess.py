@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from genlib.metrics.retrieval import recall
+from genlib.models.representation.clip import CLIP
 from genlib.pictures import Line, save_contact_sheet
 from genlib.types import DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.representation.clip import CLIP
 
 MOST_PAIRS = 50_000
 """Held-out pairs that are scored, from the first; ImageNet's validation set has as many."""

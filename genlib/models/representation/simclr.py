@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.augment import ImageAugmentation, Views
 from genlib.data.transforms.plain import stack_images, to_float
@@ -26,7 +26,7 @@ from genlib.nn.residual_tower import RELU_GAIN, ResidualBlock, StandardisedConv
 from genlib.ports import Count, Features, Gallery, Image, Ranking, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Samples, Step
+from genlib.types import Batch, DataSpec, Metrics, Samples, Step
 
 NEIGHBOURS = 10
 """That vote on the class of an image in `evaluate`, of those of its batch."""
@@ -111,6 +111,7 @@ class SimCLR(Task):
     """The task: images in, an encoder out."""
 
     objective = ("knn_accuracy", "max")  # the loss is no measure: a higher temperature alone raises it
+    companions = Companions(assess="genlib.models.representation.simclr_assess:assess", example="genlib.models.representation.simclr:example")
 
     def __init__(self, config: SimCLRConfig, data: DataSpec) -> None:
         super().__init__()
@@ -147,10 +148,6 @@ class SimCLR(Task):
             values["knn_accuracy"] = right[own]
         return values
 
-    def example(self, size: int) -> Batch:
-        image = torch.rand(size, 2, self.data.channels, self.image_size, self.image_size)
-        return {"image": image, "position": torch.arange(size), "weight": torch.ones(size)}
-
     @action
     @torch.no_grad()
     def embed(self, *, image: Image) -> Features:
@@ -167,10 +164,10 @@ class SimCLR(Task):
         codes, others = (F.normalize(self.embed(image=x), dim=1) for x in (image, candidates))
         return nearest(codes, others, count)
 
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        from genlib.models.representation.simclr_assess import assess
 
-        return assess(self, source, folder)
+def example(task: SimCLR, size: int) -> Batch:
+    """See `Companions.example`."""
+    return {"image": torch.rand(size, 2, task.data.channels, task.image_size, task.image_size)}
 
 
 def simclr() -> Recipe:

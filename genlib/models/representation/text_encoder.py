@@ -15,13 +15,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from genlib.companions import Companions
 from genlib.config import TaskConfig, limited
 from genlib.data.transforms.plain import PlainTransform
 from genlib.models.components import adopt_component
 from genlib.models.representation.clip_towers import TextTransformer, attention
 from genlib.nn.tokenizer import END, TextTokenizer, load_bpe, train_bpe
 from genlib.task import Phase, Task
-from genlib.types import Batch, DataSource, DataSpec
+from genlib.types import DataSource, DataSpec
 
 TOKENIZER_FOLDERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"}
 """Where a pipeline folder keeps the tokenizer of each of its text encoders."""
@@ -66,9 +67,10 @@ class T5EncoderConfig(TaskConfig):
 
 
 class FixedTextEncoder(Task):
-    """Base of both: nothing to train; weights come from `adopt`, in a smoke run from chance."""
+    """Base of both: nothing to train; weights come from `load_pretrained`, in a smoke run from chance."""
 
     phases: tuple[Phase, ...] = ()
+    companions = Companions(load_pretrained="genlib.models.representation.text_encoder:load_pretrained")
     tokenizer: TextTokenizer
     text_model: Any
     pad_token: Tensor
@@ -77,7 +79,7 @@ class FixedTextEncoder(Task):
         return PlainTransform()
 
     def prepare(self, source: DataSource) -> None:
-        """A tokenizer of the captions, for towers of random weights; `adopt` replaces it."""
+        """A tokenizer of the captions, for towers of random weights; `load_pretrained` replaces it."""
         self.tokenizer.use(train_bpe(source.captions("train", 100_000), self.vocab_size))
 
     @property
@@ -85,15 +87,14 @@ class FixedTextEncoder(Task):
         """Tokens the tower knows."""
         return self.text_model.config.vocab_size
 
-    def adopt(self, folder: Path) -> None:
-        adopt_component(self.text_model, folder)
-        self.tokenizer.use(read_tokenizer(folder))
-        if self.tokenizer.num_tokens > self.vocab_size:
-            raise ValueError(f"{folder}: its tokenizer has {self.tokenizer.num_tokens} tokens, the tower {self.vocab_size}; get the folder again")
-        self.pad_token.fill_(pad_token(folder, self.tokenizer))
 
-    def example(self, size: int) -> Batch:
-        return {"position": torch.arange(size), "weight": torch.ones(size)}
+def load_pretrained(task: FixedTextEncoder, folder: Path) -> None:
+    """The network and tokenizer of a transformers folder. ValueError where they do not fit."""
+    adopt_component(task.text_model, folder)
+    task.tokenizer.use(read_tokenizer(folder))
+    if task.tokenizer.num_tokens > task.vocab_size:
+        raise ValueError(f"{folder}: its tokenizer has {task.tokenizer.num_tokens} tokens, the tower {task.vocab_size}; get the folder again")
+    task.pad_token.fill_(pad_token(folder, task.tokenizer))
 
 
 class TextEncoder(FixedTextEncoder):

@@ -8,8 +8,7 @@ codes drawn from that give samples too. beta = 1 is the bound; above 1 the code 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,12 +20,11 @@ from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.divergence import gaussian_kl, gaussian_log_density, importance_weighted_bound, reparameterise
 from genlib.models.autoencoders.coding import CodingConfig, CodingTask
 from genlib.models.diffusion.process import noise_of
-from genlib.models.variational import vae_assess
 from genlib.models.variational.likelihood import LIKELIHOODS
 from genlib.ports import Amounts, Direction, Sample, SampleFrames, Seeds, Values
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
-from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+from genlib.types import Batch, DataSpec, Metrics, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +72,7 @@ class VAE(CodingTask):
     """The task: samples in, Gaussians over codes between, samples out; the code of a sample is its Gaussian's mean."""
 
     objective = ("negative_elbo_nats", "min")
+    companions = replace(CodingTask.companions, assess="genlib.models.variational.vae_assess:assess")
     config: VAEConfig
 
     def __init__(self, config: VAEConfig, data: DataSpec) -> None:
@@ -152,9 +151,6 @@ class VAE(CodingTask):
         if len(weight) != len(image):
             raise ValueError(f"there are {len(weight)} weights for {len(image)} samples; give one each")
         return self.decode(code=torch.tensor([weight], dtype=torch.float32, device=self.device) @ self.embed(image=image))
-
-    def assess(self, source: DataSource, folder: Path) -> dict[str, float]:
-        return vae_assess.assess(self, source, folder)
 
 
 def _recipe(task: VAEConfig, data: DataConfig, train: TrainConfig, small: VAEConfig) -> Recipe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,11 +12,9 @@ from genlib.metrics.disentanglement import mutual_information_gap
 from genlib.metrics.held_out import held_out, mean_values
 from genlib.models.autoencoders.coding_pictures import Row, Shown, cell_side, code_scores, decibels, pixels, save_rows, spread
 from genlib.models.variational.factors import FactorTransform
+from genlib.models.variational.vae import VAE
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
-
-if TYPE_CHECKING:
-    from genlib.models.variational.vae import VAE
 
 BOUND_SAMPLES = 64
 """Codes a sample of the importance-weighted bound."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from genlib import companions
 from genlib.config import OptimConfig
 from genlib.metrics.checkerboard import checkerboard
 from genlib.models.adversarial.dcgan import DCGAN, ConvDiscriminator, ConvGenerator, Convolutional, DCGANConfig, Layer, halvings
@@ -110,7 +111,7 @@ def test_other_sizes_are_refused_with_the_nearest_that_fits(side: int, fitting: 
 def test_data_and_fakes_are_normalised_apart() -> None:
     """Each normalisation of a discriminator's turn sees one kind alone: data are marked by a picture of ones, fakes by what the generator makes."""
     data = DataSpec(channels=1, image_size=16)
-    task, batch = made(Convolutional(latent_dim=6, width=8), data), made(Convolutional(latent_dim=6, width=8), data).example(8)
+    task, batch = made(Convolutional(latent_dim=6, width=8), data), companions.example(made(Convolutional(latent_dim=6, width=8), data), 8)
     batch = {**batch, "image": torch.ones_like(batch["image"]) + 0.01 * batch["image"]}
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     for module in task.discriminator.modules():
@@ -126,7 +127,7 @@ def test_data_and_fakes_are_normalised_apart() -> None:
 
 def test_a_generated_picture_is_of_running_statistics_once_trained() -> None:
     task, batch = made(Convolutional(latent_dim=6, width=8), DataSpec(channels=1, image_size=16)), None
-    batch = task.example(8)
+    batch = companions.example(task, 8)
     for index in range(3):
         task.loss("generator", batch, Step(index, 3))
     running = [module.running_var for module in task.generator.modules() if isinstance(module, BatchNorm)]

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from genlib import checkpoint
+from genlib import checkpoint, companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig
 from genlib.data.source import open_source
 from genlib.distributed import rank, world_size
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional import adversarial
 from genlib.models.adversarial.dcgan import Convolutional, DCGANConfig
 from genlib.models.adversarial.gan import Dense, Game, GANConfig
@@ -58,8 +58,8 @@ def digest(module: nn.Module) -> str:
 @every_family
 @pytest.mark.parametrize("strategy", ["single", "zero1", "zero2"])
 def test_each_player_stands_still_in_the_others_turn(family: str, strategy: str) -> None:
-    task, batch = made(family), made(family).example(8)
-    chosen = strategies.choose(strategy, CPU)
+    task, batch = made(family), companions.example(made(family), 8)
+    chosen = strategy_of(strategy, CPU)
     chosen.setup(task, TrainConfig(optim=OptimConfig(name="adam", learning_rate=1e-3)))
     for index in range(3):
         for phase in task.phases:
@@ -96,7 +96,7 @@ def test_the_discriminator_is_told_smoothed_and_flipped_targets() -> None:
 
 
 def test_losses_are_those_of_the_textbook() -> None:
-    task, batch, step = made("points").eval(), made("points").example(8), Step(0, 10)
+    task, batch, step = made("points").eval(), companions.example(made("points"), 8), Step(0, 10)
     real, fake, on_real, on_fake = task.verdicts(batch, step)
     torch.testing.assert_close(task.loss("discriminator", batch, step)[0], adversarial.non_saturating_discriminator(on_real, on_fake))
     logits = task.fooled(batch, step)
@@ -172,7 +172,7 @@ def test_the_values_of_a_set_are_the_same_on_any_number_of_workers(tmp_path: Pat
 @every_family
 def test_evaluation_names_what_a_search_ranks_by_and_what_the_monitor_reads(family: str) -> None:
     task = made(family).eval()
-    batch: Batch = {**task.example(16), "label": torch.arange(16) % 2}
+    batch: Batch = {**companions.example(task, 16), "label": torch.arange(16) % 2}
     with torch.no_grad():
         values = task.evaluate(batch)
     assert {task.objective[0], "diversity", "modes", "coverage", "progress"} <= values.keys()
@@ -203,7 +203,7 @@ def test_unfit_data_is_refused(config: TaskConfig, spec: DataSpec, words: str) -
 def test_the_recipe_covers_all_eight_modes(recipe: str, tmp_path: Path) -> None:
     (stage,) = load(recipe).stages
     final = train_stage(recipe, stage, tmp_path / "run", {})
-    scores = checkpoint.load_task(final).assess(open_source(stage.data), tmp_path)
+    scores = companions.assess(checkpoint.load_task(final), open_source(stage.data), tmp_path)
     assert scores["validation/modes"] == 1
     assert scores["validation/sliced_wasserstein"] < 0.3
     assert (tmp_path / "samples.png").stat().st_size > 10_000

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from genlib import checkpoint, random
+from genlib import checkpoint, companions, random
 from genlib.data.source import open_source
 from genlib.data.transforms.vectors import VectorShape
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional.adversarial import gradient_norm, interpolates
 from genlib.models.adversarial.dcgan import ConvDiscriminator
 from genlib.models.adversarial.gan import Dense
@@ -70,7 +70,7 @@ def test_a_critic_with_batch_normalisation_is_refused() -> None:
 @pytest.mark.parametrize("penalty", [10.0, 2.5])
 def test_the_critics_loss_is_the_papers(penalty: float) -> None:
     task = made(DenseWGANGPConfig(network=Dense(latent_dim=4, width=16), game=Penalised(penalty=penalty)), POINTS)
-    batch, step = task.example(8), Step(0, 10, seed=5)
+    batch, step = companions.example(task, 8), Step(0, 10, seed=5)
     real, fake, *_ = task.verdicts(batch, step)
     share = random.uniform(batch["position"], (1,), seed=5, stream="interpolates")
     mixed = (share * real + (1 - share) * fake).requires_grad_()
@@ -86,7 +86,7 @@ def test_the_critics_loss_is_the_papers(penalty: float) -> None:
 def test_zero3_is_refused_before_the_run() -> None:
     config = load("wgan_gp").smoke[0].train
     with pytest.raises(ValueError, match=r"WGANGP cannot train under zero3: its gradient penalty goes back through the critic twice.*use zero2"):
-        strategies.choose("zero3", CPU).setup(made(WGANGPConfig(network=SMALL), PIXELS), config)
+        strategy_of("zero3", CPU).setup(made(WGANGPConfig(network=SMALL), PIXELS), config)
 
 
 @pytest.mark.slow

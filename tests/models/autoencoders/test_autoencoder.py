@@ -11,10 +11,10 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, companions, registry
 from genlib.config import DataConfig
 from genlib.data.source import open_source
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional.perceptual import psnr_db
 from genlib.models.autoencoders.autoencoder import Autoencoder, AutoencoderConfig
 from genlib.types import DataSpec, Step
@@ -74,7 +74,7 @@ def test_what_the_encoder_sees_is_of_the_position_alone() -> None:
 
 def test_the_loss_is_against_the_clean_sample() -> None:
     task = made(replace(SMALL, noise=0.3))
-    batch = task.example(5)
+    batch = companions.example(task, 5)
     seen = task.corrupted(batch["x"], batch["position"], 3)
     expected = (task.net(seen) - batch["x"]).square().mean(1)
     torch.testing.assert_close(task.loss("train", batch, Step(0, 1, 3))[0], expected)
@@ -113,7 +113,7 @@ def test_tied_weights_stay_one_under_zero_and_after_a_checkpoint(tmp_path: Path)
     (stage,) = registry.load("pca").smoke
     for name in ("zero1", "zero2"):
         task = stage.task.build(GREY, {})
-        strategies.choose(name, CPU).setup(task, stage.train)
+        strategy_of(name, CPU).setup(task, stage.train)
         assert task.net.decoder[0].weight.data_ptr() == task.net.encoder[0].weight.data_ptr()
     loaded = checkpoint.load_task(train_stage("pca", stage, tmp_path, {}))
     assert loaded.net.decoder[0].weight.data_ptr() == loaded.net.encoder[0].weight.data_ptr()
@@ -144,14 +144,14 @@ def test_two_numbers_are_enough_for_a_curved_surface_but_two_principal_component
 def test_assess_draws_and_scores(tmp_path: Path) -> None:
     source = open_source(DataConfig(train="digits"))
     for noise in (0.0, 0.3):
-        scores = made(replace(SMALL, noise=noise), source.spec).assess(source, tmp_path)
+        scores = companions.assess(made(replace(SMALL, noise=noise), source.spec), source, tmp_path)
         assert {"validation/loss", "validation/psnr_db", "validation/trustworthiness", "validation/neighbour_precision"} <= set(scores)
         assert ("validation/gain_db" in scores) == bool(noise)
         for name in ("reconstructions", "neighbours", "codes"):
             with Image.open(tmp_path / f"{name}.png") as sheet:
                 assert sheet.width > 400
     points = open_source(DataConfig(train="rings2d"))
-    scores = made(AutoencoderConfig(latent_dim=2, widths=(16,)), points.spec).assess(points, tmp_path / "points")
+    scores = companions.assess(made(AutoencoderConfig(latent_dim=2, widths=(16,)), points.spec), points, tmp_path / "points")
     assert "validation/psnr_db" not in scores
     assert [path.name for path in (tmp_path / "points").iterdir()] == ["codes.png"]
 

@@ -13,15 +13,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genlib import checkpoint
+from genlib import checkpoint, companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.fit import fit
+from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.models.autoencoders.image_config import Discriminator
 from genlib.models.autoencoders.kl import AutoencoderKLConfig, AutoencoderKLTask, autoencoder_kl_sdxl
 from genlib.models.representation.classifier import ClassifierConfig
 from genlib.nn.vgg import VGG16
 from genlib.recipe import Stage
-from genlib.task import freeze
 from genlib.types import DataSpec, Step
 from tests.models.autoencoders.images import Pictures
 from tests.processes import run_ranks
@@ -56,11 +56,13 @@ def test_sdxl_has_the_published_number_of_parameters() -> None:
 
 
 def test_operations_of_a_training_step() -> None:
-    """Forward and twice as much backward; at 256 pixels a side the encoder has 272.7 G operations and the decoder 622.2 G."""
+    """Forward and twice as much backward; at 256 pixels a side the encoder has 272.7 G operations and the decoder 622.2 G.
+
+    The discriminator's phase goes forward once more; the rest, 1% of all, is its own network.
+    """
     (stage,) = autoencoder_kl_sdxl().stages
-    with torch.device("meta"):
-        flops = stage.task.build(DataSpec(image_size=256), {}).flops_per_sample()
-    assert flops == pytest.approx(3 * (272.7e9 + 622.2e9), rel=1e-3)
+    flops = flops_per_sample(FakeTask(lambda: stage.task.build(DataSpec(image_size=256), {})), 2, "fp32")
+    assert flops == pytest.approx(4 * (272.7e9 + 622.2e9), rel=0.02)
 
 
 def test_latents_have_unit_spread_after_their_scale(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_latents_have_unit_spread_after_their_scale(tmp_path: Path) -> None:
         latent = (task.sampled(2 * image - 1, torch.arange(len(image)), 9) - task.shift) * task.scale
         assert latent.std().item() == pytest.approx(1.0, abs=0.02)
         assert (abs(latent.mean().item()) < 0.02) == centred
-    scores = task.assess(source, tmp_path)
+    scores = companions.assess(task, source, tmp_path)
     assert scores["validation/latent_std"] == pytest.approx(1.0, abs=0.02)
     assert scores["validation/psnr_db"] > 15
     assert scores["validation/l1"] < 0.1
@@ -102,7 +104,7 @@ def test_price_of_latents_is_the_divergence_from_the_standard_normal() -> None:
 
 def test_discriminator_counts_for_nothing_before_its_start() -> None:
     task = made(GAN)
-    batch, plain = task.example(4), made(SMALL)
+    batch, plain = companions.example(task, 4), made(SMALL)
     assert [(phase.name, phase.player) for phase in task.phases] == [("net", "net"), ("discriminator", "discriminator")]
     assert plain.players() == ("net",)
     for index, starts in ((0, False), (2, False), (3, True)):
@@ -110,11 +112,7 @@ def test_discriminator_counts_for_nothing_before_its_start() -> None:
         loss, metrics = task.loss("net", batch, Step(index, 10))
         assert torch.equal(loss, plain.loss("train", batch, Step(index, 10))[0]) == (not starts)
         assert ("verdict" in metrics) == starts
-        own, _ = task.loss("discriminator", batch, Step(index, 10))
-        own.mean().backward()
-        gradients = [p.grad for p in task.discriminator.parameters()]
-        assert all(g is not None for g in gradients)
-        assert any(g.abs().sum() > 0 for g in gradients if g is not None) == starts
+        assert [phase.name for phase in task.phases if phase.due(index)] == ["net", *(["discriminator"] if starts else [])]
 
 
 def gradients(task: AutoencoderKLTask, loss: Tensor) -> list[Tensor]:
@@ -125,7 +123,7 @@ def gradients(task: AutoencoderKLTask, loss: Tensor) -> list[Tensor]:
 def test_verdict_weighs_as_much_as_the_distance_at_the_last_layer(adaptive: bool) -> None:
     """The gradient that is handed on is that of distance + weight * ratio * verdict + price, by plain differentiation."""
     task = made(replace(GAN, discriminator=replace(GAN.discriminator, adaptive=adaptive), kl_weight=0.1))
-    batch = {**task.example(4), "weight": torch.tensor([1.0, 1.0, 1.0, 0.0])}
+    batch = {**companions.example(task, 4), "weight": torch.tensor([1.0, 1.0, 1.0, 0.0])}
     image, counts = 2 * batch["image"] - 1, batch["weight"]
     loss, metrics = task.loss("net", batch, Step(3, 10, seed=4))
     image_made, price, _ = task.reconstruction(image, batch["position"], 4)
@@ -171,7 +169,6 @@ def test_adversarial_training_is_the_same_under_every_strategy(tmp_path: Path) -
 def test_distance_in_the_features_of_a_trained_network() -> None:
     torch.manual_seed(1)
     classifier = ClassifierConfig(width=8, layers=(1, 1)).build(DataSpec(channels=1, image_size=16, class_names=("a", "b")), {})
-    freeze({"perceptual": classifier})
     task, plain = made(replace(SMALL, perceptual_weight=2.0), perceptual=classifier), made()
     image = 2 * torch.rand(4, 3, 16, 16) - 1
     near = (image + 0.1 * torch.randn_like(image)).requires_grad_()
@@ -212,7 +209,7 @@ def test_diffusers_gives_the_same(channels: int, tmp_path: Path) -> None:
     source = Pictures(channels)
     task = trained(made(channels=channels), source, steps=5)
     task.measure(source)
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     model = AutoencoderKL.from_pretrained(tmp_path / "diffusers").eval()
     image = 2 * torch.rand(3, channels, 16, 16) - 1
     with torch.no_grad():
@@ -228,24 +225,24 @@ def test_diffusers_gives_the_same(channels: int, tmp_path: Path) -> None:
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
     other = made(channels=channels)
     other.net.load_state_dict({name: torch.zeros_like(value) for name, value in other.net.state_dict().items()})
-    other.adopt(tmp_path / "diffusers")
+    companions.load_pretrained(other, tmp_path / "diffusers")
     for name, value in task.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], value)
 
 
 def test_adopting_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     task = made()
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     folder, config = tmp_path / "diffusers", tmp_path / "diffusers" / "config.json"
     with pytest.raises(ValueError, match=r"block_out_channels is \[8, 16\] there and \[8, 24\] here"):
-        made(replace(SMALL, block_out_channels=(8, 24))).adopt(folder)
+        companions.load_pretrained(made(replace(SMALL, block_out_channels=(8, 24))), folder)
     with pytest.raises(ValueError, match=r"has no config.json; .* such as .*diffusers"):
-        task.adopt(tmp_path)
+        companions.load_pretrained(task, tmp_path)
     settings = json.loads(config.read_text())
     for wrong, words in (({"scaling_factor": "much"}, "is no number"), ({"latents_mean": [0.1, 0.2, 0.3, 0.4]}, "differ by channel")):
         config.write_text(json.dumps({**settings, **wrong}))
         with pytest.raises(ValueError, match=words):
-            task.adopt(folder)
+            companions.load_pretrained(task, folder)
     assert task.scale.item() == 0.0
 
 

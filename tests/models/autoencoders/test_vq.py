@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from genlib import companions
 from genlib.models.autoencoders.vq import AutoencoderVQConfig, AutoencoderVQTask, evenness, perplexity
 from genlib.types import DataSpec, Step
 from tests.models.autoencoders.images import Pictures
@@ -74,7 +75,7 @@ def test_codes_draw_the_picture_and_most_are_in_use(tmp_path: Path) -> None:
     mean, std = task.encode_image(2 * image - 1)
     assert not std.any()
     assert mean.shape == (8, 4, 8, 8)
-    scores = task.assess(source, tmp_path)
+    scores = companions.assess(task, source, tmp_path)
     assert scores["validation/psnr_db"] > 14
     assert scores["validation/latent_std"] == pytest.approx(1.0, abs=0.02)
     assert scores["validation/codes_used"] > 0.2
@@ -88,7 +89,7 @@ def test_diffusers_gives_the_same(channels: int, tmp_path: Path) -> None:
     source = Pictures(channels)
     task = trained(made(source=source, channels=channels), source, 5)
     task.measure(source)
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     model = VQModel.from_pretrained(tmp_path / "diffusers").eval()
     image = 2 * torch.rand(3, channels, 16, 16) - 1
     with torch.no_grad():
@@ -97,8 +98,8 @@ def test_diffusers_gives_the_same(channels: int, tmp_path: Path) -> None:
         torch.testing.assert_close(model.decode(latent).sample, task.decode_latent(latent).expand(-1, 3, -1, -1), atol=1e-5, rtol=1e-5)
     assert model.config.scaling_factor == pytest.approx(task.scale.item())
     other = made(channels=channels, config=replace(SMALL, image_size=8))
-    other.adopt(tmp_path / "diffusers")
+    companions.load_pretrained(other, tmp_path / "diffusers")
     for name, value in task.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], value)
     with pytest.raises(ValueError, match="num_vq_embeddings is 32 there and 64 here"):
-        made(replace(SMALL, codes=64), channels=channels).adopt(tmp_path / "diffusers")
+        companions.load_pretrained(made(replace(SMALL, codes=64), channels=channels), tmp_path / "diffusers")

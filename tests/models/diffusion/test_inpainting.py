@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlib import checkpoint
+from genlib import checkpoint, companions
 from genlib.data.source import open_source
 from genlib.engine.fit import fit
 from genlib.models.diffusion.ddpm import ClassDDPMConfig, DDPMConfig
@@ -16,7 +16,6 @@ from genlib.models.diffusion.inpainting import Inpainting, InpaintingConfig, Res
 from genlib.models.diffusion.inpainting_assess import assess_filling, mean_filled, psnr
 from genlib.models.diffusion.masks import random_masks
 from genlib.models.diffusion.pixels import PixelUNet
-from genlib.task import freeze
 from genlib.types import DataSpec, Step
 
 SMALL = PixelUNet(widths=(16, 16), norm_groups=4)
@@ -31,7 +30,6 @@ def fillers() -> list[Inpainting | Resampling]:
     tasks: list[Inpainting | Resampling] = [Inpainting(InpaintingConfig(unet=SMALL), DATA)]
     for config in (DDPMConfig(unet=SMALL), ClassDDPMConfig(unet=SMALL)):
         upstream = {"model": config.build(DATA, {})}
-        freeze(upstream)
         tasks.append(ResamplingConfig().build(DATA, upstream))
     for task in tasks:
         for p in task.parameters():
@@ -126,7 +124,7 @@ def test_masks_belong_to_the_position_and_hide_some_of_all_kinds() -> None:
 
 def test_the_loss_hides_other_parts_in_other_steps_of_the_run() -> None:
     task = fillers()[0]
-    batch = task.example(4)
+    batch = companions.example(task, 4)
     first, again, other = (task.loss("train", {**batch, "position": batch["position"] + shift}, Step(0, 1))[0] for shift in (0, 0, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, companions, registry
 from genlib.data.source import open_source
 from genlib.engine.encoding import frozen_state
 from genlib.engine.fit import Listener, Training
+from genlib.engine.trace import flops_per_sample
 from genlib.models.diffusion.latent_unet import LatentUNetConfig
 from genlib.models.diffusion.ldm import LatentDiffusion, LatentDiffusionConfig
-from genlib.task import freeze
 from genlib.types import DataSpec, Step
 from tests.models.diffusion.pipelines import drawn, request
-from tests.models.stages import built_on_meta, built_untrained, source_of, train_stage, train_stages
+from tests.models.stages import built_on_meta, built_untrained, source_of, train_stage, train_stages, without_values
 
 PROMPTS = ["a red circle", "two blue squares"]
 STAGES = {stage.name: stage for stage in registry.load("ldm_tiny").smoke}
@@ -59,7 +59,9 @@ def test_earlier_stages_are_frozen_in_training(final: dict[str, Path], tmp_path:
     stage, upstream = STAGES["denoiser"], {role: final[role] for role in ("autoencoder", "text")}
     task = Training(stage, "ldm_tiny", source_of(stage), tmp_path, torch.device("cpu"), upstream, Listener(), None).build()
     assert isinstance(task, LatentDiffusion)
-    assert all(earlier.frozen for earlier in task.frozen_tasks.values())
+    assert not any(weight.requires_grad for earlier in task.upstream.values() for weight in earlier.parameters())
+    task.train()
+    assert not task.autoencoder.training
     assert all(name.startswith("net.") for name, _ in task.named_parameters())
     names = frozen_state(task).keys()
     assert {"frozen_tasks.autoencoder.net.encoder.conv_in.weight", "frozen_tasks.autoencoder.scale"} <= names
@@ -108,11 +110,11 @@ def test_a_step_costs_a_quarter_of_that_in_pixels_or_less() -> None:
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         pixels = task.config.unet.build(1, width, 32)
         pixels(torch.empty(1, 1, 32, 32), torch.zeros(1), torch.empty(1, length, width))
-    assert 3 * counter.get_total_flops() > 4 * task.flops_per_sample()
+    assert 3 * counter.get_total_flops() > 4 * flops_per_sample(without_values("ldm_tiny", "denoiser"), 1, "fp32")
 
 
 def test_captions_are_left_out_by_position(task: LatentDiffusion) -> None:
-    batch = {**task.example(400), "text": torch.ones(400, task.towers[0].length, task.towers[0].width)}
+    batch = {**companions.example(task, 400), "text": torch.ones(400, task.towers[0].length, task.towers[0].width)}
     shown = task.shown(batch, Step(0, 1))[0]
     kept = (shown == 1).flatten(1).all(1)
     assert 0.05 < 1 - kept.float().mean() < 0.16
@@ -181,7 +183,7 @@ def test_the_exported_pipeline_draws_the_same_pictures(final: dict[str, Path], t
     task = checkpoint.load_task(final["denoiser"])
     assert isinstance(task, LatentDiffusion)
     task.autoencoder.shift.fill_(0.7)
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     ways = [{"guidance_scale": 5.0}, {"guidance_scale": 1.0}, {"guidance_scale": 3.0, "negative_prompt": "green"}, {"width": 48, "height": 32}]
     folder = tmp_path / "diffusers"
     usual = {"num_inference_steps": 8, "guidance_scale": 5.0}
@@ -194,7 +196,7 @@ def test_the_exported_pipeline_draws_the_same_pictures(final: dict[str, Path], t
 def test_an_exported_folder_is_adopted_whole(final: dict[str, Path], tmp_path: Path) -> None:
     """Every stage with start_from its part of the folder and no steps is the model that was exported."""
     first = checkpoint.load_task(final["denoiser"])
-    first.export(tmp_path)
+    companions.export(first, tmp_path)
     parts = {"autoencoder": "vae", "denoiser": "unet"}
     taken = {"text": final["text"]}  # a CLIP's stage keeps its own run; text encoders from folders are the published presets'
     for name, part in parts.items():
@@ -215,7 +217,6 @@ def config(**options: object) -> LatentDiffusionConfig:
 def test_what_cannot_be_trained_is_refused_in_a_sentence() -> None:
     tasks = built_untrained("ldm_tiny")
     upstream = {role: tasks[role] for role in ("autoencoder", "text")}
-    freeze(upstream)
     spec = DataSpec(channels=3, image_size=32, has_captions=True)
     with pytest.raises(ValueError, match="learns from captions, but the samples have none"):
         config().build(replace(spec, has_captions=False), upstream)
@@ -256,7 +257,7 @@ def test_what_cannot_be_drawn_is_refused_in_a_sentence(task: LatentDiffusion, im
 
 def test_strange_folders_are_refused_and_change_nothing(final: dict[str, Path], tmp_path: Path) -> None:
     task = checkpoint.load_task(final["denoiser"])
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     unet = tmp_path / "diffusers" / "unet"
     other = config(unet=replace(config().unet, head_dim=4))
     tasks = built_untrained("ldm_tiny")
@@ -264,10 +265,10 @@ def test_strange_folders_are_refused_and_change_nothing(final: dict[str, Path], 
     smaller = other.build(open_source(STAGES["denoiser"].data).spec, upstream)
     before = {name: value.clone() for name, value in smaller.state_dict().items() if value.is_floating_point()}
     with pytest.raises(ValueError, match="another architecture: attention_head_dim"):
-        smaller.adopt(unet)
+        companions.load_pretrained(smaller, unet)
     with pytest.raises(ValueError, match="holds a AutoencoderKL"):
-        smaller.adopt(tmp_path / "diffusers" / "vae")
+        companions.load_pretrained(smaller, tmp_path / "diffusers" / "vae")
     (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match="as a pickle alone"):
-        tasks["denoiser"].adopt(unet)
+        companions.load_pretrained(tasks["denoiser"], unet)
     assert all(torch.equal(value, before[name]) for name, value in smaller.state_dict().items() if name in before)

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genlib import random
+from genlib import companions, random
 from genlib.functional.diffusion import straightness
 from genlib.models.diffusion.pixels import PixelUNet
 from genlib.models.diffusion.process import noise_of
 from genlib.models.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig, ReflowConfig, Velocity, flow_loss, follow, path
-from genlib.task import freeze
 from genlib.types import DataSpec, Step
 
 MODES, STD = 8, 0.1
@@ -143,11 +142,10 @@ def flow() -> RectifiedFlow:
 
 def test_reflow_begins_as_its_teacher_and_learns_the_teachers_pairs() -> None:
     teacher = flow()
-    freeze({"teacher": teacher})
     task = ReflowConfig(teacher_steps=3).build(DATA, {"teacher": teacher})
     seeds = [1, 2]
     assert torch.equal(task.generate(seed=seeds, steps=3), teacher.generate(seed=seeds, steps=3))
-    batch = task.example(4)
+    batch = companions.example(task, 4)
     encoded = task.encode(batch)
     torch.testing.assert_close(encoded["image"], follow(teacher.velocity, encoded["noise"], 3))
     elsewhere = task.encode({**batch, "position": batch["position"] + 7, "image": torch.zeros(4, 1, 8, 8)})

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, companions, registry
 from genlib.functional.grids import flow_grid
 from genlib.functional.samplers import flow_euler
 from genlib.models.diffusion.sd3 import SD3, FlowConfig, MMDiTConfig, SD3Config
@@ -49,7 +49,7 @@ def test_the_network_learns_noise_minus_data(task: SD3) -> None:
     asked: list[tuple[Tensor, Tensor]] = []
     answers: list[Tensor] = []
     handle = task.net.register_forward_hook(lambda _, inputs, out: answers.append(out) or asked.append(inputs[:2]))
-    batch = {**task.example(6), "latent_mean": torch.randn(6, 4, 16, 16, generator=torch.Generator().manual_seed(0))}
+    batch = {**companions.example(task, 6), "latent_mean": torch.randn(6, 4, 16, 16, generator=torch.Generator().manual_seed(0))}
     with torch.no_grad():
         loss, _ = task.denoising_loss(batch, task.condition(batch), Step(0, 1))
     handle.remove()
@@ -108,7 +108,7 @@ def test_the_picture_changes_with_the_words_of_every_encoder(task: SD3) -> None:
 
 def test_each_encoder_is_left_out_on_its_own(task: SD3) -> None:
     count = 2000
-    batch = task.example(count)
+    batch = companions.example(task, count)
     batch |= {name: torch.full_like(batch[name], 7.0) for name in ("text", "text_2", "text_3", "pooled", "pooled_2")}
     text, pooled = task.shown(batch, Step(0, 1))
     kept = [(part == 7).flatten(1).all(1) for part in (text[:, :8, :16], text[:, :8, 16:40], text[:, 8:])]
@@ -152,7 +152,7 @@ def test_the_exported_pipeline_draws_the_same_pictures(final: dict[str, Path], t
     task = checkpoint.load_task(final["denoiser"])
     assert isinstance(task, SD3)
     task.autoencoder.shift.fill_(shift)
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     other = {"guidance_scale": 3.0, "negative_prompt": "green", "width": 48, "height": 32}
     ways: list[dict] = [{"guidance_scale": 5.0}, {"guidance_scale": 1.0}, other]
     usual = {"num_inference_steps": 8, "max_sequence_length": 12}
@@ -163,7 +163,7 @@ def test_the_exported_pipeline_draws_the_same_pictures(final: dict[str, Path], t
 
 def test_an_exported_folder_is_adopted(final: dict[str, Path], task: SD3, tmp_path: Path) -> None:
     """The transformer and T5 from the folder's own parts, the autoencoder with its shift."""
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     taken = dict(final)
     for name, part in (("autoencoder", "vae"), ("text_3", "text_encoder_3"), ("denoiser", "")):
         taken[name] = train_stage("sd3_tiny", STAGES[name], tmp_path / name, taken, steps=0, start_from=str(tmp_path / "diffusers" / part))

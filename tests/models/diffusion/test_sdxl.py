@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, companions, registry
 from genlib.models.diffusion.process import DiscreteConfig, SeededNoise
 from genlib.models.diffusion.sampling import walk
 from genlib.models.diffusion.sdxl import SDXL, SDXLConfig, SDXLRefiner, SDXLRefinerConfig
@@ -171,7 +171,7 @@ def test_editing_goes_through_both_networks(refiner: SDXLRefiner) -> None:
 
 
 def test_the_exported_pipelines_draw_the_same_pictures(refiner: SDXLRefiner, tmp_path: Path) -> None:
-    refiner.export(tmp_path)
+    companions.export(refiner, tmp_path)
     base, folder, second = refiner.base, tmp_path / "diffusers", tmp_path / "diffusers-refiner"
     ways: list[dict] = [
         {"guidance_scale": 5.0},
@@ -195,7 +195,7 @@ def test_the_exported_pipelines_draw_the_same_pictures(refiner: SDXLRefiner, tmp
 
 
 def test_an_exported_folder_is_adopted(final: dict[str, Path], base: SDXL, tmp_path: Path) -> None:
-    base.export(tmp_path)
+    companions.export(base, tmp_path)
     folder = tmp_path / "diffusers"
     taken = {**final, "autoencoder": train_stage("sdxl_tiny", STAGES["autoencoder"], tmp_path / "a", {}, steps=0, start_from=str(folder / "vae"))}
     taken["denoiser"] = train_stage("sdxl_tiny", STAGES["denoiser"], tmp_path / "d", taken, steps=0, start_from=str(folder))
@@ -213,10 +213,10 @@ def test_published_text_encoders_are_adopted_as_pipelines_keep_them(base: SDXL, 
     from genlib.models.representation.clip_towers import TextTransformer
     from genlib.models.representation.text_encoder import TextEncoderConfig, text_tower
 
-    base.export(tmp_path)
+    companions.export(base, tmp_path)
     text = TextTransformer(context_length=8, vocab_size=600, width=24, layers=1, heads=2)
     task = TextEncoderConfig(text=text, embed_dim=16).build(DataSpec(has_captions=True), {})
-    task.adopt(tmp_path / "diffusers" / "text_encoder_2")
+    companions.load_pretrained(task, tmp_path / "diffusers" / "text_encoder_2")
     ours, theirs = text_tower(task.eval()), base.towers[1]
     tokens = ours.tokenizer.fixed_length(ours.pad_token)(PROMPTS)
     assert torch.equal(tokens, theirs.tokenizer.fixed_length(theirs.pad_token)(PROMPTS))

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genlib import registry
+from genlib import companions, registry
 from genlib.data.transforms.vectors import VectorShape
 from genlib.models.energy.dbn import DBN, DBNConfig, StackedRBM, StackedRBMConfig, sigmoid_network, stack_of
 from genlib.models.energy.rbm import RBM, RBMConfig
-from genlib.task import freeze
 from genlib.types import DataSpec
 from tests.models.energy.learning import digits, start, train, trained_rbm
 
@@ -27,12 +26,10 @@ def stacked(x: Tensor, *, layers: int, steps: int, seed: int) -> RBM:
     top = trained_rbm(RBMConfig(**SETTINGS), x, steps=steps, learning_rate=0.2, seed=seed)
     top.shape = VectorShape((1, 8, 8))
     for _ in range(layers - 1):
-        freeze({"below": top})
         torch.manual_seed(seed)
         top = StackedRBMConfig(**SETTINGS).build(SPEC, {"below": top})
         start(top, x)
         train(top, torch.optim.SGD(top.net.parameters(), 0.2, momentum=0.5), x, steps=steps, seed=seed)
-    freeze({"top": top})
     return top
 
 
@@ -189,7 +186,7 @@ def test_scores_and_pictures(small: RBM, tmp_path: Path) -> None:
     from genlib.config import DataConfig
     from genlib.data.source import open_source
 
-    scores = built(small).eval().assess(open_source(DataConfig(train="digits")), tmp_path)
+    scores = companions.assess(built(small).eval(), open_source(DataConfig(train="digits")), tmp_path)
     assert set(scores) == {"validation/error", "validation/cross_entropy"}
     assert 0 <= scores["validation/error"] <= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["filters.png", "guesses.png", "samples.png"]

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from genlib import companions
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.source import open_source
 from genlib.data.transforms.vectors import VectorShape
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional.partition import annealed_log_partition, log_partition
 from genlib.models.energy.gaussian_rbm import GaussianRBM, GaussianRBMConfig
 from genlib.models.energy.rbm import RBM, RBMConfig, share_of
@@ -159,7 +160,7 @@ def test_a_step_in_micro_batches_is_the_step(config: RBMConfig) -> None:
         torch.manual_seed(0)
         task = RBM(config, VectorShape((16,)))
         start(task, x)
-        strategy = strategies.choose("single", torch.device("cpu"))
+        strategy = strategy_of("single", torch.device("cpu"))
         strategy.setup(task, TrainConfig(optim=OptimConfig(name="sgd", learning_rate=0.5)))
         for index in range(3):
             chunks = [{name: value.chunk(parts)[part] for name, value in batch.items()} for part in range(parts)]
@@ -294,7 +295,7 @@ def test_scores_and_pictures(tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = RBMConfig(hidden=12).build(source.spec, {})
     task.prepare(source)
-    scores = task.eval().assess(source, tmp_path)
+    scores = companions.assess(task.eval(), source, tmp_path)
     assert scores["validation/log_partition_error"] == 0  # 2**12 states are added up
     assert scores["validation/log_likelihood"] == pytest.approx(-scores["validation/loss"], abs=1.5)  # without weights units are independent
     assert abs(scores["validation/auroc_noise"] - 0.5) < 0.1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genlib.config import OptimConfig, TrainConfig
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.models.maps.som import SOM, SOMConfig
 from genlib.types import Batch, DataSpec, Step, Transform
 
@@ -51,7 +51,7 @@ def trained(
     source = VectorSource(x, label)
     task = config.build(source.spec, {})
     task.prepare(source)
-    strategy = strategies.choose("single", torch.device("cpu"))
+    strategy = strategy_of("single", torch.device("cpu"))
     strategy.setup(task, replace(train, seed=seed))
     batches = source.batches("train", batch or len(x), seed=seed)
     for index in range(steps):

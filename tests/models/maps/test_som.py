@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genlib import checkpoint, distributed
+from genlib import checkpoint, companions, distributed
 from genlib.config import DataConfig
 from genlib.data.source import open_source
-from genlib.engine import strategy as strategies
+from genlib.engine.strategies import strategy_of
 from genlib.functional import tours
 from genlib.functional.topology import HexagonalGrid, RingGrid
 from genlib.models.maps.som import SOM, SOMConfig, som
@@ -175,13 +175,13 @@ def test_a_checkpoint_clusters_classifies_and_draws(tmp_path: Path) -> None:
     assert torch.equal(task.reconstruct(image=image), task.decode(code=places))
     assert task.assign(image=torch.rand(2, 1, 20, 12)).shape == (2,)
     assert (task.classify(image=image).argmax(1) == batch["label"]).float().mean() > 0.5
-    scores = task.assess(source, tmp_path)
+    scores = companions.assess(task, source, tmp_path)
     assert set(scores) == {f"validation/{name}" for name in ("quantisation", "topographic", "distortion", "accuracy")}
     for name in ("map", "planes", "prototypes"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 200
             assert len(set(picture.convert("RGB").resize((64, 64)).getdata())) > 50
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     assert np.array_equal(np.load(tmp_path / "prototypes.npy").reshape(task.grid.units, -1), task.prototypes.detach().numpy())
 
 
@@ -194,7 +194,7 @@ def test_points_of_the_plane_are_drawn_with_the_net_or_the_tour(grid: str, score
         def batches(self, split: str, *args, **options):
             return iter(()) if split != "train" else super().batches(split, *args, **options)
 
-    assert set(task.assess(WithoutValidation(x), tmp_path)) == scores
+    assert set(companions.assess(task, WithoutValidation(x), tmp_path)) == scores
     assert {path.name for path in tmp_path.iterdir()} == {"map.png", "planes.png", "net.png"}
 
 
@@ -209,7 +209,7 @@ def run_as_ranks(root: Path) -> None:
         torch.manual_seed(0)
         task = SOMConfig(units=40, rule=rule).build(source.spec, {})
         task.prepare(source)
-        strategy = strategies.choose("auto", torch.device("cpu"))
+        strategy = strategy_of("auto", torch.device("cpu"))
         strategy.setup(task, EXACT)
         batches = source.batches("train", 200, rank=distributed.rank(), world=distributed.world_size())
         for index, batch in enumerate(islice(batches, 12)):
@@ -240,7 +240,7 @@ def test_a_step_in_micro_batches_is_the_step(rule: str) -> None:
         source = VectorSource(x[:300], label[:300])
         task = SOMConfig(units=40, rule=rule).build(source.spec, {})
         task.prepare(source)
-        strategy = strategies.choose("single", torch.device("cpu"))
+        strategy = strategy_of("single", torch.device("cpu"))
         strategy.setup(task, EXACT)
         for index in range(4):
             chunks = [{name: value.chunk(parts)[i] for name, value in batch.items()} for i in range(parts)]

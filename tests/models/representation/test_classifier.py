@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from genlib import companions
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from genlib.data.transforms.augment import ImageAugmentation
@@ -34,7 +35,7 @@ def test_learns_digits(tmp_path: Path) -> None:
         optimizer.zero_grad()
         task.loss("train", batch, Step(i, 100))[0].mean().backward()
         optimizer.step()
-    scores = task.eval().assess(source, tmp_path)
+    scores = companions.assess(task.eval(), source, tmp_path)
     assert scores["validation/accuracy"] > 0.9
     assert scores["validation/cross_entropy"] < 0.8
     with Image.open(tmp_path / "guesses.png") as sheet:
@@ -61,7 +62,7 @@ def test_features_of_grey_images_in_a_network_of_three_channels() -> None:
 
 
 def test_smoothing_spreads_a_share_of_the_target() -> None:
-    task, batch = made(replace(SMALL, label_smoothing=0.3)), made().example(6)
+    task, batch = made(replace(SMALL, label_smoothing=0.3)), companions.example(made(), 6)
     logits = task.net(batch["image"])
     target = 0.7 * torch.nn.functional.one_hot(batch["label"], 3) + 0.1
     torch.testing.assert_close(task.loss("train", batch, Step(0, 1))[0], -(target * logits.log_softmax(1)).sum(1))

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from genlib import companions
 from genlib.models.representation.clip import CLIP, CLIPConfig
 from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, VisionTransformer
 from genlib.nn.tokenizer import train_bpe
@@ -41,7 +42,7 @@ def test_transformers_gives_the_same_directions(channels: int, tmp_path: Path) -
     from transformers import AutoTokenizer, CLIPModel
 
     task = made(VIT, channels)
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     model = CLIPModel.from_pretrained(tmp_path / "transformers").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "transformers")
     images, rgb = pixels(channels, 32)
@@ -58,7 +59,7 @@ def test_transformers_gives_the_same_directions(channels: int, tmp_path: Path) -
 @pytest.mark.parametrize("image", [VIT, RESIDUAL], ids=["vit", "residual"])
 def test_open_clip_gives_the_same_directions(image: VisionTransformer | ResidualNetwork, channels: int, tmp_path: Path) -> None:
     task = made(image, channels)
-    task.export(tmp_path)
+    companions.export(task, tmp_path)
     model = open_clip().create_model(f"local-dir:{tmp_path / 'open_clip'}").eval()
     tokenizer = open_clip().get_tokenizer(f"local-dir:{tmp_path / 'open_clip'}")
     images, rgb = pixels(channels, image.image_size)
@@ -71,7 +72,7 @@ def test_open_clip_gives_the_same_directions(image: VisionTransformer | Residual
 
 
 def test_a_folder_holds_no_code_and_says_what_it_is(tmp_path: Path) -> None:
-    made(VIT, 3).export(tmp_path)
+    companions.export(made(VIT, 3), tmp_path)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".md"}
     card = (tmp_path / "open_clip" / "README.md").read_text()
     for words in ("license: apache-2.0", "library_name: open_clip", "pipeline_tag: zero-shot-image-classification"):

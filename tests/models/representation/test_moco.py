@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, companions, registry
 from genlib.data.source import open_source
 from genlib.engine.fit import fit
 from genlib.models.representation.moco import MoCo, MoCoConfig
@@ -105,5 +105,5 @@ def test_a_probe_of_what_it_learnt_is_far_ahead_of_one_of_an_untrained_encoder(t
     stage = replace(stage, train=replace(stage.train, checkpoint_every_steps=stage.train.steps, trackers=()))
     source = open_source(stage.data)
     fit(stage, recipe="moco", source=source, folder=tmp_path, device=torch.device("cpu"))
-    scores = checkpoint.load_task(checkpoint.find(tmp_path)).assess(source, tmp_path)
+    scores = companions.assess(checkpoint.load_task(checkpoint.find(tmp_path)), source, tmp_path)
     assert scores["validation/linear_probe_accuracy"] >= scores["validation/untrained_linear_probe_accuracy"] + 0.15

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from genlib import distributed, registry
+from genlib import companions, distributed, registry
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from genlib.data.transforms.augment import ImageAugmentation
@@ -153,7 +153,7 @@ def learn(task: SimCLR, source: DataSource, steps: int, batch_size: int = 128, s
 def test_learns_digits_without_labels(tmp_path: Path) -> None:
     source = open_source(DataConfig(train="digits"))
     task = made(replace(SMALL, width=16, augmentation=ImageAugmentation(max_scale=1.3, degrees=10, shift=0.2)), source.spec)
-    scores = learn(task, source, 60).assess(source, tmp_path)
+    scores = companions.assess(learn(task, source, 60), source, tmp_path)
     assert set(scores) == {f"validation/{space}{score}_accuracy" for space in ("", "untrained_", "pixels_") for score in ("linear_probe", "knn")}
     assert scores["validation/linear_probe_accuracy"] > scores["validation/untrained_linear_probe_accuracy"]
     with Image.open(tmp_path / "neighbours.png") as sheet:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import MultivariateNormal, Normal
 
-from genlib import registry
+from genlib import companions, registry
 from genlib.models.variational.likelihood import Bernoulli, Gaussian
 from genlib.models.variational.vae import VAE, VAEConfig
 from genlib.types import DataSpec, Step
@@ -85,7 +85,7 @@ def test_the_bound_is_the_likelihood_of_a_linear_gaussian_model_and_falls_below_
 
 
 def test_the_loss_is_distortion_and_priced_rate() -> None:
-    task, batch = made(), made().example(6)
+    task, batch = made(), companions.example(made(), 6)
     distortion, rate = task.distortion_and_rate(batch["x"], batch["position"], 3)
     for beta in (0.0, 1.0, 4.0):
         task.config = replace(SMALL, beta=beta)
@@ -166,7 +166,7 @@ def test_assess_of_images_and_of_vectors(tmp_path: Path) -> None:
     from genlib.data.source import open_source
 
     source = open_source(DataConfig(train="digits"))
-    scores = made(spec=source.spec).assess(source, tmp_path)
+    scores = companions.assess(made(spec=source.spec), source, tmp_path)
     names = (
         "negative_elbo_nats",
         "distortion_nats",
@@ -183,7 +183,7 @@ def test_assess_of_images_and_of_vectors(tmp_path: Path) -> None:
             assert sheet.width > 400
     points = open_source(DataConfig(train="rings2d"))
     task = made(VAEConfig(latent_dim=2, widths=(16,), likelihood="gaussian"), points.spec)
-    assert math.isfinite(task.assess(points, tmp_path / "points")["validation/negative_elbo_nats"])
+    assert math.isfinite(companions.assess(task, points, tmp_path / "points")["validation/negative_elbo_nats"])
     assert [path.name for path in (tmp_path / "points").iterdir()] == ["codes.png"]
 
 

@@ -13,7 +13,7 @@ from genlib import distributed
 from genlib.types import Batch
 
 
-class Feed:
+class Prefetcher:
     """Iterates over micro-batches on the device; `wait_seconds` is the time that `next` has waited for data so far.
 
     `size` is the global micro-batch; `weight` is scaled so that the mean over ranks of each rank's weighted mean is the mean over it.
@@ -25,7 +25,7 @@ class Feed:
         self._queue: queue.Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._thread = threading.Thread(target=self._fill, daemon=True, name="feed")
+        self._thread = threading.Thread(target=self._fill, daemon=True, name="prefetcher")
         self._thread.start()
 
     def _fill(self) -> None:

@@ -1,0 +1,66 @@
+"""What a family has beside its training, by name: final scores, exports, pretrained weights, an example batch.
+
+Each is a function named as `"module:function"` and imported when it is asked for. Its module imports the family; the family only names it,
+so that neither pictures nor formats of other libraries are part of a family's own imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genlib.task import Task
+    from genlib.types import Batch, DataSource
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Companions:
+    """Names of a family's functions, each `"module:function"`; empty where it has none."""
+
+    assess: str = ""
+    """assess(task, source, folder) -> dict[str, float]: scores over the held-out split by name, and pictures that show them in `folder`."""
+    export: str = ""
+    """export(task, folder) -> None: writes the formats that the rest of the field loads into `folder`."""
+    load_pretrained: str = ""
+    """load_pretrained(task, folder) -> None: fills the task from a local folder in the field's format, safetensors only."""
+    example: str = ""
+    """example(task, size) -> Batch: the family's own entries of a made-up batch of `size` rows, of the shapes that `loss` gets."""
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """The function that `"module:function"` names."""
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def assess(task: Task, source: DataSource, folder: Path) -> dict[str, float]:
+    """Final scores over the held-out split, and pictures that show them in `folder`; for one process, with the task in eval mode."""
+    name = task.companions.assess
+    return resolve(name)(task, source, folder) if name else {}
+
+
+def export(task: Task, folder: Path) -> None:
+    """Writes the formats that the rest of the field loads into `folder`; nothing where the family has none."""
+    if name := task.companions.export:
+        resolve(name)(task, folder)
+
+
+def load_pretrained(task: Task, folder: Path) -> None:
+    """Fills the task from a folder in the field's format. ValueError in one sentence where the folder is of something else."""
+    if not (name := task.companions.load_pretrained):
+        raise ValueError(f"{folder} is no run or checkpoint of ours, and {type(task).__name__} reads no other format; train it, or name a run")
+    resolve(name)(task, folder)
+
+
+def example(task: Task, size: int) -> Batch:
+    """A made-up batch of `size` rows, all of which count, of the shapes that `loss` gets: what plans and counts are made with."""
+    import torch
+
+    if not (name := task.companions.example):
+        raise NotImplementedError(f"{type(task).__name__} gives no example batch")
+    rows = torch.arange(size)
+    return {"position": rows, "sample": rows, "weight": torch.ones(size), **resolve(name)(task, size)}

@@ -1,0 +1,23 @@
+"""All strategies by name."""
+
+from __future__ import annotations
+
+import torch
+
+from genlib import distributed
+from genlib.engine.ddp import DistributedDataParallel
+from genlib.engine.single import SingleDevice
+from genlib.engine.strategy import Strategy
+from genlib.engine.zero import Zero
+
+
+def strategy_of(name: str, device: torch.device) -> Strategy:
+    """The strategy of that name; `auto` is single with one process and ddp with more."""
+    world = distributed.world_size()
+    if name == "auto":
+        name = "single" if world == 1 else "ddp"
+    if name == "single":
+        if world > 1:
+            raise ValueError(f"strategy single trains on one worker, but there are {world}; use ddp, zero1, zero2 or zero3, or one worker")
+        return SingleDevice(device)
+    return DistributedDataParallel(device) if name == "ddp" else Zero(int(name.removeprefix("zero")), device)

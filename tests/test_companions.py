@@ -1,0 +1,59 @@
+"""What tasks name beside themselves is there, and no family imports it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from genlib import companions, registry
+from genlib.companions import Companions
+from genlib.task import Task
+
+
+def families(kind: type[Task] = Task) -> set[type[Task]]:
+    """All tasks of this library that recipes bring along."""
+    for recipe in registry.RECIPES:
+        registry.load(recipe)
+    found = {kind} if kind.__module__.startswith("genlib.") else set()
+    return found.union(*map(families, kind.__subclasses__()))
+
+
+def names() -> dict[str, str]:
+    """Every function that a task names, and what it is named as."""
+    found: dict[str, str] = {}
+    for family in families():
+        found |= {getattr(family.companions, field.name): field.name for field in dataclasses.fields(Companions)}
+    return {name: kind for name, kind in found.items() if name}
+
+
+ARGUMENTS = {"assess": ["task", "source", "folder"], "export": ["task", "folder"], "load_pretrained": ["task", "folder"], "example": ["task", "size"]}
+
+
+@pytest.mark.parametrize(("name", "kind"), sorted(names().items()))
+def test_every_name_is_that_of_such_a_function(name: str, kind: str) -> None:
+    assert list(inspect.signature(companions.resolve(name)).parameters) == ARGUMENTS[kind]
+
+
+def test_no_family_imports_what_it_names() -> None:
+    """In a process of its own: importing all families loads none of these modules but where the function stands in the family's own file."""
+    own = {family.__module__ for family in families()}
+    beside = sorted({name.partition(":")[0] for name in names()} - own)
+    assert len(beside) > 10
+    code = f"import importlib, sys\nfor name in {sorted(own)!r}: importlib.import_module(name)\nprint([n for n in {beside!r} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_task_that_names_nothing_has_the_defaults(tmp_path) -> None:
+    task = Task()
+    assert companions.assess(task, None, tmp_path) == {}  # type: ignore[arg-type]
+    companions.export(task, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+    with pytest.raises(ValueError, match="is no run or checkpoint of ours, and Task reads no other format"):
+        companions.load_pretrained(task, tmp_path)
+    with pytest.raises(NotImplementedError, match="Task gives no example batch"):
+        companions.example(task, 2)
