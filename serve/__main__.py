@@ -27,7 +27,7 @@ from serve.options import ServeOptions
 
 if TYPE_CHECKING:
     from serve.models.sources import ModelSource
-    from serve.replicas import Replicas
+    from serve.servers.replicas import Replicas
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class Command:
 
     def sized(self) -> Replicas:
         """The replicas that are asked for. ValueError where that is no number or range of them."""
-        from serve.replicas import Replicas
+        from serve.servers.replicas import Replicas
 
         least, _, most = self.replicas.partition(":")
         if not least.isdecimal() or not (most or least).isdecimal() or not 1 <= int(least) <= int(most or least):
@@ -90,9 +90,9 @@ def main(arguments: Sequence[str]) -> int:
 def server(replicas: Replicas) -> Callable[[socket.socket, tuple[ModelSource, ...], Replicas, ServeOptions, float], int]:
     """What serves: this process by itself where it is to be one, on this machine; else Ray."""
     if replicas.most == 1 and not os.environ.get("RAY_ADDRESS"):
-        from serve.local_server import serve
+        from serve.servers.local import serve
     else:
-        from serve.ray_server import serve
+        from serve.servers.ray import serve
     return serve
 
 

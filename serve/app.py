@@ -18,13 +18,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from serve.api_error import Problem
 from serve.backend import Backend
 from serve.background_jobs.jobs import Jobs
 from serve.front import Front, json_response
 from serve.http.guard import Guard
 from serve.observability import Metrics
 from serve.options import ServeOptions
-from serve.problem import Problem
 from serve.routes import about, actions, edits, images, jobs, vectors
 
 PAGE = Path(__file__).parent / "page"

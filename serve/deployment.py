@@ -19,8 +19,8 @@ from serve.limits import Limits
 from serve.models.sources import ModelSource, model_sources
 from serve.observability import log_as_json
 from serve.options import ServeOptions
-from serve.replicas import Replicas
-from serve.shared_metrics import FOLDER, SharedMetrics
+from serve.servers.replicas import Replicas
+from serve.servers.shared_metrics import FOLDER, SharedMetrics
 
 REPLICA, APPLICATION = "models", "genlib"
 _GRACE_SECONDS = 30.0

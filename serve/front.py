@@ -12,19 +12,19 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from serve.abilities import ABILITIES
-from serve.answers import Answer, size_of
+from serve.api_error import Problem, as_problem, busy, no_model
 from serve.backend import Backend, ModelCard
 from serve.background_jobs.job import ENDED, Job, job_id
 from serve.background_jobs.jobs import Jobs
 from serve.http.idempotency import FOLDER, Answers, identity
+from serve.inference.abilities import ABILITIES
+from serve.inference.answers import Answer, size_of
+from serve.inference.execution import News, execute, news_of
+from serve.inference.request import Work, png_as_text
 from serve.json_bytes import json_bytes
 from serve.observability import Metrics, current_request
 from serve.options import ServeOptions
-from serve.problem import Problem, as_problem, busy, no_model
-from serve.running import News, execute, news_of
 from serve.streams import Event, event_stream
-from serve.work import Work, png_as_text
 
 _SOON_SECONDS = 5
 _OPEN_SECONDS = 30
@@ -45,7 +45,7 @@ class Front:
         self.answers = Answers(self.jobs.folder / FOLDER, self.options.answers_bytes, self.metrics)
 
     def card(self, name: str | None, uses: tuple[str, ...], what: str, *, best: Callable[[ModelCard], int] = lambda card: 0) -> ModelCard:
-        """The model of that name, or of those that have one of these uses (`serve.abilities`) the `best`, which is the lowest, and first.
+        """The model of that name, or of those that have one of these uses (`serve.inference.abilities`) the `best`, which is the lowest, and first.
 
         Problem 404 where there is none, 503 where no model is open yet.
         """

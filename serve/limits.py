@@ -11,7 +11,7 @@ import numpy as np
 
 from genlib.actions import Action
 from genlib.ports import Sizes
-from serve.problem import Problem
+from serve.api_error import Problem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from serve.api_error import Problem, as_problem
 from serve.json_bytes import json_bytes
-from serve.problem import Problem, as_problem
 
 Event = dict[str, Any]
 """An event's data; `type` is its name and `id` its number, which is not repeated in the data."""

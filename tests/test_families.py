@@ -17,7 +17,7 @@ import torch
 from genlib import checkpoint, families, registry
 from genlib.config import Search
 from jobs.command_line import listing, parse
-from serve.runner import Runner
+from serve.models.runner import Runner
 from tests.models.stages import train_stage
 from tests.outside import write_package
 from tune_spaces.base import space_of

@@ -17,8 +17,8 @@ from typing import Any
 
 from genlib.files import locked
 from serve import private
+from serve.api_error import Problem, busy
 from serve.background_jobs.job import ENDED, Job, public, unknown
-from serve.problem import Problem, busy
 
 _ID = re.compile(r"job_[0-9a-f]{32}")
 _FILE = re.compile(r"(job_[0-9a-f]{32})-(\d{1,5})")

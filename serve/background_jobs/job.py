@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from genlib.files import write_atomically
 from serve import private
-from serve.problem import Problem
+from serve.api_error import Problem
 
 LOG = logging.getLogger("serve.background_jobs.jobs")
 ENDED = ("completed", "failed", "cancelled")

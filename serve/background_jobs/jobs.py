@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from serve import private
+from serve.api_error import Problem, as_problem, busy
 from serve.backend import Backend
 from serve.background_jobs.folder import JobFolder
 from serve.background_jobs.job import ENDED, Job, public, writing
+from serve.inference.execution import News, news_of
+from serve.inference.request import Work, from_bytes, to_bytes
 from serve.json_bytes import json_bytes
 from serve.observability import Metrics
 from serve.options import ServeOptions
-from serve.problem import Problem, as_problem, busy
-from serve.running import News, news_of
-from serve.work import Work, from_bytes, to_bytes
 
 LOG = logging.getLogger("serve.background_jobs.jobs")
 _ATTEMPTS = 3

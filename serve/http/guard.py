@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.api_error import Problem, as_problem, busy
 from serve.http.allocator import give_back
 from serve.http.disconnects import ClientDisconnected, DisconnectWatcher
 from serve.json_bytes import json_bytes
 from serve.observability import Metrics, RequestContext, begin_request, log
 from serve.options import ServeOptions, is_loopback
-from serve.problem import Problem, as_problem, busy
 
 LOG = logging.getLogger("serve.http.guard")
 _HOST_CHARACTERS = 512

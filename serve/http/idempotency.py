@@ -23,8 +23,8 @@ from fastapi.responses import Response
 
 from genlib.files import write_atomically
 from serve import private
+from serve.api_error import Problem, busy
 from serve.observability import Metrics
-from serve.problem import Problem, busy
 
 LOG = logging.getLogger("serve.idempotency")
 FOLDER = ".answers"

@@ -15,10 +15,10 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from serve.api_error import Problem
 from serve.http.half_closed import HalfClosed
 from serve.json_bytes import json_bytes
 from serve.options import ServeOptions
-from serve.problem import Problem
 
 HEAD_BYTES = 64 << 10
 """Of a request's first line and headers, and of what stands between two parts of its body or after the last."""

@@ -25,7 +25,7 @@ from genlib.actions import Action
 from genlib.files import write_atomically
 from serve import private
 from serve.backend import ModelCard
-from serve.runner import Runner
+from serve.models.runner import Runner
 
 LOG = logging.getLogger("serve.models.consistency_check")
 ROWS = 2

@@ -13,8 +13,8 @@ from typing import Any
 
 from serve.backend import Event, ModelCard, Result, Unavailable
 from serve.models.consistency_check import check_consistency
+from serve.models.runner import Runner
 from serve.models.sources import ModelSource
-from serve.runner import Runner
 
 LOG = logging.getLogger("serve.models.pool")
 _DRAIN_SECONDS = 600.0

@@ -9,13 +9,13 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from genlib.actions import Action
-from serve import abilities
+from serve.api_error import Problem
 from serve.backend import ModelCard
 from serve.front import json_response, of
+from serve.inference import abilities
+from serve.inference.schema import arguments_schema, result_schema
 from serve.limits import Limits
-from serve.problem import Problem
 from serve.routes.describing import document, get
-from serve.schema import arguments_schema, result_schema
 
 ROUTER = APIRouter()
 _METRICS = {"text/plain": {"schema": {"type": "string"}}}

@@ -8,18 +8,18 @@ import pydantic_core
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from serve.api_error import Problem
 from serve.backend import ModelCard
-from serve.beside import if_large
-from serve.bodies import ASKED, Asked, kind_of, validated
 from serve.front import of, respond
-from serve.json_fields import Value, fields, joined, no_json
+from serve.inference.request import Call, Work, check_given, checked_arguments, taken_by, tensors_of
 from serve.limits import Limits, check_action
 from serve.options import ServeOptions
-from serve.pictures_in import tensor_of
-from serve.problem import Problem
+from serve.parsing.image_decoding import tensor_of
+from serve.parsing.json_fields import Value, fields, joined, no_json
+from serve.routes.beside import if_large
+from serve.routes.bodies import ASKED, Asked, kind_of, validated
 from serve.routes.describing import route
 from serve.routes.pictures import settings
-from serve.work import Call, Work, check_given, checked_arguments, taken_by, tensors_of
 
 ROUTER = APIRouter()
 _PICTURE_TIMES = 64

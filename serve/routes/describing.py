@@ -12,12 +12,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serve.abilities import ABILITIES
 from serve.backend import ModelCard
-from serve.bodies import ASKED, Asked, described
+from serve.inference.abilities import ABILITIES
+from serve.inference.schema import arguments_schema
 from serve.limits import Limits
 from serve.routes import shapes
-from serve.schema import arguments_schema
+from serve.routes.bodies import ASKED, Asked, described
 
 _EVENT = {"type": "object", "properties": {name: {"type": "string"} for name in ("data", "event", "id")}, "additionalProperties": False}
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
@@ -45,7 +45,7 @@ def answers(name: str, *, kinds: dict[str, Any] | None = None, job: bool = False
 def route(
     router: APIRouter, path: str, body: type[Asked], *, uses: Sequence[str], answer: str, stream: bool = False, forms: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A POST route that does work with a model that has one of these uses (`serve.abilities`)."""
+    """A POST route that does work with a model that has one of these uses (`serve.inference.abilities`)."""
     kinds = {**(PNG if answer in ("Pictures", "Reconstructions") else {}), **(EVENTS if stream else {})}
     extra = {**described(body, forms=forms), **answers(answer, kinds=kinds, job=True), "parameters": [_HEADER], "x-uses": list(uses)}
     return router.post(path, response_class=Response, openapi_extra=extra)

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from genlib.actions import Action
-from serve.bodies import WHOLE, Asked
+from serve.inference.request import SEEDS
+from serve.routes.bodies import WHOLE, Asked
 from serve.routes.pictures import SIZE
-from serve.work import SEEDS
 
 Text = Annotated[str, Field(max_length=4000)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -10,17 +10,17 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from genlib.actions import Action
-from serve.abilities import action_for
+from serve.api_error import Problem
 from serve.backend import ModelCard
-from serve.beside import beside
-from serve.bodies import Picture, body_of
 from serve.front import of, respond
-from serve.pictures_in import batch_of, fitted, fitted_with, opaque, transparent, with_channels
-from serve.problem import Problem
+from serve.inference.abilities import action_for
+from serve.inference.request import seeds_from
+from serve.parsing.image_decoding import batch_of, fitted, fitted_with, opaque, transparent, with_channels
+from serve.routes.beside import beside
+from serve.routes.bodies import Picture, body_of
 from serve.routes.describing import route
 from serve.routes.drawing import Drawn, Share, Text, sized, words_of
 from serve.routes.pictures import check_scaled, decoded, options_of, picture_work, pictured, seeded, sides_of, steps_of
-from serve.work import seeds_from
 
 ROUTER = APIRouter()
 MODES = ("inpaint", "outpaint", "image_to_image", "edit")

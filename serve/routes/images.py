@@ -8,15 +8,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from serve.abilities import action_for
+from serve.api_error import Problem
 from serve.backend import ModelCard
-from serve.bodies import WHOLE, Asked, Picture, body_of
 from serve.front import Front, of, respond
-from serve.problem import Problem
+from serve.inference.abilities import action_for
+from serve.inference.request import Call, seeds_from
+from serve.routes.bodies import WHOLE, Asked, Picture, body_of
 from serve.routes.describing import route
 from serve.routes.drawing import Drawn, Share, Text, sized, words_of
 from serve.routes.pictures import fitted_batch, options_of, picture_work, pictured, seeded, sides_of, steps_of
-from serve.work import Call, seeds_from
 
 ROUTER = APIRouter()
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
+from serve.api_error import Problem
 from serve.front import job_events, json_response, of
-from serve.problem import Problem
 from serve.routes.describing import EVENTS, PNG, get
 from serve.streams import event_stream
 

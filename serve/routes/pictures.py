@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genlib.actions import Action
-from serve.abilities import PICTURES
+from serve.api_error import Problem
 from serve.backend import ModelCard
-from serve.beside import beside
-from serve.bodies import Asked
+from serve.inference.abilities import PICTURES
+from serve.inference.request import Call, Work, checked_arguments
 from serve.limits import Limits, check_cost, repeats_of
 from serve.options import ServeOptions
-from serve.pictures_in import batch_of, check_pixels, file_of, fitted_with, pixels_of
-from serve.problem import Problem
-from serve.work import Call, Work, checked_arguments
+from serve.parsing.image_decoding import batch_of, check_pixels, file_of, fitted_with, pixels_of
+from serve.routes.beside import beside
+from serve.routes.bodies import Asked
 
 T = TypeVar("T")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")

@@ -10,15 +10,15 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from genlib.actions import Action
-from serve.abilities import ABILITIES, action_for
+from serve.api_error import Problem
 from serve.backend import ModelCard
-from serve.bodies import WHOLE, Asked, Picture, body_of
 from serve.front import Front, of, respond
-from serve.pictures_in import batch_of, fitted_with, is_data_uri, with_channels
-from serve.problem import Problem
+from serve.inference.abilities import ABILITIES, action_for
+from serve.inference.request import Call, Work, checked_arguments
+from serve.parsing.image_decoding import batch_of, fitted_with, is_data_uri, with_channels
+from serve.routes.bodies import WHOLE, Asked, Picture, body_of
 from serve.routes.describing import route
 from serve.routes.pictures import check_scaled, decoded, pictured
-from serve.work import Call, Work, checked_arguments
 
 ROUTER = APIRouter()
 Words = Annotated[str, Field(min_length=1, max_length=16 << 20)]

@@ -32,7 +32,7 @@ def deployed(run: str, port: int) -> None:
     from cluster.connect import connected
     from serve.deployment import APPLICATION, application
     from serve.options import ServeOptions
-    from serve.ray_server import haproxy_settings
+    from serve.servers.ray import haproxy_settings
 
     if BALANCED in os.environ:
         os.environ.update(haproxy_settings(Path(tempfile.mkdtemp()), ServeOptions()))

@@ -30,7 +30,7 @@ from fastapi import FastAPI, Request
 from genlib import checkpoint, registry
 from genlib.data.source import open_source
 from genlib.engine.fit import fit
-from serve.pictures import files
+from serve.models.image_encoding import files
 from tests.benchmarks.measure import report
 
 CLIENTS, SECONDS, ROUNDS = (1, 8, 32), 6.0, 3

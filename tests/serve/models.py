@@ -25,9 +25,9 @@ from serve.app import build_app
 from serve.backend import Backend, Event, ModelCard, Result
 from serve.http.protocol import uvicorn_settings
 from serve.models.pool import ModelPool
+from serve.models.runner import Runner
 from serve.models.sources import ModelSource
 from serve.options import ServeOptions
-from serve.runner import Runner
 
 T = TypeVar("T")
 SOON = 60.0

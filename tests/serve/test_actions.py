@@ -13,13 +13,13 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
+from serve.api_error import Problem
+from serve.inference.execution import execute
+from serve.inference.request import Call, Work
+from serve.inference.schema import arguments_schema
 from serve.limits import Limits
 from serve.models.pool import ModelPool
 from serve.observability import Metrics
-from serve.problem import Problem
-from serve.running import execute
-from serve.schema import arguments_schema
-from serve.work import Call, Work
 from tests.serve.models import SOON, ask, events_of, picture, png, post, run, shown, uri
 
 

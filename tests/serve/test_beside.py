@@ -8,7 +8,7 @@ import gc
 import threading
 import weakref
 
-from serve.beside import beside, if_large
+from serve.routes.beside import beside, if_large
 from tests.serve.models import run, until
 
 

@@ -14,8 +14,8 @@ from genlib import checkpoint
 from serve.models import consistency_check
 from serve.models.consistency_check import Sample, agree, check_consistency, samples
 from serve.models.pool import ModelPool
+from serve.models.runner import Runner
 from serve.models.sources import ModelSource
-from serve.runner import Runner
 from tests.models.stages import train_stages
 
 pytestmark = pytest.mark.anyio

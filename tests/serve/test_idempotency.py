@@ -14,10 +14,10 @@ import httpx2
 import pytest
 from fastapi.responses import Response
 
+from serve.api_error import Problem
 from serve.http import idempotency
 from serve.http.idempotency import Answers, size_on_disk
 from serve.observability import Metrics
-from serve.problem import Problem
 from tests.serve.models import SOON, Walker, ask, run, until
 from tests.serve.raw import GENERATE
 

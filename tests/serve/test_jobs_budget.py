@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from genlib.ports import Image, Seeds, Steps, Texts
 from genlib.task import Task, action
+from serve.api_error import Problem
 from serve.background_jobs import job
 from serve.background_jobs.folder import JobFolder
 from serve.background_jobs.job import ENDED, Job, job_id
 from serve.background_jobs.jobs import Jobs
-from serve.problem import Problem
 from tests.serve.models import Walker, application, ask, card_of, run, until
 
 GENERATE = "/v1/images/generations"

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.json_fields import Taken, fields, joined
+from serve.api_error import Problem
 from serve.limits import Limits
-from serve.problem import Problem
+from serve.parsing.json_fields import Taken, fields, joined
 from tests.serve.hostile import filled
 
 LIMITS = Limits()

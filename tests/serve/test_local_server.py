@@ -16,12 +16,12 @@ import uvicorn
 from serve.__main__ import bound, server
 from serve.app import build_app
 from serve.http.protocol import uvicorn_settings
-from serve.local_server import _serve
-from serve.local_server import serve as one_process
 from serve.models.pool import ModelPool
 from serve.options import ServeOptions
-from serve.ray_server import serve as of_ray
-from serve.replicas import Replicas
+from serve.servers.local import _serve
+from serve.servers.local import serve as one_process
+from serve.servers.ray import serve as of_ray
+from serve.servers.replicas import Replicas
 from tests.serve.models import SOON, run, until
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from serve.backend import Unavailable
 from serve.models.pool import ModelPool
+from serve.models.runner import Runner
 from serve.models.sources import ModelSource
-from serve.runner import Runner
 from tests.models.stages import train_stages
 
 pytestmark = pytest.mark.anyio

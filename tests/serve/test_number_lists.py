@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from serve.number_lists import NotRectangular, read
+from serve.parsing.number_lists import NotRectangular, read
 
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ray.serve._private import constants, haproxy_templates
 
 from serve.options import ServeOptions
-from serve.ray_server import adapted, environment, haproxy_settings
+from serve.servers.ray import adapted, environment, haproxy_settings
 
 
 def test_ray_knows_every_setting(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from PIL import Image
 
 from genlib import checkpoint
 from genlib.models.diffusion.latent import LatentTask
-from serve import pictures
 from serve.backend import Event, Overloaded, Result, Unavailable
-from serve.calls import Ticket
-from serve.runner import Runner
+from serve.models import image_encoding as pictures
+from serve.models.batched_call import Ticket
+from serve.models.runner import Runner
 from tests.models.stages import train_stages
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ import pytest
 from genlib.models.diffusion.ddpm import ClassDDPM
 from genlib.models.representation.clip import CLIP
 from genlib.task import Task, action
+from serve.inference.schema import arguments_schema
 from serve.limits import Limits
-from serve.schema import arguments_schema
 
 LIMITS = Limits(steps=100, pictures=8).of_ports()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from prometheus_client import generate_latest
 
 from serve.observability import Metrics
-from serve.shared_metrics import SharedMetrics
+from serve.servers.shared_metrics import SharedMetrics
 from tests.serve.models import run, until
 
 

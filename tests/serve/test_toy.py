@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from genlib.actions import Action
 from genlib.ports import PORTS, resolved
 from genlib.types import DataSpec
-from serve.runner import Runner
+from serve.models.runner import Runner
 from tests.models.test_actions import broken
 from tests.serve.models import ask, png, pool_over, post, run, uri
 from tests.serve.toy import Toy, toy_runner

@@ -66,7 +66,7 @@ from genlib.ports import (
 from genlib.task import Task, action
 from genlib.types import DataSpec
 from serve.backend import ModelCard
-from serve.runner import Runner
+from serve.models.runner import Runner
 
 SIDE, CODE, ENTRIES = 8, 4, 16
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from serve.calls import Cancelled, Ticket
-from serve.merging import Merger
+from serve.models.batched_call import Cancelled, Ticket
+from serve.models.step_batcher import Merger
 
 SOON = 20.0  # seconds after which a test fails instead of hanging
 

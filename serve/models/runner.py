@@ -22,12 +22,13 @@ from genlib import checkpoint
 from genlib.checkpoint import Manifest
 from genlib.functional.watching import watching
 from genlib.task import Task
-from serve import card, pictures
 from serve.backend import Event, ModelCard, Overloaded, Result, Unavailable
-from serve.calls import Cancelled, Ticket
-from serve.diversion import divert, restore
-from serve.merging import Merger
-from serve.news import News
+from serve.models import image_encoding as pictures
+from serve.models import model_card as card
+from serve.models.batched_call import Cancelled, Ticket
+from serve.models.progress_events import News
+from serve.models.step_batcher import Merger
+from serve.models.step_calls import divert, restore
 
 _SMALL = 64 * 64 * 3
 """Numbers of pictures that are packed as fast as they could be handed to another thread."""

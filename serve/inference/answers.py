@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from serve.backend import Result
-from serve.work import Work, png_as_text
+from serve.inference.request import Work, png_as_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ import numpy as np
 import pydantic_core
 
 from genlib.ports import Port
+from serve.api_error import Problem
 from serve.backend import ModelCard
-from serve.json_fields import Taken, too_long
 from serve.limits import Limits, check_entries
-from serve.problem import Problem
+from serve.parsing.json_fields import Taken, too_long
 
 SEEDS = 2**63
 """Seeds are below this."""
@@ -37,7 +37,7 @@ class Work:
     """One or several calls of a model, and what is needed to answer."""
 
     endpoint: str
-    """Whose answer it is, a name in `serve.answers.ANSWERS`."""
+    """Whose answer it is, a name in `serve.inference.answers.ANSWERS`."""
     model: str
     calls: tuple[Call, ...]
     event: str = "action"

@@ -17,7 +17,7 @@ from serve.models.pool import ModelPool
 from serve.models.sources import ModelSource
 from serve.observability import log_as_json
 from serve.options import ServeOptions
-from serve.replicas import Replicas
+from serve.servers.replicas import Replicas
 
 
 def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions, grace_seconds: float) -> int:

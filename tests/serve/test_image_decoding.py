@@ -15,10 +15,10 @@ from PIL import Image
 
 from genlib.actions import Action, Input
 from genlib.ports import PORTS, Sizes
-from serve.json_fields import Value
+from serve.api_error import Problem
 from serve.limits import Limits, check_action, check_cost, rows_of
-from serve.pictures_in import array_of, fitted, is_data_uri, pixels_of, tensor_of, transparent, with_channels
-from serve.problem import Problem
+from serve.parsing.image_decoding import array_of, fitted, is_data_uri, pixels_of, tensor_of, transparent, with_channels
+from serve.parsing.json_fields import Value
 from tests.serve.models import picture, png, uri
 
 LIMITS = Limits()

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from serve.calls import Call, Cancelled, Ticket, run
+from serve.models.batched_call import Call, Cancelled, Ticket, run
 
 _ticket: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
 """The request that the thread works for."""

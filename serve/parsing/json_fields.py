@@ -1,7 +1,7 @@
 """A JSON body taken apart into its fields before anything parses it: how much it holds is asked while each byte is looked at once.
 
 A parser makes an object of every value, which is a hundred times what `[],` takes in a body. So few values are let through to one; an array
-of numbers, of which there may be millions, stays text here and is read by `serve.number_lists`.
+of numbers, of which there may be millions, stays text here and is read by `serve.parsing.number_lists`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import pydantic_core
 
+from serve.api_error import Problem
 from serve.limits import Limits
-from serve.problem import Problem
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)

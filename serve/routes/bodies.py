@@ -13,12 +13,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from serve.beside import if_large
+from serve.api_error import Problem
 from serve.front import of
-from serve.json_fields import Taken, fields
+from serve.inference.schema import EXAMPLE
 from serve.limits import Limits
-from serve.problem import Problem
-from serve.schema import EXAMPLE
+from serve.parsing.json_fields import Taken, fields
+from serve.routes.beside import if_large
 
 T = TypeVar("T", bound=BaseModel)
 

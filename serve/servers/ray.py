@@ -23,7 +23,7 @@ from cluster.preflight import refuse_impossible
 from cluster.signals import ends_well
 from serve.models.sources import ModelSource
 from serve.options import ServeOptions
-from serve.replicas import Replicas
+from serve.servers.replicas import Replicas
 
 _POLL_SECONDS, _ANSWER_SECONDS = 0.1, 30.0
 """Between looks for the first answer, and for how long."""

@@ -16,10 +16,10 @@ from PIL import Image
 
 from genlib.data.codecs.decode import BadSample, ImageHeader, array_header, decode_array, decode_image, image_header
 from genlib.ports import Port
-from serve import number_lists
-from serve.json_fields import Value, no_json
+from serve.api_error import Problem
 from serve.limits import Limits
-from serve.problem import Problem
+from serve.parsing import number_lists
+from serve.parsing.json_fields import Value, no_json
 
 _DATA_URI = re.compile(r"data:[a-z]+/[a-z0-9.+-]+(?:;[a-z0-9=.-]+)*;base64,", re.IGNORECASE)
 _ORIENTATION = 274

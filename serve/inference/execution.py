@@ -10,11 +10,11 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve.answers import Answer, answer_of
+from serve.api_error import as_problem, no_model
 from serve.backend import Backend, Result
+from serve.inference.answers import Answer, answer_of
+from serve.inference.request import Work
 from serve.observability import Metrics
-from serve.problem import as_problem, no_model
-from serve.work import Work
 
 _BETWEEN_SECONDS = 0.05
 """Between two news of progress."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from genlib.task import Task
-from serve.merging import Merger
+from serve.models.step_batcher import Merger
 
 
 def divert(task: Task, merger: Merger) -> bool:

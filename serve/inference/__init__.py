@@ -1,0 +1,1 @@
+"""What a request asks of a model, run to an answer: whatever it came by."""

@@ -1,0 +1,1 @@
+"""Where the application runs: in this process, or as replicas of Ray Serve."""
