@@ -48,7 +48,7 @@ def parallel_map(
     rest = iter(items)
     head = list(islice(rest, local_below))
     spread = len(head) == local_below
-    with Progress(label, total) as progress:
+    with ProgressLine(label, total) as progress:
         run = _over_ray if spread else _here
         yield from run(_Job(function, label, name, progress, gpus), chain(head, rest))
 
@@ -58,7 +58,7 @@ class _Job(Generic[T, R]):
     function: Callable[[T], R]
     label: str
     name: Callable[[T], str]
-    progress: Progress
+    progress: ProgressLine
     gpus: float = 0.0
 
     def error(self, item: str, kind: str, message: str) -> Exception:
@@ -169,7 +169,7 @@ def _result(job: _Job, reference: Any, item: str) -> Any:
     raise error
 
 
-class Progress:
+class ProgressLine:
     """How far a loop is, on stderr: a bar on a terminal, elsewhere a line now and then."""
 
     def __init__(self, label: str, total: int | None):
@@ -178,7 +178,7 @@ class Progress:
         self._first = 0.0  # when the first item was done: what came before it is mostly Ray's start
         self._bar = self._task = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLine:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

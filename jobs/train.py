@@ -34,7 +34,7 @@ from jobs.log_file import followed, log_path
 if TYPE_CHECKING:
     from ray.train import UserCallback
 
-    from jobs.worker import Work
+    from jobs.worker import WorkerJob
 
 RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # a report waits for this poll
@@ -82,10 +82,10 @@ def train(command: Command, run: Path) -> int:
         each = worker_resources(command.options)
         refuse_impossible(command.options.worker_range[0], each)
         look_at_data(command, run)
-        from jobs.worker import Work  # brings Ray Train in, which reads its settings from the environment
+        from jobs.worker import WorkerJob  # brings Ray Train in, which reads its settings from the environment
 
         with control(run) as path, followed(log_path(run)), ends_well(partial(ask_to_stop, path), command.options.grace_seconds):
-            work = Work(command.recipe, command.stages, run, secrets.token_hex(8), path)
+            work = WorkerJob(command.recipe, command.stages, run, secrets.token_hex(8), path)
             fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
     print(table(run_folder.read_json(run / "metrics.json") or {}))
     return 0
@@ -128,7 +128,7 @@ def check_stage_data(stage: Stage, cached: Path) -> None:
     stage.task.refuse_data(spec)
 
 
-def fit_on_ray(work: Work, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:
+def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:
     """Runs so many workers, at least and at most, to their end. Stopped where they were asked to end before it."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError

@@ -237,7 +237,7 @@ def train_with_workers(stage: Stage, trials: Trials, folder: Path) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from jobs.train import fit_on_ray
-    from jobs.worker import Work
+    from jobs.worker import WorkerJob
 
     class ToTune(TuneReportCallback):
         """Writes down in the trial's folder what is passed on."""
@@ -248,7 +248,7 @@ def train_with_workers(stage: Stage, trials: Trials, folder: Path) -> None:
             self.reached.add(metrics[0])
             super().after_report(run_context, metrics, checkpoint)
 
-    work = Work(trials.recipe, (replace(stage, needs={}),), folder, secrets.token_hex(8), trials.control, upstream=trials.upstream, scores=False)
+    work = WorkerJob(trials.recipe, (replace(stage, needs={}),), folder, secrets.token_hex(8), trials.control, upstream=trials.upstream, scores=False)
     fit_on_ray(work, workers=(trials.workers, trials.workers), each=dict(trials.each), retries=1, callbacks=[ToTune()])
 
 

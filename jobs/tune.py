@@ -153,7 +153,7 @@ def train_upstream(command: Command[TuneOptions], run: Path, stage: Stage) -> di
     from genlib import checkpoint
     from genlib.recipe import refuse_unstarted
     from jobs.log_file import followed, log_path
-    from jobs.worker import Work
+    from jobs.worker import WorkerJob
 
     needed = before(command.stages, stage)
     folder = run / "upstream"
@@ -164,7 +164,7 @@ def train_upstream(command: Command[TuneOptions], run: Path, stage: Stage) -> di
         each = train.worker_resources(RunOptions(cpus_per_worker=options.cpus_per_worker, gpus_per_worker=options.gpus_per_worker))
         with followed(log_path(folder)):
             path = control_file(run)
-            work = Work(command.recipe, needed, folder, secrets.token_hex(8), path, scores=False)
+            work = WorkerJob(command.recipe, needed, folder, secrets.token_hex(8), path, scores=False)
             with ends_well(partial(ask_to_stop, path), options.grace_seconds):
                 train.fit_on_ray(work, workers=(options.workers, options.workers), each=each, retries=options.retries)
     finals = {one.name: checkpoint.find(run_folder.stage_folder(folder, needed, one)) for one in needed}

@@ -40,7 +40,7 @@ FINAL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkerJob:
     """What the driver hands to every worker."""
 
     recipe: str
@@ -58,7 +58,7 @@ class Work:
 
 def work(config: Mapping[str, Any]) -> None:
     """Ray Train's training function, called in every worker; a restarted worker starts here again and goes on from the newest checkpoint."""
-    job: Work = config["work"]
+    job: WorkerJob = config["work"]
     see_run_folder(job)
     quieten(job)
     context, device = ray.train.get_context(), get_device()
@@ -81,7 +81,7 @@ def work(config: Mapping[str, Any]) -> None:
         raise
 
 
-def train(job: Work, device: torch.device) -> None:
+def train(job: WorkerJob, device: torch.device) -> None:
     """Every stage in turn: fit on all ranks, then rank 0 evaluates. Interrupted where the driver asks to stop."""
     from genlib.data.source import open_source
 
@@ -158,7 +158,7 @@ class Refusal(Exception):
         self.kind, self.message = kind, message
 
 
-def see_run_folder(job: Work) -> None:
+def see_run_folder(job: WorkerJob) -> None:
     """ValueError where this worker does not see the folder the driver made."""
     token = job.run / ".token"
     if not token.exists() or token.read_text() != job.token:
@@ -168,7 +168,7 @@ def see_run_folder(job: Work) -> None:
         )
 
 
-def quieten(job: Work) -> None:
+def quieten(job: WorkerJob) -> None:
     """From here on what is printed goes to files: rank 0's lines to the run's log, which the driver follows; the rest to a file of this rank."""
     rank = ray.train.get_context().get_world_rank()
     path = job.run / "log" / f"worker_{rank:05d}.txt"

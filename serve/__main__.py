@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
+class ServeCommand:
     """What is served, by how much, and where."""
 
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -72,7 +72,7 @@ class Command:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code."""
-    command = read(Command, arguments, "python -m serve", __doc__ or "")
+    command = read(ServeCommand, arguments, "python -m serve", __doc__ or "")
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(command.cpus_per_replica)))  # read once, as torch is imported: threads that come later follow it
     from jobs.run_folder import only_one, runs_root
     from serve.models.sources import model_sources

@@ -11,7 +11,7 @@ from serve.backend import Overloaded, Unavailable
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-class Problem(Exception):
+class ApiError(Exception):
     """A request that is refused or failed: one sentence that says what, where, and the way out."""
 
     def __init__(
@@ -27,32 +27,32 @@ class Problem(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def busy(status: int, message: str, seconds: float, code: str) -> Problem:
+def busy(status: int, message: str, seconds: float, code: str) -> ApiError:
     """One that passes: with the whole seconds after which to try again."""
-    return Problem(status, message, code=code, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
+    return ApiError(status, message, code=code, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
-def no_model(message: str, param: str | None = None) -> Problem:
+def no_model(message: str, param: str | None = None) -> ApiError:
     """Of a model that there is not."""
-    return Problem(404, f"{message}; /v1/models lists all", param=param, code="model_not_found")
+    return ApiError(404, f"{message}; /v1/models lists all", param=param, code="model_not_found")
 
 
-def as_problem(error: BaseException, texts: Iterable[str] = ()) -> Problem | None:
+def as_problem(error: BaseException, texts: Iterable[str] = ()) -> ApiError | None:
     """What a client is told of a backend's exception; None for one that only a bug raises.
 
     A message in which one of the request's own `texts` stands is not passed on.
     """
-    if isinstance(error, Problem):
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, Overloaded):
         return busy(429, str(error), error.retry_after_seconds, "overloaded")
     if isinstance(error, Unavailable):
         return busy(503, str(error), error.retry_after_seconds, "unavailable")
     if isinstance(error, TimeoutError):
-        return Problem(504, "the work took longer than a request may; ask for less, or send async: true", code="timeout")
+        return ApiError(504, "the work took longer than a request may; ask for less, or send async: true", code="timeout")
     if isinstance(error, ValueError):
         message = str(error)
         if any(text in message for text in texts if len(text) > 3):
             message = "the model refuses the values that were given; /v1/models describes what it takes"
-        return Problem(400, message, code="invalid_value")
+        return ApiError(400, message, code="invalid_value")
     return None

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.backend import Backend
 from serve.background_jobs.jobs import Jobs
 from serve.front import Front, json_response
@@ -63,7 +63,7 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     if options.cors_origins:
         told = ["x-request-id", "retry-after", "location", "server-timing", "x-seed"]
         app.add_middleware(CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=told)
-    app.add_exception_handler(Problem, _told)
+    app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(RequestValidationError, _told)
     return app
@@ -107,10 +107,10 @@ async def _told(request: Request, error: Exception) -> Response:
         said = {404: "there is no such route; /openapi.json lists all", 405: "this route does not take that method"}
         message = said.get(error.status_code, "the request cannot be served")
         headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-        error = Problem(error.status_code, message, code="not_found" if error.status_code == 404 else "invalid_request", headers=headers)
+        error = ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else "invalid_request", headers=headers)
     elif isinstance(error, RequestValidationError):
         error = _of_parameters(error)
-    assert isinstance(error, Problem)
+    assert isinstance(error, ApiError)
     return json_response(error.body(), error.status, error.headers)
 
 
@@ -120,9 +120,9 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
-def _of_parameters(error: RequestValidationError) -> Problem:
+def _of_parameters(error: RequestValidationError) -> ApiError:
     """A wrong path is one that does not exist; a wrong query is named."""
     place, name = (*error.errors()[0]["loc"], "")[:2]
     if place == "path":
-        return Problem(404, "there is no such job or file", code="not_found")
-    return Problem(400, f"{name} has a value that is not taken; /openapi.json says which are", param=str(name))
+        return ApiError(404, "there is no such job or file", code="not_found")
+    return ApiError(400, f"{name} has a value that is not taken; /openapi.json says which are", param=str(name))

@@ -12,15 +12,15 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from serve.api_error import Problem, as_problem, busy, no_model
+from serve.api_error import ApiError, as_problem, busy, no_model
 from serve.backend import Backend, ModelCard
-from serve.background_jobs.job import ENDED, Job, job_id
+from serve.background_jobs.job import ENDED, BackgroundJob, job_id
 from serve.background_jobs.jobs import Jobs
 from serve.http.idempotency import FOLDER, Answers, identity
 from serve.inference.abilities import ABILITIES
 from serve.inference.answers import Answer, size_of
-from serve.inference.execution import News, execute, news_of
-from serve.inference.request import Work, png_as_text
+from serve.inference.execution import ProgressUpdate, execute, progress_of
+from serve.inference.request import InferenceRequest, png_as_text
 from serve.json_bytes import json_bytes
 from serve.observability import Metrics, current_request
 from serve.options import ServeOptions
@@ -47,7 +47,7 @@ class Front:
     def card(self, name: str | None, uses: tuple[str, ...], what: str, *, best: Callable[[ModelCard], int] = lambda card: 0) -> ModelCard:
         """The model of that name, or of those that have one of these uses (`serve.inference.abilities`) the `best`, which is the lowest, and first.
 
-        Problem 404 where there is none, 503 where no model is open yet.
+        ApiError 404 where there is none, 503 where no model is open yet.
         """
         cards = self.open()
         able = [card for card in cards if any(ABILITIES[use](card) for use in uses)]
@@ -57,18 +57,18 @@ class Front:
             self.named(name)
             able = [card for card in able if card.name == name]
             if not able:
-                raise Problem(404, f"this model does not do {what}; /v1/models lists what each one does", param="model", code="model_not_found")
+                raise ApiError(404, f"this model does not do {what}; /v1/models lists what each one does", param="model", code="model_not_found")
         return min(able, key=best)
 
     def open(self) -> list[ModelCard]:
-        """The models there are. Problem 503 where there is none, as before the first replica is up."""
+        """The models there are. ApiError 503 where there is none, as before the first replica is up."""
         cards = self.backend.models()
         if not cards:
             raise busy(503, "no model is open yet; /readyz says why", _SOON_SECONDS, "unavailable")
         return cards
 
     def named(self, name: str) -> ModelCard:
-        """The model of that name. Problem 404 where there is none, 503 where there is one that cannot be opened now."""
+        """The model of that name. ApiError 404 where there is none, 503 where there is one that cannot be opened now."""
         for card in self.open():
             if card.name == name:
                 return card
@@ -82,7 +82,7 @@ def of(request: Request) -> Front:
     return request.app.state.front
 
 
-async def respond(request: Request, work: Work, *, stream: bool = False, as_job: bool = False) -> Response:
+async def respond(request: Request, work: InferenceRequest, *, stream: bool = False, as_job: bool = False) -> Response:
     """Does the work in the way that the request asks for."""
     front, context = of(request), current_request()
     context.notes.update(model=work.model, steps=work.steps, rows=max(1, len(work.seeds)))
@@ -94,14 +94,14 @@ async def respond(request: Request, work: Work, *, stream: bool = False, as_job:
     if stream:
         if key:
             message = "a stream has no Idempotency-Key; leave it out, or send async: true and read the job's events"
-            raise Problem(409, message, param="Idempotency-Key", code="unsupported")
+            raise ApiError(409, message, param="Idempotency-Key", code="unsupported")
         return await event_stream(_streamed(front, work), front.options.heartbeat_seconds, front.options.request_timeout_seconds)
     if key:
         return await front.answers.once(key, fingerprint, lambda: _whole(front, request, work))
     return await _whole(front, request, work)
 
 
-async def _whole(front: Front, request: Request, work: Work) -> Response:
+async def _whole(front: Front, request: Request, work: InferenceRequest) -> Response:
     """The answer in one piece."""
     if work.link:
         return await _kept(front, work)
@@ -113,16 +113,16 @@ async def _whole(front: Front, request: Request, work: Work) -> Response:
     return json_response(answer.with_images(), headers=headers)
 
 
-def _picture(answer: Answer, work: Work, headers: dict[str, str]) -> Response:
+def _picture(answer: Answer, work: InferenceRequest, headers: dict[str, str]) -> Response:
     """The picture itself."""
     if len(answer.images) != 1:
         message = f"Accept: image/png is for one picture, and this gives {len(answer.images)}; ask for one, or accept application/json"
-        raise Problem(406, message, code="not_acceptable")
+        raise ApiError(406, message, code="not_acceptable")
     seed = {"X-Seed": str(work.seeds[0])} if work.seeds else {}
     return Response(answer.images[0], media_type="image/png", headers={**headers, **seed})
 
 
-async def _kept(front: Front, work: Work) -> Response:
+async def _kept(front: Front, work: InferenceRequest) -> Response:
     """The answer with addresses of pictures: those of a job, for which this waits, and which goes when the client does."""
     job = front.jobs.start(work, job_id(), "")
     try:
@@ -136,9 +136,9 @@ async def _kept(front: Front, work: Work) -> Response:
     return json_response(state["result"])
 
 
-def _failure(state: dict[str, Any]) -> Problem:
+def _failure(state: dict[str, Any]) -> ApiError:
     error = state["error"] or {"message": "the job was cancelled", "code": "cancelled", "param": None}
-    return Problem(500 if (state["error"] or {}).get("type") == "server_error" else 400, error["message"], code=error["code"], param=error["param"])
+    return ApiError(500 if (state["error"] or {}).get("type") == "server_error" else 400, error["message"], code=error["code"], param=error["param"])
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -146,7 +146,7 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
     return Response(json_bytes(value), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
 
 
-async def _streamed(front: Front, work: Work) -> AsyncGenerator[Event, None]:
+async def _streamed(front: Front, work: InferenceRequest) -> AsyncGenerator[Event, None]:
     """The events of work that goes with its client."""
     if work.link:
         job = front.jobs.start(work, job_id(), "")
@@ -161,13 +161,13 @@ async def _streamed(front: Front, work: Work) -> AsyncGenerator[Event, None]:
         if (state := job.state())["status"] != "completed":
             raise _failure(state)
         return
-    async with aclosing(news_of(front.backend, front.metrics, work)) as news:
+    async with aclosing(progress_of(front.backend, front.metrics, work)) as news:
         async for one in news:
             for event in _events(work, one):
                 yield event
 
 
-def _events(work: Work, news: News) -> list[Event]:
+def _events(work: InferenceRequest, news: ProgressUpdate) -> list[Event]:
     """One event, or one for each picture that is done."""
     if news.kind != "done":
         return [_event(work, news.kind, news.values, news.image)]
@@ -179,7 +179,7 @@ def _events(work: Work, news: News) -> list[Event]:
     return [_event(work, "completed", {**rest, **row}, b"") for row in document["data"]]
 
 
-def _event(work: Work, kind: str, values: dict[str, Any], image: bytes) -> Event:
+def _event(work: InferenceRequest, kind: str, values: dict[str, Any], image: bytes) -> Event:
     picture = {"b64_json": png_as_text(image)} if image else {}
     custom = {} if kind == "progress" else _custom(image)
     return {"type": f"{work.event}.{kind}", **custom, **picture, **values}
@@ -191,7 +191,7 @@ def _custom(image: bytes) -> dict[str, Any]:
     return {"created_at": int(time.time()), "output_format": "png", "background": "opaque", "quality": "auto", **size}
 
 
-async def job_events(front: Front, job: Job, after: int, links: bool) -> AsyncGenerator[Event, None]:
+async def job_events(front: Front, job: BackgroundJob, after: int, links: bool) -> AsyncGenerator[Event, None]:
     """A job's events from the one after number `after` on, with their pictures."""
     async with aclosing(front.jobs.follow(job, after)) as events:
         async for event in events:

@@ -11,7 +11,7 @@ import numpy as np
 
 from genlib.actions import Action
 from genlib.ports import Sizes
-from serve.api_error import Problem
+from serve.api_error import ApiError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,13 +53,13 @@ class Limits:
 
 
 def check_cost(limits: Limits, *, pictures: int, steps: int, pixels: int) -> int:
-    """The cost of a request. Problem where a number or their product is too large."""
+    """The cost of a request. ApiError where a number or their product is too large."""
     for value, limit, name in ((pictures, limits.pictures, "pictures"), (steps, limits.steps, "steps")):
         if value > limit:
-            raise Problem(400, f"this asks for {value} {name}, and one request may ask for {limit}; ask for less", code="limit_exceeded")
+            raise ApiError(400, f"this asks for {value} {name}, and one request may ask for {limit}; ask for less", code="limit_exceeded")
     cost = pictures * max(1, steps) * max(1, pixels)
     if cost > limits.cost:
-        raise Problem(
+        raise ApiError(
             400,
             f"{pictures} x {max(1, steps)} steps x {pixels} pixels is {cost:,}, above the limit of {limits.cost:,}; ask for less of one of them",
             code="limit_exceeded",
@@ -84,7 +84,7 @@ def check_entries(limits: Limits, arguments: Mapping[str, Any]) -> None:
     """Problem where a list or a batch has more entries than one may have."""
     for name, value in arguments.items():
         if (isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 1)) and len(value) > limits.labels:
-            raise Problem(400, f"{name} has {len(value)} entries, and {limits.labels} are the limit; send fewer", param=name, code="limit_exceeded")
+            raise ApiError(400, f"{name} has {len(value)} entries, and {limits.labels} are the limit; send fewer", param=name, code="limit_exceeded")
 
 
 def repeats_of(action: Action, arguments: Mapping[str, Any]) -> int:
@@ -94,7 +94,7 @@ def repeats_of(action: Action, arguments: Mapping[str, Any]) -> int:
 
 
 def check_action(limits: Limits, action: Action, arguments: Mapping[str, Any], sizes: Sizes) -> int:
-    """The cost of an action, whatever its family, as its ports say. Problem where it is too much."""
+    """The cost of an action, whatever its family, as its ports say. ApiError where it is too much."""
     check_entries(limits, arguments)
     sides = [arguments.get(action.named(kind) or "") or sizes.side for kind in ("width", "height")]
     given = [math.prod(value.shape[2:]) for value in arguments.values() if isinstance(value, np.ndarray) and value.ndim == 4]
@@ -103,5 +103,5 @@ def check_action(limits: Limits, action: Action, arguments: Mapping[str, Any], s
         pixels = max([math.prod(sides), *given])
         return check_cost(limits, pictures=rows, steps=min(repeats, limits.steps), pixels=pixels * max(1, repeats // limits.steps))
     if rows > limits.inputs * limits.labels:
-        raise Problem(400, f"this asks for {rows} rows, above the limit of {limits.inputs * limits.labels}; ask for less", code="limit_exceeded")
+        raise ApiError(400, f"this asks for {rows} rows, above the limit of {limits.inputs * limits.labels}; ask for less", code="limit_exceeded")
     return rows

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serve.api_error import Problem, as_problem
+from serve.api_error import ApiError, as_problem
 from serve.json_bytes import json_bytes
 
 Event = dict[str, Any]
@@ -25,7 +25,7 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[Event, None], heartbeat_seconds: float, timeout_seconds: float | None) -> None:
-        self.queue: asyncio.Queue[Event | Problem | None] = asyncio.Queue(4)
+        self.queue: asyncio.Queue[Event | ApiError | None] = asyncio.Queue(4)
         self.pump = asyncio.ensure_future(pumped(events, self.queue, timeout_seconds))
         self.heartbeat_seconds = heartbeat_seconds
         self.early: list[Event | None] = []
@@ -35,7 +35,7 @@ class EventStream(StreamingResponse):
         """Waits a moment for the first event. Raises where it is a problem."""
         with suppress(TimeoutError):
             first = await asyncio.wait_for(self.queue.get(), _FIRST_SECONDS)
-            if isinstance(first, Problem):
+            if isinstance(first, ApiError):
                 raise first
             self.early.append(first)
 
@@ -50,7 +50,7 @@ class EventStream(StreamingResponse):
                 continue
             if event is None:
                 break
-            yield line_of(event.body() if isinstance(event, Problem) else event)
+            yield line_of(event.body() if isinstance(event, ApiError) else event)
         yield b"data: [DONE]\n\n"
 
     async def close(self) -> None:
@@ -67,7 +67,7 @@ class EventStream(StreamingResponse):
 
 
 async def event_stream(events: AsyncGenerator[Event, None], heartbeat_seconds: float, timeout_seconds: float | None = None) -> Response:
-    """A response of events. Problem where the first thing that happens is one."""
+    """A response of events. ApiError where the first thing that happens is one."""
     response = EventStream(events, heartbeat_seconds, timeout_seconds)
     try:
         await response.begin()
@@ -84,16 +84,16 @@ def line_of(event: Event) -> bytes:
     return f"{number}event: {event.get('type', 'error')}\ndata: ".encode() + json_bytes(data) + b"\n\n"
 
 
-async def pumped(events: AsyncGenerator[Event, None], queue: asyncio.Queue[Event | Problem | None], timeout_seconds: float | None) -> None:
+async def pumped(events: AsyncGenerator[Event, None], queue: asyncio.Queue[Event | ApiError | None], timeout_seconds: float | None) -> None:
     """Hands events on; a problem is the last one, None the end."""
     try:
         async with asyncio.timeout(timeout_seconds), aclosing(events) as source:
             async for event in source:
                 await queue.put(event)
-    except (Problem, TimeoutError) as error:
+    except (ApiError, TimeoutError) as error:
         await queue.put(as_problem(error))
     except Exception:
-        await queue.put(Problem(500, "the server failed; the request's id is in the header x-request-id", code="internal_error"))
+        await queue.put(ApiError(500, "the server failed; the request's id is in the header x-request-id", code="internal_error"))
         await queue.put(None)
         raise
     await queue.put(None)

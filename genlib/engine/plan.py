@@ -44,7 +44,7 @@ PARALLELISMS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelElements:
     """What of a task does not depend on the batch."""
 
     elements: dict[str, int]
@@ -81,7 +81,7 @@ class Memory:
 class MemoryEstimate:
     """A task, traced at two batch sizes a phase; answers for any other by the line through them."""
 
-    model: Model
+    model: ModelElements
     traces: tuple[tuple[PassTrace, PassTrace], ...]
     accumulation: int = 1
 
@@ -114,7 +114,7 @@ def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Me
     elements = {player: sum(p.numel() for p in weights.values()) for player, weights in players.items()}
     state = {id(value): value for value in fake.task.state_dict(keep_vars=True).values()}
     everything = sum(value.numel() * value.element_size() for value in state.values())
-    model = Model(
+    model = ModelElements(
         elements,
         max((p.numel() for weights in players.values() for p in weights.values()), default=0),
         everything - FP32 * sum(elements.values()),
@@ -146,7 +146,7 @@ def line(small: PassTrace, large: PassTrace, size: int) -> PassTrace:
 class Layout:
     """Where a strategy keeps what: elements in `kept` all the time, and what the backward pass adds."""
 
-    model: Model
+    model: ModelElements
     way: Parallelism
     world: int
     many: bool

@@ -17,8 +17,8 @@ from typing import Any
 
 from genlib.files import locked
 from serve import private
-from serve.api_error import Problem, busy
-from serve.background_jobs.job import ENDED, Job, public, unknown
+from serve.api_error import ApiError, busy
+from serve.background_jobs.job import ENDED, BackgroundJob, public, unknown
 
 _ID = re.compile(r"job_[0-9a-f]{32}")
 _FILE = re.compile(r"(job_[0-9a-f]{32})-(\d{1,5})")
@@ -66,14 +66,14 @@ class JobFolder:
             settled = self.settled
             return [one.name for one in found if one.name in settled or (_ID.fullmatch(one.name) and one.is_dir(follow_symlinks=False))]
 
-    def get(self, name: str) -> Job:
-        """The job of that name. Problem 404 where there is none."""
-        job = Job(self.folder / name)
+    def get(self, name: str) -> BackgroundJob:
+        """The job of that name. ApiError 404 where there is none."""
+        job = BackgroundJob(self.folder / name)
         if not _ID.fullmatch(name) or job.known() is None:
             raise unknown()
         return job
 
-    def shown(self, job: Job) -> dict[str, Any]:
+    def shown(self, job: BackgroundJob) -> dict[str, Any]:
         """A job's state as clients see it."""
         state = job.state()
         if state["status"] == "in_progress":
@@ -81,27 +81,27 @@ class JobFolder:
             state = {**state, "progress": {"step": news["step"], "steps": news["steps"]}} if news else state
         return public(state)
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[BackgroundJob]:
         """Newest first."""
-        found: list[tuple[float, Job]] = []
+        found: list[tuple[float, BackgroundJob]] = []
         for name in self.names():
             with contextlib.suppress(OSError):
-                found.append(((self.folder / name / "work.npz").stat().st_mtime, Job(self.folder / name)))
+                found.append(((self.folder / name / "work.npz").stat().st_mtime, BackgroundJob(self.folder / name)))
         return [job for _, job in sorted(found, key=lambda one: (one[0], one[1].id), reverse=True)]
 
-    def tell(self, job: Job, kind: str, **values: Any) -> None:
+    def tell(self, job: BackgroundJob, kind: str, **values: Any) -> None:
         """Adds news to a job."""
         job.tell(kind, **values)
         self.notify(job)
 
-    def notify(self, job: Job) -> None:
+    def notify(self, job: BackgroundJob) -> None:
         """Wakes those who follow a job."""
         changed = self.changed.get(job.id)
         if changed is not None:
             self.changed[job.id] = asyncio.Event()
             changed.set()
 
-    async def follow(self, job: Job, after: int) -> AsyncGenerator[dict[str, Any], None]:
+    async def follow(self, job: BackgroundJob, after: int) -> AsyncGenerator[dict[str, Any], None]:
         """Events from the one after number `after` on, as they come, until the job's last."""
         while True:
             changed = self.changed.get(job.id)
@@ -117,18 +117,18 @@ class JobFolder:
                 async with asyncio.timeout(_POLL_SECONDS):
                     await (changed.wait() if changed else asyncio.sleep(_POLL_SECONDS))
 
-    async def ended(self, job: Job) -> dict[str, Any]:
+    async def ended(self, job: BackgroundJob) -> dict[str, Any]:
         """The state of a job once it is over."""
         async for _ in self.follow(job, len(job.events(0))):
             pass
         return job.state()
 
     def file(self, name: str) -> bytes:
-        """A picture by the last part of its address. Problem 404 where there is none."""
+        """A picture by the last part of its address. ApiError 404 where there is none."""
         found = _FILE.fullmatch(name)
-        content = Job(self.folder / found[1]).picture(f"result-{int(found[2])}") if found else None
+        content = BackgroundJob(self.folder / found[1]).picture(f"result-{int(found[2])}") if found else None
         if content is None:
-            raise Problem(404, "there is no such file; the oldest are deleted as new ones come", code="not_found")
+            raise ApiError(404, "there is no such file; the oldest are deleted as new ones come", code="not_found")
         return content
 
     def make_room(self) -> None:
@@ -149,14 +149,14 @@ class JobFolder:
             yield
 
     def claim(self, size: int) -> None:
-        """Makes room for so many bytes, for whoever is `alone`. Problem 507 where jobs that wait or run leave too little, or there is none at all."""
+        """Makes room for so many bytes, for whoever is `alone`. ApiError 507 where waiting and running jobs leave too little, or there is none."""
         used, over = self.usage()
         held = used - sum(job_bytes for _, job_bytes, _ in over)
         if size > self.limit_bytes:
             message = (
                 f"this job takes {size:,} bytes, and all together have {self.limit_bytes:,}; ask for less, or start the server with more `jobs_bytes`"
             )
-            raise Problem(507, message, code="job_too_large")
+            raise ApiError(507, message, code="job_too_large")
         lacking = held + size - self.limit_bytes
         if lacking <= 0:
             lacking = self.delete_oldest(over, used + size - self.limit_bytes)
@@ -173,7 +173,7 @@ class JobFolder:
         for name in self.names():
             known = self.settled.get(name)
             if known is None:
-                job, changed = Job(self.folder / name), self.changed_ns(name)
+                job, changed = BackgroundJob(self.folder / name), self.changed_ns(name)
                 ended, size = job.ended_ns(), job.size()
                 if ended is not None and time.time_ns() - ended > _SETTLED_NS:
                     settled[name] = changed, ended, size
@@ -196,7 +196,7 @@ class JobFolder:
         for _, size, name in sorted(over) if excess > 0 else ():
             if excess <= 0:
                 break
-            job = Job(self.folder / name)
+            job = BackgroundJob(self.folder / name)
             if job.ended_ns() is not None:  # and not one of the same name that came since
                 job.remove()
                 excess -= size - job.size()

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from genlib.files import write_atomically
 from serve import private
-from serve.api_error import Problem
+from serve.api_error import ApiError
 
 LOG = logging.getLogger("serve.background_jobs.jobs")
 ENDED = ("completed", "failed", "cancelled")
@@ -34,7 +34,7 @@ def job_id(key: str = "") -> str:
     return f"job_{hashlib.sha256(key.encode()).hexdigest()[:32]}" if key else f"job_{secrets.token_hex(16)}"
 
 
-class Job:
+class BackgroundJob:
     """One job's folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Job:
         return state if whole and state["id"] == self.id and state["status"] in _STATUS and isinstance(state["attempts"], int) else None
 
     def state(self) -> dict[str, Any]:
-        """What `GET /v1/jobs/{id}` answers. Problem 404 where it is gone."""
+        """What `GET /v1/jobs/{id}` answers. ApiError 404 where it is gone."""
         state = self.known()
         if state is None:
             raise unknown()
@@ -158,8 +158,8 @@ def public(state: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state.items() if key not in ("fingerprint", "attempts", "ended_ns")}
 
 
-def unknown() -> Problem:
-    return Problem(404, "there is no such job; the oldest are deleted as new ones come", code="not_found")
+def unknown() -> ApiError:
+    return ApiError(404, "there is no such job; the oldest are deleted as new ones come", code="not_found")
 
 
 @contextlib.contextmanager
@@ -170,4 +170,4 @@ def writing() -> Iterator[None]:
     except OSError as error:
         LOG.error("the jobs' folder cannot be written to: %s", error)
         message = f"the server cannot write jobs to its disk ({error.strerror}); free some of it, or ask without async and response_format url"
-        raise Problem(507, message, code="jobs_unwritable") from None
+        raise ApiError(507, message, code="jobs_unwritable") from None

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from serve import private
-from serve.api_error import Problem, as_problem, busy
+from serve.api_error import ApiError, as_problem, busy
 from serve.backend import Backend
 from serve.background_jobs.folder import JobFolder
-from serve.background_jobs.job import ENDED, Job, public, writing
-from serve.inference.execution import News, news_of
-from serve.inference.request import Work, from_bytes, to_bytes
+from serve.background_jobs.job import ENDED, BackgroundJob, public, writing
+from serve.inference.execution import ProgressUpdate, progress_of
+from serve.inference.request import InferenceRequest, from_bytes, to_bytes
 from serve.json_bytes import json_bytes
 from serve.observability import Metrics
 from serve.options import ServeOptions
@@ -46,13 +46,13 @@ class Jobs(JobFolder):
         self.making_room: set[asyncio.Future[None]] = set()
         self.room = asyncio.Semaphore(options.jobs_running)
 
-    def start(self, work: Work, name: str, fingerprint: str) -> Job:
-        """A new job, under way; the job that is there where it is of the same request. Problem where it is not, or too many wait."""
-        job = Job(self.folder / name)
+    def start(self, work: InferenceRequest, name: str, fingerprint: str) -> BackgroundJob:
+        """A new job, under way; the job that is there where it is of the same request. ApiError where it is not, or too many wait."""
+        job = BackgroundJob(self.folder / name)
         state = job.known()
         if state is not None:
             if state["fingerprint"] != fingerprint:
-                raise Problem(409, "this Idempotency-Key came with another request before; take a new one", code="idempotency_key_reused")
+                raise ApiError(409, "this Idempotency-Key came with another request before; take a new one", code="idempotency_key_reused")
             return job
         if len(self.tasks) >= self.options.jobs_waiting:
             raise busy(429, f"{len(self.tasks)} jobs are waiting, which is the limit; try again", 30, "overloaded")
@@ -67,8 +67,8 @@ class Jobs(JobFolder):
             self.begin(job, lock)
         return job
 
-    def place(self, job: Job, work: bytes, state: bytes) -> IO[Any] | None:
-        """Puts a new job into its folder; its lock, None where another process did the same before. Problem 507 where there is no room."""
+    def place(self, job: BackgroundJob, work: bytes, state: bytes) -> IO[Any] | None:
+        """Puts a new job into its folder; its lock, None where another process did the same before. ApiError 507 where there is no room."""
         with self.alone():
             if job.known() is not None or job.held():
                 return None
@@ -85,13 +85,13 @@ class Jobs(JobFolder):
                 raise
             return lock
 
-    def adopt(self, job: Job) -> None:
+    def adopt(self, job: BackgroundJob) -> None:
         """Does a job, unless another process has its lock."""
         if (lock := job.lock()) is not None:
             job.tidy()
             self.begin(job, lock)
 
-    def begin(self, job: Job, lock: IO[Any]) -> None:
+    def begin(self, job: BackgroundJob, lock: IO[Any]) -> None:
         """Does a job whose lock this process holds."""
         changed = self.changed[job.id] = asyncio.Event()
         task = asyncio.get_running_loop().create_task(self._do(job))
@@ -115,11 +115,11 @@ class Jobs(JobFolder):
                     await asyncio.to_thread(self.forget_changed)
             await self.tidy()
             for name, task in self.tasks.items():
-                if Job(self.folder / name).cancelled():  # by way of another process; most stop before, at their next news
+                if BackgroundJob(self.folder / name).cancelled():  # by way of another process; most stop before, at their next news
                     task.cancel()
             settled = self.settled
             for job in reversed(self.all()):
-                with contextlib.suppress(Problem, OSError):
+                with contextlib.suppress(ApiError, OSError):
                     if job.id not in self.tasks and job.id not in settled and job.state()["status"] not in ENDED:
                         self.adopt(job)
             await asyncio.sleep(_ADOPT_SECONDS)
@@ -141,14 +141,14 @@ class Jobs(JobFolder):
         if self._temporary:
             self._temporary.cleanup()
 
-    async def _do(self, job: Job) -> None:
+    async def _do(self, job: BackgroundJob) -> None:
         """One job from where it is to its end."""
         try:
             async with self.room:
                 await self._attempt(job)
         except asyncio.CancelledError:
             if not job.cancelled():
-                with contextlib.suppress(Problem, OSError):  # this process ends in order, which is no fault of the job's
+                with contextlib.suppress(ApiError, OSError):  # this process ends in order, which is no fault of the job's
                     if (state := job.state())["status"] not in ENDED:
                         job.update(status="queued", attempts=max(0, state["attempts"] - 1))
                 raise
@@ -158,13 +158,13 @@ class Jobs(JobFolder):
             problem = as_problem(error)
             if problem is None:
                 LOG.error("job %s failed", job.id, exc_info=error)
-                problem = Problem(500, "the server failed; its log says why, under the job's id", code="internal_error")
+                problem = ApiError(500, "the server failed; its log says why, under the job's id", code="internal_error")
             self._end(job, "failed", error=problem.body()["error"])
         finally:
             self.metrics.jobs.labels("running").set(max(0, len(self.tasks) - 1))
         await self.tidy()
 
-    async def _attempt(self, job: Job) -> None:
+    async def _attempt(self, job: BackgroundJob) -> None:
         """Runs the work; waits and tries again where the models are busy or away."""
         state = job.state()
         if state["status"] in ENDED:  # by another process, between the look at it and its lock
@@ -172,7 +172,7 @@ class Jobs(JobFolder):
         if job.cancelled():
             return self._end(job, "cancelled")
         if state["attempts"] >= _ATTEMPTS:
-            raise Problem(500, f"the server died {_ATTEMPTS} times while it did this job; it is not tried again", code="gave_up")
+            raise ApiError(500, f"the server died {_ATTEMPTS} times while it did this job; it is not tried again", code="gave_up")
         with writing():
             job.update(status="in_progress", attempts=state["attempts"] + 1)
             self.tell(job, "job.started", attempt=state["attempts"] + 1)
@@ -184,19 +184,19 @@ class Jobs(JobFolder):
         except TimeoutError as error:
             raise as_problem(error) or error from None
 
-    async def _once(self, job: Job, work: Work) -> float | None:
+    async def _once(self, job: BackgroundJob, work: InferenceRequest) -> float | None:
         """Runs the work to its end; or the seconds after which to try again."""
         try:
-            async with contextlib.aclosing(news_of(self.backend, self.metrics, work)) as news:
+            async with contextlib.aclosing(progress_of(self.backend, self.metrics, work)) as news:
                 async for one in news:
                     await self._happened(job, work, one)
-        except Problem as problem:
+        except ApiError as problem:
             if problem.status not in (429, 503):
                 raise
             return float(problem.headers.get("Retry-After", 1))
         return None
 
-    async def _happened(self, job: Job, work: Work, news: News) -> None:
+    async def _happened(self, job: BackgroundJob, work: InferenceRequest, news: ProgressUpdate) -> None:
         """Writes down news; raises CancelledError where the job is to stop."""
         if job.cancelled():
             raise asyncio.CancelledError
@@ -212,7 +212,7 @@ class Jobs(JobFolder):
             assert news.answer is not None
             await self._completed(job, work, news)
 
-    async def _completed(self, job: Job, work: Work, news: News) -> None:
+    async def _completed(self, job: BackgroundJob, work: InferenceRequest, news: ProgressUpdate) -> None:
         answer = news.answer
         assert answer is not None
         document = answer.with_addresses([f"/v1/files/{job.id}-{number}" for number in range(len(answer.images))])
@@ -224,21 +224,21 @@ class Jobs(JobFolder):
                 self.tell(job, f"{work.event}.completed", picture=name, **rest, **document["data"][number])
         self._end(job, "completed", result=document)
 
-    def store(self, job: Job, pictures: dict[str, bytes], more: int) -> None:
-        """Writes pictures by name, with room for so many bytes more. Problem 507 where there is none, or nothing can be written."""
+    def store(self, job: BackgroundJob, pictures: dict[str, bytes], more: int) -> None:
+        """Writes pictures by name, with room for so many bytes more. ApiError 507 where there is none, or nothing can be written."""
         with writing(), self.alone():
             self.claim(sum(map(len, pictures.values())) + more)
             for name, picture in pictures.items():
                 job.write(f"{name}.png", picture)
 
-    def _end(self, job: Job, status: str, **values: Any) -> None:
-        with contextlib.suppress(Problem, OSError):  # it may be deleted by now
+    def _end(self, job: BackgroundJob, status: str, **values: Any) -> None:
+        with contextlib.suppress(ApiError, OSError):  # it may be deleted by now
             steps = job.state()["progress"]["steps"]
             progress = {"progress": {"step": steps, "steps": steps}} if status == "completed" else {}
             job.update(status=status, completed_at=int(time.time()), **progress, **values)
             self.tell(job, f"job.{status}")
 
-    async def delete(self, job: Job) -> dict[str, Any]:
+    async def delete(self, job: BackgroundJob) -> dict[str, Any]:
         """Stops a job that is under way; removes one that is over, with its pictures. Its last state, as clients see it."""
         state = job.state()
         if state["status"] in ENDED:

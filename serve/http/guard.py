@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.api_error import Problem, as_problem, busy
+from serve.api_error import ApiError, as_problem, busy
 from serve.http.allocator import give_back
 from serve.http.disconnects import ClientDisconnected, DisconnectWatcher
 from serve.json_bytes import json_bytes
@@ -83,10 +83,10 @@ class Guard:
 
     async def failed(self, error: Exception, answer: ResponseSender) -> None:
         """Tells the client, as far as it can still be told."""
-        problem = as_problem(error) if isinstance(error, Problem) else None
+        problem = as_problem(error) if isinstance(error, ApiError) else None
         if problem is None:
             LOG.error("request %s failed", answer.context.request_id, exc_info=error)
-            problem = Problem(500, "the server failed; the request's id is in the header x-request-id", code="internal_error")
+            problem = ApiError(500, "the server failed; the request's id is in the header x-request-id", code="internal_error")
         if not answer.context.status:
             await answer.problem(problem)
 
@@ -121,7 +121,7 @@ class Guard:
             return
         host, ours = host_of(headers.get("host", "")[:_HOST_CHARACTERS])
         if not ours and host not in (self.options.host, *self.options.hosts):
-            raise Problem(403, "this server is not known under that name; use 127.0.0.1, or name it in `hosts`", code="unknown_host")
+            raise ApiError(403, "this server is not known under that name; use 127.0.0.1, or name it in `hosts`", code="unknown_host")
 
     def check_key(self, headers: Mapping[str, str]) -> None:
         """Compares in constant time, and the digests of keys, so that not even their lengths show."""
@@ -131,7 +131,7 @@ class Guard:
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         digest = hashlib.sha256(given.encode("latin-1")).digest()
         if True not in [hmac.compare_digest(digest, one) for one in self.digests]:  # all are compared, whichever fits
-            raise Problem(
+            raise ApiError(
                 401,
                 "a valid API key is needed; send it as `Authorization: Bearer ...`",
                 code="invalid_api_key",
@@ -148,13 +148,13 @@ class Guard:
         except ValueError:
             same = False
         if not same or site not in ("same-origin", "none"):
-            raise Problem(403, "this comes from another site's page; name its origin in `cors_origins` to allow that", code="cross_origin")
+            raise ApiError(403, "this comes from another site's page; name its origin in `cors_origins` to allow that", code="cross_origin")
 
     async def body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """The whole body, counted among what is held. Problem 413 where it is too large, 408 where too slow, 503 where there is no room."""
+        """The whole body, counted among what is held. ApiError 413 where it is too large, 408 where too slow, 503 where there is no room."""
         limit, declared = self.options.limits.body_bytes, headers.get("content-length", "0")
         if not declared.isdecimal():
-            raise Problem(400, "Content-Length is no number", code="invalid_length", headers=_CLOSE)
+            raise ApiError(400, "Content-Length is no number", code="invalid_length", headers=_CLOSE)
         if int(declared[:20]) > limit:
             raise _too_large(limit)
         body, size, loop = bytearray(), 0, asyncio.get_running_loop()  # of a list, chunks of a byte would take fifty times what they hold
@@ -181,7 +181,7 @@ class Guard:
         except BaseException as error:
             self.held_bytes -= size
             if isinstance(error, TimeoutError):
-                raise Problem(408, "the body came too slowly; send it again, faster", code="timeout", headers=_CLOSE) from None
+                raise ApiError(408, "the body came too slowly; send it again, faster", code="timeout", headers=_CLOSE) from None
             raise
 
     def hold(self, size: int) -> None:
@@ -196,9 +196,9 @@ def check_single(scope: Scope, headers: Mapping[str, str]) -> None:
     if len(headers) < len(scope["headers"]):
         names = [name.decode("latin-1") for name, _ in scope["headers"]]
         if twice := [name for name in _SINGLE if names.count(name) > 1]:
-            raise Problem(400, f"the header {twice[0]} comes more than once; send one", code="invalid_request", headers=_CLOSE)
+            raise ApiError(400, f"the header {twice[0]} comes more than once; send one", code="invalid_request", headers=_CLOSE)
     if "host" not in headers and scope.get("http_version") == "1.1":
-        raise Problem(400, "the header Host is missing, which every HTTP/1.1 request has", code="invalid_request", headers=_CLOSE)
+        raise ApiError(400, "the header Host is missing, which every HTTP/1.1 request has", code="invalid_request", headers=_CLOSE)
 
 
 @functools.lru_cache(1024)
@@ -229,7 +229,7 @@ class ResponseSender:
             message = {**message, "body": b""} if self.context.method == "HEAD" else message
         await self._send(message)
 
-    async def problem(self, problem: Problem) -> None:
+    async def problem(self, problem: ApiError) -> None:
         """A whole response that says what went wrong."""
         content = json_bytes(problem.body())
         headers = {"content-type": "application/json", "content-length": str(len(content)), **problem.headers}
@@ -242,5 +242,5 @@ _CLOSE = {"Connection": "close"}
 """Of a request whose body was not read to its end: what follows on the connection is still that."""
 
 
-def _too_large(limit: int) -> Problem:
-    return Problem(413, f"the body is larger than {limit:,} bytes, which is the limit; send less", code="body_too_large", headers=_CLOSE)
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the body is larger than {limit:,} bytes, which is the limit; send less", code="body_too_large", headers=_CLOSE)

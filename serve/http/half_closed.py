@@ -15,7 +15,7 @@ _PROBE_SECONDS = 1.0
 """From the first probe to the second; each further one waits twice as long."""
 
 
-class Ahead:
+class ReadAhead:
     """The transport of an answer of which some bytes were sent before the answer was there."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -45,14 +45,14 @@ class HalfClosed:
         self.transport = transport
         self.loop = asyncio.get_running_loop()
         self.answer: RequestResponseCycle | None = None
-        self.ahead = Ahead(transport)
+        self.ahead = ReadAhead(transport)
         self.looks, self.wait, self.due = 0, _PROBE_SECONDS, 0.0
         self.timer: asyncio.TimerHandle | None = None
 
     def watch(self, answer: RequestResponseCycle) -> None:
         """Looks after the client whose answer is under way, in place of one that is over."""
         self.end()
-        self.answer, self.ahead = answer, Ahead(self.transport)
+        self.answer, self.ahead = answer, ReadAhead(self.transport)
         self.looks, self.wait, self.due = 0, _PROBE_SECONDS, self.loop.time()
         if not answer.response_started:
             answer.transport = self.ahead  # type: ignore[assignment]

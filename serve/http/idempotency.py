@@ -23,7 +23,7 @@ from fastapi.responses import Response
 
 from genlib.files import write_atomically
 from serve import private
-from serve.api_error import Problem, busy
+from serve.api_error import ApiError, busy
 from serve.observability import Metrics
 
 LOG = logging.getLogger("serve.idempotency")
@@ -48,7 +48,7 @@ async def identity(request: Request) -> tuple[str, str]:
     if given is None:
         return "", ""
     if not 1 <= len(given) <= _KEY_CHARACTERS:
-        raise Problem(400, f"Idempotency-Key must have 1 to {_KEY_CHARACTERS} characters", param="Idempotency-Key")
+        raise ApiError(400, f"Idempotency-Key must have 1 to {_KEY_CHARACTERS} characters", param="Idempotency-Key")
     who = request.headers.get("authorization", "") + "\0" + request.headers.get("x-api-key", "")
     whole = hashlib.sha256(f"{request.url.path}\0{request.headers.get('accept', '')}\0".encode())
     whole.update(await _same_body(request))
@@ -75,7 +75,7 @@ class Answers:
     async def once(self, key: str, fingerprint: str, make: Callable[[], Awaitable[Response]]) -> Response:
         """The answer that is there, or the one that `make` gives; it stops once nobody waits.
 
-        Problem where another request had the key, or too many requests are under way.
+        ApiError where another request had the key, or too many requests are under way.
         """
         known = self.kept(key, fingerprint)
         self.metrics.answers.labels("hit" if known or key in self.running else "miss").inc()
@@ -109,7 +109,7 @@ class Answers:
 
     @asynccontextmanager
     async def _claimed(self, key: str, fingerprint: str) -> AsyncIterator[None]:
-        """Inside, no other server makes this answer. Problem where one makes it of another request."""
+        """Inside, no other server makes this answer. ApiError where one makes it of another request."""
         lock: IO[Any] | None = None
         try:
             private.make_folder(self.folder)
@@ -125,7 +125,7 @@ class Answers:
                 lock.close()
 
     def kept(self, key: str, fingerprint: str) -> Response | None:
-        """The answer that is there. Problem where it is of another request."""
+        """The answer that is there. ApiError where it is of another request."""
         path = self.folder / key
         try:
             line, _, body = path.read_bytes().partition(b"\n")
@@ -183,7 +183,7 @@ def size_on_disk(size: int) -> int:
 
 
 def _lock(path: Path, fingerprint: str) -> IO[Any] | None:
-    """The lock of an answer, with its request's fingerprint in it; None where another holds it. Problem where that makes it of another request."""
+    """The lock of an answer, with its request's fingerprint in it; None where another holds it. ApiError where that makes it of another request."""
     file = private.open_file(path, "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,7 +212,7 @@ def _touch(path: Path) -> None:
 
 def _check_same(before: str, fingerprint: str) -> None:
     if before != fingerprint:
-        raise Problem(409, "this Idempotency-Key came with another request before; take a new one", code="idempotency_key_reused")
+        raise ApiError(409, "this Idempotency-Key came with another request before; take a new one", code="idempotency_key_reused")
 
 
 def _copy(response: Response) -> Response:

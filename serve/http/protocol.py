@@ -15,7 +15,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.http.half_closed import HalfClosed
 from serve.json_bytes import json_bytes
 from serve.options import ServeOptions
@@ -28,7 +28,7 @@ _OTHER_FILES = 128
 """That a server has open beside its connections."""
 
 
-class Reader(httptools.HttpRequestParser):
+class RequestParser(httptools.HttpRequestParser):
     """Reads the requests of a connection. An upgrade that one of them asks for is passed over, as a server may (RFC 9110, 7.8).
 
     httptools would stop before the body of such a request, and take what follows for the next one.
@@ -44,12 +44,12 @@ class Reader(httptools.HttpRequestParser):
         reader, rest = self, memoryview(data)
         while True:
             try:
-                super(Reader, reader).feed_data(rest)
+                super(RequestParser, reader).feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as stopped:
                 rest = rest[stopped.args[0] :]
-            reader = self.protocol.parser = Reader(self.protocol)
-            super(Reader, reader).feed_data(self.protocol.plain_head)  # raises the same again for CONNECT, which is refused
+            reader = self.protocol.parser = RequestParser(self.protocol)
+            super(RequestParser, reader).feed_data(self.protocol.plain_head)  # raises the same again for CONNECT, which is refused
 
 
 class Protocol(HttpToolsProtocol):
@@ -79,7 +79,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Of too many connections the newest ends at once: with no file left, none could be taken, or a picture written."""
         super().connection_made(transport)
-        self.parser = Reader(self)
+        self.parser = RequestParser(self)
         self._wait()
         if len(self.connections) > self.most_connections:
             transport.abort()
@@ -126,7 +126,7 @@ class Protocol(HttpToolsProtocol):
             self._other_bytes += len(data)
             if self._other_bytes > HEAD_BYTES:
                 what = "first line and headers are" if self._begun else "body has something between its parts, or after them, that is"
-                self._refuse(Problem(431, f"the request's {what} longer than {HEAD_BYTES:,} bytes; send less", code="headers_too_large"))
+                self._refuse(ApiError(431, f"the request's {what} longer than {HEAD_BYTES:,} bytes; send less", code="headers_too_large"))
         if self._timer is None and (self._begun or self._idle()):  # idle: what came is no head, such as the rest of a body that nobody read
             self._wait()
 
@@ -168,16 +168,16 @@ class Protocol(HttpToolsProtocol):
             self._half_closed.watch(self._running)
 
     def _pass_over_upgrade(self) -> None:
-        """Makes ready what `Reader` reads in place of a head that asks for an upgrade."""
+        """Makes ready what `RequestParser` reads in place of a head that asks for an upgrade."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
-            self._refuse(Problem(501, "this server is no proxy; ask it for its own paths, which /openapi.json lists", code="unsupported"))
+            self._refuse(ApiError(501, "this server is no proxy; ask it for its own paths, which /openapi.json lists", code="unsupported"))
         lines = (name + b": " + value for name, value in self.headers if name != b"upgrade")
         self.plain_head = b"\r\n".join((b"%b %b HTTP/%b" % (method, self.url, version), *lines, b"", b""))
 
     def send_400_response(self, msg: str) -> None:
         """In the shape of all refusals, where no answer is under way."""
-        self._refuse(Problem(400, "this is no HTTP request", code="invalid_request"))
+        self._refuse(ApiError(400, "this is no HTTP request", code="invalid_request"))
 
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -212,11 +212,11 @@ class Protocol(HttpToolsProtocol):
         if not self._idle():  # its answer goes on, and this is of the next one
             self._wait()
         elif self._begun:
-            self._refuse(Problem(408, "the request's headers came too slowly; send it again, faster", code="timeout"))
+            self._refuse(ApiError(408, "the request's headers came too slowly; send it again, faster", code="timeout"))
         else:
             self.transport.close()
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: ApiError) -> None:
         """Says why, where nothing else is being said, and ends the connection."""
         if self.transport.is_closing():
             return

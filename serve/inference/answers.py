@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from serve.backend import Result
-from serve.inference.request import Work, png_as_text
+from serve.inference.request import InferenceRequest, png_as_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Answer:
         return {**self.document, "data": rows}
 
 
-def images(work: Work, results: list[Result]) -> Answer:
+def images(work: InferenceRequest, results: list[Result]) -> Answer:
     """Of everything that makes pictures."""
     (result, *_) = results
     rows = [{"index": number, **({"seed": work.seeds[number // result.per_row]} if work.seeds else {})} for number in range(len(result.images))]
@@ -53,7 +53,7 @@ def images(work: Work, results: list[Result]) -> Answer:
     return Answer(document, result.images)
 
 
-def reconstructions(work: Work, results: list[Result]) -> Answer:
+def reconstructions(work: InferenceRequest, results: list[Result]) -> Answer:
     """Pictures, and how far each is from what was given: its mean squared error, and the model's own score of how strange it is, if it has one."""
     answer = images(work, results)
     given = work.calls[0].arguments["image"]
@@ -64,7 +64,7 @@ def reconstructions(work: Work, results: list[Result]) -> Answer:
     return Answer({**answer.document, "data": rows}, answer.images)
 
 
-def embeddings(work: Work, results: list[Result]) -> Answer:
+def embeddings(work: InferenceRequest, results: list[Result]) -> Answer:
     """Vectors in the order of the inputs, whichever calls they came from."""
     vectors: dict[int, np.ndarray] = {}
     for places, result in zip(work.note["places"], results, strict=True):
@@ -74,7 +74,7 @@ def embeddings(work: Work, results: list[Result]) -> Answer:
     return Answer({"object": "list", "model": work.model, "data": rows, "usage": {"prompt_tokens": 0, "total_tokens": 0}})
 
 
-def classifications(work: Work, results: list[Result]) -> Answer:
+def classifications(work: InferenceRequest, results: list[Result]) -> Answer:
     """Labels of each picture, the likeliest first."""
     rows: dict[int, dict[str, Any]] = {}
     names, top = work.note["labels"], work.note["top"]
@@ -87,7 +87,7 @@ def classifications(work: Work, results: list[Result]) -> Answer:
     return Answer({"object": "list", "model": work.model, "data": [rows[at] for at in sorted(rows)]})
 
 
-def action(work: Work, results: list[Result]) -> Answer:
+def action(work: InferenceRequest, results: list[Result]) -> Answer:
     """Whatever an action gave."""
     (result,) = results
     document = {"object": "action.result", "model": work.model, "action": work.calls[0].action}
@@ -98,7 +98,7 @@ def action(work: Work, results: list[Result]) -> Answer:
     return Answer({**answer.document, **document, "per_row": result.per_row}, answer.images)
 
 
-ANSWERS: dict[str, Callable[[Work, list[Result]], Answer]] = {
+ANSWERS: dict[str, Callable[[InferenceRequest, list[Result]], Answer]] = {
     "images.generations": images,
     "images.edits": images,
     "images.variations": images,
@@ -111,7 +111,7 @@ ANSWERS: dict[str, Callable[[Work, list[Result]], Answer]] = {
 """By endpoint."""
 
 
-def answer_of(work: Work, results: list[Result]) -> Answer:
+def answer_of(work: InferenceRequest, results: list[Result]) -> Answer:
     """What the work's endpoint answers."""
     return ANSWERS[work.endpoint](work, results)
 

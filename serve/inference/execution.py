@@ -13,7 +13,7 @@ from typing import Any
 from serve.api_error import as_problem, no_model
 from serve.backend import Backend, Result
 from serve.inference.answers import Answer, answer_of
-from serve.inference.request import Work
+from serve.inference.request import InferenceRequest
 from serve.observability import Metrics
 
 _BETWEEN_SECONDS = 0.05
@@ -21,7 +21,7 @@ _BETWEEN_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class ProgressUpdate:
     """Something that happened to work."""
 
     kind: str
@@ -32,8 +32,8 @@ class News:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-async def execute(backend: Backend, metrics: Metrics, work: Work, timeout_seconds: float) -> tuple[Answer, dict[str, float]]:
-    """The answer, and the seconds that each phase took. Problem where it fails; cancelled, the work stops within a step."""
+async def execute(backend: Backend, metrics: Metrics, work: InferenceRequest, timeout_seconds: float) -> tuple[Answer, dict[str, float]]:
+    """The answer, and the seconds that each phase took. ApiError where it fails; cancelled, the work stops within a step."""
     with problems_of(backend, work):
         async with asyncio.timeout(timeout_seconds):
             calls = [backend.run(work.model, call.action, call.arguments, parameters=work.parameters) for call in work.calls]
@@ -42,7 +42,7 @@ async def execute(backend: Backend, metrics: Metrics, work: Work, timeout_second
 
 
 @contextmanager
-def problems_of(backend: Backend, work: Work) -> Iterator[None]:
+def problems_of(backend: Backend, work: InferenceRequest) -> Iterator[None]:
     """Makes problems of what a backend raises; what only a bug raises stays what it is."""
     try:
         yield
@@ -65,7 +65,7 @@ async def _together(calls: list[Any]) -> list[Result]:
     return [task.result() for task in tasks]
 
 
-def finished(metrics: Metrics, work: Work, results: list[Result]) -> tuple[Answer, dict[str, float]]:
+def finished(metrics: Metrics, work: InferenceRequest, results: list[Result]) -> tuple[Answer, dict[str, float]]:
     """Counts the work and says its answer, and the phases of the longest of its calls."""
     metrics.worked(work.model, work.steps, results)
     seconds: dict[str, float] = {}
@@ -75,7 +75,7 @@ def finished(metrics: Metrics, work: Work, results: list[Result]) -> tuple[Answe
     return answer_of(work, results), seconds
 
 
-async def news_of(backend: Backend, metrics: Metrics, work: Work) -> AsyncGenerator[News, None]:
+async def progress_of(backend: Backend, metrics: Metrics, work: InferenceRequest) -> AsyncGenerator[ProgressUpdate, None]:
     """The same, with news; the last is `done` with the answer. Closing it stops the work."""
     results: list[Result] = []
     with problems_of(backend, work):
@@ -84,10 +84,10 @@ async def news_of(backend: Backend, metrics: Metrics, work: Work) -> AsyncGenera
                 async for one in news:
                     yield one
         answer, seconds = finished(metrics, work, results)
-    yield News("done", answer=answer, seconds=seconds)
+    yield ProgressUpdate("done", answer=answer, seconds=seconds)
 
 
-async def _news(backend: Backend, work: Work, call: Any, results: list[Result]) -> AsyncGenerator[News, None]:
+async def _news(backend: Backend, work: InferenceRequest, call: Any, results: list[Result]) -> AsyncGenerator[ProgressUpdate, None]:
     """News of one call, whose result joins the others."""
     partials, told = 0, 0.0
     stream = backend.stream(work.model, call.action, call.arguments, partial_images=work.partial_images, parameters=work.parameters)
@@ -100,8 +100,8 @@ async def _news(backend: Backend, work: Work, call: Any, results: list[Result]) 
                 return
             if event.kind == "partial":
                 for index, image in enumerate(event.images):
-                    yield News("partial_image", {"partial_image_index": partials, "index": index, **place}, image)
+                    yield ProgressUpdate("partial_image", {"partial_image_index": partials, "index": index, **place}, image)
                 partials += 1
             elif event.step == event.steps or time.monotonic() - told >= _BETWEEN_SECONDS:
                 told = time.monotonic()
-                yield News("progress", place)
+                yield ProgressUpdate("progress", place)

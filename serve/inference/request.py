@@ -15,7 +15,7 @@ import numpy as np
 import pydantic_core
 
 from genlib.ports import Port
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.limits import Limits, check_entries
 from serve.parsing.json_fields import Taken, too_long
@@ -25,7 +25,7 @@ SEEDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
+class ActionCall:
     """An action and its arguments, tensors as numpy arrays."""
 
     action: str
@@ -33,13 +33,13 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class InferenceRequest:
     """One or several calls of a model, and what is needed to answer."""
 
     endpoint: str
     """Whose answer it is, a name in `serve.inference.answers.ANSWERS`."""
     model: str
-    calls: tuple[Call, ...]
+    calls: tuple[ActionCall, ...]
     event: str = "action"
     """How its events are called: `image_generation.completed`."""
     seeds: tuple[int, ...] = ()
@@ -61,7 +61,7 @@ class Work:
         return [one for one in flat if isinstance(one, str)]
 
 
-def to_bytes(work: Work) -> bytes:
+def to_bytes(work: InferenceRequest) -> bytes:
     """The work as a .npz file: its plain values as JSON in the array `json`, its arrays beside it."""
     plain = {one.name: getattr(work, one.name) for one in fields(work)}
     arrays = {f"{number}.{name}": value for number, call in enumerate(work.calls) for name, value in _parts(call)[1].items()}
@@ -80,13 +80,13 @@ def _write(file: IO[bytes], array: np.ndarray) -> None:
     file.write(array.reshape(-1).view(np.uint8).data)
 
 
-def _parts(call: Call) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _parts(call: ActionCall) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Its plain arguments, and its arrays."""
     arrays = {name: value for name, value in call.arguments.items() if isinstance(value, np.ndarray)}
     return {name: value for name, value in call.arguments.items() if name not in arrays}, arrays
 
 
-def from_bytes(data: bytes) -> Work:
+def from_bytes(data: bytes) -> InferenceRequest:
     """The work that `to_bytes` wrote."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         plain = json.loads(file["json"].tobytes())
@@ -94,29 +94,29 @@ def from_bytes(data: bytes) -> Work:
             if name != "json":
                 number, argument = name.split(".", 1)
                 plain["calls"][int(number)]["arguments"][argument] = file[name]
-    calls = tuple(Call(**call) for call in plain.pop("calls"))
-    return Work(**{**plain, "calls": calls, "seeds": tuple(plain["seeds"])})
+    calls = tuple(ActionCall(**call) for call in plain.pop("calls"))
+    return InferenceRequest(**{**plain, "calls": calls, "seeds": tuple(plain["seeds"])})
 
 
 def seeds_from(seed: int | None, count: int) -> list[int]:
     """`count` seeds from the given one on, or from a random one of 32 bits, as other tools have them."""
     first = secrets.randbelow(2**32 - count) if seed is None else seed
     if first + count > SEEDS:
-        raise Problem(400, f"the last seed would be 2**63 or more; take a seed below {SEEDS - count}", param="seed")
+        raise ApiError(400, f"the last seed would be 2**63 or more; take a seed below {SEEDS - count}", param="seed")
     return [first + number for number in range(count)]
 
 
 def checked_arguments(card: ModelCard, action: str, values: Mapping[str, Any], limits: Limits, *, later: Collection[str] = ()) -> dict[str, Any]:
     """An action's arguments that are no tensors, checked against their ports; those named in `later` may lack, and tensors.
 
-    Problem names the argument, and never what it was.
+    ApiError names the argument, and never what it was.
     """
     known = card.actions[action]
     check_entries(limits, values)
     _check_texts(values, limits)
     for name, value in values.items():
         if name not in known.inputs:
-            raise Problem(400, f"there is an argument that {action} does not take; it takes {', '.join(known.inputs)}", code="unknown_parameter")
+            raise ApiError(400, f"there is an argument that {action} does not take; it takes {', '.join(known.inputs)}", code="unknown_parameter")
         _check_value(known.inputs[name].port, name, value, limits)
     check_given(card, action, {*values, *later, *tensors_of(card, action)})
     return dict(values)
@@ -126,9 +126,9 @@ def _check_value(port: Port, name: str, value: Any, limits: Limits) -> None:
     try:
         port.taken(value, limits.of_ports())
     except ValueError as reason:
-        raise Problem(400, f"{name} {reason}; /v1/models has its schema", param=name) from None
+        raise ApiError(400, f"{name} {reason}; /v1/models has its schema", param=name) from None
     if isinstance(value, list) and port.limit and len(value) > limits.of_ports()[port.limit]:
-        raise Problem(400, f"{name} has more than {limits.of_ports()[port.limit]} entries; send fewer", param=name, code="limit_exceeded")
+        raise ApiError(400, f"{name} has more than {limits.of_ports()[port.limit]} entries; send fewer", param=name, code="limit_exceeded")
 
 
 def tensors_of(card: ModelCard, action: str) -> frozenset[str]:
@@ -139,7 +139,7 @@ def tensors_of(card: ModelCard, action: str) -> frozenset[str]:
 def check_given(card: ModelCard, action: str, names: Collection[str]) -> None:
     """Problem where an argument lacks that an action needs."""
     if missing := [name for name in card.actions[action].required if name not in names]:
-        raise Problem(400, f"{action} needs {missing[0]}; give it", param=missing[0], code="missing_parameter")
+        raise ApiError(400, f"{action} needs {missing[0]}; give it", param=missing[0], code="missing_parameter")
 
 
 def taken_by(card: ModelCard, action: str, others: Collection[str]) -> Taken:

@@ -23,7 +23,7 @@ class Cancelled(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class PendingRequest:
     """A request on its way through."""
 
     observer: Observer | None = None
@@ -44,16 +44,16 @@ class Ticket:
 
 
 @dataclass(eq=False, slots=True)
-class Call:
+class BatchedCall:
     """One call of a function by a request."""
 
-    ticket: Ticket
+    ticket: PendingRequest
     function: Callable[..., Any]
     arguments: Mapping[str | int, Any]
     """By keyword or place."""
     names: Sequence[str | int]
     """Which arguments have rows; none for a call that must run by itself."""
-    done: Callable[[Call], None]
+    done: Callable[[BatchedCall], None]
     """Told once there is a result or an error."""
     key: Hashable = None
     rows: int = 0
@@ -81,7 +81,7 @@ def signature(value: Any, has_rows: bool) -> Hashable:
     return value.dtype, value.shape, value.device, hashlib.sha256(value.detach().flatten().view(torch.uint8).cpu().numpy().tobytes()).digest()
 
 
-def run(group: Sequence[Call], max_rows: int) -> None:
+def run(group: Sequence[BatchedCall], max_rows: int) -> None:
     """Gives each of some like calls its result or error. One's error is not the others': then each runs by itself."""
     began, rows = time.perf_counter(), sum(call.rows for call in group)
     try:
@@ -98,7 +98,7 @@ def run(group: Sequence[Call], max_rows: int) -> None:
 
 
 @torch.no_grad()
-def together(group: Sequence[Call], max_rows: int) -> list[Any]:
+def together(group: Sequence[BatchedCall], max_rows: int) -> list[Any]:
     """The results of like calls from one call, or from several of at most `max_rows` rows where a single one has more."""
     first, rows = group[0], sum(call.rows for call in group)
     with watching(shared_observer(group)):
@@ -115,7 +115,7 @@ def together(group: Sequence[Call], max_rows: int) -> list[Any]:
     return [cut(result, end - call.rows, end, rows) for call, end in zip(group, ends, strict=True)]
 
 
-def invoked(call: Call, arguments: Mapping[str | int, Any]) -> Any:
+def invoked(call: BatchedCall, arguments: Mapping[str | int, Any]) -> Any:
     """What the call's function gives for these arguments."""
     args = [arguments[place] for place in range(sum(isinstance(name, int) for name in arguments))]
     return call.function(*args, **{name: value for name, value in arguments.items() if isinstance(name, str)})
@@ -146,7 +146,7 @@ def cut(value: Any, start: int, end: int, rows: int) -> Any:
     return value[start:end]
 
 
-def shared_observer(group: Sequence[Call]) -> Observer | None:
+def shared_observer(group: Sequence[BatchedCall]) -> Observer | None:
     """Tells each request of the steps of a call they share; ends the call when none waits for it any more."""
     tickets = [call.ticket for call in group]
 

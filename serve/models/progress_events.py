@@ -10,7 +10,7 @@ from torch import Tensor
 from serve.backend import Event, Result
 
 
-class News:
+class ProgressEvents:
     """Events of one request: `step` is called by the thread that takes its steps, `until` yields them in the event loop."""
 
     def __init__(self, partial_images: int, encode: Callable[[Tensor], list[bytes]]) -> None:

@@ -25,9 +25,9 @@ from genlib.task import Task
 from serve.backend import Event, ModelCard, Overloaded, Result, Unavailable
 from serve.models import image_encoding as pictures
 from serve.models import model_card as card
-from serve.models.batched_call import Cancelled, Ticket
-from serve.models.progress_events import News
-from serve.models.step_batcher import Merger
+from serve.models.batched_call import Cancelled, PendingRequest
+from serve.models.progress_events import ProgressEvents
+from serve.models.step_batcher import StepBatcher
 from serve.models.step_calls import divert, restore
 
 _SMALL = 64 * 64 * 3
@@ -43,7 +43,7 @@ class Runner:
         """The task is this runner's from now on. `max_active` step-by-step requests run at a time; of all, `max_queued` more may wait."""
         self.task, self.max_active, self.max_inside, self._card = task, max_active, max_active + max_queued, card
         self.actions = card.actions
-        self.merger = Merger(card.max_batch)
+        self.merger = StepBatcher(card.max_batch)
         self.walks = divert(task, self.merger)
         self.walkers = ThreadPoolExecutor(max_active, thread_name_prefix="request")
         self.encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
@@ -100,7 +100,7 @@ class Runner:
         """The same with news on the way; closing the iterator stops the work within one step."""
         with self.admitted(action) as ticket:
             taken = self.actions[action].taken(arguments)
-            news = News(partial_images, self.shown)
+            news = ProgressEvents(partial_images, self.shown)
             ticket.observer = news.step
             work = asyncio.create_task(self.result(action, taken, ticket, parameters))
             try:
@@ -110,7 +110,7 @@ class Runner:
                 work.cancel()
 
     @contextlib.contextmanager
-    def admitted(self, action: str) -> Iterator[Ticket]:
+    def admitted(self, action: str) -> Iterator[PendingRequest]:
         """A place for a request; whatever the request still does when it is left ends. Overloaded where there is no more room."""
         if action not in self.actions:
             raise ValueError(f"{self._card.name} has no such action; it has {', '.join(self.actions) or 'none'}")
@@ -118,7 +118,7 @@ class Runner:
             raise Unavailable(1.0)
         if self.inside >= self.max_inside:
             raise Overloaded(max(1.0, round(self.mean_seconds * self.inside / self.max_active)))
-        ticket, began = Ticket(), time.perf_counter()
+        ticket, began = PendingRequest(), time.perf_counter()
         self.inside += 1
         try:
             yield ticket
@@ -130,7 +130,7 @@ class Runner:
             self.inside -= 1
             self.let_go()
 
-    async def result(self, action: str, taken: dict[str, Any], ticket: Ticket, parameters: dict[str, str] | None) -> Result:
+    async def result(self, action: str, taken: dict[str, Any], ticket: PendingRequest, parameters: dict[str, str] | None) -> Result:
         """What an action gives, in the form in which it travels."""
         known, method, loop = self.actions[action], getattr(self.task, action), asyncio.get_running_loop()
         if self.steps(action):
@@ -151,7 +151,7 @@ class Runner:
         return [] if made is None else pictures.files(made)
 
 
-def walked(merger: Merger, ticket: Ticket, method: Callable[..., Tensor], taken: dict[str, Any], asked: float) -> Tensor:
+def walked(merger: StepBatcher, ticket: PendingRequest, method: Callable[..., Tensor], taken: dict[str, Any], asked: float) -> Tensor:
     """What a method gives that goes step by step, in this thread, with its networks' calls merged."""
     ticket.check()
     ticket.seconds["queue"] += time.perf_counter() - asked
@@ -165,7 +165,7 @@ def walked(merger: Merger, ticket: Ticket, method: Callable[..., Tensor], taken:
         return method(**taken)
 
 
-def encoded(made: Tensor, ticket: Ticket, parameters: dict[str, str] | None, seeds: Sequence[int]) -> Result:
+def encoded(made: Tensor, ticket: PendingRequest, parameters: dict[str, str] | None, seeds: Sequence[int]) -> Result:
     """Pictures as files."""
     ticket.check()
     began = time.perf_counter()

@@ -20,26 +20,26 @@ from typing import Any
 
 from torch import Tensor
 
-from serve.models.batched_call import Call, Cancelled, Ticket, run
+from serve.models.batched_call import BatchedCall, Cancelled, PendingRequest, run
 
-_ticket: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
+_ticket: ContextVar[PendingRequest | None] = ContextVar("ticket", default=None)
 """The request that the thread works for."""
 
 
-class Merger:
+class StepBatcher:
     """The turns of the requests for one model, and the thread that computes for them."""
 
     def __init__(self, max_rows: int = 32, patience_seconds: float = 0.002) -> None:
         self.max_rows, self.patience_seconds = max_rows, patience_seconds
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asked: list[Call] = []
+        self._asked: list[BatchedCall] = []
         """Calls of this turn of the event loop."""
-        self._arrived: list[tuple[asyncio.Future[Any], Call]] = []
+        self._arrived: list[tuple[asyncio.Future[Any], BatchedCall]] = []
         """Calls that are done, of which the event loop does not know yet."""
-        self._ready: deque[Ticket] = deque()
-        self._pending: list[Call] = []
-        self._holder: Ticket | Merger | None = None
+        self._ready: deque[PendingRequest] = deque()
+        self._pending: list[BatchedCall] = []
+        self._holder: PendingRequest | StepBatcher | None = None
         self._turn_since = 0.0
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._closed = self._watches = False
@@ -47,7 +47,7 @@ class Merger:
         self._thread.start()
 
     @contextmanager
-    def request(self, ticket: Ticket) -> Iterator[None]:
+    def request(self, ticket: PendingRequest) -> Iterator[None]:
         """What runs inside is the request's: it has turns, and its calls through `call` are merged."""
         began = time.perf_counter()
         with self._lock:
@@ -78,7 +78,7 @@ class Merger:
         ticket.check()
         arguments = {**dict(enumerate(args)), **kwargs}
         names = [name for name, value in arguments.items() if isinstance(value, Tensor) and value.dim()]
-        call = Call(ticket, function, arguments, names, self._return)
+        call = BatchedCall(ticket, function, arguments, names, self._return)
         self._add(call)
         ticket.turn.get()
         ticket.seconds["batch"] += time.perf_counter() - call.since - call.seconds
@@ -86,7 +86,7 @@ class Merger:
             raise call.error
         return call.result
 
-    async def outcome(self, function: Callable[..., Any], arguments: Mapping[Any, Any], rows: Sequence[str], ticket: Ticket) -> Any:
+    async def outcome(self, function: Callable[..., Any], arguments: Mapping[Any, Any], rows: Sequence[str], ticket: PendingRequest) -> Any:
         """function(**arguments), merged with like calls; `rows` names the arguments that have rows.
 
         Always asked from the same event loop. What is asked within one of its turns comes together, and it is woken once for all calls that
@@ -96,7 +96,7 @@ class Merger:
         future: asyncio.Future[Any] = self._loop.create_future()
         if not self._asked:
             self._loop.call_soon(self._add_asked)
-        self._asked.append(Call(ticket, function, arguments, rows, lambda call: self._arrived.append((future, call))))
+        self._asked.append(BatchedCall(ticket, function, arguments, rows, lambda call: self._arrived.append((future, call))))
         return await future
 
     def _add_asked(self) -> None:
@@ -114,7 +114,7 @@ class Merger:
             self._closed = True
             self._wake.put(None)
 
-    def _add(self, *calls: Call) -> None:
+    def _add(self, *calls: BatchedCall) -> None:
         with self._lock:
             self._refuse_closed()
             self._pending.extend(calls)
@@ -123,7 +123,7 @@ class Merger:
             self._watch()
 
     def _watch(self) -> None:
-        if isinstance(self._holder, Ticket) and not self._watches and (self._pending or self._ready):
+        if isinstance(self._holder, PendingRequest) and not self._watches and (self._pending or self._ready):
             self._watches = True
             self._wake.put(None)
 
@@ -131,7 +131,7 @@ class Merger:
         if self._closed:
             raise Cancelled
 
-    def _return(self, call: Call) -> None:
+    def _return(self, call: BatchedCall) -> None:
         with self._lock:
             self._ready.append(call.ticket)
 
@@ -160,9 +160,9 @@ class Merger:
     def _run_due(self) -> bool:
         """Runs the calls that are due; false where it is a request's turn."""
         with self._lock:
-            if isinstance(self._holder, Ticket) and time.perf_counter() - self._turn_since > self.patience_seconds:
+            if isinstance(self._holder, PendingRequest) and time.perf_counter() - self._turn_since > self.patience_seconds:
                 self._pass_on()  # the slow one goes on beside the others
-            self._watches = isinstance(self._holder, Ticket) and bool(self._pending or self._ready)
+            self._watches = isinstance(self._holder, PendingRequest) and bool(self._pending or self._ready)
             if self._holder is not self:
                 return False
             group = self._alike()
@@ -175,7 +175,7 @@ class Merger:
         group.clear()  # an error holds this frame, and what is in it would stay until the next collection
         return True
 
-    def _finish(self, calls: Sequence[Call]) -> None:
+    def _finish(self, calls: Sequence[BatchedCall]) -> None:
         """Tells all who wait for these."""
         for call in calls:
             call.done(call)
@@ -195,7 +195,7 @@ class Merger:
             while self._ready:
                 self._ready.popleft().turn.put(None)
 
-    def _alike(self) -> list[Call]:
+    def _alike(self) -> list[BatchedCall]:
         """Takes the oldest call and all that are like it, oldest first, as many as may run together; or those that nobody waits for."""
         group = [call for call in self._pending if call.ticket.cancelled]
         rows = 0
@@ -209,7 +209,7 @@ class Merger:
         return group
 
 
-def _tell(arrived: Sequence[tuple[asyncio.Future[Any], Call]]) -> None:
+def _tell(arrived: Sequence[tuple[asyncio.Future[Any], BatchedCall]]) -> None:
     for future, call in arrived:
         call.ticket.seconds["model"] += call.seconds
         call.ticket.seconds["batch"] += time.perf_counter() - call.since - call.seconds

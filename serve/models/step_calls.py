@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from genlib.task import Task
-from serve.models.step_batcher import Merger
+from serve.models.step_batcher import StepBatcher
 
 
-def divert(task: Task, merger: Merger) -> bool:
+def divert(task: Task, merger: StepBatcher) -> bool:
     """Merges the task's step calls with those of other requests; whether it has any."""
     calls = list(task.step_calls())
     for owner, method in calls:

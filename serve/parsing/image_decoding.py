@@ -16,7 +16,7 @@ from PIL import Image
 
 from genlib.data.codecs.decode import BadSample, ImageHeader, array_header, decode_array, decode_image, image_header
 from genlib.ports import Port
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.limits import Limits
 from serve.parsing import number_lists
 from serve.parsing.json_fields import Value, no_json
@@ -40,7 +40,7 @@ def is_data_uri(text: str) -> bool:
 def file_of(text: str, param: str) -> bytes:
     """The bytes of base64 text or of a data URI. Nothing is ever fetched."""
     if text[:8].lower().startswith(("http://", "https://", "file://")):
-        raise Problem(
+        raise ApiError(
             400, f"{param} is an address, and this server fetches nothing; send the picture as a data URI", param=param, code="invalid_image"
         )
     start = _DATA_URI.match(text[:200])
@@ -49,11 +49,11 @@ def file_of(text: str, param: str) -> bytes:
             raise ValueError
         return base64.b64decode(text[start.end() if start else 0 :], validate=True)
     except (binascii.Error, ValueError):
-        raise Problem(400, f"{param} is neither base64 nor a data URI", param=param, code="invalid_image") from None
+        raise ApiError(400, f"{param} is neither base64 nor a data URI", param=param, code="invalid_image") from None
 
 
 def measured(data: bytes, limits: Limits, param: str) -> ImageHeader:
-    """What a PNG, JPEG or WebP file says of itself. Problem where it is none, or has too many pixels."""
+    """What a PNG, JPEG or WebP file says of itself. ApiError where it is none, or has too many pixels."""
     try:
         header = image_header(data)
         most = min(limits.input_pixels, limits.picture_bytes // _PIXEL_BYTES.get((header.format, header.channels), 8))
@@ -77,17 +77,17 @@ def pixels_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
 def check_pixels(files: Sequence[bytes], limits: Limits, param: str) -> None:
     """Problem where one is no picture, or they have too many pixels together."""
     if len(files) > limits.inputs:
-        raise Problem(400, f"there are {len(files)} pictures, and one request may bring {limits.inputs}", param=param, code="limit_exceeded")
+        raise ApiError(400, f"there are {len(files)} pictures, and one request may bring {limits.inputs}", param=param, code="limit_exceeded")
     headers = [measured(file, limits, param) for file in files]
     pixels = sum(header.height * header.width for header in headers)
     if pixels > limits.all_input_pixels:
         message = f"the pictures of {param} have {pixels:,} pixels together, and may have {limits.all_input_pixels:,}; send fewer, or smaller ones"
-        raise Problem(400, message, param=param, code="limit_exceeded")
+        raise ApiError(400, message, param=param, code="limit_exceeded")
 
 
-def _no_picture(param: str, reason: str) -> Problem:
+def _no_picture(param: str, reason: str) -> ApiError:
     message = f"{param} cannot be used as a picture ({reason}); send a PNG, JPEG or WebP file of one frame"
-    return Problem(400, message, param=param, code="invalid_image")
+    return ApiError(400, message, param=param, code="invalid_image")
 
 
 def upright(pixels: np.ndarray, data: bytes) -> np.ndarray:
@@ -171,7 +171,7 @@ def tensor_of(value: Value, name: str, port: Port, channels: int, limits: Limits
         return pictures_of([file_of(one, name) for one in _parsed(value, name)], name, channels, limits)
     if value.starts(b"["):
         return numbers_of(value.text(), name, limits, whole=port.whole)
-    raise Problem(400, f"{name} must be a picture, a .npy file or lists of numbers; /v1/models has its schema", param=name)
+    raise ApiError(400, f"{name} must be a picture, a .npy file or lists of numbers; /v1/models has its schema", param=name)
 
 
 def _parsed(value: Value, name: str) -> Any:
@@ -181,7 +181,7 @@ def _parsed(value: Value, name: str) -> Any:
     except ValueError as error:
         raise no_json(str(error)) from None
     if isinstance(parsed, list) and not all(isinstance(one, str) for one in parsed):
-        raise Problem(400, f"{name} is no list of pictures; /v1/models has its schema", param=name, code="invalid_array")
+        raise ApiError(400, f"{name} is no list of pictures; /v1/models has its schema", param=name, code="invalid_array")
     return parsed
 
 
@@ -197,8 +197,8 @@ def pictures_of(files: Sequence[bytes], name: str, channels: int, limits: Limits
     return batch_of(pictures)
 
 
-def _differ(name: str) -> Problem:
-    return Problem(400, f"the pictures of {name} differ in size, or are too large together; scale them", param=name, code="invalid_image")
+def _differ(name: str) -> ApiError:
+    return ApiError(400, f"the pictures of {name} differ in size, or are too large together; scale them", param=name, code="invalid_image")
 
 
 def array_of(data: bytes, name: str, limits: Limits, *, whole: bool = False) -> np.ndarray:
@@ -207,7 +207,7 @@ def array_of(data: bytes, name: str, limits: Limits, *, whole: bool = False) -> 
         check_size(math.prod(array_header(data)[0]), name, limits)
         array = np.asarray(decode_array(data))
     except BadSample:
-        raise Problem(400, f"{name} is no .npy file of plain numbers", param=name, code="invalid_array") from None
+        raise ApiError(400, f"{name} is no .npy file of plain numbers", param=name, code="invalid_array") from None
     if array.dtype.kind in "biu" and whole:
         return array.astype(np.int64 if array.dtype == np.uint64 else np.result_type(array.dtype, np.int8))  # uint8 are levels of pictures
     return array.astype(np.float32) if array.dtype.kind in "biu" else finite(array.astype(np.float32), name)
@@ -220,17 +220,17 @@ def numbers_of(text: bytes, name: str, limits: Limits, *, whole: bool = False) -
         return finite(number_lists.read(text, whole=whole), name)
     except number_lists.NotRectangular:
         said = "is no rectangular list of whole numbers" if whole else "is no rectangular list of numbers"
-        raise Problem(400, f"{name} {said}", param=name, code="invalid_array") from None
+        raise ApiError(400, f"{name} {said}", param=name, code="invalid_array") from None
 
 
 def check_size(numbers: int, name: str, limits: Limits) -> None:
     """Problem where an array is too large, or empty."""
     if not 0 < numbers <= limits.numbers:
-        raise Problem(400, f"{name} holds {numbers} numbers, and may hold 1 to {limits.numbers:,}", param=name, code="invalid_array")
+        raise ApiError(400, f"{name} holds {numbers} numbers, and may hold 1 to {limits.numbers:,}", param=name, code="invalid_array")
 
 
 def finite(array: np.ndarray, name: str) -> np.ndarray:
-    """The array. Problem where it holds what is no number."""
+    """The array. ApiError where it holds what is no number."""
     if not np.isfinite(array).all():
-        raise Problem(400, f"{name} holds a number that is not finite", param=name, code="invalid_array")
+        raise ApiError(400, f"{name} holds a number that is not finite", param=name, code="invalid_array")
     return array

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pydantic_core
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.limits import Limits
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -71,7 +71,7 @@ class Value:
 
 
 def fields(content: bytes, taken: Taken, limits: Limits) -> dict[str, Value]:
-    """A body's fields, in the order in which they come. Problem where it is no JSON object, has another field or one twice, or holds too much.
+    """A body's fields, in the order in which they come. ApiError where it is no JSON object, has another field or one twice, or holds too much.
 
     What stands inside a value is not checked here but for how much it is.
     """
@@ -84,9 +84,9 @@ def joined(given: dict[str, Value]) -> bytes:
     return b"{" + b",".join(pydantic_core.to_json(name) + b":" + value.text() for name, value in given.items()) + b"}"
 
 
-def no_json(said: str) -> Problem:
+def no_json(said: str) -> ApiError:
     """Of a body that no parser would take."""
-    return Problem(400, f"the body is not JSON: {said}", code="invalid_json")
+    return ApiError(400, f"the body is not JSON: {said}", code="invalid_json")
 
 
 def _after_space(content: bytes, place: int) -> int:
@@ -121,7 +121,7 @@ class _Reader:
     def fields(self) -> dict[str, Value]:
         found: dict[str, Value] = {}
         if self.place < len(self.content) and not self.content.startswith(b"{", self.place):
-            raise Problem(400, "the body must be a JSON object", code="invalid_json")
+            raise ApiError(400, "the body must be a JSON object", code="invalid_json")
         if not self.comes(b"{"):
             raise no_json("it is empty")
         while not self.comes(b"}"):
@@ -129,7 +129,7 @@ class _Reader:
                 raise no_json(f"there is no comma at byte {self.place}")
             name = self.name()
             if name in found:
-                raise Problem(400, f"{name} comes more than once, and takes one value", param=name, code="invalid_json")
+                raise ApiError(400, f"{name} comes more than once, and takes one value", param=name, code="invalid_json")
             if not self.comes(b":"):
                 raise no_json(f"there is no colon at byte {self.place}")
             found[name] = Value(self.content, self.place, self.after_value(name))
@@ -156,7 +156,7 @@ class _Reader:
         except ValueError:
             raise no_json(f"the name before byte {self.place} is no text") from None
         if name is None or name not in self.taken.names:
-            raise Problem(400, self.taken.refusal, code="unknown_parameter")
+            raise ApiError(400, self.taken.refusal, code="unknown_parameter")
         return name
 
     def after_value(self, name: str) -> int:
@@ -207,23 +207,23 @@ class _Reader:
         if file and _is_file(self.content[start + 1 : found.end() - 1]):
             return found.end()
         if found.end() - start > self.text_bytes:
-            raise Problem(400, f"{name} is neither base64 nor a data URI", param=name, code="invalid_image")
+            raise ApiError(400, f"{name} is neither base64 nor a data URI", param=name, code="invalid_image")
         self.words_bytes += found.end() - start
         if self.words_bytes > self.limits.words_bytes:
             message = f"the texts take more than {self.limits.words_bytes:,} bytes together; send fewer, or shorter ones"
-            raise Problem(400, message, param=name, code="limit_exceeded")
+            raise ApiError(400, message, param=name, code="limit_exceeded")
         return found.end()
 
     def count(self, tokens: int) -> None:
         """Takes them from those that a body may have."""
         self.tokens += tokens
         if self.tokens > _TOKENS_A_LIST * self.entries:
-            raise Problem(400, "the body holds more values than any request here has; send fewer", code="limit_exceeded")
+            raise ApiError(400, "the body holds more values than any request here has; send fewer", code="limit_exceeded")
 
     def check_entries(self, name: str, entries: int) -> None:
         if entries > self.entries:
             message = f"{name} has more than {self.entries} entries, which are the limit; send fewer"
-            raise Problem(400, message, param=name, code="limit_exceeded")
+            raise ApiError(400, message, param=name, code="limit_exceeded")
 
 
 def _is_file(text: bytes) -> bool:
@@ -231,6 +231,6 @@ def _is_file(text: bytes) -> bool:
     return not text.translate(None, _FILE).replace(b"\\", b"") and text.count(b"\\") == text.count(b"\\/")
 
 
-def too_long(name: str, limits: Limits) -> Problem:
+def too_long(name: str, limits: Limits) -> ApiError:
     """Of a text."""
-    return Problem(400, f"{name} is longer than {limits.text_characters} characters; shorten it", param=name, code="limit_exceeded")
+    return ApiError(400, f"{name} is longer than {limits.text_characters} characters; shorten it", param=name, code="limit_exceeded")

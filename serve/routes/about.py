@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from genlib.actions import Action
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.front import json_response, of
 from serve.inference import abilities
@@ -68,7 +68,7 @@ async def ready(request: Request) -> Response:
     problems: dict[str, str] = dict(getattr(front.backend, "problems", {}))
     if not served:
         why = "; ".join(f"{name}: {problem}" for name, problem in problems.items()) or "no model is loaded yet"
-        raise Problem(503, why, code="not_ready", headers={"Retry-After": "5"})
+        raise ApiError(503, why, code="not_ready", headers={"Retry-After": "5"})
     return json_response({"status": "ready", "models": served, **({"problems": problems} if problems else {})})
 
 

@@ -8,10 +8,10 @@ import pydantic_core
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.front import of, respond
-from serve.inference.request import Call, Work, check_given, checked_arguments, taken_by, tensors_of
+from serve.inference.request import ActionCall, InferenceRequest, check_given, checked_arguments, taken_by, tensors_of
 from serve.limits import Limits, check_action
 from serve.options import ServeOptions
 from serve.parsing.image_decoding import tensor_of
@@ -33,11 +33,11 @@ async def run_action(request: Request, model: str, action: str) -> Response:
     front = of(request)
     card = front.named(model)
     if action not in card.actions:
-        raise Problem(404, f"{card.name} has no such action; it has {', '.join(card.actions) or 'none'}", code="action_not_found")
+        raise ApiError(404, f"{card.name} has no such action; it has {', '.join(card.actions) or 'none'}", code="action_not_found")
     content = await request.body()
     body, arguments = await if_large(_decoded_bytes(card, action, content), _taken, card, action, content, front.options.limits)
     if body.model not in (None, model):
-        raise Problem(400, "the body names another model than the path", param="model")
+        raise ApiError(400, "the body names another model than the path", param="model")
     work = _work(card, action, arguments, body, front.options)
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
@@ -69,14 +69,14 @@ def _parsed(given: dict[str, Value]) -> dict[str, Any]:
         raise no_json(str(error)) from None
 
 
-def _work(card: ModelCard, action: str, arguments: dict[str, Any], body: Asked, options: ServeOptions) -> Work:
+def _work(card: ModelCard, action: str, arguments: dict[str, Any], body: Asked, options: ServeOptions) -> InferenceRequest:
     known, side = card.actions[action], card.sizes.side
     seeds = arguments.get(known.named("seeds") or "")
     width, height = (arguments.get(known.named(kind) or "") or side for kind in ("width", "height"))
     steps = known.named("steps")
     wanted = options.png_parameters and body.png_parameters is not False
-    return Work(
-        endpoint="actions", model=card.name, calls=(Call(action=action, arguments=arguments),), event="action",
+    return InferenceRequest(
+        endpoint="actions", model=card.name, calls=(ActionCall(action=action, arguments=arguments),), event="action",
         seeds=tuple(seeds) if isinstance(seeds, list) else (), steps=arguments.get(steps, known.inputs[steps].default) if steps else 0,
         parameters=settings(card, known, arguments, (width, height)) if wanted else None, partial_images=body.partial_images or 0,
         link=body.response_format == "url",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.front import of
 from serve.inference.schema import EXAMPLE
 from serve.limits import Limits
@@ -62,7 +62,7 @@ ASKED = tuple(field.alias or name for name, field in Asked.model_fields.items())
 
 
 async def body_of(request: Request, model: type[T]) -> T:
-    """The request's body as `model`, from JSON or a form. Problem names the field that is wrong, never what stood there."""
+    """The request's body as `model`, from JSON or a form. ApiError names the field that is wrong, never what stood there."""
     if kind_of(request, forms=True) == "application/json":
         content = await request.body()
         return await if_large(len(content), checked, model, content, of(request).options.limits)
@@ -74,7 +74,7 @@ async def body_of(request: Request, model: type[T]) -> T:
 
 
 def checked(model: type[T], content: bytes, limits: Limits) -> T:
-    """JSON as `model`. Problem names the field that is wrong."""
+    """JSON as `model`. ApiError names the field that is wrong."""
     fields(content, taken_by(model), limits)
     return validated(model, content)
 
@@ -113,7 +113,7 @@ def kind_of(request: Request, *, forms: bool) -> str:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     allowed = ("application/json", "multipart/form-data") if forms else ("application/json",)
     if kind not in allowed:
-        raise Problem(415, f"Content-Type must be {' or '.join(allowed)}", code="unsupported_media_type")
+        raise ApiError(415, f"Content-Type must be {' or '.join(allowed)}", code="unsupported_media_type")
     return kind
 
 
@@ -121,7 +121,7 @@ async def _form(request: Request) -> FormData:
     try:
         return await request.form(max_files=64, max_fields=256, max_part_size=1 << 20)
     except (HTTPException, ValueError, KeyError):  # KeyError and ValueError: python-multipart on a strange header
-        raise Problem(400, "the form cannot be read; send multipart/form-data with a boundary", code="invalid_form") from None
+        raise ApiError(400, "the form cannot be read; send multipart/form-data with a boundary", code="invalid_form") from None
 
 
 async def _fields(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ async def _fields(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
         values = [await _text_of(one) for one in form.getlist(name)]
         short = name.removesuffix("[]")
         if short not in lists and len(values) > 1:
-            raise Problem(400, "a field comes more than once, and takes one value", code="invalid_form")
+            raise ApiError(400, "a field comes more than once, and takes one value", code="invalid_form")
         fields[short] = values if short in lists and (name.endswith("[]") or len(values) > 1) else values[0]
     return fields
 
@@ -155,19 +155,19 @@ _MESSAGES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal
 """Kinds of pydantic's messages that say more than the type, and nothing of what was sent."""
 
 
-def _refused(error: ValidationError, model: type[BaseModel]) -> Problem:
+def _refused(error: ValidationError, model: type[BaseModel]) -> ApiError:
     """The first finding in a sentence."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     names = [field.alias or name for name, field in model.model_fields.items()]
     name = str(first["loc"][0]) if first["loc"] and first["loc"][0] in names else None
     if first["type"] == "extra_forbidden" or (first["loc"] and name is None):
-        return Problem(400, _unknown(names), code="unknown_parameter")
+        return ApiError(400, _unknown(names), code="unknown_parameter")
     if first["type"] == "json_invalid":
-        return Problem(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
+        return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
     telling = first["type"] in _MESSAGES or first["type"].endswith(("_type", "_parsing"))
     said = first["msg"].removeprefix("Value error, ") if telling else "has a wrong form"
     code = "missing_parameter" if first["type"] == "missing" else "invalid_value"
-    return Problem(400, f"{name or 'the body'}: {said[0].lower()}{said[1:]}", param=name, code=code)
+    return ApiError(400, f"{name or 'the body'}: {said[0].lower()}{said[1:]}", param=name, code=code)
 
 
 def described(model: type[BaseModel], *, forms: bool = False) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from genlib.actions import Action
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.front import of, respond
 from serve.inference.abilities import action_for
@@ -81,7 +81,7 @@ def _modes(body: Edit, masked: bool) -> tuple[str, ...]:
     """The actions that would do, the best first."""
     if body.mode not in (None, "auto"):
         if body.mode == "inpaint" and not masked:
-            raise Problem(400, "inpainting needs a mask, or a picture with transparent places", param="mask", code="missing_parameter")
+            raise ApiError(400, "inpainting needs a mask, or a picture with transparent places", param="mask", code="missing_parameter")
         return (body.mode,)  # type: ignore[return-value]
     if masked:
         return ("inpaint",)
@@ -98,7 +98,7 @@ def _arrays(
     """The picture, and the mask where there is one, once for each seed, in the size that the model takes."""
     if action.name == "outpaint":
         if picture.shape[1] > sides[0] or picture.shape[0] > sides[1]:
-            raise Problem(
+            raise ApiError(
                 400,
                 f"the picture is larger than the {sides[0]}x{sides[1]} it would be continued to; send a smaller one",
                 param="image",
@@ -110,7 +110,7 @@ def _arrays(
         return pictured(action, image)
     assert mask is not None
     if mask.shape != picture.shape[:2]:
-        raise Problem(400, "the mask has another size than the picture; make both the same", param="mask", code="invalid_image")
+        raise ApiError(400, "the mask has another size than the picture; make both the same", param="mask", code="invalid_image")
     scaled = fitted(mask[:, :, None] * np.uint8(255), *sides, smooth=False)
     return {**pictured(action, image), masked: np.repeat(batch_of([scaled]), count, axis=0)}
 

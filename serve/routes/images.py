@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.front import Front, of, respond
 from serve.inference.abilities import action_for
-from serve.inference.request import Call, seeds_from
+from serve.inference.request import ActionCall, seeds_from
 from serve.routes.bodies import WHOLE, Asked, Picture, body_of
 from serve.routes.describing import route
 from serve.routes.drawing import Drawn, Share, Text, sized, words_of
@@ -84,28 +84,28 @@ def _condition(card: ModelCard, body: Generation, count: int) -> dict[str, tuple
     action = card.actions["generate"]
     if action.named("texts"):
         if body.label is not None:
-            raise Problem(400, "this model draws after words; give a prompt in place of the label", param="label", code="unsupported_parameter")
+            raise ApiError(400, "this model draws after words; give a prompt in place of the label", param="label", code="unsupported_parameter")
         return {"texts": ("prompt", [body.prompt or ""] * count)}
     if action.named("label"):
         return {"label": ("label", [_class_of(card, body)] * count)}
     if body.prompt or body.label is not None:
         given = "prompt" if body.prompt else "label"
-        raise Problem(400, f"this model draws without a {given}; leave it out", param=given, code="unsupported_parameter")
+        raise ApiError(400, f"this model draws without a {given}; leave it out", param=given, code="unsupported_parameter")
     return {}
 
 
 def _class_of(card: ModelCard, body: Generation) -> int:
-    """The number of the class that a label or prompt names. Problem names some that there are."""
+    """The number of the class that a label or prompt names. ApiError names some that there are."""
     asked, param = (body.label, "label") if body.label is not None else (body.prompt or "", "prompt")
     some = ", ".join(card.sizes.classes[:20]) + (", ..." if len(card.sizes.classes) > 20 else "") or "numbers"
     if asked == "":
-        raise Problem(400, f"this model draws one of its classes; name one as the prompt: {some}", param="prompt", code="missing_class")
+        raise ApiError(400, f"this model draws one of its classes; name one as the prompt: {some}", param="prompt", code="missing_class")
     text, names = str(asked).strip().lower(), [name.lower() for name in card.sizes.classes]
     if text in names:
         return names.index(text)
     if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < (len(names) or 2**31):
         return int(text)
-    raise Problem(404, f"this model draws classes, and there is none of that name; it knows {some}", param=param, code="unknown_class")
+    raise ApiError(404, f"this model draws classes, and there is none of that name; it knows {some}", param=param, code="unknown_class")
 
 
 @route(ROUTER, "/v1/images/variations", Variation, uses=("images.variations",), answer="Pictures", stream=True, forms=True)
@@ -147,7 +147,7 @@ async def reconstructions(request: Request) -> Response:
     action = card.actions["reconstruct"]
     image, sides = await fitted_batch(card, body.image if isinstance(body.image, list) else [body.image], front.options.limits, "image")
     arguments = pictured(action, image)
-    more = [Call(action="anomaly", arguments=pictured(card.actions["anomaly"], image))] if "anomaly" in card.actions else []
+    more = [ActionCall(action="anomaly", arguments=pictured(card.actions["anomaly"], image))] if "anomaly" in card.actions else []
     work = picture_work(
         card, action, arguments, body, front.options,
         endpoint="images.reconstructions", event="image_reconstruction", seeds=(), steps=0, sides=sides, request={}, more=more,

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.front import job_events, json_response, of
 from serve.routes.describing import EVENTS, PNG, get
 from serve.streams import event_stream
@@ -28,7 +28,7 @@ async def listed(
     for job in found[start : start + limit]:
         try:
             shown.append(jobs.shown(job))
-        except Problem:  # deleted since
+        except ApiError:  # deleted since
             continue
     return json_response({"object": "list", "data": shown, "has_more": start + limit < len(found)})
 

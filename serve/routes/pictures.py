@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genlib.actions import Action
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.inference.abilities import PICTURES
-from serve.inference.request import Call, Work, checked_arguments
+from serve.inference.request import ActionCall, InferenceRequest, checked_arguments
 from serve.limits import Limits, check_cost, repeats_of
 from serve.options import ServeOptions
 from serve.parsing.image_decoding import batch_of, check_pixels, file_of, fitted_with, pixels_of
@@ -32,11 +32,11 @@ def sides_of(card: ModelCard, size: str | None, limits: Limits, given: tuple[int
         return _near(card, given, limits) if given and card.sizes.multiple else (card.sizes.side, card.sizes.side)
     width, height = int(found[1]), int(found[2])
     if not card.sizes.multiple and (width, height) != (card.sizes.side, card.sizes.side):
-        raise Problem(400, f"this model makes {card.sizes.side}x{card.sizes.side} only; take that, or auto", param="size", code="unsupported_size")
+        raise ApiError(400, f"this model makes {card.sizes.side}x{card.sizes.side} only; take that, or auto", param="size", code="unsupported_size")
     if card.sizes.multiple and (width % card.sizes.multiple or height % card.sizes.multiple):
-        raise Problem(400, f"both sides must be multiples of {card.sizes.multiple} with this model", param="size", code="unsupported_size")
+        raise ApiError(400, f"both sides must be multiples of {card.sizes.multiple} with this model", param="size", code="unsupported_size")
     if max(width, height) > limits.side:
-        raise Problem(400, f"a side may have {limits.side} pixels; ask for less", param="size", code="limit_exceeded")
+        raise ApiError(400, f"a side may have {limits.side} pixels; ask for less", param="size", code="limit_exceeded")
     return width, height
 
 
@@ -48,18 +48,18 @@ def _near(card: ModelCard, given: tuple[int, int], limits: Limits) -> tuple[int,
 
 
 def options_of(card: ModelCard, action: Action, values: Mapping[str, tuple[str, Any]], limits: Limits) -> dict[str, Any]:
-    """An action's arguments from a body's fields, {kind of port: (field, value)}; None is not given. Problem where the model has no such thing."""
+    """An action's arguments from a body's fields, {kind of port: (field, value)}; None is not given. ApiError where the model has no such thing."""
     taken, fields = {}, {}
     for kind, (field, value) in values.items():
         if value is None:
             continue
         argument = action.named(kind)
         if argument is None:
-            raise Problem(400, f"this model's {action.name} has no {field}; leave it out", param=field, code="unsupported_parameter")
+            raise ApiError(400, f"this model's {action.name} has no {field}; leave it out", param=field, code="unsupported_parameter")
         taken[argument], fields[argument] = value, field
     try:
         return checked_arguments(card, action.name, taken, limits, later=seeded(action, ()))
-    except Problem as problem:
+    except ApiError as problem:
         problem.param = fields.get(problem.param or "", problem.param)
         raise
 
@@ -83,7 +83,7 @@ def steps_of(card: ModelCard, action: Action, asked: int | None) -> int:
     most = card.sizes.max_steps
     if asked is not None and most and asked > most:
         message = f"this model's noise schedule has {most} steps; ask for no more"
-        raise Problem(400, message, param="num_inference_steps", code="limit_exceeded")
+        raise ApiError(400, message, param="num_inference_steps", code="limit_exceeded")
     return steps
 
 
@@ -118,7 +118,7 @@ def check_scaled(limits: Limits, pictures: int, sides: tuple[int, int]) -> None:
     """Problem where given pictures are too large together in the size that a model takes."""
     if pictures * sides[0] * sides[1] > limits.input_pixels:
         message = f"{pictures} pictures of {sides[0]}x{sides[1]} have more than {limits.input_pixels:,} pixels together; send fewer, or ask for less"
-        raise Problem(400, message, code="limit_exceeded")
+        raise ApiError(400, message, code="limit_exceeded")
 
 
 def _files(texts: Sequence[str], limits: Limits, param: str) -> list[bytes]:
@@ -130,16 +130,16 @@ def _files(texts: Sequence[str], limits: Limits, param: str) -> list[bytes]:
 
 def picture_work(
     card: ModelCard, action: Action, arguments: dict[str, Any], body: Asked, options: ServeOptions, *,
-    endpoint: str, event: str, seeds: Sequence[int], steps: int, sides: tuple[int, int], request: dict[str, Any], more: Sequence[Call] = (),
-) -> Work:  # fmt: skip
+    endpoint: str, event: str, seeds: Sequence[int], steps: int, sides: tuple[int, int], request: dict[str, Any], more: Sequence[ActionCall] = (),
+) -> InferenceRequest:  # fmt: skip
     """Work that makes pictures, within the limit of what one request may cost."""
     rows = max(len(seeds), *(len(value) for value in arguments.values() if isinstance(value, np.ndarray)), 1)
     passes = max(1, repeats_of(action, arguments) // max(1, steps))
     check_cost(options.limits, pictures=rows, steps=steps, pixels=sides[0] * sides[1] * passes)
     shown = {**request, "size": f"{sides[0]}x{sides[1]}", **({"seed": seeds[0]} if seeds else {})}
     wanted = options.png_parameters and body.png_parameters is not False
-    return Work(
-        endpoint=endpoint, model=card.name, calls=(Call(action=action.name, arguments=arguments), *more), event=event,
+    return InferenceRequest(
+        endpoint=endpoint, model=card.name, calls=(ActionCall(action=action.name, arguments=arguments), *more), event=event,
         seeds=tuple(seeds), steps=steps,
         parameters=settings(card, action, arguments, sides) if wanted else None, partial_images=body.partial_images or 0,
         link=body.response_format == "url", request=shown,

@@ -10,11 +10,11 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from genlib.actions import Action
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.front import Front, of, respond
 from serve.inference.abilities import ABILITIES, action_for
-from serve.inference.request import Call, Work, checked_arguments
+from serve.inference.request import ActionCall, InferenceRequest, checked_arguments
 from serve.parsing.image_decoding import batch_of, fitted_with, is_data_uri, with_channels
 from serve.routes.bodies import WHOLE, Asked, Picture, body_of
 from serve.routes.describing import route
@@ -51,19 +51,19 @@ async def embeddings(request: Request) -> Response:
     body, front = await body_of(request, Embedding), of(request)
     if body.dimensions is not None:
         message = "these models were not trained for vectors that are cut short; leave dimensions out"
-        raise Problem(400, message, param="dimensions", code="unsupported_parameter")
+        raise ApiError(400, message, param="dimensions", code="unsupported_parameter")
     inputs = [body.input] if isinstance(body.input, str) else body.input
     texts = [at for at, one in enumerate(inputs) if not is_data_uri(one)]
     pictures = [at for at, one in enumerate(inputs) if is_data_uri(one)]
     card = front.card(body.model, (_TEXTS if texts else _IMAGES,), f"embeddings of {'texts' if texts else 'pictures'}")
-    calls: list[tuple[list[int], Call]] = []
+    calls: list[tuple[list[int], ActionCall]] = []
     if texts:
         action = card.actions[action_for(card, _TEXTS)]
         arguments = checked_arguments(card, action.name, {action.required[0]: [inputs[at] for at in texts]}, front.options.limits)
-        calls.append((texts, Call(action=action.name, arguments=arguments)))
+        calls.append((texts, ActionCall(action=action.name, arguments=arguments)))
     if pictures:
         if ABILITIES[_IMAGES](card) is None:
-            raise Problem(400, "this model embeds no pictures; send texts alone", param="input", code="unsupported_parameter")
+            raise ApiError(400, "this model embeds no pictures; send texts alone", param="input", code="unsupported_parameter")
         calls += await _of_pictures(front, card, card.actions[action_for(card, _IMAGES)], [inputs[at] for at in pictures], pictures, {}, "input")
     work = _work("embeddings", card, calls, {"base64": body.encoding_format == "base64"})
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
@@ -77,9 +77,9 @@ async def classifications(request: Request) -> Response:
     action = card.actions[action_for(card, "classifications")]
     names, templates = action.named("names"), action.named("templates")
     if names and body.labels is None:
-        raise Problem(400, "this model knows no classes of its own; give labels", param="labels", code="missing_parameter")
+        raise ApiError(400, "this model knows no classes of its own; give labels", param="labels", code="missing_parameter")
     if not names and (body.labels or body.templates):
-        raise Problem(400, "this model knows its own classes only; leave labels and templates out", param="labels", code="unsupported_parameter")
+        raise ApiError(400, "this model knows its own classes only; leave labels and templates out", param="labels", code="unsupported_parameter")
     given = {name: value for name, value in ((names, body.labels), (templates, body.templates)) if name and value}
     options = checked_arguments(card, action.name, given, front.options.limits)
     images = body.image if isinstance(body.image, list) else [body.image]
@@ -89,14 +89,16 @@ async def classifications(request: Request) -> Response:
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
 
-def _work(endpoint: str, card: ModelCard, calls: list[tuple[list[int], Call]], note: dict[str, Any]) -> Work:
+def _work(endpoint: str, card: ModelCard, calls: list[tuple[list[int], ActionCall]], note: dict[str, Any]) -> InferenceRequest:
     places = [places for places, _ in calls]
-    return Work(endpoint=endpoint, model=card.name, calls=tuple(call for _, call in calls), event=endpoint[:-1], note={**note, "places": places})
+    return InferenceRequest(
+        endpoint=endpoint, model=card.name, calls=tuple(call for _, call in calls), event=endpoint[:-1], note={**note, "places": places}
+    )
 
 
 async def _of_pictures(
     front: Front, card: ModelCard, action: Action, texts: list[str], places: list[int], options: dict[str, Any], param: str
-) -> list[tuple[list[int], Call]]:
+) -> list[tuple[list[int], ActionCall]]:
     """Calls for pictures of any sizes, those of one size together, each with the places of its rows."""
     groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     if card.sizes.side:
@@ -105,7 +107,10 @@ async def _of_pictures(
     for place, picture in zip(places, pictures, strict=True):
         groups.setdefault(picture.shape, []).append((place, picture))
     return [
-        ([place for place, _ in group], Call(action=action.name, arguments={**options, **pictured(action, batch_of([one for _, one in group]))}))
+        (
+            [place for place, _ in group],
+            ActionCall(action=action.name, arguments={**options, **pictured(action, batch_of([one for _, one in group]))}),
+        )
         for group in groups.values()
     ]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local import local_head
-from cluster.parallel import Progress, parallel_map
+from cluster.parallel import ProgressLine, parallel_map
 from tests.jobs.runs import ROOT, alive, descendants, wait_until
 
 
@@ -62,11 +62,11 @@ def test_an_error_names_its_item_and_keeps_its_kind() -> None:
 
 
 def test_progress_says_how_long_it_will_take(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress("indexing", 100)
+    progress = ProgressLine("indexing", 100)
     assert progress.words(9) == "0 of 100 in 9 s"
     progress.done, progress._first = 21, progress._start + 5
     assert progress.words(25) == "21 of 100 in 25 s, about 79 s to go"
-    assert Progress("indexing", None).words(3) == "0 in 3 s"
+    assert ProgressLine("indexing", None).words(3) == "0 in 3 s"
     progress._last -= 11
     progress.advance()
     assert capsys.readouterr().err.startswith("indexing: 22 of 100 in ")

@@ -13,9 +13,9 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.inference.execution import execute
-from serve.inference.request import Call, Work
+from serve.inference.request import ActionCall, InferenceRequest
 from serve.inference.schema import arguments_schema
 from serve.limits import Limits
 from serve.models.pool import ModelPool
@@ -141,9 +141,9 @@ def test_what_was_refused_is_let_go_at_once(local: ModelPool) -> None:
 
     async def refused() -> int:
         for _ in range(3):
-            call = Call(action="decode", arguments={"code": np.ones(1_000_003, np.float32)})
-            with pytest.raises(Problem, match="code of shape"):
-                await execute(local, Metrics(), Work(endpoint="actions", model="vae", calls=(call,)), SOON)
+            call = ActionCall(action="decode", arguments={"code": np.ones(1_000_003, np.float32)})
+            with pytest.raises(ApiError, match="code of shape"):
+                await execute(local, Metrics(), InferenceRequest(endpoint="actions", model="vae", calls=(call,)), SOON)
         async with asyncio.timeout(SOON):
             while found := arrays():
                 await asyncio.sleep(0.1)

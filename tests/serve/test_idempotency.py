@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from fastapi.responses import Response
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.http import idempotency
 from serve.http.idempotency import Answers, size_on_disk
 from serve.observability import Metrics
@@ -92,7 +92,7 @@ def test_two_servers_make_an_answer_once(tmp_path: Path) -> None:
         waiting = [asyncio.create_task(answers.once("k", "one", make)) for answers in (one, two, one, two)]
         await until(lambda: bool(begun))
         await asyncio.sleep(0.2)
-        with pytest.raises(Problem, match="came with another request"):
+        with pytest.raises(ApiError, match="came with another request"):
             await two.once("k", "another", make)
         go.set()
         return [(await task).body for task in waiting]
@@ -170,10 +170,10 @@ def test_a_failure_is_not_kept(tmp_path: Path) -> None:
     answers = Answers(tmp_path, 1 << 20, Metrics())
 
     async def fails() -> Response:
-        raise Problem(503, "away")
+        raise ApiError(503, "away")
 
     async def asked() -> None:
-        with pytest.raises(Problem):
+        with pytest.raises(ApiError):
             await answers.once("k", "one", fails)
         assert not answers.running
         assert names(tmp_path) == set()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from genlib.actions import Action, Input
 from genlib.ports import PORTS, Sizes
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.limits import Limits, check_action, check_cost, rows_of
 from serve.parsing.image_decoding import array_of, fitted, is_data_uri, pixels_of, tensor_of, transparent, with_channels
 from serve.parsing.json_fields import Value
@@ -68,7 +68,7 @@ def test_the_middle_is_kept() -> None:
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
     for content in (data, b"\x89PNG\r\n\x1a\n" + data, b"\xff\xd8\xff" + data, b"RIFF\x00\x00\x00\x00WEBP" + data):
-        with pytest.raises(Problem) as refused:
+        with pytest.raises(ApiError) as refused:
             pixels_of(content, LIMITS, "image")
         assert refused.value.status == 400
 
@@ -88,16 +88,16 @@ def test_lists_of_numbers_and_of_pictures() -> None:
     assert batch.max() == 255
     assert batch.dtype == np.uint8
     for wrong in ([[1], [2, 3]], [["a"]], [None], [1, "a"], ["a", 1], [[]], [], [float("inf")], [10**400], [[[[[[[1]]]]]]], {"a": 1}, 1, None):
-        with pytest.raises(Problem):
+        with pytest.raises(ApiError):
             tensor_of(given_as(wrong), "code", PORTS["code"], 3, LIMITS)
-    with pytest.raises(Problem, match="numbers"):
+    with pytest.raises(ApiError, match="numbers"):
         tensor_of(given_as([0.0] * 11), "code", PORTS["code"], 3, Limits(numbers=10))
 
 
 def test_pictures_are_counted_before_any_is_decoded() -> None:
     large = uri(png(np.zeros((600, 600, 1), np.uint8)))
     for limits, said in ((Limits(inputs=2), "3 pictures"), (Limits(all_input_pixels=10**6), "together"), (Limits(input_pixels=400_000), "together")):
-        with pytest.raises(Problem, match=said):
+        with pytest.raises(ApiError, match=said):
             tensor_of(given_as([large] * 3), "image", PORTS["image"], 1, limits)
 
 
@@ -118,7 +118,7 @@ def test_a_data_uri_is_told_from_words() -> None:
 
 @pytest.mark.parametrize(("pictures", "steps", "pixels"), [(10**6, 1, 64), (1, 10**9, 64), (1, 1, 99999**2), (64, 1000, 512 * 512)])
 def test_one_limit_over_pictures_steps_and_pixels(pictures: int, steps: int, pixels: int) -> None:
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(ApiError) as refused:
         check_cost(LIMITS, pictures=pictures, steps=steps, pixels=pixels)
     assert refused.value.code == "limit_exceeded"
     assert check_cost(LIMITS, pictures=10, steps=100, pixels=1024 * 1024) <= LIMITS.cost
@@ -141,5 +141,5 @@ def test_the_cost_of_an_action_of_any_family() -> None:
         {"seed": [1], "steps": 10**9}, {"seed": [1] * 65}, {"image": image, "amount": [0.0] * 1001},
         {"seed": [1] * 64, "steps": 1000, "passes": 100}, {"seed": [1] * 10, "steps": 1000, "width": 4096, "height": 4096},
     ):  # fmt: skip
-        with pytest.raises(Problem):
+        with pytest.raises(ApiError):
             check_action(LIMITS, draw, arguments, Sizes(side=64))

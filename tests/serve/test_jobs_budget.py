@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from genlib.ports import Image, Seeds, Steps, Texts
 from genlib.task import Task, action
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.background_jobs import job
 from serve.background_jobs.folder import JobFolder
-from serve.background_jobs.job import ENDED, Job, job_id
+from serve.background_jobs.job import ENDED, BackgroundJob, job_id
 from serve.background_jobs.jobs import Jobs
 from tests.serve.models import Walker, application, ask, card_of, run, until
 
@@ -45,9 +45,9 @@ DAMAGE = {
 }  # fmt: skip
 
 
-def laid(root: Path, what: str, size: int) -> Job:
+def laid(root: Path, what: str, size: int) -> BackgroundJob:
     """A job as it may lie there, of exactly that size unless its state alone is larger."""
-    one = Job(root / job_id())
+    one = BackgroundJob(root / job_id())
     one.folder.mkdir()
     state = {"id": one.id, "status": what, "created_at": 1, "progress": {"steps": 1, "step": 1}, "fingerprint": "", "attempts": 0}
     content = DAMAGE[what] if what in DAMAGE else json.dumps({**state, "error": None, "result": None, "completed_at": 1, "endpoint": "x"}).encode()
@@ -74,7 +74,7 @@ def test_what_is_kept_is_what_a_model_keeps(steps: list[tuple[str, str, int]]) -
     """Against a list in the order of their ends, which knows sizes alone."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        folder, over, busy, foreign = JobFolder(root, LIMIT), list[Job](), list[Job](), list[Path]()
+        folder, over, busy, foreign = JobFolder(root, LIMIT), list[BackgroundJob](), list[BackgroundJob](), list[Path]()
         sizes: dict[str, int] = {}
 
         def model(need: int) -> bool:
@@ -97,7 +97,7 @@ def test_what_is_kept_is_what_a_model_keeps(steps: list[tuple[str, str, int]]) -
                 sizes[one.id] = one.size()
             elif what == "claim":
                 fits = model(size)
-                with nullcontext() if fits else pytest.raises(Problem, match=r"ask for less|try again"):
+                with nullcontext() if fits else pytest.raises(ApiError, match=r"ask for less|try again"):
                     folder.claim(size)
             elif what == "make room":
                 folder.make_room()
@@ -278,7 +278,7 @@ def test_a_damaged_job_does_not_stand_in_the_way_of_its_key(tmp_path: Path) -> N
             body, headers = {"async": True, "num_inference_steps": 1}, {"Idempotency-Key": "mine"}
             first = (await client.post(GENERATE, json=body, headers=headers)).json()
             assert await over(client, first) == "completed"
-            await until(lambda: not Job(tmp_path / first["id"]).held())
+            await until(lambda: not BackgroundJob(tmp_path / first["id"]).held())
             (tmp_path / first["id"] / "state.json").write_bytes(b"{")
             again = await client.post(GENERATE, json=body, headers=headers)
             assert (again.status_code, again.json()["id"]) == (202, first["id"])

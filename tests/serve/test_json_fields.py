@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.api_error import Problem
+from serve.api_error import ApiError
 from serve.limits import Limits
 from serve.parsing.json_fields import Taken, fields, joined
 from tests.serve.hostile import filled
@@ -69,7 +69,7 @@ def test_nothing_passes_that_a_strict_parser_refuses(content: bytes) -> None:
     content = b"{" + content + b"}"
     try:
         parsed = pydantic_core.from_json(joined(fields(content, TAKEN, LIMITS)), allow_inf_nan=False)
-    except (Problem, ValueError):
+    except (ApiError, ValueError):
         return
     assert parsed == json.loads(content)
 
@@ -102,7 +102,7 @@ def test_nothing_passes_that_a_strict_parser_refuses(content: bytes) -> None:
     ],
 )
 def test_what_is_wrong_is_said_and_not_what_was_sent(content: bytes, said: str) -> None:
-    with pytest.raises(Problem, match=said) as refused:
+    with pytest.raises(ApiError, match=said) as refused:
         fields(content, TAKEN, LIMITS)
     assert refused.value.status == 400
     assert "secret" not in refused.value.message

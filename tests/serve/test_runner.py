@@ -21,7 +21,7 @@ from genlib import checkpoint
 from genlib.models.diffusion.latent import LatentTask
 from serve.backend import Event, Overloaded, Result, Unavailable
 from serve.models import image_encoding as pictures
-from serve.models.batched_call import Ticket
+from serve.models.batched_call import PendingRequest
 from serve.models.runner import Runner
 from tests.models.stages import train_stages
 
@@ -66,7 +66,7 @@ async def crowd(runner: Runner, action: str, requests: list[dict[str, Any]]) -> 
     """Requests that start together: the first turn is held until all are there, and a machine that stutters does not part them."""
     merger, patience = runner.merger, runner.merger.patience_seconds
     merger.patience_seconds = SOON
-    with merger.request(Ticket()):
+    with merger.request(PendingRequest()):
         tasks = [asyncio.create_task(runner.run(action, request)) for request in requests]
         while len(merger._ready) + len(merger._pending) < len(tasks):
             await asyncio.sleep(0.001)

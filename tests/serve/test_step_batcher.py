@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from serve.models.batched_call import Cancelled, Ticket
-from serve.models.step_batcher import Merger
+from serve.models.batched_call import Cancelled, PendingRequest
+from serve.models.step_batcher import StepBatcher
 
 SOON = 20.0  # seconds after which a test fails instead of hanging
 
@@ -33,8 +33,8 @@ class Network:
 
 
 @pytest.fixture
-def merger() -> Iterator[Merger]:
-    made = Merger(max_rows=8)
+def merger() -> Iterator[StepBatcher]:
+    made = StepBatcher(max_rows=8)
     yield made
     made.close()
 
@@ -49,7 +49,7 @@ LOOP = asyncio.new_event_loop()
 threading.Thread(target=LOOP.run_forever, daemon=True).start()
 
 
-def submit(merger: Merger, function: Callable[..., Any], arguments: dict[str, Any], rows: Sequence[str], ticket: Ticket) -> Future[Any]:
+def submit(merger: StepBatcher, function: Callable[..., Any], arguments: dict[str, Any], rows: Sequence[str], ticket: PendingRequest) -> Future[Any]:
     """What an event loop asks of it; on return the merger has it."""
     asked = asyncio.run_coroutine_threadsafe(merger.outcome(function, arguments, rows, ticket), LOOP)
     for _ in range(2):
@@ -60,21 +60,21 @@ def submit(merger: Merger, function: Callable[..., Any], arguments: dict[str, An
 class Crowd:
     """Requests that start together, in the order in which they were added: the first turn is held until all are there."""
 
-    def __init__(self, merger: Merger, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, merger: StepBatcher, pool: ThreadPoolExecutor) -> None:
         self.merger, self.pool = merger, pool
-        self.works: list[tuple[Callable[[], Any], Ticket]] = []
+        self.works: list[tuple[Callable[[], Any], PendingRequest]] = []
 
-    def add(self, work: Callable[[], Any], ticket: Ticket | None = None) -> None:
-        self.works.append((work, ticket or Ticket()))
+    def add(self, work: Callable[[], Any], ticket: PendingRequest | None = None) -> None:
+        self.works.append((work, ticket or PendingRequest()))
 
     def run(self) -> list[Future[Any]]:
-        def one(work: Callable[[], Any], ticket: Ticket) -> Any:
+        def one(work: Callable[[], Any], ticket: PendingRequest) -> Any:
             with self.merger.request(ticket):
                 return work()
 
         futures = []
         self.merger.patience_seconds = SOON  # a machine that stutters must not part those who come together
-        with self.merger.request(Ticket()):
+        with self.merger.request(PendingRequest()):
             for number, work in enumerate(self.works):
                 futures.append(self.pool.submit(one, *work))
                 while len(self.merger._ready) <= number:
@@ -86,11 +86,11 @@ class Crowd:
 
 
 @pytest.fixture
-def crowd(merger: Merger, pool: ThreadPoolExecutor) -> Crowd:
+def crowd(merger: StepBatcher, pool: ThreadPoolExecutor) -> Crowd:
     return Crowd(merger, pool)
 
 
-def asks(merger: Merger, network: Network, value: float, rows: int = 1, calls: int = 1, **options: Any) -> Callable[[], Tensor]:
+def asks(merger: StepBatcher, network: Network, value: float, rows: int = 1, calls: int = 1, **options: Any) -> Callable[[], Tensor]:
     """A request's work: so many calls, each on what the one before gave."""
 
     def work() -> Tensor:
@@ -102,7 +102,7 @@ def asks(merger: Merger, network: Network, value: float, rows: int = 1, calls: i
     return work
 
 
-def test_alike_calls_run_as_one_and_rows_come_back(merger: Merger, crowd: Crowd) -> None:
+def test_alike_calls_run_as_one_and_rows_come_back(merger: StepBatcher, crowd: Crowd) -> None:
     network = Network()
     for value, rows in ((10.0, 1), (20.0, 3), (30.0, 2)):
         crowd.add(asks(merger, network, value, rows))
@@ -112,7 +112,7 @@ def test_alike_calls_run_as_one_and_rows_come_back(merger: Merger, crowd: Crowd)
     assert all(ticket.batch_size == 6 for _, ticket in crowd.works)
 
 
-def test_unlike_calls_run_apart(merger: Merger, crowd: Crowd) -> None:
+def test_unlike_calls_run_apart(merger: StepBatcher, crowd: Crowd) -> None:
     network, other = Network(), Network()
     crowd.add(asks(merger, network, 1.0))
     crowd.add(asks(merger, network, 1.0, scale=2.0))
@@ -125,7 +125,7 @@ def test_unlike_calls_run_apart(merger: Merger, crowd: Crowd) -> None:
     assert (network.rows, other.rows) == ([1] * 5, [1])
 
 
-def test_requests_join_and_leave_between_calls(merger: Merger, crowd: Crowd) -> None:
+def test_requests_join_and_leave_between_calls(merger: StepBatcher, crowd: Crowd) -> None:
     network = Network()
     for calls in (1, 2, 5):
         crowd.add(asks(merger, network, float(calls), calls=calls))
@@ -133,7 +133,7 @@ def test_requests_join_and_leave_between_calls(merger: Merger, crowd: Crowd) -> 
     assert network.rows == [3, 2, 1, 1, 1]
 
 
-def test_a_call_of_too_many_rows_is_split_and_groups_stay_small(merger: Merger, crowd: Crowd) -> None:
+def test_a_call_of_too_many_rows_is_split_and_groups_stay_small(merger: StepBatcher, crowd: Crowd) -> None:
     network = Network()
     values = torch.arange(20.0)[:, None].expand(20, 2)
     crowd.add(lambda: merger.call(network, values, torch.ones(20)))
@@ -145,7 +145,7 @@ def test_a_call_of_too_many_rows_is_split_and_groups_stay_small(merger: Merger, 
     assert network.rows == [8, 8, 4, 6, 3]
 
 
-def test_ones_error_is_not_the_others(merger: Merger, crowd: Crowd) -> None:
+def test_ones_error_is_not_the_others(merger: StepBatcher, crowd: Crowd) -> None:
     def picky(x: Tensor) -> Tensor:
         if (x < 0).any():
             raise ValueError("below zero")
@@ -159,14 +159,14 @@ def test_ones_error_is_not_the_others(merger: Merger, crowd: Crowd) -> None:
         second.result(SOON)
 
 
-def test_a_result_without_rows_is_not_divided(merger: Merger, crowd: Crowd) -> None:
+def test_a_result_without_rows_is_not_divided(merger: StepBatcher, crowd: Crowd) -> None:
     for value in (1.0, 2.0):
         crowd.add(lambda value=value: merger.call(torch.sum, torch.full((2,), value)))
     assert [result.item() for result in crowd.results()] == [2, 4]
 
 
-def test_cancelled_ones_end_at_their_next_call(merger: Merger, crowd: Crowd) -> None:
-    network, ticket = Network(), Ticket()
+def test_cancelled_ones_end_at_their_next_call(merger: StepBatcher, crowd: Crowd) -> None:
+    network, ticket = Network(), PendingRequest()
 
     def cancelled_on_the_way() -> Tensor:
         x = merger.call(network, torch.ones(1, 2), torch.ones(1))
@@ -182,7 +182,7 @@ def test_cancelled_ones_end_at_their_next_call(merger: Merger, crowd: Crowd) -> 
     assert network.rows == [2, 1, 1]
 
 
-def test_cancelled_while_it_waits(merger: Merger) -> None:
+def test_cancelled_while_it_waits(merger: StepBatcher) -> None:
     release, entered = threading.Event(), threading.Event()
 
     def slow(x: Tensor) -> Tensor:
@@ -190,8 +190,8 @@ def test_cancelled_while_it_waits(merger: Merger) -> None:
         release.wait(SOON)
         return x
 
-    network, ticket = Network(), Ticket()
-    first = submit(merger, slow, {"x": torch.ones(1)}, ["x"], Ticket())
+    network, ticket = Network(), PendingRequest()
+    first = submit(merger, slow, {"x": torch.ones(1)}, ["x"], PendingRequest())
     entered.wait(SOON)
     second = submit(merger, network, {"x": torch.ones(1, 2), "time": torch.ones(1)}, ["x", "time"], ticket)
     ticket.cancelled = True
@@ -202,31 +202,31 @@ def test_cancelled_while_it_waits(merger: Merger) -> None:
     assert network.rows == []
 
 
-def test_who_keeps_its_turn_does_not_hold_up_the_others(merger: Merger, pool: ThreadPoolExecutor) -> None:
+def test_who_keeps_its_turn_does_not_hold_up_the_others(merger: StepBatcher, pool: ThreadPoolExecutor) -> None:
     held, done, network = threading.Event(), threading.Event(), Network()
 
     def slow() -> None:
-        with merger.request(Ticket()):
+        with merger.request(PendingRequest()):
             merger.call(network, torch.ones(1, 2), torch.ones(1))
             held.set()
             assert done.wait(SOON)
             merger.call(network, torch.ones(1, 2), torch.ones(1))
 
     def quick() -> None:
-        with merger.request(Ticket()):
+        with merger.request(PendingRequest()):
             for _ in range(5):
                 merger.call(network, torch.ones(1, 2), torch.ones(1))
 
     first = pool.submit(slow)
     held.wait(SOON)
     pool.submit(quick).result(SOON)
-    assert submit(merger, network, {"x": torch.ones(1, 2), "time": torch.ones(1)}, ["x"], Ticket()).result(SOON)[0, 0] == 2
+    assert submit(merger, network, {"x": torch.ones(1, 2), "time": torch.ones(1)}, ["x"], PendingRequest()).result(SOON)[0, 0] == 2
     done.set()
     first.result(SOON)
     assert len(network.rows) == 8
 
 
-def test_whole_actions_merge_by_rows(merger: Merger) -> None:
+def test_whole_actions_merge_by_rows(merger: StepBatcher) -> None:
     seen: list[tuple[int, list[str]]] = []
     entered, release = threading.Event(), threading.Event()
 
@@ -239,7 +239,7 @@ def test_whole_actions_merge_by_rows(merger: Merger) -> None:
     def ask(value: float, texts: Sequence[str], labels: list[str], gallery: float) -> Future[Tensor]:
         images = torch.full((len(texts), 1, 2, 2), value)
         arguments = {"image": images, "text": list(texts), "labels": labels, "gallery": torch.full((3,), gallery)}
-        return submit(merger, act, arguments, ["image", "text"], Ticket())
+        return submit(merger, act, arguments, ["image", "text"], PendingRequest())
 
     first = ask(9.0, ["held"], ["x"], 0.0)
     entered.wait(SOON)
@@ -250,7 +250,7 @@ def test_whole_actions_merge_by_rows(merger: Merger) -> None:
     assert seen == [(1, ["held"]), (3, ["a", "b", "c"]), (1, ["d"]), (1, ["e"])]
 
 
-def test_rows_that_do_not_fit_run_by_themselves(merger: Merger) -> None:
+def test_rows_that_do_not_fit_run_by_themselves(merger: StepBatcher) -> None:
     seen: list[int] = []
     entered, release = threading.Event(), threading.Event()
 
@@ -265,7 +265,7 @@ def test_rows_that_do_not_fit_run_by_themselves(merger: Merger) -> None:
     asked = [([0], [0]), ([1], [1]), ([2, 3], [2]), ([4], [4, 5])]  # the last two would fit each other
     futures = []
     for seed, label in asked:
-        futures.append(submit(merger, act, {"seed": seed, "label": label}, ["seed", "label"], Ticket()))
+        futures.append(submit(merger, act, {"seed": seed, "label": label}, ["seed", "label"], PendingRequest()))
         entered.wait(SOON)
     release.set()
     assert [future.result(SOON).tolist() for future in futures[:2]] == [[0], [1]]
@@ -275,7 +275,7 @@ def test_rows_that_do_not_fit_run_by_themselves(merger: Merger) -> None:
 
 
 def test_closing_lets_all_go(pool: ThreadPoolExecutor) -> None:
-    merger, entered, release = Merger(), threading.Event(), threading.Event()
+    merger, entered, release = StepBatcher(), threading.Event(), threading.Event()
 
     def slow(x: Tensor) -> Tensor:
         entered.set()
@@ -283,7 +283,7 @@ def test_closing_lets_all_go(pool: ThreadPoolExecutor) -> None:
         return x
 
     def request() -> Tensor:
-        with merger.request(Ticket()):
+        with merger.request(PendingRequest()):
             return merger.call(slow, torch.ones(1))
 
     futures = [pool.submit(request)]
@@ -305,11 +305,11 @@ def test_closing_lets_all_go(pool: ThreadPoolExecutor) -> None:
     patience=st.sampled_from([0.0, 0.002]),
 )
 def test_any_crowd_gets_its_own(requests: list[tuple[int, int, float]], patience: float) -> None:
-    merger, network = Merger(max_rows=8, patience_seconds=patience), Network()
+    merger, network = StepBatcher(max_rows=8, patience_seconds=patience), Network()
     with ThreadPoolExecutor(len(requests)) as pool:
 
         def work(number: int, rows: int, calls: int, scale: float) -> Tensor:
-            with merger.request(Ticket()):
+            with merger.request(PendingRequest()):
                 return asks(merger, network, float(number), rows, calls, scale=scale)()
 
         futures = [pool.submit(work, number, *request) for number, request in enumerate(requests)]
@@ -323,12 +323,12 @@ def test_any_crowd_gets_its_own(requests: list[tuple[int, int, float]], patience
     assert sum(network.rows) == sum(rows * calls for rows, calls, _ in requests)
 
 
-def test_what_an_event_loop_asks_in_one_turn_comes_together(merger: Merger) -> None:
+def test_what_an_event_loop_asks_in_one_turn_comes_together(merger: StepBatcher) -> None:
     network = Network()
 
     async def crowd() -> list[Tensor]:
         values = [{"x": torch.full((1, 2), float(number)), "time": torch.ones(1)} for number in range(5)]
-        asks = [merger.outcome(network, value, ["x", "time"], Ticket()) for value in values]
+        asks = [merger.outcome(network, value, ["x", "time"], PendingRequest()) for value in values]
         return await asyncio.gather(*asks)
 
     assert [result[0, 0].item() for result in asyncio.run(crowd())] == [1, 2, 3, 4, 5]

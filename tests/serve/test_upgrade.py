@@ -1,6 +1,6 @@
 """What asks for another protocol is answered in this one, with its whole body, and the connection goes on (RFC 9110, 7.8).
 
-The way past httptools' own end at an upgrade is of httptools 0.9.0 under uvicorn 0.54.0 (`serve.http.protocol.Reader`).
+The way past httptools' own end at an upgrade is of httptools 0.9.0 under uvicorn 0.54.0 (`serve.http.protocol.RequestParser`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ASKS = {
 
 
 def test_the_versions_whose_behaviour_this_is_about() -> None:
-    assert (version("uvicorn"), version("httptools")) == ("0.54.0", "0.9.0"), "read what serve.http.protocol.Reader overrides again"
+    assert (version("uvicorn"), version("httptools")) == ("0.54.0", "0.9.0"), "read what serve.http.protocol.RequestParser overrides again"
     assert uvicorn_settings(ServeOptions())["ws"] == "none"
 
 

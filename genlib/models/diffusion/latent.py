@@ -24,7 +24,7 @@ from genlib.models.autoencoders.image import ImageAutoencoder
 from genlib.models.diffusion.latent_transform import LatentTransform
 from genlib.models.diffusion.process import SeededNoise
 from genlib.models.diffusion.sampling import Sampler, walk
-from genlib.models.representation.text_encoder import TextTower, text_tower
+from genlib.models.representation.text_encoder import FrozenTextTower, text_tower
 from genlib.nn.tokenizer import FixedLengthTokenizer
 from genlib.ports import Guidance, GuidanceRescale, Height, Image, NegativeText, Seeds, Sizes, Steps, Texts, Width
 from genlib.task import Task, action
@@ -146,7 +146,7 @@ class LatentTask(Task):
         return found
 
     @property
-    def towers(self) -> list[TextTower]:
+    def towers(self) -> list[FrozenTextTower]:
         """The frozen text encoders."""
         return [text_tower(task) for role, task in self.upstream.items() if role.startswith("text")]
 

@@ -22,7 +22,7 @@ from genlib.models.diffusion.ldm import LatentDiffusion
 from genlib.models.diffusion.process import DiscreteConfig
 from genlib.models.diffusion.sd3 import SD3
 from genlib.models.diffusion.sdxl import SDXLRefiner
-from genlib.models.representation.text_encoder import TextTower
+from genlib.models.representation.text_encoder import FrozenTextTower
 from genlib.nn.tokenizer import END, START
 
 _NONE = [None, None]
@@ -152,7 +152,7 @@ def write_scheduler(process: DiscreteConfig, folder: Path) -> str:
     return "DDIMScheduler"
 
 
-def write_text_encoder(tower: TextTower, folder: Path, suffix: str, *, projected: bool) -> list[str]:
+def write_text_encoder(tower: FrozenTextTower, folder: Path, suffix: str, *, projected: bool) -> list[str]:
     """text_encoder and tokenizer with that suffix; without the projection where the pipeline wants none."""
     model = tower.model if projected == bool(tower.pooled_width) else without_projection(tower.model)
     save_component(model, folder / f"text_encoder{suffix}")
@@ -173,7 +173,7 @@ def without_projection(model: Any) -> Any:
     return bare
 
 
-def write_tokenizer(tower: TextTower, folder: Path) -> None:
+def write_tokenizer(tower: FrozenTextTower, folder: Path) -> None:
     """tokenizer.json, and what transformers needs beside it to fill texts up as training did."""
     folder.mkdir(parents=True, exist_ok=True)
     inner = tower.tokenizer.tokenizer

@@ -25,7 +25,7 @@ from genlib.models.diffusion.latent_unet import LatentUNetConfig
 from genlib.models.diffusion.ldm import LatentDiffusion, LatentDiffusionConfig
 from genlib.models.diffusion.process import DiscreteConfig
 from genlib.models.representation.clip_towers import TextTransformer
-from genlib.models.representation.text_encoder import TextEncoderConfig, TextTower
+from genlib.models.representation.text_encoder import FrozenTextTower, TextEncoderConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import Batch, DataSpec
@@ -116,7 +116,7 @@ class SDXLRefiner(LatentDiffusion):
         return self.base.autoencoder
 
     @property
-    def towers(self) -> list[TextTower]:
+    def towers(self) -> list[FrozenTextTower]:
         return self.base.towers[1:]
 
     def network(self, channels: int, side: int) -> Any:

@@ -139,7 +139,7 @@ class T5Encoder(FixedTextEncoder):
 
 
 @dataclass(frozen=True, slots=True)
-class TextTower:
+class FrozenTextTower:
     """A text encoder as diffusion uses it: of a task of this module, or of a CLIP trained here."""
 
     task: Task
@@ -179,16 +179,16 @@ class TextTower:
         return out.hidden_states[-2], out.last_hidden_state, getattr(out, "text_embeds", None)
 
 
-def text_tower(task: Task) -> TextTower:
+def text_tower(task: Task) -> FrozenTextTower:
     """The text encoder in a CLIP or a task of this module. ValueError where the task has none."""
     if isinstance(task, FixedTextEncoder):
-        return TextTower(task, task.text_model)
+        return FrozenTextTower(task, task.text_model)
     from genlib.models.representation.clip import CLIP
 
     if not isinstance(task, CLIP):
         raise ValueError(f"{type(task).__name__} has no text encoder; the stage must be a CLIP or a text encoder")
     model: Any = task.net.text.model
-    return TextTower(task, model)
+    return FrozenTextTower(task, model)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
