@@ -75,11 +75,11 @@ class FakeTask:
         made = cls.__new__(cls)
         made.mode = FakeTensorMode(allow_non_fake_inputs=True)
         tensors = [value for value in (*task.state_dict(keep_vars=True).values(), *task.buffers()) if isinstance(value, Tensor)]
-        made.task = copy.deepcopy(task, {id(value): made._without_values(value) for value in tensors}).train()
+        made.task = copy.deepcopy(task, {id(value): made.without_values(value) for value in tensors}).train()
         made.players = Players(made.task)
         return made
 
-    def _without_values(self, value: Tensor) -> Tensor:
+    def without_values(self, value: Tensor) -> Tensor:
         if value.numel() != 1 or value.is_floating_point() or value.is_meta:
             return self.mode.from_tensor(value)
         with self.mode:  # a constant, whose value may be asked for: a mark of a text, a count
