@@ -110,6 +110,7 @@ class ModelPool:
         """A new runner of a checkpoint, which passed its consistency check here."""
         runner = Runner.load(folder, name=name, **self.loading)
         try:
+            # a model that was put away for room comes back without being checked again: it is the same weights
             if runner.card().sha256 not in self.tested:
                 check_consistency(runner, folder)
         except BaseException:
@@ -123,6 +124,7 @@ class ModelPool:
         if before := self.runners.pop(name, None):
             self.leave(before)
         self.runners[name], self.cards[name] = runner, runner.card()
+        # the one just asked for stays, though it alone is more than the limit
         while self.memory_bytes and len(self.runners) > 1 and sum(one.memory_bytes() for one in self.runners.values()) > self.memory_bytes:
             _, oldest = self.runners.popitem(last=False)
             self.leave(oldest)
