@@ -43,6 +43,7 @@ class Split:
         numbers = np.arange(mine.start, mine.stop, dtype=np.int64)
         while total is None or start < total:
             count = size if total is None else min(size, total - start)
+            # a short last batch is filled up: what ranks gather from each other needs as many rows of each
             rows = np.minimum(numbers, count - 1)
             bucket_size = self.order.size_of(start, size) if isinstance(self.order, BucketOrder) else None
             if by_place:

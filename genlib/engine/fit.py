@@ -110,6 +110,7 @@ class Training:
         self.flops_per_sample: float | None = None
 
     def run(self) -> Path:
+        # one rank looks, as that renames damaged checkpoints, and all ranks must begin from the same one
         found = distributed.broadcast_object(self.history.newest() if distributed.rank() == 0 else None)
         if found:
             refuse_other_run(found[1], self.recipe, self.stage, self.source.spec)
@@ -233,6 +234,7 @@ class Training:
             stop = stop_vote(done) and done < self.steps
             checkpoint_due = stop or done == self.steps or due(done, self.config.checkpoint_every_steps, self.steps)
             if checkpoint_due:
+                # first the rows, then the checkpoint: a run that resumes from it would never write them again
                 new = self.report.flush() or new
             if new:
                 row = new

@@ -44,6 +44,7 @@ class Prefetcher:
     def _put(self, item) -> None:
         while not self._stop.is_set():
             try:
+                # a time limit, or `close` would not be heard while nobody takes from a full queue
                 return self._queue.put(item, timeout=0.1)
             except queue.Full:
                 continue
@@ -77,6 +78,7 @@ class Prefetcher:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(event)
             for value in batch.values():
+                # allocated on the copying stream, which would hand the memory out again while the step still reads it
                 value.record_stream(stream)
         return batch
 

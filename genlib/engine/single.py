@@ -37,6 +37,7 @@ class SingleDevice:
         self.optimizers: dict[str, Optimizer] = {}
         self.players = Players(task)
         for player in task.players():
+            # before wrapping: DistributedDataParallel notes which weights have gradients when it is made
             self.players.select(player)
             self.loss_modules[player] = self.wrap(LossModule(task, config.precision, self.device, compile=config.compile))
             optim = optim_of(config, player)
@@ -64,6 +65,7 @@ class SingleDevice:
                 loss, values = loss_module(phase.name, batch, step)
                 (loss / len(micro_batches) if len(micro_batches) > 1 else loss).backward()
             metrics.append(values)
+        # backward has averaged the gradients, so every rank sees the same norm and decides the same
         norm = clip_gradients(weights, optim.clip_norm).item()
         applied = norm == norm and norm != float("inf")
         if applied:

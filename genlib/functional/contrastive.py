@@ -29,6 +29,7 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, weight
     The mean over ranks of the gradient of each rank's mean is the gradient of the mean over the global batch.
     """
     counts = torch.ones(len(image), dtype=torch.bool, device=image.device) if weight is None else weight > 0
+    # logits go up to 100, where numbers in bf16 are half a unit apart
     with torch.autocast(image.device.type, enabled=False):
         kind = torch.promote_types(image.dtype, torch.float32)
         return _contrastive(image.to(kind), text.to(kind), logit_scale.to(kind), counts, tile)

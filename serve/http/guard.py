@@ -92,12 +92,14 @@ class Guard:
 
     async def admitted(self, scope: Scope, headers: Mapping[str, str], receive: Receive, answer: ResponseSender) -> None:
         """Lets a request in, within the number that may be in at once."""
+        # all that headers tell comes before the body: who may not ask must not make the server read
         check_single(scope, headers)
         self.check_host(headers)
         if scope["path"] not in self.open_paths:
             self.check_key(headers)
         if scope["method"] not in _SAFE:
             self.check_origin(headers)
+        # not counted: a busy server that refused a probe would be restarted by its cluster
         if scope["path"] in self.open_paths:
             await self.app(scope, receive, answer.send)
             return
@@ -113,6 +115,7 @@ class Guard:
             self.held_bytes -= (size := len(body))
             if size > _LARGE_BYTES:
                 del body
+                # in a thread: every heap is walked, and the event loop would answer nobody meanwhile
                 asyncio.get_running_loop().run_in_executor(None, give_back)
 
     def check_host(self, headers: Mapping[str, str]) -> None:

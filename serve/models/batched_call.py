@@ -78,6 +78,7 @@ def signature(value: Any, has_rows: bool) -> Hashable:
         return list if has_rows else repr(value)
     if has_rows:
         return value.dtype, value.shape[1:], value.device
+    # by content, as each request brings tensors of its own
     return value.dtype, value.shape, value.device, hashlib.sha256(value.detach().flatten().view(torch.uint8).cpu().numpy().tobytes()).digest()
 
 

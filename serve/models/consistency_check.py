@@ -68,7 +68,7 @@ class Sample:
 
 
 def check_consistency(runner: Runner, checkpoint: Path) -> None:
-    """Runs the self-test of a checkpoint's model, beside all requests, in the caller's thread; warm afterwards. ValueError says how it fails."""
+    """Checks a checkpoint's model, beside all requests, in the caller's thread; warm afterwards. ValueError says how it fails."""
     name, made = runner.card().name, samples(runner)
     if not agree(made, samples(runner)):
         raise ValueError(f"the self-test of {name} does not give the same twice; this machine or its device is not to be trusted")

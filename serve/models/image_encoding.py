@@ -21,6 +21,7 @@ def per_row(pictures: Tensor) -> int:
 
 def pixels(pictures: Tensor) -> np.ndarray:
     """Pictures (..., C, H, W) in [0, 1] -> uint8 (N, H, W, C), row by row."""
+    # a sampler may give nan, which has no defined byte
     return (pictures.detach().flatten(0, -4).movedim(1, 3).float().nan_to_num().clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()
 
 

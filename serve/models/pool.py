@@ -26,7 +26,7 @@ class ModelPool:
     """A `Backend` over runners.
 
     A model whose checkpoint cannot be opened is in `problems` with the reason; the others are served. A newer checkpoint takes the place
-    of the one before once it is loaded and passes its self-test; requests that run finish where they began.
+    of the one before once it is loaded and passes its consistency check; requests that run finish where they began.
     """
 
     def __init__(self, sources: tuple[ModelSource, ...], *, memory_gb: float = 0.0, **loading: Any) -> None:
@@ -107,9 +107,10 @@ class ModelPool:
             raise ValueError(self.refused[folder][1]) from None
 
     def tested_runner(self, folder: Path, name: str) -> Runner:
-        """A new runner of a checkpoint, which passed its self-test here."""
+        """A new runner of a checkpoint, which passed its consistency check here."""
         runner = Runner.load(folder, name=name, **self.loading)
         try:
+            # a model that was put away for room comes back without being checked again: it is the same weights
             if runner.card().sha256 not in self.tested:
                 check_consistency(runner, folder)
         except BaseException:
@@ -123,6 +124,7 @@ class ModelPool:
         if before := self.runners.pop(name, None):
             self.leave(before)
         self.runners[name], self.cards[name] = runner, runner.card()
+        # the one just asked for stays, though it alone is more than the limit
         while self.memory_bytes and len(self.runners) > 1 and sum(one.memory_bytes() for one in self.runners.values()) > self.memory_bytes:
             _, oldest = self.runners.popitem(last=False)
             self.leave(oldest)

@@ -136,6 +136,7 @@ class Runner:
         if self.steps(action):
             made = await loop.run_in_executor(self.walkers, walked, self.merger, ticket, method, taken, time.perf_counter())
         else:
+            # a call without rows is like no other, so it runs by itself
             rows = [] if known.joint else [name for name in known.rows if name in taken]
             made = await self.merger.outcome(method, taken, rows, ticket)
         if not known.result.picture:
@@ -161,6 +162,7 @@ def walked(merger: StepBatcher, ticket: PendingRequest, method: Callable[..., Te
         if ticket.observer:
             ticket.observer(step, steps, x, x0)
 
+    # also where nobody asked for news: the observer is where a cancelled request ends between steps
     with merger.request(ticket), torch.no_grad(), watching(observer):
         return method(**taken)
 

@@ -118,6 +118,7 @@ class StepBatcher:
         with self._lock:
             self._refuse_closed()
             self._pending.extend(calls)
+            # who waits for a call has no use for its turn
             if self._holder in (None, calls[0].ticket):
                 self._pass_on()
             self._watch()

@@ -74,6 +74,7 @@ def _unlike(card: ModelCard, body: Generation) -> int:
     action = card.actions["generate"]
     wanted = "label" if body.label is not None else "texts" if body.prompt else ""
     fits = bool(action.named(wanted)) if wanted else not action.named("texts", "label")
+    # words may name a class, so a model of classes comes next for a prompt
     close = wanted == "texts" and action.named("label")
     lacking = sum(value is not None and not action.named(kind) for kind, (_, value) in body.sampling().items())
     return lacking + (0 if fits else 100 if close else 1000)

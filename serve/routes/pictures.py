@@ -134,6 +134,7 @@ def picture_work(
 ) -> InferenceRequest:  # fmt: skip
     """Work that makes pictures, within the limit of what one request may cost."""
     rows = max(len(seeds), *(len(value) for value in arguments.values() if isinstance(value, np.ndarray)), 1)
+    # steps are among the repeats, and `check_cost` multiplies by them itself
     passes = max(1, repeats_of(action, arguments) // max(1, steps))
     check_cost(options.limits, pictures=rows, steps=steps, pixels=sides[0] * sides[1] * passes)
     shown = {**request, "size": f"{sides[0]}x{sides[1]}", **({"seed": seeds[0]} if seeds else {})}

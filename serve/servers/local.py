@@ -24,6 +24,7 @@ def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Repli
     """Answers at `door` until a signal ends it; the exit code. What runs then has `grace_seconds` to end."""
     log_as_json()
     pool = replicas.pool(sources)
+    # a second less than the grace time, in which jobs and models close
     settings: dict[str, Any] = uvicorn_settings(options) | {"timeout_graceful_shutdown": max(1, int(grace_seconds - 1))}
     server = uvicorn.Server(uvicorn.Config(build_app(pool, options), **settings))
 

@@ -110,10 +110,12 @@ def _found(path: StoragePath) -> IndexData:
     found = _first(sidecar_files.sidecars(path), identity)
     if found is None:
         with sidecar_files.index_lock(path):
+            # whoever held the lock before may have made it
             found = _first(sidecar_files.sidecars(path, fetch=False), identity) or _confirmed(path, identity)
             if found is None:
                 build(path, identity)
                 found = _first(sidecar_files.sidecars(path, fetch=False), identity)
+    # an index was made and is not true of the shard: its bytes changed meanwhile
     if found is None:
         raise FileChangedError(f"shard {path}")
     return found

@@ -131,6 +131,7 @@ class SampleReader:
                 kind = self.shards.kinds[field]
                 if kind == "image":
                     values.append(decode_image(data or b"", self.channels if field == "image" else 1, at_least if field == "image" else 0))
+                    # it may stay in the cache: a transform that wrote into it would change every later epoch
                     values[-1].flags.writeable = False
                 else:
                     values.append(_STAND_IN[kind] if data is None else _DECODE[kind](data))
