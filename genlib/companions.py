@@ -63,4 +63,5 @@ def example(task: Task, size: int) -> Batch:
     if not (name := task.companions.example):
         raise NotImplementedError(f"{type(task).__name__} gives no example batch")
     rows = torch.arange(size)
-    return {"position": rows, "sample": rows, "weight": torch.ones(size), **resolve(name)(task, size)}
+    facts = {"position": rows, "sample": rows, "valid": torch.ones(size, dtype=torch.bool), "weight": torch.ones(size)}
+    return {**facts, **resolve(name)(task, size)}

@@ -113,6 +113,7 @@ class Task(nn.Module):
         """Values on held-out samples, without gradient and in eval mode: by default the first phase's loss and what it logs."""
         if not self.phases:
             return {}
+        batch = {**batch, "weight": batch["valid"].float()}  # of the engine in training alone, and `loss` may ask for it
         loss, metrics = self.loss(self.phases[0].name, batch, Step(0, 1))
         return {"loss": loss, **metrics}
 
@@ -170,7 +171,7 @@ class Task(nn.Module):
         return torch.device("cpu") if first is None else first.device
 
 
-ROW_FACTS = ("position", "sample", "weight")
+ROW_FACTS = ("position", "sample", "valid", "weight")
 """What a batch says of its rows, whatever is made of the samples."""
 _LARGEST_HALF = torch.finfo(torch.float16).max
 
@@ -203,9 +204,14 @@ def encoded(task: Task, batch: Batch, made: Batch | None = None) -> Batch:
 def weighted_mean(values: Tensor, batch: Batch) -> Tensor:
     """Mean of per-sample values (B,) in which placeholders count as nothing; a scalar is returned as it is.
 
-    The engine scales `weight` so that the mean over ranks and micro-batches of this is the mean over the global batch.
+    The mean over ranks and micro-batches of this is the mean over the global batch, see `Batch`.
     """
-    return values if values.dim() == 0 else (values * batch["weight"]).mean()
+    return values if values.dim() == 0 else weighted(values, batch).mean()
+
+
+def weighted(values: Tensor, batch: Batch) -> Tensor:
+    """Values (B, ...) times each row's `weight`, for a task that takes the mean over rows itself, as `weighted_mean` does."""
+    return values * batch["weight"].view(-1, *[1] * (values.dim() - 1))
 
 
 class _LearningRule(torch.autograd.Function):

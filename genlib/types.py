@@ -14,7 +14,9 @@ Batch = dict[str, Tensor]
 """One rank's share of one global micro-batch: every tensor has B rows.
 
 Always there: `position` (B,) int64, the sample's place in the global order of the run, from which all randomness is keyed;
-`weight` (B,) float32, 1 for a sample that counts and 0 for a placeholder (see `genlib.task.weighted_mean`).
+`valid` (B,) bool, whether the row counts: False for a placeholder. What is over a batch leaves out rows that are not valid.
+In training also `weight` (B,) float32, which the engine makes from `valid`: 0 for a placeholder, else such that the mean over ranks and
+micro-batches of `genlib.task.weighted_mean` is the mean over the global batch, in which a sample that could not be read counts as 0.
 Batches of shards also have `sample` (B,) int64, the sample's number in its split. One that comes out of an `Encoded` has `encoded`
 (B,) bool, what it holds, and nothing else.
 By custom: `image` (B, C, H, W), `tokens` (B, N) int64, `label` (B,) int64.
@@ -66,7 +68,7 @@ class Samples:
     """Decoded samples on their way into a batch, one entry a row in every field.
 
     `fields` holds what the shards hold by member name: "image" as uint8 arrays (H, W, C), "text" as str, "label" as int,
-    "json" as dict. `failed` marks rows that could not be read: their entries are stand-ins, and their weight becomes 0.
+    "json" as dict. `failed` marks rows that could not be read: their entries are stand-ins, and they are not `valid`.
     """
 
     position: np.ndarray
@@ -152,7 +154,7 @@ class DataSource(Protocol):
         """Yields this rank's slice of the global micro-batches of `size` samples, from global sample count `start` on.
 
         Split "train" goes on for ever; any other is one pass in stored order. Every rank's slice has ceil(size / world) rows;
-        rows past the end are placeholders of weight 0. World size never enters the order. A batch of which `stored` has every sample
+        rows past the end are placeholders, not `valid`. World size never enters the order. A batch of which `stored` has every sample
         comes from there.
         """
         ...

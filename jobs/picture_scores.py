@@ -63,7 +63,7 @@ def real_pictures(source: DataSource, split: str, side: int, limit: int, size: i
     for batch in source.batches(split, size, transform=transform):
         if batch["position"].min() >= limit:
             return
-        yield {**batch, "weight": batch["weight"] * (batch["position"] < limit)}
+        yield {**batch, "valid": batch["valid"] & (batch["position"] < limit)}
         if batch["position"].max() + 1 >= limit:
             return
 

@@ -55,7 +55,7 @@ class OnEyes(Task):
         return {"code": code, "label": batch["label"]}
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        assert set(batch) <= {"code", "label", "position", "sample", "weight"}
+        assert set(batch) <= {"code", "label", "position", "sample", "valid", "weight"}
         assert batch["code"].dtype == torch.float32
         code = batch["code"].flatten(1)
         noise = random.normal(batch["position"], (64,), seed=step.seed, stream="noise")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from genlib import random
 from genlib.config import TaskConfig
-from genlib.distributed import gather_with_grad, rank
-from genlib.task import Phase, Task, learning_rule, weighted_mean
+from genlib.distributed import all_gather, gather_with_grad, rank
+from genlib.task import Phase, Task, learning_rule, weighted, weighted_mean
 from genlib.types import Batch, DataSpec, Metrics, Step, Transform
 
 FEATURES = 32
@@ -39,7 +39,7 @@ class ArraySource:
             order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.x)))
             x = self.x[order[position % len(self.x)]].clone()
             x[[i for i, p in enumerate(position.tolist()) if p in self.bad]] = torch.nan
-            yield {"x": x, "position": position, "weight": (position < start + size).float()}
+            yield {"x": x, "position": position, "valid": position < start + size}
             start += size
 
     def captions(self, split: str, limit: int) -> Iterator[str]:
@@ -120,7 +120,7 @@ class CLIP(Task):
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         a, b, scale = self.net(batch["x"], batch["x"] + 0.1 * noise(batch, FEATURES, step))
-        every_a, every_b, counts = gather_with_grad(a), gather_with_grad(b), gather_with_grad(batch["weight"]) > 0
+        every_a, every_b, counts = gather_with_grad(a), gather_with_grad(b), all_gather(batch["valid"])
         target = torch.arange(len(a)) + rank() * len(a)
         to_b = (scale * a @ every_b.T).masked_fill(~counts, -1e9)
         to_a = (scale * b @ every_a.T).masked_fill(~counts, -1e9)
@@ -133,15 +133,15 @@ class RBM(Task):
         self.net = nn.ParameterDict({"W": torch.randn(16, FEATURES) * 0.1, "visible": torch.zeros(FEATURES), "hidden": torch.zeros(16)})
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        W, visible, hidden, n = self.net["W"], self.net["visible"], self.net["hidden"], batch["weight"][:, None]
+        W, visible, hidden = self.net["W"], self.net["visible"], self.net["hidden"]
         with torch.no_grad():
             v0 = (batch["x"] > 0).float()
             h0 = torch.sigmoid(v0 @ W.T + hidden)
             sample = (random.uniform(batch["position"], (16,), seed=step.seed, stream="h") < h0).float()
             v1 = torch.sigmoid(sample @ W + visible)
             h1 = torch.sigmoid(v1 @ W.T + hidden)
-            rise = ((n * h0).T @ v0 - (n * h1).T @ v1) / len(v0)
-        loss = learning_rule((W, -rise), (visible, -(n * (v0 - v1)).mean(0)), (hidden, -(n * (h0 - h1)).mean(0)))
+            rise = (weighted(h0, batch).T @ v0 - weighted(h1, batch).T @ v1) / len(v0)
+        loss = learning_rule((W, -rise), (visible, -weighted(v0 - v1, batch).mean(0)), (hidden, -weighted(h0 - h1, batch).mean(0)))
         return loss, {"error": (v0 - v1).square().mean(1)}
 
 
@@ -155,7 +155,7 @@ class SOM(Task):
         prototypes, radius = self.net["prototypes"], 2.0 * 0.25**step.progress
         with torch.no_grad():
             winner = torch.cdist(batch["x"], prototypes).argmin(1)
-            pull = torch.exp(-torch.cdist(self.grid[winner], self.grid).square() / (2 * radius**2)) * batch["weight"][:, None]
+            pull = weighted(torch.exp(-torch.cdist(self.grid[winner], self.grid).square() / (2 * radius**2)), batch)
             move = (pull.T @ batch["x"] - pull.sum(0)[:, None] * prototypes) / len(winner)
         return learning_rule((prototypes, -move)), {"quantisation": (batch["x"] - prototypes[winner]).norm(dim=1)}
 

@@ -74,10 +74,10 @@ class ShardSource:
         self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None,
         stored: Encoded | None = None,
     ) -> Iterator[Batch]:  # fmt: skip
-        """See `DataSource.batches`. Rows past a global batch's end repeat its last sample, with weight 0.
+        """See `DataSource.batches`. Rows past a global batch's end repeat its last sample, and are not `valid`.
 
         With buckets all images of a training batch are of one size, and `start` is a multiple of `size`; other splits are squares.
-        A sample that cannot be decoded stays at its position as a stand-in of weight 0; ValueError where they are too many. A
+        A sample that cannot be decoded stays at its position as a stand-in that is not `valid`; ValueError where they are too many. A
         transform may name the `fields` it reads; without that attribute it gets all.
         """
         assert stored is None or split == "train"

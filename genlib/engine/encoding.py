@@ -173,7 +173,7 @@ class Encoding:
 
 def keep(store: Encoded, batch: Batch, made: Batch) -> np.ndarray:
     """Keeps what was made of a batch's good samples; their numbers."""
-    samples, good = batch["sample"].cpu().numpy(), (batch["weight"] > 0).cpu().numpy()
+    samples, good = batch["sample"].cpu().numpy(), batch["valid"].cpu().numpy()
     store.write(samples, {name: value.cpu() for name, value in made.items()}, good)
     return samples[good]
 

@@ -22,9 +22,9 @@ def evaluate(task: Task, strategy: Strategy, source: DataSource, config: TrainCo
             seed=config.seed, start=0, transform=task.transform(train=False),
         ):  # fmt: skip
             batch = {name: value.to(strategy.device) for name, value in batch.items()}
-            weight = batch["weight"]
+            valid = batch["valid"].float()
             for name, value in task.evaluate(encoded(task, batch)).items():
-                total = torch.stack([(value.float() * weight).sum(), weight.sum()]).double()
+                total = torch.stack([(value.float() * valid).sum(), valid.sum()]).double()
                 totals[name] = totals.get(name, 0) + total
     task.train()
     means = {name: distributed.mean_over_ranks(total) for name, total in sorted(totals.items())}

@@ -1,4 +1,4 @@
-"""Batches ahead of the step: a thread reads, scales weights and copies to the device while the step before runs."""
+"""Batches ahead of the step: a thread reads, weights rows and copies to the device while the step before runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genlib.types import Batch
 class Prefetcher:
     """Iterates over micro-batches on the device; `wait_seconds` is the time that `next` has waited for data so far.
 
-    `size` is the global micro-batch; `weight` is scaled so that the mean over ranks of each rank's weighted mean is the mean over it.
+    `size` is that of the global micro-batch.
     """
 
     def __init__(self, batches: Iterator[Batch], size: int, device: torch.device, depth: int = 2) -> None:
@@ -31,7 +31,7 @@ class Prefetcher:
     def _fill(self) -> None:
         try:
             for batch in self._batches:
-                self._put(self._move(self._scale(batch)))
+                self._put(self._move(with_weight(batch, self._size)))
                 if self._stop.is_set():
                     return
             self._put(None)
@@ -48,10 +48,6 @@ class Prefetcher:
                 return self._queue.put(item, timeout=0.1)
             except queue.Full:
                 continue
-
-    def _scale(self, batch: Batch) -> Batch:
-        rows = batch["weight"].shape[0]
-        return {**batch, "weight": batch["weight"] * (rows * distributed.world_size() / self._size)}
 
     def _move(self, batch: Batch) -> tuple[Batch, torch.cuda.Event | None]:
         if self._stream is None:
@@ -86,3 +82,10 @@ class Prefetcher:
         """Stops the thread; what it read ahead is dropped, the order knows no such thing as read."""
         self._stop.set()
         self._thread.join(timeout=10)
+
+
+def with_weight(batch: Batch, size: int) -> Batch:
+    """A rank's share of a global micro-batch of `size` samples with its `weight` (B,), see `Batch`."""
+    # Ranks have equally many rows, together more than `size` where it does not divide: a mean over rows would divide by too many.
+    rows = len(batch["valid"])
+    return {**batch, "weight": batch["valid"].float() * (rows * distributed.world_size() / size)}

@@ -21,18 +21,18 @@ KEPT_BYTES = 192 * 2**20
 """Logits that a forward pass keeps: all of 1,536 images against 32,768 texts."""
 
 
-def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, weight: Tensor | None = None, tile: int = 512) -> Tensor:
+def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, valid: Tensor | None = None, tile: int = 512) -> Tensor:
     """Loss of each pair: the mean of -log softmax of its logit among all texts and among all images.
 
-    image, text (B, D) normalised, row i of one belonging to row i of the other; logit_scale (1,), already exponentiated; weight (B,)
-    0 for rows that do not count, which are nobody's negatives and have loss 0. B is equal on all ranks. -> (B,) float32.
+    image, text (B, D) normalised, row i of one belonging to row i of the other; logit_scale (1,), already exponentiated; valid (B,)
+    bool, False for rows that do not count, which are nobody's negatives and have loss 0. B is equal on all ranks. -> (B,) float32.
     The mean over ranks of the gradient of each rank's mean is the gradient of the mean over the global batch.
     """
-    counts = torch.ones(len(image), dtype=torch.bool, device=image.device) if weight is None else weight > 0
+    valid = torch.ones(len(image), dtype=torch.bool, device=image.device) if valid is None else valid
     # logits go up to 100, where numbers in bf16 are half a unit apart
     with torch.autocast(image.device.type, enabled=False):
         kind = torch.promote_types(image.dtype, torch.float32)
-        return _contrastive(image.to(kind), text.to(kind), logit_scale.to(kind), counts, tile)
+        return _contrastive(image.to(kind), text.to(kind), logit_scale.to(kind), valid, tile)
 
 
 class LogSumExp:
@@ -61,12 +61,12 @@ class _Contrastive(torch.autograd.Function):
     """Rows are this rank's images, columns all ranks' texts."""
 
     @staticmethod
-    def forward(ctx, image: Tensor, text: Tensor, scale: Tensor, counts: Tensor, tile: int) -> Tensor:
-        texts, columns, first = all_gather(text), all_gather(counts), rank() * len(text)
+    def forward(ctx, image: Tensor, text: Tensor, scale: Tensor, valid: Tensor, tile: int) -> Tensor:
+        texts, columns, first = all_gather(text), all_gather(valid), rank() * len(text)
         scaled, own = image * scale, torch.empty_like(image[:, 0])
         row, column = LogSumExp(image, len(image)), LogSumExp(image, len(texts))
         kept, most = [], KEPT_BYTES // (tile**2 * image.element_size()) if any(ctx.needs_input_grad) else 0
-        for rows, cols, logits, spare in _tiles(scaled, texts, counts, columns, tile):
+        for rows, cols, logits, spare in _tiles(scaled, texts, valid, columns, tile):
             row.add(rows, logits, spare[0])
             column.add(cols, logits.T, spare[0].T)
             own[_own(rows, cols, first)] = logits.diagonal(rows.start + first - cols.start)
@@ -75,18 +75,18 @@ class _Contrastive(torch.autograd.Function):
         column.over_ranks()
         mine = slice(first, first + len(text))
         distance = (row.maximum - own + row.total.log() + column.maximum[mine] - own + column.total[mine].log()) / 2
-        ctx.save_for_backward(image, text, texts, scale, counts, columns, row.maximum, row.total, column.maximum, column.total)
+        ctx.save_for_backward(image, text, texts, scale, valid, columns, row.maximum, row.total, column.maximum, column.total)
         ctx.tile, ctx.kept = tile, kept
-        return torch.where(counts, distance, 0.0)
+        return torch.where(valid, distance, 0.0)
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        image, text, texts, scale, counts, columns, row_max, row_total, column_max, column_total = ctx.saved_tensors
-        row_grad = torch.where(counts, grads[0], 0.0)
+        image, text, texts, scale, valid, columns, row_max, row_total, column_max, column_total = ctx.saved_tensors
+        row_grad = torch.where(valid, grads[0], 0.0)
         first, scaled = rank() * len(text), image * scale
         row_pull, column_pull = row_grad / (2 * row_total), all_gather(row_grad) / (2 * column_total)
         image_grad, texts_grad = torch.zeros_like(image), torch.zeros_like(texts)
-        for rows, cols, logits, spare in _tiles(scaled, texts, counts, columns, ctx.tile, ctx.kept):
+        for rows, cols, logits, spare in _tiles(scaled, texts, valid, columns, ctx.tile, ctx.kept):
             # the gradient of each logit: by half the softmax over its row and the one over its column, less 1 for a pair's own
             pull = torch.sub(logits, row_max[rows, None], out=spare[0]).exp_().mul_(row_pull[rows, None])
             pull.addcmul_(torch.sub(logits, column_max[cols], out=spare[1]).exp_(), column_pull[cols])

@@ -21,49 +21,49 @@ Span = tuple[int, int]
 """First view and the one after the last."""
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float, *, weight: Tensor | None = None, tile: int = 512) -> Tensor:
+def nt_xent(first: Tensor, second: Tensor, temperature: float, *, valid: Tensor | None = None, tile: int = 512) -> Tensor:
     """Loss of each sample: the mean over its two views of -log softmax of their own logit among all views but the one itself.
 
     first, second (B, D) normalised, row i of one and of the other being views of one sample; logits are cosines over `temperature`;
-    weight (B,) 0 for rows that do not count, which are nobody's negatives and have loss 0. B is equal on all ranks. -> (B,) float32.
+    valid (B,) bool, False for rows that do not count, which are nobody's negatives and have loss 0. B is equal on all ranks. -> (B,) float32.
     The mean over ranks of the gradient of each rank's mean is the gradient of the mean over the global batch.
     """
-    counts = torch.ones(len(first), dtype=torch.bool, device=first.device) if weight is None else weight > 0
+    valid = torch.ones(len(first), dtype=torch.bool, device=first.device) if valid is None else valid
     with torch.autocast(first.device.type, enabled=False):
         kind = torch.promote_types(first.dtype, torch.float32)
-        return _nt_xent(torch.cat([first, second]).to(kind), counts, temperature, tile)
+        return _nt_xent(torch.cat([first, second]).to(kind), valid, temperature, tile)
 
 
 class _NTXent(torch.autograd.Function):
     """The loss on views (2B, D), of which row i belongs to row i + B."""
 
     @staticmethod
-    def forward(ctx, views: Tensor, counts: Tensor, temperature: float, tile: int) -> Tensor:
-        n, everyone, valid = len(views), all_gather(views), all_gather(counts.repeat(2))
+    def forward(ctx, views: Tensor, valid: Tensor, temperature: float, tile: int) -> Tensor:
+        n, everyone, every_valid = len(views), all_gather(views), all_gather(valid.repeat(2))
         sums = LogSumExp(everyone, len(everyone))
         kept, most = [], KEPT_BYTES // (tile**2 * views.element_size()) if ctx.needs_input_grad[0] else 0
-        for rows, columns, logits, spare in _tiles(everyone, valid, n, temperature, tile):
+        for rows, columns, logits, spare in _tiles(everyone, every_valid, n, temperature, tile):
             sums.add(rows, logits, spare[0])
             if columns != rows:
                 sums.add(columns, logits.T, spare[0].T)
             if len(kept) < most:
                 kept.append(logits)
         sums.over_ranks()
-        ctx.save_for_backward(everyone, valid, sums.maximum, sums.total)
+        ctx.save_for_backward(everyone, every_valid, sums.maximum, sums.total)
         ctx.settings, ctx.kept = (n, temperature, tile), kept
         mine = slice(rank() * n, (rank() + 1) * n)
         first, second = views.chunk(2)
         distance = (sums.maximum[mine] + sums.total[mine].log()).view(2, -1).mean(0) - (first * second).sum(1) / temperature
-        return torch.where(counts, distance, 0.0)
+        return torch.where(valid, distance, 0.0)
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        everyone, valid, maximum, total = ctx.saved_tensors
+        everyone, every_valid, maximum, total = ctx.saved_tensors
         n, temperature, tile = ctx.settings
         mine = slice(rank() * n, (rank() + 1) * n)
-        share = torch.where(valid[mine], grads[0].repeat(2) / 2, 0.0)
+        share = torch.where(every_valid[mine], grads[0].repeat(2) / 2, 0.0)
         pull, grad = all_gather(share) / total, torch.zeros_like(everyone)
-        for rows, columns, logits, spare in _tiles(everyone, valid, n, temperature, tile, ctx.kept):
+        for rows, columns, logits, spare in _tiles(everyone, every_valid, n, temperature, tile, ctx.kept):
             # the gradient of a logit: by the softmax of one view, and by that of the other where the tile is not its own mirror image
             to = torch.sub(logits, maximum[rows, None], out=spare[0]).exp_().mul_(pull[rows, None])
             if columns != rows:

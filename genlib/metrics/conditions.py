@@ -71,7 +71,7 @@ def conditions(task: Task, source: DataSource, split: str, count: int) -> Condit
 def _labels(source: DataSource, split: str) -> list[int]:
     found: list[int] = []
     for batch in source.batches(split, 1024, transform=LabelsAlone()):
-        found += batch["label"][batch["weight"] > 0].tolist()
+        found += batch["label"][batch["valid"]].tolist()
         if len(found) >= MOST or (split == "train" and len(found) >= source.spec.num_samples):
             break
     return found[:MOST]

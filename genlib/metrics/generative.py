@@ -158,9 +158,9 @@ def _look(real: Iterable[Batch], networks: Sequence[FeatureNetwork]) -> tuple[li
     """What the networks see in real pictures, and the digest of these."""
     seens, digests = [Seen(network) for network in networks], NumberedRows()
     for batch in real:
-        counts = batch["weight"] > 0
-        if counts.any():
-            pixels, numbers = to_pixels(batch["image"][counts]), batch["position"][counts]
+        valid = batch["valid"]
+        if valid.any():
+            pixels, numbers = to_pixels(batch["image"][valid]), batch["position"][valid]
             digests.add(numbers, {"digest": torch.tensor([_short_digest(picture) for picture in pixels])})
             for seen in seens:
                 seen.add(numbers, pixels)

@@ -25,8 +25,8 @@ def held_out(
     size = size or BATCH
     batches = source.batches("validation", size, transform=transform)
     for batch in islice(batches, None if most is None else most // size):
-        real = batch["weight"] > 0
-        yield {name: value[real].to(task.device) for name, value in batch.items()}
+        valid = batch["valid"]
+        yield {name: value[valid].to(task.device) for name, value in batch.items()}
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167) over the samples of all ranks, on any device.
 
-A batch is normalised by its own mean and variance when its rows are named, and by the running ones when they are not: a network says
+A batch is normalised by its own mean and variance when it is said which rows count, and by the running ones when it is not: a network says
 at each call which it means, so that data and fakes are normalised apart and a generated sample depends on its own noise alone.
 """
 
@@ -32,11 +32,11 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
 
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """`rows` (B,): those above 0 make up the statistics, over all ranks; all ranks then call it together. None takes the running ones."""
-        if rows is None:
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """`valid` (B,) bool: rows of which the statistics are, over all ranks; all ranks then call it together. None takes the running ones."""
+        if valid is None:
             return _affine(x, self.running_mean, (self.running_var + self.eps).rsqrt(), self.weight, self.bias)
-        y, mean, variance, count = _Normalise.apply(x, rows > 0, self.weight, self.bias, self.eps)  # type: ignore[misc]
+        y, mean, variance, count = _Normalise.apply(x, valid, self.weight, self.bias, self.eps)  # type: ignore[misc]
         if self.training and self.weight.requires_grad:
             self._move(mean, variance * count / (count - 1).clamp(min=1))
         return y
@@ -52,34 +52,34 @@ class _Normalise(torch.autograd.Function):
     """The batch's statistics are part of the function, so gradients pass through them to every row of every rank."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, counts: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, variance, count = _statistics(x, counts)
+    def forward(ctx: Any, x: Tensor, valid: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, variance, count = _statistics(x, valid)
         scale = (variance + eps).rsqrt()
-        ctx.save_for_backward(x, counts, weight, mean, scale, count)
+        ctx.save_for_backward(x, valid, weight, mean, scale, count)
         ctx.mark_non_differentiable(mean, variance, count)
         return _affine(x, mean, scale, weight, bias), mean, variance, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, counts, weight, mean, scale, count = ctx.saved_tensors
+        x, valid, weight, mean, scale, count = ctx.saved_tensors
         slope = slopes[0].float()
         normal = (x.float() - _wide(mean, x)) * _wide(scale, x)
         sums = torch.stack([_sum(slope * normal), _sum(slope)])  # of this rank's rows: what the engine averages
         if not ctx.needs_input_grad[0]:
             return None, None, sums[0], sums[1], None
         by_normal, by_one = all_gather(sums[None]).sum(0) / count
-        pull = normal.mul_(_wide(by_normal, x)).add_(_wide(by_one, x)).mul_(_rows(counts, x))
+        pull = normal.mul_(_wide(by_normal, x)).add_(_wide(by_one, x)).mul_(_rows(valid, x))
         return torch.sub(slope, pull).mul_(_wide(weight.float() * scale, x)).to(x.dtype), None, sums[0], sums[1], None
 
 
-def _statistics(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (C,), variance (C,) and number of values () over all ranks, by the parallel rule of Chan, Golub & LeVeque (1979)."""
     values = x.float().flatten(2) if x.dim() > 2 else x.float()[:, :, None]
-    local = counts.sum()
-    mean = torch.where(counts[:, None], values.mean(2), 0).sum(0) / local.clamp(min=1)
+    local = valid.sum()
+    mean = torch.where(valid[:, None], values.mean(2), 0).sum(0) / local.clamp(min=1)
     away = torch.linalg.vector_norm(values - mean[:, None], dim=2).square() / values.shape[2]  # of every row, (B, C)
-    scatter = torch.where(counts[:, None], away, 0).sum(0)
+    scatter = torch.where(valid[:, None], away, 0).sum(0)
     every = all_gather(torch.cat([mean, scatter, local[None].float()])[None])
     means, scatters, numbers = every[:, : len(mean)], every[:, len(mean) : -1], every[:, -1:]
     count = numbers.sum().clamp(min=1)
@@ -97,9 +97,9 @@ def _wide(values: Tensor, x: Tensor) -> Tensor:
     return values.view(1, -1, *[1] * (x.dim() - 2))
 
 
-def _rows(counts: Tensor, x: Tensor) -> Tensor:
+def _rows(valid: Tensor, x: Tensor) -> Tensor:
     """(B,) -> (B, 1, 1, ...) float32."""
-    return counts.float().view(-1, *[1] * (x.dim() - 1))
+    return valid.float().view(-1, *[1] * (x.dim() - 1))
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -48,7 +48,13 @@ def our_step(precision: str) -> Callable[[], object]:
     task, strategy = made().train(), SingleDevice(torch.device("cpu"))
     strategy.setup(task, TrainConfig(precision=precision, optim=OptimConfig(learning_rate=1e-4, weight_decay=0.2)))
     image, tokens = pairs()
-    batch = {"image": image, "tokens": tokens, "weight": torch.ones(PAIRS), "position": torch.arange(PAIRS)}
+    batch = {
+        "image": image,
+        "tokens": tokens,
+        "position": torch.arange(PAIRS),
+        "valid": torch.ones(PAIRS, dtype=torch.bool),
+        "weight": torch.ones(PAIRS),
+    }
     return lambda: strategy.run_phase(task.phases[0], [batch], Step(0, 10))
 
 

@@ -50,7 +50,9 @@ def ours(x: Tensor, side: int) -> SOM:
     strategy.setup(task, TrainConfig(optim=OptimConfig(name="sgd", learning_rate=1.0)))
     for index in range(EPOCHS * STEPS):
         rows = torch.arange(index % STEPS, len(x), STEPS)
-        strategy.run_phase(task.phases[0], [{"x": x[rows], "position": rows, "weight": torch.ones(len(rows))}], Step(index, EPOCHS * STEPS))
+        valid = torch.ones(len(rows), dtype=torch.bool)
+        batch = {"x": x[rows], "position": rows, "valid": valid, "weight": valid.float()}
+        strategy.run_phase(task.phases[0], [batch], Step(index, EPOCHS * STEPS))
         strategy.after_step(Step(index, EPOCHS * STEPS))
     return task
 

@@ -104,7 +104,7 @@ def _survivors(source) -> dict[str, int]:
     """Samples that count, by key, with the value of their picture."""
     found, count = {}, source.num_samples("train")
     for position, batch in zip(range(count), source.batches("train", 1), strict=False):
-        if batch["weight"].item():
+        if batch["valid"].item():
             key = source.keys("train", [position], 1)[0].partition(":")[2]
             found[key] = round(float(batch["image"].mean()) * 255)
     return found

@@ -40,7 +40,7 @@ def take(source: ShardSource, count: int, size: int, split: str = "train", **whe
 
 def labels(batches: list[Batch]) -> list[int]:
     """Labels of the rows that count."""
-    return [label for batch in batches for label in batch["label"][batch["weight"] > 0].tolist()]
+    return [label for batch in batches for label in batch["label"][batch["valid"]].tolist()]
 
 
 def together(source: ShardSource, count: int, size: int, world: int, **where) -> list[list[int]]:
@@ -83,7 +83,7 @@ def test_restarts_in_other_worlds_go_on_exactly(source: ShardSource, cuts: list[
 
 def test_every_rank_has_equally_many_rows_and_true_positions(source: ShardSource) -> None:
     ranks = [take(source, 1, 10, rank=rank, world=4, start=100)[0] for rank in range(4)]
-    assert [batch["weight"].tolist() for batch in ranks] == [[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 0]]
+    assert [batch["valid"].tolist() for batch in ranks] == [[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 0]]
     assert torch.cat([batch["position"] for batch in ranks]).tolist() == [*range(100, 110), 109, 109]
     assert all(batch["image"].shape == (3, 3, 8, 8) and batch["image"].dtype == torch.float32 for batch in ranks)
 
@@ -115,15 +115,15 @@ def cut_png() -> bytes:
     return picture(7)[:45]
 
 
-def test_a_failing_sample_keeps_its_place_with_no_weight(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_sample_keeps_its_place_and_is_not_valid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bad = [("00001.png", cut_png()), ("00001.txt", b"cut"), ("00001.cls", b"1")]
     write_tar(tmp_path / "0.tar", [*pair(0), *bad, *pair(2)])
     source = open_source(DataConfig(train=str(tmp_path)))
     assert source.spec.num_samples == 3
     with caplog.at_level(logging.WARNING):
         batches = take(source, 4, 3)
-    assert [batch["weight"].sum().item() for batch in batches] == [2, 2, 2, 2]
-    failed = batches[0]["weight"] == 0
+    assert [batch["valid"].sum().item() for batch in batches] == [2, 2, 2, 2]
+    failed = ~batches[0]["valid"]
     assert batches[0]["image"][failed].abs().max() == 0
     assert source.failures == {"undecodable": 4}
     assert caplog.text.count("0:00001") == 1
@@ -174,7 +174,7 @@ class OnlyText:
 
 def test_a_transform_reads_only_the_fields_it_names(source: ShardSource) -> None:
     batch = take(source, 1, 4, transform=OnlyText())[0]
-    assert set(batch) == {"length", "position", "sample", "weight"}
+    assert set(batch) == {"length", "position", "sample", "valid"}
 
 
 def test_a_shard_that_changes_under_a_reader_costs_its_samples_and_stops_the_run_that_reads_on(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_shard_that_changes_under_a_reader_costs_its_samples_and_stops_the_run
     write_set(tmp_path, 5)
     batches = source.batches("train", 10)
     batch = next(batches)
-    assert batch["label"][batch["weight"] > 0].tolist() == [label for label in batch["sample"].tolist() if label < 5]
+    assert batch["label"][batch["valid"]].tolist() == [label for label in batch["sample"].tolist() if label < 5]
     assert source.failures == {"changed since it was indexed": 5}
     with pytest.raises(ValueError, match=r"changed since it was indexed 25.* of .*00000.tar.* begin a new run, which indexes them") as caught:
         list(batches)
@@ -255,7 +255,7 @@ def test_a_large_set_is_dealt_out_by_place_and_every_sample_once(tmp_path: Path,
     for world in (2, 3):
         ranks = [take(source, 11, 100, rank=rank, world=world) for rank in range(world)]
         for step in range(11):
-            kept = [batch["label"][batch["weight"] > 0] for batch in (share[step] for share in ranks)]
+            kept = [batch["label"][batch["valid"]] for batch in (share[step] for share in ranks)]
             assert sorted(torch.cat(kept).tolist()) == sorted(whole[step * 100 : step * 100 + 100].tolist())
             assert all(len(set(mine.tolist())) == len(mine) for mine in kept)
             ends = [(mine.min().item(), mine.max().item()) for mine in kept]

@@ -151,7 +151,7 @@ def test_losses_get_what_is_encoded_and_no_more(root: Path) -> None:
     kept = encode(task, batch)
     assert {name: value.dtype for name, value in kept.items()} == {"code": torch.float16, "label": torch.int64}
     seen = encoded(task, batch)
-    assert set(seen) == {"code", "label", "position", "sample", "weight"}
+    assert set(seen) == {"code", "label", "position", "sample", "valid"}
     assert torch.equal(seen["code"], task.encode(batch)["code"].half().float())
     plain = stages()[0].task.build(source().spec, {})
     assert encoded(plain, batch) is batch

@@ -53,7 +53,7 @@ def test_equals_the_full_matrix(scale: float, mask: str, tile: int) -> None:
     counts = masks()[mask]
     for kind, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
         inputs = [x.to(kind, copy=True).requires_grad_() for x in (*pairs(), torch.tensor([scale]))]
-        found = gradients(contrastive_loss(*inputs, weight=counts.float(), tile=tile).mean(), *inputs)
+        found = gradients(contrastive_loss(*inputs, valid=counts, tile=tile).mean(), *inputs)
         for value, reference in zip(found, expected(scale, counts), strict=True):
             error = (value.double() - reference).abs().max()
             assert error <= tolerance * max(1.0, reference.abs().max())
@@ -66,7 +66,7 @@ def shares(folder: Path) -> None:
         for name, counts in masks().items():
             image, text = (x[mine].double().requires_grad_() for x in pairs())
             factor = torch.tensor([scale], dtype=torch.float64, requires_grad=True)
-            loss = contrastive_loss(image, text, factor, weight=counts[mine].float(), tile=5).mean()
+            loss = contrastive_loss(image, text, factor, valid=counts[mine], tile=5).mean()
             value, to_image, to_text, to_scale = gradients(loss, image, text, factor)
             # what data parallelism does: values and gradients of weights are averaged over ranks
             total = [

@@ -67,7 +67,7 @@ def test_equals_the_plain_reference(temperature: float, mask: str, tile: int) ->
     for kind in (torch.float64, torch.float32):
         tolerance = torch.finfo(kind).eps * max(20, 3 / temperature)  # of logits, which are as large as 1 / temperature
         inputs = [x.to(kind, copy=True).requires_grad_() for x in views()]
-        losses = nt_xent(*inputs, temperature, weight=counts.float(), tile=tile)
+        losses = nt_xent(*inputs, temperature, valid=counts, tile=tile)
         for found, value in zip(gradients(losses, PRICES.to(kind), *inputs), expected(temperature, mask), strict=True):
             assert (found.double() - value).abs().max() <= tolerance * max(1.0, value.abs().max().item())
 
@@ -86,7 +86,7 @@ def shares(folder: Path) -> None:
     for tile in (5, 512):
         for name, counts in masks().items():
             first, second = (x[mine].clone().requires_grad_() for x in views())
-            losses = nt_xent(first, second, 0.1, weight=counts[mine].float(), tile=tile)
+            losses = nt_xent(first, second, 0.1, valid=counts[mine], tile=tile)
             value, to_first, to_second = gradients(losses, PRICES[mine], first, second)
             # what data parallelism does: gradients of weights are averaged over ranks
             total = [distributed.all_gather(value), distributed.all_gather(to_first) / world, distributed.all_gather(to_second) / world]

@@ -90,7 +90,7 @@ def test_other_seeds_and_sampler_settings_are_other_pictures_in_the_card(runs: P
 
 def test_the_real_pictures_themselves_are_perfect(runs: Path) -> None:
     """A painter of the held-out digits, in an order of its own: FID and KID are nothing, precision and recall all."""
-    real = torch.cat([batch["image"][batch["weight"] > 0] for batch in digits(8)])
+    real = torch.cat([batch["image"][batch["valid"]] for batch in digits(8)])
 
     class Copies(painter.Painter):
         @painter.action

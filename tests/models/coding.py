@@ -42,7 +42,7 @@ def samples(name: str, split: str = "train", size: int = 0) -> Samples:
     transform, found = FactorTransform(shape, names) if names else VectorTransform(shape), []
     batches = source.batches(split, 512, transform=transform)
     for batch in islice(batches, -(-source.spec.num_samples // 512)) if split == "train" else batches:
-        found.append({key: value[batch["weight"] > 0] for key, value in batch.items()})
+        found.append({key: value[batch["valid"]] for key, value in batch.items()})
     once = slice(source.spec.num_samples if split == "train" else None)
     x, labels = (torch.cat([batch[key] for batch in found])[once] for key in ("x", "label"))
     factors = torch.cat([batch.get("factors", torch.zeros(len(batch["x"]), 0)) for batch in found])[once]
@@ -69,5 +69,5 @@ def trained(
 @torch.no_grad()
 def values(task: CodingTask, x: Tensor) -> dict[str, float]:
     """The mean of each value of `evaluate` over samples."""
-    batch: Batch = {"x": x, "position": torch.arange(len(x)), "weight": torch.ones(len(x))}
+    batch: Batch = {"x": x, "position": torch.arange(len(x)), "valid": torch.ones(len(x), dtype=torch.bool)}
     return {name: value.mean().item() for name, value in task.evaluate(batch).items()}

@@ -18,6 +18,7 @@ import torch
 from genlib import checkpoint, companions, registry
 from genlib.config import OptimConfig, from_json, to_json
 from genlib.data.source import ShardSource
+from genlib.engine.prefetcher import with_weight
 from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Players
 from genlib.recipe import Stage
@@ -135,7 +136,7 @@ class Few:
 
 def batch_of(label: str, task: Task, size: int = 16, *, train: bool = True) -> Batch:
     batches = source_of(STAGES[label].stage).batches("train", size, transform=task.transform(train))
-    return encoded(task, next(batches))
+    return encoded(task, with_weight(next(batches), size))
 
 
 @every_recipe
@@ -162,7 +163,7 @@ def test_each_phase_is_finite_and_reaches_its_player_and_no_other(runs: Runs, la
         players.select(phase.player)
         task.zero_grad(set_to_none=True)
         loss, metrics = task.loss(phase.name, batch, Step(0, 10))
-        assert loss.shape in ((), batch["weight"].shape)
+        assert loss.shape in ((), batch["valid"].shape)
         assert loss.isfinite().all()
         assert all(value.isfinite().all() for value in metrics.values())
         with torch.autocast("cpu", torch.bfloat16):

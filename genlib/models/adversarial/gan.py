@@ -67,7 +67,7 @@ class DenseNetwork(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.last, self.between, self.end = nn.Linear(width, outputs), between, end
 
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """See the class."""
         return self.end(self.last(self.features(x)).float())
 

@@ -45,11 +45,11 @@ class Networks(Protocol):
         ...
 
     def generator(self, shape: VectorShape) -> nn.Module:
-        """noise (B, latent_dim), rows (B,) or None -> samples (B, ...), in [-1, 1] if they are images."""
+        """noise (B, latent_dim), valid (B,) or None -> samples (B, ...), in [-1, 1] if they are images."""
         ...
 
     def discriminator(self, shape: VectorShape) -> nn.Module:
-        """samples (B, ...), rows (B,) or None -> logits (B, 1), high for data. `rows` is for batch normalisation, see there."""
+        """samples (B, ...), valid (B,) or None -> logits (B, 1), high for data. `valid` is for batch normalisation, see there."""
         ...
 
 
@@ -82,7 +82,7 @@ class TwoPlayers(Task):
         if self.shape.is_image:
             return
         batches = source.batches("train", 256, transform=self.transform(train=False))
-        some = [batch["x"][batch["weight"] > 0] for batch in islice(batches, -(-min(MEASURED_SAMPLES, self.data.num_samples) // 256))]
+        some = [batch["x"][batch["valid"]] for batch in islice(batches, -(-min(MEASURED_SAMPLES, self.data.num_samples) // 256))]
         x = torch.cat(some)
         self.centre.copy_(x.mean(0))
         self.scale.fill_(max((x - x.mean(0)).square().mean().sqrt().item(), 1e-6))
@@ -106,24 +106,24 @@ class TwoPlayers(Task):
     def verdicts(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Data, fakes made for the discriminator's turn, and its logits (B, 1) on each; both batches are pure, and normalised apart."""
         self.progress.fill_(step.progress)
-        rows, real = batch["weight"], self.real(batch)
+        valid, real = batch["valid"], self.real(batch)
         with torch.no_grad():
-            fake = self.generator(self.noise(batch, step.seed, "discriminator"), rows)
-        return real, fake, self.discriminator(real, rows), self.discriminator(fake, rows)
+            fake = self.generator(self.noise(batch, step.seed, "discriminator"), valid)
+        return real, fake, self.discriminator(real, valid), self.discriminator(fake, valid)
 
     def fooled(self, batch: Batch, step: Step) -> Tensor:
         """The discriminator's logits (B, 1) on fakes made for the generator's turn."""
-        rows = batch["weight"]
-        return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), rows), rows)
+        valid = batch["valid"]
+        return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), valid), valid)
 
     def evaluate(self, batch: Batch) -> Metrics:
         """Of as many generated samples as held-out ones: their sliced Wasserstein distance and variety, and how well both are told apart."""
         made = self.generator(self.noise(batch, 0, "evaluation"))
-        real_logits, fake_logits = (self.discriminator(x, batch["weight"]) for x in (self.real(batch), made))
+        real_logits, fake_logits = (self.discriminator(x, batch["valid"]) for x in (self.real(batch), made))
         told = {"real_logit": real_logits[:, 0], "fake_logit": fake_logits[:, 0]}
-        counts = all_gather(batch["weight"]) > 0
-        real, fake = (all_gather(x.flatten(1))[counts] for x in (batch[self.networks.member].float(), self.finished(made)))
-        label = all_gather(batch["label"])[counts] if "label" in batch else None
+        valid = all_gather(batch["valid"])
+        real, fake = (all_gather(x.flatten(1))[valid] for x in (batch[self.networks.member].float(), self.finished(made)))
+        label = all_gather(batch["label"])[valid] if "label" in batch else None
         return {"sliced_wasserstein": self.distance(real, fake), **variety(real, fake, label), **told, "progress": self.progress[0]}
 
     def distance(self, real: Tensor, fake: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from genlib.models.autoencoders.image_config import ImageAutoencoderConfig
 from genlib.nn.patch_discriminator import PatchDiscriminator
 from genlib.nn.vgg import VGG16
 from genlib.ports import Image, Sizes
-from genlib.task import Phase, Task, action
+from genlib.task import Phase, Task, action, weighted
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
 MEASURED_PIXELS, MEASURED_SAMPLES, CHUNK_PIXELS = 2**26, 512, 2**20
@@ -98,7 +98,7 @@ class ImageAutoencoder(Task):
         if not (self.config.discriminator.weight and started):
             distance = self.distance(made.float(), image)
             return distance + price, {"distance": distance, **metrics}
-        distance, verdict = self.judged(made, image, features[0], batch["weight"])
+        distance, verdict = self.judged(made, image, features[0], batch)
         return distance + verdict + price, {"distance": distance, "verdict": verdict, **metrics}
 
     def distance(self, made: Tensor, image: Tensor) -> Tensor:
@@ -114,12 +114,12 @@ class ImageAutoencoder(Task):
         features = feature_distance([m.float() for m in network.feature_maps(made / 2 + 0.5)], [m.float() for m in real], weights)
         return pixels + self.config.perceptual_weight * features
 
-    def judged(self, made: Tensor, image: Tensor, features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def judged(self, made: Tensor, image: Tensor, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Distance and weighted verdict of the discriminator on reconstructions `made`, (B,) each.
 
         Both are differentiated here with respect to the reconstruction alone and handed on as gradients, so that the backward pass
         goes through every weight once, as ZeRO-3 demands, and the ratio of gradients at the last layer costs no pass of its own.
-        `features`: what the last layer was given; `weight` (B,): which rows count. The ratio is of the global batch's gradients.
+        `features`: what the last layer was given. The ratio is of the global batch's gradients.
         """
         with torch.enable_grad():
             leaf = made.detach().float().requires_grad_()
@@ -128,7 +128,7 @@ class ImageAutoencoder(Task):
             (push,) = torch.autograd.grad(verdict.sum(), leaf)
         factor = torch.as_tensor(self.config.discriminator.weight, device=leaf.device)
         if self.config.discriminator.adaptive:
-            factor = factor * adaptive_weight(*(last_layer_gradient(features, g * weight[:, None, None, None]) for g in (pull, push)))
+            factor = factor * adaptive_weight(*(last_layer_gradient(features, weighted(g, batch)) for g in (pull, push)))
         return handed_on(distance, pull, made), handed_on(factor * verdict, factor * push, made)
 
     def discriminator_loss(self, image: Tensor, position: Tensor, seed: int) -> tuple[Tensor, Metrics]:
@@ -174,7 +174,7 @@ class ImageAutoencoder(Task):
         self.eval()
         for _, batch in zip(range(-(-samples // size)), batches, strict=False):
             latent = self.sampled(2 * batch["image"].to(self.device) - 1, batch["position"].to(self.device), seed)
-            latent = latent[batch["weight"].to(self.device) > 0].double()
+            latent = latent[batch["valid"].to(self.device)].double()
             count, total, squares = count + latent.numel(), total + latent.sum().item(), squares + latent.square().sum().item()
         self.train(training)
         mean = total / max(1, count)

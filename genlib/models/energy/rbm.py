@@ -24,7 +24,7 @@ from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, Gradient, RBMParams
 from genlib.models.energy.rbm_base import RBMBase, RBMBaseConfig
 from genlib.recipe import Recipe, Stage
-from genlib.task import Task, learning_rule
+from genlib.task import Task, learning_rule, weighted
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
 _MEASURED, _BATCH = 10_000, 500
@@ -91,7 +91,7 @@ class ContrastiveTask(RBMBase):
         """The first training samples, in parts (B, D)."""
         count = min(source.spec.num_samples, _MEASURED)
         for batch in source.batches("train", _BATCH, transform=self.transform(train=False)):
-            yield batch["x"][:count][batch["weight"][:count] > 0].to(self.device)
+            yield batch["x"][:count][batch["valid"][:count]].to(self.device)
             count -= len(batch["x"])
             if count <= 0:
                 return
@@ -107,7 +107,7 @@ class ContrastiveTask(RBMBase):
         rbm, draw = self.params(), Draw(batch["position"], step.seed)
         v = self.states(self.visible(batch), draw)
         given = rbm.hidden_input(v)
-        h, share = torch.sigmoid(given), batch["weight"] / len(v)
+        h, share = torch.sigmoid(given), weighted(v.new_ones(len(v)), batch) / len(v)
         model = self.fantasies(share) if self.config.chains else (*gibbs.gibbs(rbm, h, self.config.gibbs_steps, draw), share)
         return gibbs.contrast((v, h, share), model), {"loss": self.misfit(rbm, v, draw, _UNITS_TRAINING, given)}
 

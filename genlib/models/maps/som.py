@@ -107,7 +107,7 @@ class SOM(TrainedMap):
         count, seed = min(count, source.spec.num_samples or count), int(torch.randint(2**31, ()))
         batches = source.batches("train", count, seed=seed, transform=self.transform(train=True))
         batch = next(iter(batches))
-        self.prototypes.copy_(started(self.config.start, batch["x"][batch["weight"] > 0], self.grid))
+        self.prototypes.copy_(started(self.config.start, batch["x"][batch["valid"]], self.grid))
 
     def radius(self, progress: float) -> float:
         """Radius of the neighbourhood, in steps of the grid."""
@@ -119,7 +119,7 @@ class SOM(TrainedMap):
         def pull(winner: Tensor, units: slice) -> Tensor:
             return self.neighbourhood(self.grid_distance(winner, units), radius)
 
-        x, counts, prototypes = batch["x"].float(), (batch["weight"] > 0).float(), self.prototypes
+        x, counts, prototypes = batch["x"].float(), batch["valid"].float(), self.prototypes
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             units, distance = two_nearest(x, prototypes)
             gradient = self.whole_step(step, lambda known: self.rule.add(known, x, counts, units[:, 0], pull, step.progress))

@@ -57,8 +57,8 @@ def _through_points(task: SOM, source: DataSource, folder: Path) -> dict[str, fl
     size = min(_POINTS, source.spec.num_samples or _POINTS)
     first = islice(source.batches("train", size, transform=task.transform(train=False)), 1)
     batch: Batch = {name: value.to(task.device) for name, value in next(first).items()}
-    kept = batch["weight"] > 0
-    x, label = batch["x"][kept], batch["label"][kept] if "label" in batch else None
+    valid = batch["valid"]
+    x, label = batch["x"][valid], batch["label"][valid] if "label" in batch else None
     scores, order = {}, None
     if isinstance(task.grid, RingGrid):
         order = task.tour(image=x)

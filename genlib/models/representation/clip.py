@@ -128,11 +128,11 @@ class CLIP(Task):
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         image, text, scale = self.net(batch["image"], batch["tokens"])
-        return contrastive_loss(image, text, scale, weight=batch["weight"]), {"logit_scale": scale[0]}
+        return contrastive_loss(image, text, scale, valid=batch["valid"]), {"logit_scale": scale[0]}
 
     def evaluate(self, batch: Batch) -> Metrics:
         image, text, scale = self.net(batch["image"], batch["tokens"])
-        return {"loss": contrastive_loss(image, text, scale, weight=batch["weight"])}
+        return {"loss": contrastive_loss(image, text, scale, valid=batch["valid"])}
 
     @action
     @torch.no_grad()

@@ -45,7 +45,7 @@ def _embedded(task: CLIP, source: DataSource, count: int, shown: Sequence[int]) 
     batches = source.batches("validation", _BATCH, transform=task.transform(train=False))
     for first, batch in zip(range(0, count, _BATCH), batches, strict=False):
         directions.append(task.net.embed_image(batch["image"].to(task.device)).cpu())
-        counts.append(batch["weight"] > 0)
+        counts.append(batch["valid"])
         pictures += [task.pixels(batch["image"][i - first]) for i in shown if first <= i < first + _BATCH]
     return torch.cat(directions)[:count], torch.cat(counts)[:count], pictures
 

@@ -68,7 +68,7 @@ class MoCo(SimCLR):
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         first, second = batch["image"].unbind(1)
         keys = self.keys(second)
-        self.arrived.append((keys, batch["position"], batch["weight"] > 0))
+        self.arrived.append((keys, batch["position"], batch["valid"]))
         loss, alignment = self.distances(first, keys)
         return loss, {"alignment": alignment}
 
@@ -76,9 +76,9 @@ class MoCo(SimCLR):
         """The momentum encoder follows, equation 2; the keys of all ranks take the places of the oldest, in the order of their samples."""
         for follower, weight in zip(self.momentum_net.buffers(), self.net.parameters(), strict=True):
             follower.lerp_(weight, 1 - self.config.momentum)
-        keys, position, counts = (all_gather(torch.cat(parts)) for parts in zip(*self.arrived, strict=True))
+        keys, position, valid = (all_gather(torch.cat(parts)) for parts in zip(*self.arrived, strict=True))
         self.arrived.clear()
-        keys = keys[counts][position[counts].argsort(stable=True)][-self.config.queue :]
+        keys = keys[valid][position[valid].argsort(stable=True)][-self.config.queue :]
         places = (self.oldest + torch.arange(len(keys), device=keys.device)) % self.config.queue
         self.queue[places] = keys
         self.oldest.add_(len(keys)).remainder_(self.config.queue)

@@ -129,22 +129,22 @@ class SimCLR(Task):
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         first, second = self.net(batch["image"].flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
-        loss = nt_xent(first, second, self.config.temperature, weight=batch["weight"])
+        loss = nt_xent(first, second, self.config.temperature, valid=batch["valid"])
         return loss, {"alignment": (first * second).sum(1).detach()}
 
     def evaluate(self, batch: Batch) -> Metrics:
         """The loss; how often the nearest view is the same image's; and how often neighbours in the batch, by plain images, know the class."""
         first, second = self.net(batch["image"].flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
-        loss = nt_xent(first, second, self.config.temperature, weight=batch["weight"])
-        counts = all_gather(batch["weight"]) > 0
-        cosine = (first @ all_gather(second).T).masked_fill(~counts, -2.0)
+        loss = nt_xent(first, second, self.config.temperature, valid=batch["valid"])
+        valid = all_gather(batch["valid"])
+        cosine = (first @ all_gather(second).T).masked_fill(~valid, -2.0)
         own = torch.arange(len(first), device=first.device) + rank() * len(first)
         values = {"loss": loss, "matched": (cosine.argmax(1) == own).float()}
         if "label" in batch and self.data.class_names:
             codes, labels = all_gather(self.net.features(batch["plain"])), all_gather(batch["label"])
-            right = torch.zeros_like(counts, dtype=torch.float32)
-            if counts.sum() > 1:
-                right[counts] = (vote_of_others(codes[counts], labels[counts], k=NEIGHBOURS) == labels[counts]).float()
+            right = torch.zeros_like(valid, dtype=torch.float32)
+            if valid.sum() > 1:
+                right[valid] = (vote_of_others(codes[valid], labels[valid], k=NEIGHBOURS) == labels[valid]).float()
             values["knn_accuracy"] = right[own]
         return values
 

@@ -54,7 +54,7 @@ def collect(source: DataSource, split: str, image_size: int, most: int = MOST_IM
     found: dict[str, list[Tensor]] = {"image": [], "label": []}
     for batch in islice(_plain(source, split, image_size), -(-most // _BATCH)):
         for name in found:
-            found[name] += [batch[name][batch["weight"] > 0]] if name in batch else []
+            found[name] += [batch[name][batch["valid"]]] if name in batch else []
     return {name: torch.cat(parts)[:most] for name, parts in found.items() if parts}
 
 

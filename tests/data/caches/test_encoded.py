@@ -245,7 +245,7 @@ def epochs(source: ShardSource, store: EncodedStore, *, keep: bool) -> list[Batc
     found = []
     for batch in source.batches("train", 8, transform=Mean(), stored=pickle.loads(pickle.dumps(store))):
         if keep and "encoded" not in batch:
-            store.write(batch["sample"].numpy(), {"mean": batch["mean"]}, batch["weight"].numpy() > 0)
+            store.write(batch["sample"].numpy(), {"mean": batch["mean"]}, batch["valid"].numpy())
         found.append({name: value.clone() for name, value in batch.items()})
         if len(found) == 10:
             return found
@@ -262,10 +262,10 @@ def test_a_source_reads_what_is_there_and_decodes_the_rest(tmp_path: Path, reade
     assert not any("encoded" in batch for batch in plain + first[:5])
     assert all("encoded" in batch for batch in later)  # the sample that fails does not stand in the way
     for one, other in zip(plain, later, strict=True):
-        good = one["weight"] > 0
+        good = one["valid"]
         assert torch.equal(one["mean"][good], other["mean"][good])
-        assert all(torch.equal(one[name], other[name]) for name in ("position", "sample", "weight"))
-    assert sum(int((batch["weight"] == 0).sum()) for batch in later) == 2
+        assert all(torch.equal(one[name], other[name]) for name in ("position", "sample", "valid"))
+    assert sum(int((~batch["valid"]).sum()) for batch in later) == 2
     assert not store.has(np.array([COUNT - 1]))[0]
 
 
@@ -273,7 +273,7 @@ def test_a_source_gives_chosen_samples_once(tmp_path: Path) -> None:
     source = open_source(DataConfig(train=str(write_set(tmp_path, COUNT))))
     wanted = np.array([3, 1, 30, 12, 5])
     batches = list(source.once(wanted, 2, Mean()))
-    assert [len(batch["weight"]) for batch in batches] == [2, 2, 1]
+    assert [len(batch["valid"]) for batch in batches] == [2, 2, 1]
     assert torch.cat([batch["sample"] for batch in batches]).tolist() == wanted.tolist()
     assert torch.cat([batch["mean"] for batch in batches]).tolist() == wanted.tolist()
 

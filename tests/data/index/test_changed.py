@@ -213,7 +213,7 @@ def test_a_reader_does_not_take_other_bytes_for_a_sample(tmp_path: Path) -> None
     source = open_source(DataConfig(train=str(tmp_path), cache_mb=0))
     rewritten(path, OTHERS)
     batch = next(source.batches("train", 10))
-    assert batch["weight"].sum() == 0
+    assert batch["valid"].sum() == 0
     assert source.failures == {CHANGED: 10}
 
 
@@ -228,7 +228,7 @@ def test_one_byte_costs_one_sample_whichever_member_has_it(tmp_path: Path, membe
         file.seek(offset)
         file.write(bytes([byte[0] ^ 1]))
     batch = next(source.batches("train", 10))
-    assert batch["sample"][batch["weight"] == 0].tolist() == [4]
+    assert batch["sample"][~batch["valid"]].tolist() == [4]
 
 
 def test_a_shard_that_is_gone_is_counted_until_it_is_back(tmp_path: Path) -> None:
@@ -236,9 +236,9 @@ def test_a_shard_that_is_gone_is_counted_until_it_is_back(tmp_path: Path) -> Non
     source = open_source(DataConfig(train=str(tmp_path), cache_mb=0))
     path.rename(tmp_path / "away")
     batches = source.batches("train", 10)
-    assert next(batches)["weight"].sum() == 0
+    assert next(batches)["valid"].sum() == 0
     (tmp_path / "away").rename(path)
-    assert next(batches)["weight"].sum() == 10
+    assert next(batches)["valid"].sum() == 10
     assert source.failures == {UNREADABLE: 10}
 
 
@@ -308,7 +308,7 @@ def test_joined_tars_are_read_and_verify_says_so(tmp_path: Path, capsys: pytest.
     assert "30 members behind the end" in caplog.text
     assert not verify([one]).joined
     source = open_source(DataConfig(train=str(joined.parent), cache_mb=0))
-    assert next(source.batches("train", 20))["weight"].sum() == 20
+    assert next(source.batches("train", 20))["valid"].sum() == 20
 
 
 def test_the_digest_of_plain_shards_is_what_it_was_and_of_joined_ones_another(tmp_path: Path) -> None:
@@ -331,8 +331,8 @@ for line in sys.stdin:
         batch = next(batches)
         right = (batch["image"][:, 0, 0, 0] * 255).round().long() == batch["label"]
         right &= batch["label"] == batch["sample"]
-        assert (right | (batch["weight"] == 0)).all(), batch
-        good += int(batch["weight"].sum())
+        assert (right | ~batch["valid"]).all(), batch
+        good += int(batch["valid"].sum())
     print(good, dict(source.failures), flush=True)
 """
 
@@ -393,10 +393,10 @@ def test_shards_that_are_cut_under_reader_processes_end_none_of_them(tmp_path: P
     folder = write_set(tmp_path / "set", 60, per_shard=20)
     source = open_source(DataConfig(train=str(folder), cache_mb=0, max_failed=1.0, readers=1))
     batches = source.batches("train", 20)
-    assert next(batches)["weight"].sum() == 20
+    assert next(batches)["valid"].sum() == 20
     for path in folder.glob("*.tar"):
         os.truncate(path, 0)
-    assert any(next(batches)["weight"].sum() == 0 for _ in range(40))  # some were read ahead
+    assert any(next(batches)["valid"].sum() == 0 for _ in range(40))  # some were read ahead
     batches.close()  # type: ignore[attr-defined]
     assert set(source.failures) == {CHANGED}
     assert "reader process" not in caplog.text

@@ -152,4 +152,4 @@ def test_a_mutated_shard_can_be_trained_on(tmp_path: Path) -> None:
     assert count > 60
     batch = next(source.batches("train", count))
     assert batch["image"].shape == (count, 3, 8, 8)
-    assert batch["weight"].sum().item() + source.failures.total() == count
+    assert batch["valid"].sum().item() + source.failures.total() == count

@@ -81,7 +81,7 @@ def take(source: ShardSource, count: int, size: int, **where) -> list[Batch]:
 
 
 def labels(batches: Sequence[Batch]) -> list[int]:
-    return [label for batch in batches for label in batch["label"][batch["weight"] > 0].tolist()]
+    return [label for batch in batches for label in batch["label"][batch["valid"]].tolist()]
 
 
 def together(source: ShardSource, count: int, size: int, world: int, **where) -> list[tuple[list[int], torch.Size]]:
@@ -210,11 +210,11 @@ def test_chosen_samples_come_once_by_bucket(source: ShardSource) -> None:
 def test_what_was_encoded_before_comes_in_the_same_batches(source: ShardSource, tmp_path: Path) -> None:
     store = source.encoded("identity", str(tmp_path))
     for batch in source.once(np.arange(COUNT), 8):
-        store.write(batch["sample"].numpy(), {"image": batch["image"]}, batch["weight"].numpy() > 0)
+        store.write(batch["sample"].numpy(), {"image": batch["image"]}, batch["valid"].numpy())
     assert store.share() == 1
     for plain, kept in zip(take(source, 20, 6), source.batches("train", 6, stored=store), strict=False):
         assert kept["encoded"].all()
-        assert all(torch.equal(plain[name], kept[name]) for name in ("image", "sample", "position", "weight"))
+        assert all(torch.equal(plain[name], kept[name]) for name in ("image", "sample", "position", "valid"))
 
 
 def test_batches_are_dealt_without_drift() -> None:

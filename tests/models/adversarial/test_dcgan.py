@@ -83,7 +83,7 @@ def test_a_kernel_that_divides_by_its_stride_draws_less_of_a_checkerboard() -> N
     found = {}
     for kernel in (3, 4, 5, 6):
         torch.manual_seed(0)
-        pictures = [ConvGenerator(20, 3, 32, 32, kernel)(torch.randn(16, 20), torch.ones(16)) for _ in range(4)]
+        pictures = [ConvGenerator(20, 3, 32, 32, kernel)(torch.randn(16, 20), torch.ones(16, dtype=torch.bool)) for _ in range(4)]
         found[kernel] = checkerboard(torch.cat([picture.atanh().detach() for picture in pictures], 1)).item()
     assert max(found[4], found[6]) < 0.6 * min(found[3], found[5])
 
@@ -92,9 +92,9 @@ def test_a_kernel_that_divides_by_its_stride_draws_less_of_a_checkerboard() -> N
 @pytest.mark.parametrize("side", [8, 10, 14, 28, 32])
 def test_every_kernel_and_size_gives_pictures_of_the_asked_size(side: int, kernel: int) -> None:
     generator, discriminator = ConvGenerator(5, 1, side, 4, kernel), ConvDiscriminator(1, side, 4, kernel)
-    picture = generator(torch.randn(3, 5), torch.ones(3))
+    picture = generator(torch.randn(3, 5), torch.ones(3, dtype=torch.bool))
     assert picture.shape == (3, 1, side, side)
-    assert discriminator(picture, torch.ones(3)).shape == (3, 1)
+    assert discriminator(picture, torch.ones(3, dtype=torch.bool)).shape == (3, 1)
 
 
 @pytest.mark.parametrize(("side", "expected"), [(8, (4, 1)), (16, (4, 2)), (64, (4, 4)), (28, (7, 2)), (10, (5, 1)), (48, (6, 3))])

@@ -28,8 +28,8 @@ class Pictures:
             position = np.arange(start + rank * each, start + (rank + 1) * each)
             rows = [(p * 7 + seed) % len(self.images) if split == "train" else min(p, len(self.images) - 1) for p in position.tolist()]
             samples = Samples(position, [str(row) for row in rows], {"image": [self.images[row] for row in rows]}, np.zeros(each, bool), seed)
-            counts = position < (start + size if split == "train" else len(self.images))
-            yield {**transform(samples), "position": torch.from_numpy(position), "weight": torch.from_numpy(counts.astype(np.float32))}
+            valid = position < (start + size if split == "train" else len(self.images))
+            yield {**transform(samples), "position": torch.from_numpy(position), "valid": torch.from_numpy(valid)}
             start += size
 
     def captions(self, split: str, limit: int) -> Iterator[str]:

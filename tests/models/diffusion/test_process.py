@@ -21,7 +21,7 @@ POSITION = torch.arange(4096)
 
 
 def batch(size: int) -> dict[str, Tensor]:
-    return {"position": torch.arange(size), "weight": torch.ones(size)}
+    return {"position": torch.arange(size)}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.beta_schedule}-{config.prediction}")

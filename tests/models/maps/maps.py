@@ -17,7 +17,8 @@ EXACT = TrainConfig(optim=OptimConfig(name="sgd", learning_rate=1.0))
 
 
 def batch_of(x: Tensor, label: Tensor | None = None, start: int = 0) -> Batch:
-    batch = {"x": x, "position": torch.arange(start, start + len(x)), "weight": torch.ones(len(x))}
+    valid = torch.ones(len(x), dtype=torch.bool)
+    batch = {"x": x, "position": torch.arange(start, start + len(x)), "valid": valid, "weight": valid.float()}
     return batch if label is None else {**batch, "label": label}
 
 

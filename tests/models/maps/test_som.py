@@ -213,7 +213,7 @@ def run_as_ranks(root: Path) -> None:
         strategy.setup(task, EXACT)
         batches = source.batches("train", 200, rank=distributed.rank(), world=distributed.world_size())
         for index, batch in enumerate(islice(batches, 12)):
-            batch["weight"][batch["position"] % 9 == 4] = 0
+            batch["valid"][batch["position"] % 9 == 4] = False
             strategy.run_phase(task.phases[0], [batch], Step(index, 12))
             strategy.after_step(Step(index, 12))
         save_file(task.state_dict(), root / f"{rule}-{distributed.rank()}-{distributed.world_size()}")
@@ -233,7 +233,7 @@ def test_sums_over_two_processes_are_those_of_one(tmp_path: Path) -> None:
 def test_a_step_in_micro_batches_is_the_step(rule: str) -> None:
     x, label = digits()
     batch = batch_of(x[:300], label[:300])
-    batch["weight"][batch["position"] % 9 == 4] = 0
+    batch["valid"][batch["position"] % 9 == 4] = False
     ends = []
     for parts in (1, 3):
         torch.manual_seed(0)
@@ -253,7 +253,7 @@ def test_a_step_in_micro_batches_is_the_step(rule: str) -> None:
 
 def test_labels_and_hits_that_count() -> None:
     task = SOMConfig(sides=(3, 3)).build(replace(SPEC, num_samples=9), {})
-    batch = {**batch_of(torch.rand(6, 3)), "label": torch.tensor([0, 1, -1, 7, 1, 1]), "weight": torch.tensor([1.0, 1, 1, 1, 0, 1])}
+    batch = {**batch_of(torch.rand(6, 3)), "label": torch.tensor([0, 1, -1, 7, 1, 1]), "valid": torch.tensor([True, True, True, True, False, True])}
     task.loss("train", batch, Step(0, 5))
     task.after_step(Step(0, 5))
     assert task.votes.counts.sum(0).tolist() == [1, 2]

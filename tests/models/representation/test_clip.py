@@ -44,7 +44,7 @@ class Pairs:
         assert transform is not None
         for low in range(start, len(NAMES), size):
             samples = self.samples(range(low, min(low + size, len(NAMES))))
-            yield {**transform(samples), "weight": torch.from_numpy(1.0 - samples.failed)}
+            yield {**transform(samples), "valid": torch.from_numpy(~samples.failed)}
 
     def captions(self, split: str, limit: int) -> Iterator[str]:
         return iter(NAMES[:limit])

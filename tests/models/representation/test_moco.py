@@ -54,7 +54,7 @@ def test_the_queue_is_first_in_first_out() -> None:
 
 def test_keys_of_micro_batches_come_in_the_order_of_their_samples_and_placeholders_not_at_all() -> None:
     one, two, batch = made(), made(), batch_of(8)
-    batch["weight"][5] = 0
+    batch["valid"][5] = False
     stepped(one, batch)
     stepped(two, rows(batch, 4, 8), rows(batch, 0, 4))
     torch.testing.assert_close(one.queue, two.queue)

@@ -46,7 +46,7 @@ def batch_of(count: int = 12) -> Batch:
     generator, label = torch.Generator().manual_seed(1), torch.arange(count) % 3
     patterns = torch.rand(3, 1, 8, 8, generator=generator)[label]
     image = (patterns[:, None] + 0.05 * torch.rand(count, 2, 1, 8, 8, generator=generator)).clamp(0, 1)
-    return {"image": image, "plain": image[:, 0], "label": label, "position": torch.arange(count), "weight": torch.ones(count)}
+    return {"image": image, "plain": image[:, 0], "label": label, "position": torch.arange(count), "valid": torch.ones(count, dtype=torch.bool)}
 
 
 def test_views_differ_and_the_plain_image_is_the_image() -> None:
@@ -66,11 +66,11 @@ def test_views_are_taken_from_an_image_that_bilinear_sampling_can_shrink(stored:
 
 def test_the_loss_is_that_of_the_projections_of_both_views() -> None:
     task, batch = made(), batch_of()
-    batch["weight"][4] = 0
+    batch["valid"][4] = False
     first, second = (task.net(batch["image"][:, view]) for view in (0, 1))
     torch.testing.assert_close(first.norm(dim=1), torch.ones(12))
     loss, metrics = task.loss("train", batch, Step(0, 1))
-    torch.testing.assert_close(loss, nt_xent(first, second, 0.2, weight=batch["weight"]))
+    torch.testing.assert_close(loss, nt_xent(first, second, 0.2, valid=batch["valid"]))
     assert loss[4] == 0
     torch.testing.assert_close(metrics["alignment"], (first * second).sum(1))
 
@@ -87,18 +87,18 @@ def test_evaluation_asks_who_is_near() -> None:
 
 def test_placeholders_are_nobodys_neighbours() -> None:
     task, batch = made(), batch_of()
-    batch["weight"][6:] = 0
+    batch["valid"][6:] = False
     short = {name: value[:6] for name, value in batch.items()}
     whole, alone = task.evaluate(batch), task.evaluate(short)
     for name, value in alone.items():
         torch.testing.assert_close(whole[name][:6], value)
-    assert task.evaluate({**batch, "weight": torch.zeros(12)})["knn_accuracy"].sum() == 0
+    assert task.evaluate({**batch, "valid": torch.zeros(12, dtype=torch.bool)})["knn_accuracy"].sum() == 0
 
 
 def evaluated_by_ranks(folder: Path) -> None:
     rank, world = distributed.rank(), distributed.world_size()
     batch, rows = batch_of(), slice(rank * 12 // world, (rank + 1) * 12 // world)
-    batch["weight"][10:] = 0
+    batch["valid"][10:] = False
     with torch.no_grad():
         values = made().evaluate({name: value[rows] for name, value in batch.items()})
     total = {name: distributed.all_gather(value) for name, value in values.items()}
@@ -109,12 +109,12 @@ def evaluated_by_ranks(folder: Path) -> None:
 def test_two_ranks_evaluate_the_same(tmp_path: Path) -> None:
     run_ranks(2, evaluated_by_ranks, tmp_path)
     batch = batch_of()
-    batch["weight"][10:] = 0
+    batch["valid"][10:] = False
     with torch.no_grad():
         expected = made().evaluate(batch)
     found = torch.load(tmp_path / "values.pt")
     for name, value in expected.items():
-        torch.testing.assert_close(found[name] * batch["weight"], value * batch["weight"])
+        torch.testing.assert_close(found[name][batch["valid"]], value[batch["valid"]])
 
 
 def test_without_labels_a_search_counts_matches() -> None:
