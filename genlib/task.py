@@ -100,7 +100,7 @@ class Task(nn.Module):
         """What frozen networks make of the samples, B rows each, without gradient; the engine adds it to the batch before the phases.
 
         A function of the samples alone, never of position, step or trained weights, so that it may be made once and kept. `loss` and
-        `evaluate` of a task that encodes read nothing else of the batch, but `position` and `weight`.
+        `evaluate` of a task that encodes read nothing else of the batch, but `position`, `valid` and `weight`.
         """
         return {}
 

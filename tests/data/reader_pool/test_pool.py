@@ -224,7 +224,7 @@ def test_close_in_the_middle_leaves_no_process_and_no_file() -> None:
         list(run)
     pool.close()
     del kept, run
-    eventually(lambda: open_files() <= before[0])  # a thread of multiprocessing's may still hold its end
+    assert eventually(lambda: open_files() <= before[0])  # a thread of multiprocessing's may still hold its end
 
 
 def test_a_pool_that_nobody_has_ends() -> None:
