@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.serve.inference.schema import ServeDeploySchema
+from ray.serve.schema import ServeDeploySchema
 
 from serve import deployment
 from serve.options import KEYS

@@ -25,6 +25,7 @@ def assess(task: Inpainting, source: DataSource, folder: Path) -> dict[str, floa
     return {**ddpm_assess.assess(task, source, folder), **assess_filling(task, source, folder)}
 
 
+@torch.no_grad()
 def assess_filling(task: Inpainting | Resampling, source: DataSource, folder: Path) -> dict[str, float]:
     """Scores over hidden pixels of held-out pictures with random masks; leaves `filled.png` in the folder.
 

@@ -25,7 +25,7 @@ def test_every_component_has_the_published_number_of_parameters(recipe: str) -> 
 
 def test_operations_of_a_step_are_counted_at_full_size() -> None:
     """SDXL's U-Net on latents of 128 x 128 is about 6 trillion operations forward (Podell et al. 2023 give no number; 3 times that a step)."""
-    assert 1.7e13 < flops_per_sample(without_values("sdxl", "denoiser"), 1, "bf16") < 2.2e13
+    assert 1.7e13 < flops_per_sample(without_values("sdxl", "denoiser"), 1, "bf16") < 2.6e13  # up to a forward pass more by checkpointing
 
 
 def test_the_middle_of_a_unet_is_as_deep_as_the_last_resolution_that_reads_text() -> None:
