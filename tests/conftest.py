@@ -18,9 +18,28 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if not item.get_closest_marker("xdist_group"):  # what a file's tests share is made once: they run in one process, if nothing else is said
             item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}/{item.path.stem}"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+    if config.getoption("loadgroup", False):
+        items[:] = spread(items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.getoption("loadgroup", False):
+        assert all("@" in item.nodeid for item in session.items), "xdist does not see the groups: another version of pytest than it knows?"
+
+
+def spread(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The tests group by group, in the order in which processes take them: large groups first, and those that start Ray, which mostly wait for
+    it, between those that compute."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        groups.setdefault(item.get_closest_marker("xdist_group").args[0], []).append(item)  # type: ignore[union-attr]
+    waiting = [group for group in groups.values() if any(item.get_closest_marker("ray") for item in group)]
+    computing = sorted((group for group in groups.values() if group not in waiting), key=len, reverse=True)
+    places = [(number / len(some), group) for some in (waiting, computing) for number, group in enumerate(some)]
+    return [item for _, group in sorted(places, key=lambda place: place[0]) for item in group]
