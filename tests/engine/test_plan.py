@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.companions import Companions
@@ -100,6 +101,15 @@ def test_checkpointing_is_seen() -> None:
     assert 1.1 < saving.flops_per_sample() / plain.flops_per_sample() < 1.5
     counts = [flops_per_sample(FakeTask(lambda saved=saved: UNet(checkpointing=saved)), MICRO_BATCH, "fp32") for saved in (False, True)]
     assert counts[0] == counts[1] == plain.flops_per_sample()
+
+
+def test_checkpointing_is_told_apart_where_a_library_replaced_the_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed's replacement, which a ZeRO-3 run leaves in its process, is a torch.autograd.Function: inside of it no gradients are recorded."""
+    from deepspeed.runtime.zero.linear import zero3_linear_wrap
+
+    plain = flops_per_sample(FakeTask(lambda: UNet(checkpointing=True)), MICRO_BATCH, "fp32")
+    monkeypatch.setattr(F, "linear", zero3_linear_wrap)
+    assert flops_per_sample(FakeTask(lambda: UNet(checkpointing=True)), MICRO_BATCH, "fp32") == plain
 
 
 def measured(tmp_path: Path, way: Parallelism, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
