@@ -125,7 +125,7 @@ def check_stage_data(stage: Stage, cached: Path) -> None:
         spec = open_and_cache(stage.data, cached, partial(parallel_map, label="indexing", local_below=64)).spec
     except (ValueError, OSError):  # data that this node does not see: its workers may, or say why not
         return
-    stage.task.refuse_data(spec)
+    stage.task.check_data(spec)
 
 
 def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:

@@ -172,7 +172,7 @@ class DCGANConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> DCGAN:

@@ -42,7 +42,7 @@ class CodingConfig(TaskConfig):
         """Numbers that the encoder gives."""
         return self.latent_dim
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         with torch.device("meta"):  # all that the networks refuse, without their weights
             self.coder(VectorShape.of(data))
 

@@ -71,7 +71,7 @@ class ImageAutoencoderConfig(TaskConfig):
         """Pixels a side that a latent cell covers."""
         return 2 ** (len(self.block_out_channels) - 1)
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         self.side(data)
 
     def side(self, data: DataSpec) -> int:

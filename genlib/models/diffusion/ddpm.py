@@ -43,11 +43,11 @@ class DDPMConfig(TaskConfig):
     clip: bool = False
     """Samplers keep their estimate of the picture in its range; diffusers' DDIMPipeline does the same under `use_clipped_model_output=True`."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         refuse_images(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> PixelDiffusion:
-        self.refuse_data(data)
+        self.check_data(data)
         return DDPM(self, data)
 
 
@@ -58,7 +58,7 @@ class ClassDDPMConfig(DDPMConfig):
     label_dropout: float = limited(0.1, at_least=0, below=1)
     """Share of training labels that are replaced by none; 0 leaves no guidance."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         refuse_images(data)
         if not data.class_names:
             raise ValueError(
@@ -66,7 +66,7 @@ class ClassDDPMConfig(DDPMConfig):
             )
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> ClassDDPM:
-        self.refuse_data(data)
+        self.check_data(data)
         return ClassDDPM(self, data)
 
 

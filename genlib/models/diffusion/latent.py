@@ -54,7 +54,7 @@ class LatentConfig(TaskConfig):
         """What the sides of latents must divide by."""
         raise NotImplementedError
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         if not data.has_captions:
             raise ValueError(
                 "latent diffusion learns from captions, but the samples have none (.txt members); give shards that have with --data.train"
@@ -62,7 +62,7 @@ class LatentConfig(TaskConfig):
 
     def refuse_unfit(self, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         """ValueError where the data or the upstream tasks cannot serve."""
-        self.refuse_data(data)
+        self.check_data(data)
         self.check_roles(upstream)
         autoencoder = upstream["autoencoder"]
         if not isinstance(autoencoder, ImageAutoencoder):

@@ -65,7 +65,7 @@ class RectifiedFlowConfig(TaskConfig):
     flip: bool = False
     """Mirror half of the training pictures from left to right."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         refuse_images(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> RectifiedFlow:

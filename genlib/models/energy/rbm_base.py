@@ -32,7 +32,7 @@ class RBMBaseConfig(TaskConfig):
     image_size: int = limited(0, at_least=0)
     """Pixels a side; 0 is the data's own."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         VectorShape.of(data, self.image_size)
 
 

@@ -79,7 +79,7 @@ class SOMConfig(TaskConfig):
         """The rule with its rates."""
         return BatchRule() if self.rule == "batch" else OnlineRule(self.rate, self.final_rate)
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         VectorShape.of(data, self.image_size)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> SOM:

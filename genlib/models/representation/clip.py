@@ -56,7 +56,7 @@ class CLIPConfig(TaskConfig):
     templates: tuple[str, ...] = ("{}",)
     """Sentences around a name whose directions are averaged in zero-shot classification."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         if not data.has_captions:
             raise ValueError("CLIP learns from captions, but the samples have none (.txt members); give shards of image-text pairs with --data.train")
         if len(self.mean) not in (1, data.channels) or len(self.std) not in (1, data.channels):
@@ -65,7 +65,7 @@ class CLIPConfig(TaskConfig):
             )
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> CLIP:
-        self.refuse_data(data)
+        self.check_data(data)
         return CLIP(self, data)
 
 

@@ -58,13 +58,13 @@ class VAEConfig(CodingConfig):
     def encoder_numbers(self) -> int:
         return 2 * self.latent_dim
 
-    def refuse_data(self, data: DataSpec) -> None:
-        CodingConfig.refuse_data(self, data)
+    def check_data(self, data: DataSpec) -> None:
+        CodingConfig.check_data(self, data)
         if self.likelihood == "bernoulli" and not VectorShape.of(data).is_image:
             raise ValueError("task.likelihood bernoulli is of values in [0, 1], but the samples are vectors of any numbers; give gaussian")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> VAE:
-        self.refuse_data(data)
+        self.check_data(data)
         return VAE(self, data)
 
 
