@@ -151,7 +151,7 @@ def _what_was_finished() -> str:
     return "stopped: what was finished is kept; the same command goes on"
 
 
-def refuse_grace(seconds: float) -> None:
+def check_grace(seconds: float) -> None:
     """ValueError where it is no time to wait."""
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"grace_seconds is {seconds:g}; it must be a number of seconds from 0, such as {GRACE_SECONDS:g}")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from cluster.signals import GRACE_SECONDS, keeps, refuse_grace
+from cluster.signals import GRACE_SECONDS, check_grace, keeps
 from jobs.command_line import exit_code, read
 from serve.options import ServeOptions
 
@@ -55,7 +55,7 @@ class ServeCommand:
     options: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
 
     def __post_init__(self) -> None:
-        refuse_grace(self.grace_seconds)
+        check_grace(self.grace_seconds)
 
     def sized(self) -> Replicas:
         """The replicas that are asked for. ValueError where that is no number or range of them."""

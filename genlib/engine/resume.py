@@ -23,15 +23,15 @@ CHANGEABLE = {
 def is_of_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec) -> bool:
     """Whether the run that is asked for could go on from the checkpoint."""
     try:
-        refuse_other_run(manifest, recipe, stage, spec)
+        check_same_run(manifest, recipe, stage, spec)
     except ValueError:
         return False
     return True
 
 
-def refuse_other_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec) -> None:
+def check_same_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec) -> None:
     """ValueError naming the first thing in which the checkpoint differs from what is asked for."""
-    refuse_other_settings(manifest, recipe, stage)
+    check_same_settings(manifest, recipe, stage)
     if manifest.data_state.digest != spec.digest:
         raise ValueError(
             "the training data changed since the checkpoint (another digest), so the run cannot go on; restore the data or use another run name"
@@ -42,7 +42,7 @@ def refuse_other_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSp
         )
 
 
-def refuse_other_settings(manifest: Manifest, recipe: str, stage: Stage) -> None:
+def check_same_settings(manifest: Manifest, recipe: str, stage: Stage) -> None:
     """The same of all but the data."""
     if (manifest.recipe, manifest.stage) != (recipe, stage.name):
         raise ValueError(f"the checkpoint is of recipe {manifest.recipe} ({manifest.stage}), not {recipe} ({stage.name}); use another run name")

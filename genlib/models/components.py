@@ -61,7 +61,7 @@ def adopt_component(module: nn.Module, folder: Path) -> dict[str, Any]:
     another: the first setting, name or shape that differs is named.
     """
     values = read_config(folder)
-    _refuse_other_network(module, values, folder)
+    _check_same_network(module, values, folder)
     wanted = _once(module)
     found = dict(_matched(wanted, folder))
     if missing := sorted(wanted.keys() - found.keys()):
@@ -108,7 +108,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _refuse_other_network(module: nn.Module, values: Mapping[str, Any], folder: Path) -> None:
+def _check_same_network(module: nn.Module, values: Mapping[str, Any], folder: Path) -> None:
     """ValueError that names the first difference between the network and what config.json describes."""
     theirs = values.get("_class_name") or next(iter(values.get("architectures") or []), None)
     if theirs != type(module).__name__:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.signals import refuse_grace
+from cluster.signals import check_grace
 from jobs.command_line import RunOptions
 from jobs.tune_options import TuneOptions
 
@@ -93,7 +93,7 @@ def test_a_grace_time_is_a_time(seconds: float) -> None:
     for options in (RunOptions, TuneOptions):
         with pytest.raises(ValueError, match=r"grace_seconds is .*; it must be a number of seconds from 0, such as 25"):
             options(grace_seconds=seconds)
-    refuse_grace(0)
+    check_grace(0)
 
 
 @pytest.mark.parametrize("words", [("jobs/tune.py", "vae", "--help"), ("-m", "serve", "--help")], ids=" ".join)

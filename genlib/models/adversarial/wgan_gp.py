@@ -80,7 +80,7 @@ class DenseWGANGPConfig(TaskConfig):
         return WGANGP(self.network, self.game, self.health, data)
 
 
-def refuse_batch_norm(critic: nn.Module) -> None:
+def check_no_batch_norm(critic: nn.Module) -> None:
     """ValueError where a critic normalises over the batch: the penalty is on each sample's own gradient (section 4)."""
     kinds = BatchNorm | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
     found = next((name for name, module in critic.named_modules() if isinstance(module, kinds)), None)
@@ -99,7 +99,7 @@ class WGANGP(TwoPlayers):
     def __init__(self, networks: Networks, game: Penalised, health: Health, data: DataSpec) -> None:
         super().__init__(networks, game.n_critic, health, data)
         self.game = game
-        refuse_batch_norm(self.discriminator)
+        check_no_batch_norm(self.discriminator)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         if phase == "generator":

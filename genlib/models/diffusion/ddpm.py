@@ -21,7 +21,7 @@ from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limi
 from genlib.functional.guidance import classifier_free
 from genlib.functional.samplers import Denoiser, trailing
 from genlib.models.diffusion import pixels
-from genlib.models.diffusion.pixels import PixelTask, PixelUNet, refuse_images
+from genlib.models.diffusion.pixels import PixelTask, PixelUNet, check_one_size
 from genlib.models.diffusion.process import DiscreteConfig, Network, SeededNoise, denoiser, denoising_loss
 from genlib.models.diffusion.sampling import Sampler, sample
 from genlib.ports import Guidance, GuidanceRescale, Image, Labels, Seeds, Sizes, Steps
@@ -44,7 +44,7 @@ class DDPMConfig(TaskConfig):
     """Samplers keep their estimate of the picture in its range; diffusers' DDIMPipeline does the same under `use_clipped_model_output=True`."""
 
     def check_data(self, data: DataSpec) -> None:
-        refuse_images(data)
+        check_one_size(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> PixelDiffusion:
         self.check_data(data)
@@ -59,7 +59,7 @@ class ClassDDPMConfig(DDPMConfig):
     """Share of training labels that are replaced by none; 0 leaves no guidance."""
 
     def check_data(self, data: DataSpec) -> None:
-        refuse_images(data)
+        check_one_size(data)
         if not data.class_names:
             raise ValueError(
                 "this recipe draws classes, but the data names none; take a set with labels such as digits, or the recipe ddpm_unconditional"

@@ -60,7 +60,7 @@ class LatentConfig(TaskConfig):
                 "latent diffusion learns from captions, but the samples have none (.txt members); give shards that have with --data.train"
             )
 
-    def refuse_unfit(self, data: DataSpec, upstream: Mapping[str, Task]) -> None:
+    def check_inputs(self, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         """ValueError where the data or the upstream tasks cannot serve."""
         self.check_data(data)
         self.check_roles(upstream)

@@ -51,7 +51,7 @@ class LatentEditor(LatentTask):
 
         strength 0 gives the autoencoder's reconstruction, 1 keeps nothing of the picture.
         """
-        refuse_counts(image, prompts=prompt, seeds=seed)
+        check_counts(image, prompts=prompt, seeds=seed)
         wish = self.wish(prompt, negative_prompt, guidance_scale, guidance_rescale, image.shape[-1], image.shape[-2])
         noise, latents, grid = self.noise(wish, seed), self.latents_of(image), self.grid(steps).strength(strength)
         if not len(grid):
@@ -69,7 +69,7 @@ class LatentEditor(LatentTask):
         strength is the share of the steps that is walked back and forth: less keeps more. With equal prompts and guidance_scale 1 it
         gives the autoencoder's reconstruction; no noise is drawn.
         """
-        refuse_counts(image, source_prompts=source_prompt, prompts=prompt)
+        check_counts(image, source_prompts=source_prompt, prompts=prompt)
         sides = image.shape[-1], image.shape[-2]
         wish = self.wish(prompt, negative_prompt, guidance_scale, guidance_rescale, *sides)
         latents, grid = self.latents_of(image), self.grid(steps, clean=False).strength(strength)
@@ -90,7 +90,7 @@ class LatentEditor(LatentTask):
 
         Every `jump` steps are walked `passes` times: more agree better with what is known, and take so much longer.
         """
-        refuse_counts(image, prompts=prompt, seeds=seed)
+        check_counts(image, prompts=prompt, seeds=seed)
         if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2:] != image.shape[2:] or len(mask) not in (1, len(image)):
             raise ValueError(f"the mask is {tuple(mask.shape)}; for these images it must be ({len(image)}, 1, {image.shape[2]}, {image.shape[3]})")
         wish = self.wish(prompt, negative_prompt, guidance_scale, guidance_rescale, image.shape[-1], image.shape[-2])
@@ -110,7 +110,7 @@ class LatentEditor(LatentTask):
 
         `left` and `top` are shares of the new room before and above the image; sizes are in pixels, 0 the size of training.
         """
-        refuse_counts(image, prompts=prompt, seeds=seed)
+        check_counts(image, prompts=prompt, seeds=seed)
         width, height = width or self.size, height or self.size
         room = width - image.shape[-1], height - image.shape[-2]
         if min(room) < 0:
@@ -129,7 +129,7 @@ class LatentEditor(LatentTask):
         return (self.autoencoder.encode_image(2 * image.to(self.device) - 1)[0] - self.autoencoder.shift) * self.autoencoder.scale
 
 
-def refuse_counts(image: Tensor, **others: Sequence) -> None:
+def check_counts(image: Tensor, **others: Sequence) -> None:
     """ValueError where there are not as many of something as images (B, C, H, W)."""
     if image.dim() != 4:
         raise ValueError(f"the images have the shape {tuple(image.shape)}; give (B, C, H, W)")

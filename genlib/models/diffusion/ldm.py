@@ -48,7 +48,7 @@ class LatentDiffusionConfig(LatentConfig):
         return self.unet.factor
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> LatentDiffusion:
-        self.refuse_unfit(data, upstream)
+        self.check_inputs(data, upstream)
         return LatentDiffusion(self, data, upstream)
 
 

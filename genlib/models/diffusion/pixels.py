@@ -95,7 +95,7 @@ class PixelTransform:
         return {"image": image, **({"label": batch["label"]} if "label" in batch else {})}
 
 
-def refuse_images(data: DataSpec) -> None:
+def check_one_size(data: DataSpec) -> None:
     """ValueError where the data has no pictures of one size."""
     if not data.image_size:
         raise ValueError(
@@ -113,7 +113,7 @@ class PixelTask(Task):
         self, unet: PixelUNet, data: DataSpec, *, flip: bool, more_channels: int = 0, num_classes: int = 0, upstream: Mapping[str, Task] | None = None
     ) -> None:
         super().__init__(upstream)
-        refuse_images(data)
+        check_one_size(data)
         self.unet, self.data, self.flip, self.more_channels, self.num_classes = unet, data, flip, more_channels, num_classes
         self.net = self.made()
 

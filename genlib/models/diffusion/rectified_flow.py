@@ -20,7 +20,7 @@ from genlib.functional.diffusion import interpolate, to_x0_from_velocity, veloci
 from genlib.functional.samplers import Grid, OnStep, flow_euler
 from genlib.models.diffusion import pixels
 from genlib.models.diffusion.ddpm import SHORT, SMALL, smoke
-from genlib.models.diffusion.pixels import PixelTask, PixelUNet, refuse_images
+from genlib.models.diffusion.pixels import PixelTask, PixelUNet, check_one_size
 from genlib.models.diffusion.process import noise_of
 from genlib.models.diffusion.sampling import CONTINUOUS_STEPS
 from genlib.ports import Image, Seeds, Sizes, Steps
@@ -66,7 +66,7 @@ class RectifiedFlowConfig(TaskConfig):
     """Mirror half of the training pictures from left to right."""
 
     def check_data(self, data: DataSpec) -> None:
-        refuse_images(data)
+        check_one_size(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> RectifiedFlow:
         return RectifiedFlow(self, data)

@@ -122,7 +122,7 @@ class SD3Config(LatentConfig):
             raise ValueError(f"task.text_dropout {self.text_dropout} must be three shares of at least 0 and below 1, one a text encoder")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> SD3:
-        self.refuse_unfit(data, upstream)
+        self.check_inputs(data, upstream)
         return SD3(self, data, upstream)
 
 

@@ -41,7 +41,7 @@ class SDXLConfig(LatentDiffusionConfig):
     roles: ClassVar[tuple[str, ...]] = ("autoencoder", "text", "text_2")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> SDXL:
-        self.refuse_unfit(data, upstream)
+        self.check_inputs(data, upstream)
         return SDXL(self, data, upstream)
 
 
@@ -92,7 +92,7 @@ class SDXLRefinerConfig(LatentDiffusionConfig):
         base = upstream.get("base")
         if not isinstance(base, SDXL):
             raise ValueError("the refiner takes over from an SDXL base; its stage needs one under the role 'base'")
-        self.refuse_unfit(data, {"autoencoder": base.autoencoder, "base": base})
+        self.check_inputs(data, {"autoencoder": base.autoencoder, "base": base})
         if self.process.levels != base.config.process.levels:
             raise ValueError("the refiner's noise levels are not those of its base, whose latents it takes over; give both the same task.process")
         return SDXLRefiner(self, data, upstream)
