@@ -59,9 +59,9 @@ class TwoPlayers(Task):
     objective = ("sliced_wasserstein", "min")
     companions = Companions(assess="genlib.models.adversarial.assess:assess", example="genlib.models.adversarial.players:example")
     centre: Tensor
-    """(1,) or (D,): what samples have taken away before the networks see them."""
+    """(1,) or (D,): subtracted from samples before the networks see them."""
     scale: Tensor
-    """(1,): and by what they are divided."""
+    """(1,): divides samples after that."""
     progress: Tensor
     """(1,): share of the run that was done at the last step; the monitor judges no beginner."""
 
@@ -94,8 +94,8 @@ class TwoPlayers(Task):
         """The batch's samples as networks see them."""
         return (batch[self.networks.member] - self.centre) / self.scale
 
-    def finished(self, made: Tensor) -> Tensor:
-        """What a generator made, in the units of the data; images in [0, 1]."""
+    def in_data_units(self, made: Tensor) -> Tensor:
+        """Output of the generator in the units of the data; images in [0, 1]."""
         x = made.float() * self.scale + self.centre
         return x.clamp(0, 1) if self.shape.is_image else x
 
@@ -103,28 +103,28 @@ class TwoPlayers(Task):
         """(B, latent_dim), keyed by position."""
         return random.normal(batch["position"], (self.networks.latent_dim,), seed=seed, stream=f"latents of the {stream}")
 
-    def verdicts(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Data, fakes made for the discriminator's turn, and its logits (B, 1) on each; both batches are pure, and normalised apart."""
+    def discriminator_logits(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(real, fake, logits of real, logits of fake) of the discriminator's phase; logits are (B, 1), and the two batches are normalised apart."""
         self.progress.fill_(step.progress)
         valid, real = batch["valid"], self.real(batch)
         with torch.no_grad():
             fake = self.generator(self.noise(batch, step.seed, "discriminator"), valid)
         return real, fake, self.discriminator(real, valid), self.discriminator(fake, valid)
 
-    def fooled(self, batch: Batch, step: Step) -> Tensor:
-        """The discriminator's logits (B, 1) on fakes made for the generator's turn."""
+    def generator_logits(self, batch: Batch, step: Step) -> Tensor:
+        """The discriminator's logits (B, 1) on the fakes of the generator's phase."""
         valid = batch["valid"]
         return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), valid), valid)
 
     def evaluate(self, batch: Batch) -> Metrics:
-        """Of as many generated samples as held-out ones: their sliced Wasserstein distance and variety, and how well both are told apart."""
+        """Of as many generated samples as held-out ones: their sliced Wasserstein distance and variety, and the discriminator's logits on both."""
         made = self.generator(self.noise(batch, 0, "evaluation"))
         real_logits, fake_logits = (self.discriminator(x, batch["valid"]) for x in (self.real(batch), made))
-        told = {"real_logit": real_logits[:, 0], "fake_logit": fake_logits[:, 0]}
+        logits = {"real_logit": real_logits[:, 0], "fake_logit": fake_logits[:, 0]}
         valid = all_gather(batch["valid"])
-        real, fake = (all_gather(x.flatten(1))[valid] for x in (batch[self.networks.member].float(), self.finished(made)))
+        real, fake = (all_gather(x.flatten(1))[valid] for x in (batch[self.networks.member].float(), self.in_data_units(made)))
         label = all_gather(batch["label"])[valid] if "label" in batch else None
-        return {"sliced_wasserstein": self.distance(real, fake), **variety(real, fake, label), **told, "progress": self.progress[0]}
+        return {"sliced_wasserstein": self.distance(real, fake), **variety(real, fake, label), **logits, "progress": self.progress[0]}
 
     def distance(self, real: Tensor, fake: Tensor) -> Tensor:
         """Sliced Wasserstein distance of samples (N, D), by patches if they are images that hold some; a scalar."""
@@ -139,7 +139,7 @@ class TwoPlayers(Task):
     @torch.no_grad()
     def generate(self, *, seed: Seeds) -> Sample:
         """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed."""
-        return self.made(noise_of(seed, (self.networks.latent_dim,), self.device))
+        return self.generated(noise_of(seed, (self.networks.latent_dim,), self.device))
 
     @action(joint=True)
     @torch.no_grad()
@@ -150,11 +150,11 @@ class TwoPlayers(Task):
         a, b = noise_of([first, last], (self.networks.latent_dim,), self.device)
         angle = torch.acos((a @ b / (a.norm() * b.norm())).clamp(-1, 1)).clamp(min=1e-4)
         share = torch.linspace(0, 1, steps, device=self.device)[:, None]
-        return self.made((torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle))
+        return self.generated((torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle))
 
-    def made(self, noise: Tensor) -> Tensor:
+    def generated(self, noise: Tensor) -> Tensor:
         """Samples of noise (B, latent_dim), in the data's units and shape; without gradient."""
-        x = self.finished(self.generator(noise))
+        x = self.in_data_units(self.generator(noise))
         return self.shape.image(x.flatten(1)) if self.shape.is_image else x
 
 

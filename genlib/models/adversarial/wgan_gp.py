@@ -103,8 +103,8 @@ class WGANGP(TwoPlayers):
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         if phase == "generator":
-            return wasserstein_generator(self.fooled(batch, step)), {}
-        real, fake, real_scores, fake_scores = self.verdicts(batch, step)
+            return wasserstein_generator(self.generator_logits(batch, step)), {}
+        real, fake, real_scores, fake_scores = self.discriminator_logits(batch, step)
         share = random.uniform(batch["position"], seed=step.seed, stream="interpolates")
         norm = gradient_norm(self.discriminator, interpolates(real, fake, share))
         penalty, loss = gradient_penalty(norm), wasserstein_critic(real_scores, fake_scores)

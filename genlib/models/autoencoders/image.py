@@ -18,7 +18,7 @@ from torch import Tensor
 from genlib import random
 from genlib.companions import Companions
 from genlib.data.transforms.plain import PlainTransform
-from genlib.functional.adversarial import adaptive_weight, handed_on, hinge_discriminator, hinge_generator, last_layer_gradient
+from genlib.functional.adversarial import adaptive_weight, hinge_discriminator, hinge_generator, last_layer_gradient, with_custom_gradient
 from genlib.functional.perceptual import feature_distance, psnr_db
 from genlib.models.autoencoders.image_config import ImageAutoencoderConfig
 from genlib.nn.patch_discriminator import PatchDiscriminator
@@ -98,8 +98,8 @@ class ImageAutoencoder(Task):
         if not (self.config.discriminator.weight and started):
             distance = self.distance(made.float(), image)
             return distance + price, {"distance": distance, **metrics}
-        distance, verdict = self.judged(made, image, features[0], batch)
-        return distance + verdict + price, {"distance": distance, "verdict": verdict, **metrics}
+        distance, adversarial = self.adversarial_terms(made, image, features[0], batch)
+        return distance + adversarial + price, {"distance": distance, "adversarial": adversarial, **metrics}
 
     def distance(self, made: Tensor, image: Tensor) -> Tensor:
         """Pixel distance, mean over pixels and channels, and the distance in features. (B, C, H, W) twice -> (B,)."""
@@ -114,22 +114,22 @@ class ImageAutoencoder(Task):
         features = feature_distance([m.float() for m in network.feature_maps(made / 2 + 0.5)], [m.float() for m in real], weights)
         return pixels + self.config.perceptual_weight * features
 
-    def judged(self, made: Tensor, image: Tensor, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Distance and weighted verdict of the discriminator on reconstructions `made`, (B,) each.
+    def adversarial_terms(self, made: Tensor, image: Tensor, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Distance and weighted adversarial loss of reconstructions `made`, (B,) each.
 
-        Both are differentiated here with respect to the reconstruction alone and handed on as gradients, so that the backward pass
+        Both are differentiated here with respect to the reconstruction alone and go on with these gradients, so that the backward pass
         goes through every weight once, as ZeRO-3 demands, and the ratio of gradients at the last layer costs no pass of its own.
         `features`: what the last layer was given. The ratio is of the global batch's gradients.
         """
         with torch.enable_grad():
             leaf = made.detach().float().requires_grad_()
-            distance, verdict = self.distance(leaf, image), hinge_generator(self.discriminator(leaf))
+            distance, adversarial = self.distance(leaf, image), hinge_generator(self.discriminator(leaf))
             (pull,) = torch.autograd.grad(distance.sum(), leaf)
-            (push,) = torch.autograd.grad(verdict.sum(), leaf)
+            (push,) = torch.autograd.grad(adversarial.sum(), leaf)
         factor = torch.as_tensor(self.config.discriminator.weight, device=leaf.device)
         if self.config.discriminator.adaptive:
             factor = factor * adaptive_weight(*(last_layer_gradient(features, weighted(g, batch)) for g in (pull, push)))
-        return handed_on(distance, pull, made), handed_on(factor * verdict, factor * push, made)
+        return with_custom_gradient(distance, pull, made), with_custom_gradient(factor * adversarial, factor * push, made)
 
     def discriminator_loss(self, image: Tensor, position: Tensor, seed: int) -> tuple[Tensor, Metrics]:
         """The discriminator's own loss (B,)."""

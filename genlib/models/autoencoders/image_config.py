@@ -17,11 +17,11 @@ class Discriminator(Config):
     """A second player that tells patches of reconstructions from patches of images."""
 
     weight: float = tunable(0.0, low=0.0, high=1.0, at_least=0)
-    """Weight of its verdict in the autoencoder's loss; 0 is no discriminator."""
+    """Weight of the adversarial loss in the autoencoder's; 0 is no discriminator."""
     start_steps: int = limited(0, at_least=0)
     """Steps before which it neither learns nor counts."""
     adaptive: bool = True
-    """Multiply the weight by the ratio of the gradients of reconstruction and verdict at the last layer, so that both pull equally."""
+    """Multiply the weight by the ratio of the gradients of reconstruction and adversarial loss at the last layer, so that both pull equally."""
     width: int = limited(64, at_least=8)
     """Channels of its first layer, a multiple of 8."""
     layers: int = limited(3, at_least=1)

@@ -115,9 +115,9 @@ class PixelTask(Task):
         super().__init__(upstream)
         check_one_size(data)
         self.unet, self.data, self.flip, self.more_channels, self.num_classes = unet, data, flip, more_channels, num_classes
-        self.net = self.made()
+        self.net = self.fresh_network()
 
-    def made(self) -> Any:
+    def fresh_network(self) -> Any:
         """A fresh network."""
         channels = self.data.channels
         return self.unet.build(self.data.image_size, channels + self.more_channels, channels, self.num_classes)
