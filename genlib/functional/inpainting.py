@@ -39,7 +39,7 @@ def inpaint(
     _check(image, keep, x)
     draws = (noise(call) for call in itertools.count())
     alpha, sigma = grid.levels()
-    points = walk(len(grid), jump, passes)
+    points = visit_order(len(grid), jump, passes)
     forward, done = sum(there > here for here, there in itertools.pairwise(points)), itertools.count()
     for here, there in itertools.pairwise(points):
         if there > here:
@@ -54,7 +54,7 @@ def inpaint(
     return torch.where(keep, image, x)
 
 
-def walk(steps: int, jump: int, passes: int) -> list[int]:
+def visit_order(steps: int, jump: int, passes: int) -> list[int]:
     """Points of a grid in the order masked resampling visits them: 0 to `steps`, one at a time, with jumps back of `jump` points.
 
     Jumps start `jump` apart, counted from the last point that still has noise, `passes` - 1 of them at each place.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genlib.functional import gibbs, samplers, watching
 from genlib.functional.grids import flow_grid
-from genlib.functional.inpainting import inpaint, walk
+from genlib.functional.inpainting import inpaint, visit_order
 
 Seen = list[tuple[int, int]]
 
@@ -45,7 +45,7 @@ def test_what_is_seen_is_what_the_sampler_has() -> None:
 
 def test_resampling_counts_all_its_steps() -> None:
     grid = flow_grid(6)
-    points = walk(6, 2, 3)
+    points = visit_order(6, 2, 3)
     forward = sum(b > a for a, b in itertools.pairwise(points))
     x, noise = torch.zeros(1, 1, 2, 2), lambda call: torch.randn(1, 1, 2, 2)
     keep = torch.tensor([[[[True, False], [False, True]]]])

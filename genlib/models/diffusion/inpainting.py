@@ -48,8 +48,8 @@ class Inpainting(PixelDiffusion):
 
     def network(self, batch: Batch) -> Network:
         mask = batch["mask"]
-        told = torch.cat([mask, batch["image"] * (1 - mask)], 1)
-        return lambda x, time: self.predict(torch.cat([x, told.to(x.dtype)], 1), time)
+        known = torch.cat([mask, batch["image"] * (1 - mask)], 1)
+        return lambda x, time: self.predict(torch.cat([x, known.to(x.dtype)], 1), time)
 
     def masked(self, batch: Batch, seed: int) -> Batch:
         """The batch with a mask (B, 1, H, W) for each picture, keyed by its position."""

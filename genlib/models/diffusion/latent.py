@@ -23,7 +23,7 @@ from genlib.functional.samplers import Denoiser
 from genlib.models.autoencoders.image import ImageAutoencoder
 from genlib.models.diffusion.latent_transform import LatentTransform
 from genlib.models.diffusion.process import SeededNoise
-from genlib.models.diffusion.sampling import Sampler, walk
+from genlib.models.diffusion.sampling import Sampler, run_sampler
 from genlib.models.representation.text_encoder import FrozenTextTower, text_tower
 from genlib.nn.tokenizer import FixedLengthTokenizer
 from genlib.ports import Guidance, GuidanceRescale, Height, Image, NegativeText, Seeds, Sizes, Steps, Texts, Width
@@ -31,12 +31,12 @@ from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
 Condition = tuple[Tensor, ...]
-"""What the network is told beside x and time: hidden states of the text (B, N, D), and for some a pooled text and sizes."""
+"""Conditioning of the network, beside x and time: hidden states of the text (B, N, D), and for some a pooled text and sizes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentConfig(TaskConfig):
-    """What the families share: which samples the network is shown, and what it draws at the end."""
+    """What the families share: which samples the network is trained on, and what it draws at the end."""
 
     image_size: int = limited(0, at_least=0)
     """Pixels a side of training images, or of the square that has the area of every aspect-ratio bucket; 0 is the data's own."""
@@ -79,18 +79,19 @@ class LatentConfig(TaskConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
-    """What pictures are to show, and how strongly."""
+class GenerationSpec:
+    """What to generate: a prompt a picture, the size of all, and the guidance."""
 
     prompt: Sequence[str]
-    negative: str = ""
+    negative_prompt: str = ""
     """What guidance pushes away from; empty is no text."""
     width: int
-    """In pixels."""
+    """Width in pixels."""
     height: int
-    scale: float = 1.0
-    """Of guidance; 1 is none."""
-    rescale: float = 0.0
+    """Height in pixels."""
+    guidance_scale: float = 1.0
+    """Scale of classifier-free guidance; 1 is none."""
+    guidance_rescale: float = 0.0
     """Share of the guided estimate whose spread is put back to that without guidance."""
 
 
@@ -115,23 +116,23 @@ class LatentTask(Task):
         raise NotImplementedError
 
     def condition(self, encoded: Batch) -> Condition:
-        """What the network is told of encoded samples: of what `encode_texts` gave, and of `sizes` (B, 6)."""
+        """Conditioning from encoded samples: from what `encode_texts` gave, and `sizes` (B, 6)."""
         raise NotImplementedError
 
-    def shown(self, batch: Batch, step: Step) -> Condition:
-        """What the network is told in training: some texts are left out."""
+    def train_condition(self, batch: Batch, step: Step) -> Condition:
+        """Conditioning of a training batch: some texts are left out."""
         raise NotImplementedError
 
-    def blank(self, condition: Condition) -> Condition:
-        """The same without any text."""
+    def unconditional(self, condition: Condition) -> Condition:
+        """The same conditioning with an empty text, for classifier-free guidance."""
         raise NotImplementedError
 
-    def denoising_loss(self, batch: Batch, told: Condition, step: Step) -> tuple[Tensor, Metrics]:
+    def denoising_loss(self, batch: Batch, condition: Condition, step: Step) -> tuple[Tensor, Metrics]:
         """The network's error (B,) on noised latents of the batch."""
         raise NotImplementedError
 
-    def to_x0(self, said: Tensor, x: Tensor, time: Tensor) -> Tensor:
-        """The clean latents (B, c, h, w) that the network's words mean, at a time of the grid, of no dimension."""
+    def to_x0(self, prediction: Tensor, x: Tensor, time: Tensor) -> Tensor:
+        """The estimate of clean latents (B, c, h, w) from the network's prediction, at a time of the grid, of no dimension."""
         raise NotImplementedError
 
     def grid(self, steps: int, *, clean: bool = True) -> Grid:
@@ -164,10 +165,10 @@ class LatentTask(Task):
         return replace(super().sizes(data), side=self.size, multiple=multiple, max_steps=self.max_steps)
 
     def step_calls(self) -> Iterable[tuple[nn.Module, str]]:
-        return (self.net, "forward"), (self, "encode_texts"), (self, "pictures")
+        return (self.net, "forward"), (self, "encode_texts"), (self, "decode_latents")
 
     def preview(self, x0: Tensor) -> Tensor:
-        return self.pictures(x0)
+        return self.decode_latents(x0)
 
     def transform(self, train: bool) -> LatentTransform:
         return LatentTransform(self.size, self.tokenizers(), self.config.random_crop)
@@ -182,8 +183,8 @@ class LatentTask(Task):
         return {"latent_mean": mean, "latent_std": std, **self.encode_texts(*tokens), "sizes": batch["sizes"]}
 
     @torch.no_grad()
-    def read(self, texts: Sequence[str]) -> Batch:
-        """What the text encoders make of texts."""
+    def encode_prompts(self, texts: Sequence[str]) -> Batch:
+        """Output of the text encoders for texts."""
         return self.encode_texts(*(tokenizer(texts).to(self.device) for tokenizer in self.tokenizers()))
 
     def latents(self, batch: Batch, seed: int) -> Tensor:
@@ -193,38 +194,42 @@ class LatentTask(Task):
         return (drawn - self.autoencoder.shift) * self.autoencoder.scale
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        return self.denoising_loss(batch, self.shown(batch, step), step)
+        return self.denoising_loss(batch, self.train_condition(batch, step), step)
 
     def evaluate(self, batch: Batch) -> Metrics:
         loss, metrics = self.denoising_loss(batch, self.condition(batch), Step(0, 1))
         return {"loss": loss, **metrics}
 
-    def told(self, prompts: Sequence[str], width: int, height: int) -> Condition:
-        """What the network is told of prompts, for pictures of that size in pixels."""
+    def prompt_condition(self, prompts: Sequence[str], width: int, height: int) -> Condition:
+        """Conditioning on prompts, for pictures of that size in pixels."""
         sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=torch.int32).expand(len(prompts), 6)
-        return self.condition({**self.read(prompts), "sizes": sizes})
+        return self.condition({**self.encode_prompts(prompts), "sizes": sizes})
 
-    def both(self, wish: Wish) -> tuple[Condition, Condition]:
-        """What the network is told with the prompts, and what guidance pushes away from: nothing, or a negative prompt."""
-        told = self.told(wish.prompt, wish.width, wish.height)
-        return told, self.told([wish.negative] * len(wish.prompt), wish.width, wish.height) if wish.negative else self.blank(told)
+    def cond_uncond(self, spec: GenerationSpec) -> tuple[Condition, Condition]:
+        """Conditioning on the prompts, and what guidance pushes away from: an empty text, or the negative prompt."""
+        condition = self.prompt_condition(spec.prompt, spec.width, spec.height)
+        return condition, self.prompt_condition(
+            [spec.negative_prompt] * len(spec.prompt), spec.width, spec.height
+        ) if spec.negative_prompt else self.unconditional(condition)
 
-    def guided(self, wish: Wish) -> Denoiser:
+    def guided(self, spec: GenerationSpec) -> Denoiser:
         """The network as samplers ask it, with classifier-free guidance where the scale is not 1."""
-        told = self.both(wish)
-        twice = [torch.cat(pair) for pair in zip(*told, strict=True)]
+        cond, uncond = self.cond_uncond(spec)
+        twice = [torch.cat(pair) for pair in zip(cond, uncond, strict=True)]
 
         def estimate(x: Tensor, time: Tensor) -> Tensor:
             times = time.to(x.device).expand(len(x))
-            if wish.scale == 1:
-                said = self.net(x, times, *told[0])
+            if spec.guidance_scale == 1:
+                prediction = self.net(x, times, *cond)
             else:
-                said = classifier_free(*self.net(torch.cat([x, x]), torch.cat([times, times]), *twice).chunk(2), wish.scale, wish.rescale)  # type: ignore[call-arg]
-            return self.to_x0(said.to(x.dtype), x, time)
+                prediction = classifier_free(
+                    *self.net(torch.cat([x, x]), torch.cat([times, times]), *twice).chunk(2), spec.guidance_scale, spec.guidance_rescale
+                )  # type: ignore[call-arg]
+            return self.to_x0(prediction.to(x.dtype), x, time)
 
         return estimate
 
-    def pictures(self, latents: Tensor) -> Tensor:
+    def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents (B, c, h, w) of unit standard deviation -> pictures (B, C, H, W) in [0, 1]."""
         return (self.autoencoder.decode_latent(latents / self.autoencoder.scale + self.autoencoder.shift).float() / 2 + 0.5).clamp(0, 1)
 
@@ -238,25 +243,25 @@ class LatentTask(Task):
 
         guidance_scale 1 is none, below 0 the recipe's; sizes are in pixels, 0 the size of training.
         """
-        wish = self.wish(prompt, negative_prompt, guidance_scale, guidance_rescale, width or self.size, height or self.size)
-        noise = self.noise(wish, seed)
-        return self.pictures(walk(sampler, self.guided(wish), noise(), self.grid(steps), noise))
+        spec = self.generation_spec(prompt, negative_prompt, guidance_scale, guidance_rescale, width or self.size, height or self.size)
+        noise = self.noise(spec, seed)
+        return self.decode_latents(run_sampler(sampler, self.guided(spec), noise(), self.grid(steps), noise))
 
-    def wish(self, prompt: Sequence[str], negative: str, scale: float, rescale: float, width: int, height: int) -> Wish:
-        """The wish of an action's arguments. ValueError where pictures cannot be of that size."""
+    def generation_spec(self, prompt: Sequence[str], negative: str, scale: float, rescale: float, width: int, height: int) -> GenerationSpec:
+        """From an action's arguments; a scale below 0 is the recipe's. ValueError where pictures cannot be of that size."""
         pixels = self.autoencoder.factor * self.config.cell
         if width % pixels or height % pixels or width < pixels or height < pixels:
             fitting = " x ".join(str(max(1, side // pixels) * pixels) for side in (width, height))
             raise ValueError(f"a picture of {width} x {height} pixels: both must be multiples of {pixels}; use {fitting}")
         scale = self.config.guidance_scale if scale < 0 else scale
-        return Wish(prompt=prompt, negative=negative, width=width, height=height, scale=scale, rescale=rescale)
+        return GenerationSpec(prompt=prompt, negative_prompt=negative, width=width, height=height, guidance_scale=scale, guidance_rescale=rescale)
 
-    def noise(self, wish: Wish, seed: Sequence[int]) -> SeededNoise:
-        """Noise of latents, a generator a picture. ValueError where prompts and seeds differ in number."""
-        if len(wish.prompt) != len(seed):
-            raise ValueError(f"there are {len(wish.prompt)} prompts and {len(seed)} seeds; give one seed a prompt")
+    def noise(self, spec: GenerationSpec, seed: Sequence[int]) -> SeededNoise:
+        """Noise of latents, with one generator a picture. ValueError where prompts and seeds differ in number."""
+        if len(spec.prompt) != len(seed):
+            raise ValueError(f"there are {len(spec.prompt)} prompts and {len(seed)} seeds; give one seed a prompt")
         factor = self.autoencoder.factor
-        return SeededNoise(seed, (self.autoencoder.latent_channels, wish.height // factor, wish.width // factor), self.device)
+        return SeededNoise(seed, (self.autoencoder.latent_channels, spec.height // factor, spec.width // factor), self.device)
 
 
 def example(task: LatentTask, size: int) -> Batch:

@@ -16,7 +16,7 @@ from torch import Tensor
 from genlib.functional import inpainting, watching
 from genlib.functional.samplers import ddim, invert
 from genlib.models.diffusion.latent import LatentTask
-from genlib.models.diffusion.sampling import Sampler, walk
+from genlib.models.diffusion.sampling import Sampler, run_sampler
 from genlib.ports import (
     Guidance,
     GuidanceRescale,
@@ -52,11 +52,11 @@ class LatentEditor(LatentTask):
         strength 0 gives the autoencoder's reconstruction, 1 keeps nothing of the picture.
         """
         check_counts(image, prompts=prompt, seeds=seed)
-        wish = self.wish(prompt, negative_prompt, guidance_scale, guidance_rescale, image.shape[-1], image.shape[-2])
-        noise, latents, grid = self.noise(wish, seed), self.latents_of(image), self.grid(steps).strength(strength)
+        spec = self.generation_spec(prompt, negative_prompt, guidance_scale, guidance_rescale, image.shape[-1], image.shape[-2])
+        noise, latents, grid = self.noise(spec, seed), self.encode_latents(image), self.grid(steps).strength(strength)
         if not len(grid):
-            return self.pictures(latents)
-        return self.pictures(walk(sampler, self.guided(wish), grid.noised(latents, noise()), grid, noise))
+            return self.decode_latents(latents)
+        return self.decode_latents(run_sampler(sampler, self.guided(spec), grid.noised(latents, noise()), grid, noise))
 
     @action
     @torch.no_grad()
@@ -71,14 +71,14 @@ class LatentEditor(LatentTask):
         """
         check_counts(image, source_prompts=source_prompt, prompts=prompt)
         sides = image.shape[-1], image.shape[-2]
-        wish = self.wish(prompt, negative_prompt, guidance_scale, guidance_rescale, *sides)
-        latents, grid = self.latents_of(image), self.grid(steps, clean=False).strength(strength)
+        spec = self.generation_spec(prompt, negative_prompt, guidance_scale, guidance_rescale, *sides)
+        latents, grid = self.encode_latents(image), self.grid(steps, clean=False).strength(strength)
         if not len(grid):
-            return self.pictures(latents)
+            return self.decode_latents(latents)
         with watching.part(0, 2 * len(grid)):
-            start = invert(self.guided(self.wish(source_prompt, "", 1.0, 0.0, *sides)), latents, grid)
+            start = invert(self.guided(self.generation_spec(source_prompt, "", 1.0, 0.0, *sides)), latents, grid)
         with watching.part(len(grid), 2 * len(grid)):
-            return self.pictures(ddim(self.guided(wish), start, grid))
+            return self.decode_latents(ddim(self.guided(spec), start, grid))
 
     @action
     @torch.no_grad()
@@ -93,12 +93,12 @@ class LatentEditor(LatentTask):
         check_counts(image, prompts=prompt, seeds=seed)
         if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2:] != image.shape[2:] or len(mask) not in (1, len(image)):
             raise ValueError(f"the mask is {tuple(mask.shape)}; for these images it must be ({len(image)}, 1, {image.shape[2]}, {image.shape[3]})")
-        wish = self.wish(prompt, negative_prompt, guidance_scale, guidance_rescale, image.shape[-1], image.shape[-2])
-        image, hole, noise = image.to(self.device), (mask >= 0.5).to(self.device), self.noise(wish, seed)
-        known = self.latents_of(without(image, hole))
+        spec = self.generation_spec(prompt, negative_prompt, guidance_scale, guidance_rescale, image.shape[-1], image.shape[-2])
+        image, hole, noise = image.to(self.device), (mask >= 0.5).to(self.device), self.noise(spec, seed)
+        known = self.encode_latents(without(image, hole))
         keep = F.max_pool2d(hole.float(), self.autoencoder.factor) == 0
-        filled = inpainting.inpaint(self.guided(wish), noise(), self.grid(steps), image=known, keep=keep, noise=noise, jump=jump, passes=passes)
-        return torch.where(hole, self.pictures(filled), image)
+        filled = inpainting.inpaint(self.guided(spec), noise(), self.grid(steps), image=known, keep=keep, noise=noise, jump=jump, passes=passes)
+        return torch.where(hole, self.decode_latents(filled), image)
 
     @action
     def outpaint(
@@ -124,7 +124,7 @@ class LatentEditor(LatentTask):
             guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, jump=jump, passes=passes,
         )  # fmt: skip
 
-    def latents_of(self, image: Tensor) -> Tensor:
+    def encode_latents(self, image: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [0, 1] -> mean latents (B, c, h, w) of unit standard deviation."""
         return (self.autoencoder.encode_image(2 * image.to(self.device) - 1)[0] - self.autoencoder.shift) * self.autoencoder.scale
 

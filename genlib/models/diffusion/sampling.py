@@ -21,10 +21,10 @@ Sampler = Annotated[str, ports.choice("sampler", SAMPLERS)]
 
 def sample(denoiser: Denoiser, noise: SeededNoise, grid: Grid, sampler: str = "ddim", on_step: OnStep | None = None) -> Tensor:
     """Samples of noise's shape, from pure noise through the grid."""
-    return walk(sampler, denoiser, noise(), grid, noise, on_step)
+    return run_sampler(sampler, denoiser, noise(), grid, noise, on_step)
 
 
-def walk(sampler: str, denoiser: Denoiser, x: Tensor, grid: Grid, noise: SeededNoise, on_step: OnStep | None = None) -> Tensor:
+def run_sampler(sampler: str, denoiser: Denoiser, x: Tensor, grid: Grid, noise: SeededNoise, on_step: OnStep | None = None) -> Tensor:
     """x (B, ...) at the grid's first level -> (B, ...) at its last; `noise` is what a sampler adds on the way that does so."""
     if sampler not in SAMPLERS:
         raise ValueError(f"there is no sampler {sampler!r}; use one of {', '.join(SAMPLERS)}")
