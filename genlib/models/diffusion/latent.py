@@ -208,9 +208,9 @@ class LatentTask(Task):
     def cond_uncond(self, spec: GenerationSpec) -> tuple[Condition, Condition]:
         """Conditioning on the prompts, and what guidance pushes away from: an empty text, or the negative prompt."""
         condition = self.prompt_condition(spec.prompt, spec.width, spec.height)
-        return condition, self.prompt_condition(
-            [spec.negative_prompt] * len(spec.prompt), spec.width, spec.height
-        ) if spec.negative_prompt else self.unconditional(condition)
+        if not spec.negative_prompt:
+            return condition, self.unconditional(condition)
+        return condition, self.prompt_condition([spec.negative_prompt] * len(spec.prompt), spec.width, spec.height)
 
     def guided(self, spec: GenerationSpec) -> Denoiser:
         """The network as samplers ask it, with classifier-free guidance where the scale is not 1."""
@@ -222,9 +222,8 @@ class LatentTask(Task):
             if spec.guidance_scale == 1:
                 prediction = self.net(x, times, *cond)
             else:
-                prediction = classifier_free(
-                    *self.net(torch.cat([x, x]), torch.cat([times, times]), *twice).chunk(2), spec.guidance_scale, spec.guidance_rescale
-                )  # type: ignore[call-arg]
+                both = self.net(torch.cat([x, x]), torch.cat([times, times]), *twice)
+                prediction = classifier_free(*both.chunk(2), spec.guidance_scale, spec.guidance_rescale)  # type: ignore[call-arg]
             return self.to_x0(prediction.to(x.dtype), x, time)
 
         return estimate
