@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from genlib.engine.plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
+from genlib.engine.memory_plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
 from genlib.engine.trace import FakeTask
 from genlib.recipe import Stage
 from genlib.task import Task

@@ -23,7 +23,7 @@ from typing import Any
 
 from genlib.checkpoint import newest
 from genlib.config import to_json
-from genlib.engine.resume import CHANGEABLE, check_same_settings, completed, differences
+from genlib.engine.same_run import CHANGEABLE, check_same_settings, completed, differences
 from genlib.recipe import Stage
 
 RAY_PACKAGE = "_ray_pkg_"

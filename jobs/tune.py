@@ -133,7 +133,7 @@ def begin(run: Path, command: Command[TuneOptions], stage: Stage, ranges: Space)
     before = run_folder.read_json(run / "search.json")
     if before is None:
         return run_folder.write_json(run / "search.json", now)
-    from genlib.engine.resume import differences
+    from genlib.engine.same_run import differences
 
     for name, old, new in differences(before, now):
         raise ValueError(

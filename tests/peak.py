@@ -16,7 +16,7 @@ from genlib import companions
 from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.ema import Ema
-from genlib.engine.plan import Parallelism
+from genlib.engine.memory_plan import Parallelism
 from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Strategy
 from genlib.task import Task

@@ -20,7 +20,7 @@ from genlib.engine.evaluate import evaluate
 from genlib.engine.optim import learning_rate
 from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
-from genlib.engine.resume import check_same_run, is_of_run
+from genlib.engine.same_run import check_same_run, is_of_run
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
 from genlib.engine.strategies import strategy_of

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from genlib.engine.plan import PARALLELISMS, Parallelism, estimate_memory
+from genlib.engine.memory_plan import PARALLELISMS, Parallelism, estimate_memory
 from genlib.engine.trace import FakeTask
 from tests.benchmarks.measure import report
 from tests.peak import UNet, config, write_peak

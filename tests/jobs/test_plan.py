@@ -44,8 +44,8 @@ def test_what_no_number_of_gpus_holds_is_refused_with_the_smallest_that_can() ->
 
 
 def test_too_few_gpus_are_refused_with_how_many_suffice() -> None:
-    from genlib.engine.plan import PARALLELISMS
-    from genlib.engine.plan import estimate_memory as traced
+    from genlib.engine.memory_plan import PARALLELISMS
+    from genlib.engine.memory_plan import estimate_memory as traced
     from jobs.plan import FakeTask, assumed_spec, built
 
     (stage,) = registry.load("clip_vit_b32").smoke

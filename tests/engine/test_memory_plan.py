@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
-from genlib.engine.plan import PARALLELISMS, MemoryEstimate, Parallelism, estimate_memory
+from genlib.engine.memory_plan import PARALLELISMS, MemoryEstimate, Parallelism, estimate_memory
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
@@ -28,7 +28,7 @@ def example(task: Task, size: int) -> Batch:
 class Line(Task):
     """One weight (64, 128): everything about it can be counted by hand."""
 
-    companions = Companions(example="tests.engine.test_plan:example")
+    companions = Companions(example="tests.engine.test_memory_plan:example")
 
     def __init__(self) -> None:
         super().__init__()
