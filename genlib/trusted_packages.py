@@ -1,8 +1,8 @@
-"""Families of other packages: which packages may bring them, and the recipes they bring.
+"""Which packages may bring families, and the recipes they bring.
 
-Whoever runs the program allows a package, in one of two ways: the package is installed with entry points of the group `genlib.recipes`,
+Whoever runs the program trusts a package, in one of two ways: the package is installed with entry points of the group `genlib.recipes`,
 `NAME = "module:function"`; or the environment variable GENLIB_FAMILIES names it, and it has a dictionary `RECIPES` of the same form. A
-checkpoint only names the class of its configuration: that class is imported if it is genlib's own or of an allowed package, and nothing
+checkpoint only names the class of its configuration: that class is imported if it is genlib's own or of a trusted package, and nothing
 is imported to find that out.
 """
 
@@ -20,27 +20,27 @@ GROUP = "genlib.recipes"
 OWN = "genlib.models"
 
 
-def allowed_packages() -> set[str]:
+def names() -> set[str]:
     """The packages whose families may be trained and opened."""
-    return {OWN, *named_packages(), *(_top(point.module) for point in _points())}
+    return {OWN, *names_in_environment(), *(_top(point.module) for point in _points())}
 
 
-def named_packages() -> list[str]:
-    """Those that the environment names. ValueError where what stands there is no package's name."""
-    names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
-    for name in filter(None, names):
+def names_in_environment() -> list[str]:
+    """The packages that the environment names. ValueError where what stands there is no package's name."""
+    found = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
+    for name in filter(None, found):
         if not re.fullmatch(r"\w+(\.\w+)*", name):
             raise ValueError(f"{VARIABLE} has {name!r}, which is no name of a package; write names that Python imports, separated by commas")
-    return [name for name in names if name]
+    return [name for name in found if name]
 
 
-def check_allowed(module: str, what: str) -> None:
-    """ValueError, beginning with `what`, where the module is of no allowed package."""
+def check_trusted(module: str, what: str) -> None:
+    """ValueError, beginning with `what`, where the module is of no trusted package."""
     if module.startswith(f"{OWN}."):  # the usual case, without a look at what is installed
         return
-    if not any(module == package or module.startswith(f"{package}.") for package in allowed_packages()):
+    if not any(module == package or module.startswith(f"{package}.") for package in names()):
         raise ValueError(
-            f"{what}, and the package {_top(module)!r} is not allowed to bring families; if you trust its code, "
+            f"{what}, and the package {_top(module)!r} is not trusted to bring families; if you trust its code, "
             f"name it in {VARIABLE} ({VARIABLE}={_top(module)}) or install it with entry points of the group {GROUP!r}"
         )
 
@@ -57,7 +57,7 @@ def recipes() -> dict[str, str]:
 def _named_recipes() -> Iterator[tuple[str, str]]:
     for point in _points():
         yield point.name, f"{point.module}:{point.attr}"
-    for package in named_packages():
+    for package in names_in_environment():
         try:
             module = importlib.import_module(package)
         except ImportError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlib import checkpoint, families, registry
+from genlib import checkpoint, registry, trusted_packages
 from genlib.config import Search
 from jobs.command_line import listing, parse
 from serve.models.runner import Runner
@@ -41,7 +41,7 @@ def forgotten() -> Iterator[None]:
 def outside(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A package on the search path, allowed in one of two ways."""
     monkeypatch.syspath_prepend(write_package(tmp_path / "site", installed=request.param == "installed"))
-    monkeypatch.setenv(families.VARIABLE, "skylib" if request.param == "named" else "")
+    monkeypatch.setenv(trusted_packages.VARIABLE, "skylib" if request.param == "named" else "")
     return request.param
 
 
@@ -84,10 +84,10 @@ def test_a_search_looks_where_its_package_or_its_fields_say(tmp_path: Path, monk
 
 def test_what_nobody_allowed_is_not_imported_and_the_way_to_allow_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(write_package(tmp_path / "site", installed=False))
-    monkeypatch.setenv(families.VARIABLE, "skylib")
+    monkeypatch.setenv(trusted_packages.VARIABLE, "skylib")
     final = trained(tmp_path / "run")
     (stage,) = registry.load("cloud").smoke
-    monkeypatch.setenv(families.VARIABLE, "sky, skylib2 ,skylib.other")
+    monkeypatch.setenv(trusted_packages.VARIABLE, "sky, skylib2 ,skylib.other")
     with pytest.raises(ValueError, match=r"the task is of 'skylib.clouds:CloudConfig', .*GENLIB_FAMILIES=skylib"):
         train_stage("cloud", stage, tmp_path / "other", {})
     for name in loaded():
@@ -95,18 +95,18 @@ def test_what_nobody_allowed_is_not_imported_and_the_way_to_allow_it_is_said(tmp
     with pytest.raises(ValueError, match=r"the checkpoint is of 'skylib.clouds:CloudConfig', .*GENLIB_FAMILIES=skylib.* 'genlib.recipes'"):
         checkpoint.load_task(final)
     assert not loaded()
-    monkeypatch.setenv(families.VARIABLE, "skylib")
+    monkeypatch.setenv(trusted_packages.VARIABLE, "skylib")
     assert checkpoint.load_task(final).net["mean"].shape == (64,)
 
 
 def test_a_package_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as here:
         here.syspath_prepend(write_package(tmp_path / "site", installed=False))
-        here.setenv(families.VARIABLE, "skylib")
+        here.setenv(trusted_packages.VARIABLE, "skylib")
         final = trained(tmp_path / "run")
     for name in loaded():
         del sys.modules[name]
-    monkeypatch.setenv(families.VARIABLE, "skylib")
+    monkeypatch.setenv(trusted_packages.VARIABLE, "skylib")
     with pytest.raises(ValueError, match=r"the checkpoint is of 'skylib\.clouds:CloudConfig', which cannot be imported here: No module"):
         checkpoint.load_task(final)
     with pytest.raises(ValueError, match="GENLIB_FAMILIES names 'skylib', which cannot be imported"):
@@ -115,9 +115,9 @@ def test_a_package_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("text", ["sky/lib", "sky lib", "../skylib", "skylib:cloud", ".sky"])
 def test_a_name_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(families.VARIABLE, text)
+    monkeypatch.setenv(trusted_packages.VARIABLE, text)
     with pytest.raises(ValueError, match=r"GENLIB_FAMILIES has .*, which is no name of a package"):
-        families.allowed_packages()
+        trusted_packages.names()
 
 
 def test_two_recipes_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_a_name_of_ours_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def launch(script: str, *words: str, runs: Path, site: Path) -> str:
     """What a command says that finds the package by its entry points."""
-    environment = {**os.environ, families.VARIABLE: "", "GENLIB_RUNS": str(runs), "PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
+    environment = {**os.environ, trusted_packages.VARIABLE: "", "GENLIB_RUNS": str(runs), "PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
     done = subprocess.run([sys.executable, script, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
