@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlib.functional import watching
+from genlib.functional import step_callbacks
 from genlib.functional.grids import Grid
 from genlib.functional.samplers import Denoiser, Noise, OnStep, ancestral
 
@@ -44,7 +44,7 @@ def inpaint(
     for here, there in itertools.pairwise(points):
         if there > here:
             step = grid.part(here, there)
-            with watching.part(next(done), forward):
+            with step_callbacks.part(next(done), forward):
                 x = ancestral(denoiser, x, step, noise=lambda _: next(draws), on_step=on_step)
             x = torch.where(keep, alpha[there] * image + sigma[there] * next(draws), x)
         else:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlib.functional import inpainting, watching
+from genlib.functional import inpainting, step_callbacks
 from genlib.functional.samplers import ddim, invert
 from genlib.models.diffusion.latent import LatentTask
 from genlib.models.diffusion.sampling import Sampler, run_sampler
@@ -75,9 +75,9 @@ class LatentEditor(LatentTask):
         latents, grid = self.encode_latents(image), self.grid(steps, clean=False).strength(strength)
         if not len(grid):
             return self.decode_latents(latents)
-        with watching.part(0, 2 * len(grid)):
+        with step_callbacks.part(0, 2 * len(grid)):
             start = invert(self.guided(self.generation_spec(source_prompt, "", 1.0, 0.0, *sides)), latents, grid)
-        with watching.part(len(grid), 2 * len(grid)):
+        with step_callbacks.part(len(grid), 2 * len(grid)):
             return self.decode_latents(ddim(self.guided(spec), start, grid))
 
     @action

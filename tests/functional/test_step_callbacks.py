@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genlib.functional import gibbs, samplers, watching
+from genlib.functional import gibbs, samplers, step_callbacks
 from genlib.functional.grids import flow_grid
 from genlib.functional.inpainting import inpaint, visit_order
 
@@ -22,7 +22,7 @@ def denoiser(x: Tensor, time: Tensor) -> Tensor:
 
 def steps_of(run) -> Seen:
     seen: Seen = []
-    with watching.watching(lambda step, steps, x, x0: seen.append((step, steps))):
+    with step_callbacks.step_callback(lambda step, steps, x, x0: seen.append((step, steps))):
         run()
     return seen
 
@@ -37,7 +37,7 @@ def test_each_step_of_a_sampler_once(sampler) -> None:
 def test_what_is_seen_is_what_the_sampler_has() -> None:
     grid, x = flow_grid(4), torch.randn(2, 3)
     seen, told = [], []
-    with watching.watching(lambda step, steps, x, x0: seen.append((x.clone(), x0.clone()))):
+    with step_callbacks.step_callback(lambda step, steps, x, x0: seen.append((x.clone(), x0.clone()))):
         last = samplers.ddim(denoiser, x, grid, on_step=lambda step, x, x0: told.append((x.clone(), x0.clone())))
     assert all(torch.equal(a, b) for one, other in zip(seen, told, strict=True) for a, b in zip(one, other, strict=True))
     assert torch.equal(seen[-1][0], last)
@@ -64,8 +64,8 @@ def test_gibbs_chains() -> None:
 
 def test_parts_of_parts() -> None:
     def run() -> None:
-        with watching.part(10, 20), watching.part(3, 5):
-            watching.after_step(1, 2, torch.zeros(1))
+        with step_callbacks.part(10, 20), step_callbacks.part(3, 5):
+            step_callbacks.after_step(1, 2, torch.zeros(1))
 
     assert steps_of(run) == [(14, 20)]
     run()  # unwatched
@@ -77,7 +77,7 @@ def test_an_observer_ends_the_loop_and_is_gone_after() -> None:
             raise KeyError("enough")
 
     calls: Seen = []
-    with pytest.raises(KeyError, match="enough"), watching.watching(stop):
+    with pytest.raises(KeyError, match="enough"), step_callbacks.step_callback(stop):
         samplers.ddim(lambda x, time: calls.append((0, 0)) or x, torch.ones(1), flow_grid(9))
     assert len(calls) == 3
     samplers.ddim(denoiser, torch.ones(1), flow_grid(9))
@@ -92,7 +92,7 @@ def test_other_threads_and_inner_watchers_see_their_own() -> None:
         thread.start()
         thread.join()
         assert steps_of(run) == [(0, 2), (1, 2)]
-        with watching.watching(None):
+        with step_callbacks.step_callback(None):
             run()
 
     assert steps_of(both) == []
