@@ -16,10 +16,10 @@ from genlib import random
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.adversarial import gradient_norm, gradient_penalty, interpolates, wasserstein_critic, wasserstein_generator
+from genlib.models.adversarial.base.health import Health
+from genlib.models.adversarial.base.players import Networks, TwoPlayers
 from genlib.models.adversarial.dcgan import ConvDiscriminator, Convolutional
 from genlib.models.adversarial.gan import Dense
-from genlib.models.adversarial.health import Health
-from genlib.models.adversarial.players import Networks, TwoPlayers
 from genlib.nn.batch_norm import BatchNorm
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task

@@ -19,11 +19,11 @@ from genlib.companions import Companions
 from genlib.config import DataConfig, TaskConfig, TrainConfig
 from genlib.functional.inpainting import extend, inpaint
 from genlib.functional.samplers import trailing
+from genlib.models.diffusion.base.masks import random_masks
+from genlib.models.diffusion.base.pixels import PixelTransform, PixelUNet
+from genlib.models.diffusion.base.process import DiscreteConfig, Network, SeededNoise
+from genlib.models.diffusion.base.sampling import Sampler
 from genlib.models.diffusion.ddpm import SHORT, SMALL, DDPMConfig, PixelDiffusion, ddpm_unconditional, smoke
-from genlib.models.diffusion.masks import random_masks
-from genlib.models.diffusion.pixels import PixelTransform, PixelUNet
-from genlib.models.diffusion.process import DiscreteConfig, Network, SeededNoise
-from genlib.models.diffusion.sampling import Sampler
 from genlib.ports import Image, Jump, Left, Mask, Passes, Seeds, Sizes, Steps, Top
 from genlib.recipe import Recipe, Stage
 from genlib.task import Phase, Task, action

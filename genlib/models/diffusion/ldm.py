@@ -17,12 +17,12 @@ from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, tunable
 from genlib.functional import diffusion, grids
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
-from genlib.models.diffusion import latent_tiny as tiny
-from genlib.models.diffusion.latent import Condition, LatentConfig
-from genlib.models.diffusion.latent_editing import LatentEditor
-from genlib.models.diffusion.latent_unet import LatentUNetConfig
-from genlib.models.diffusion.process import DiscreteConfig, denoising_loss
-from genlib.models.representation.clip_towers import TextTransformer
+from genlib.models.diffusion.base import latent_tiny as tiny
+from genlib.models.diffusion.base.latent import Condition, LatentConfig
+from genlib.models.diffusion.base.latent_editing import LatentEditor
+from genlib.models.diffusion.base.latent_unet import LatentUNetConfig
+from genlib.models.diffusion.base.process import DiscreteConfig, denoising_loss
+from genlib.models.representation.base.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import TextEncoderConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task

@@ -18,11 +18,11 @@ from genlib import random
 from genlib.config import DataConfig, TaskConfig, TrainConfig, limited
 from genlib.functional.diffusion import interpolate, to_x0_from_velocity, velocity
 from genlib.functional.samplers import Grid, OnStep, flow_euler
-from genlib.models.diffusion import pixels
+from genlib.models.diffusion.base import pixels
+from genlib.models.diffusion.base.pixels import PixelTask, PixelUNet, check_one_size
+from genlib.models.diffusion.base.process import noise_of
+from genlib.models.diffusion.base.sampling import CONTINUOUS_STEPS
 from genlib.models.diffusion.ddpm import SHORT, SMALL, smoke
-from genlib.models.diffusion.pixels import PixelTask, PixelUNet, check_one_size
-from genlib.models.diffusion.process import noise_of
-from genlib.models.diffusion.sampling import CONTINUOUS_STEPS
 from genlib.ports import Image, Seeds, Sizes, Steps
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited
 from genlib.functional.samplers import Denoiser
-from genlib.models.autoencoders.image import ImageAutoencoder
+from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
-from genlib.models.diffusion import latent_tiny as tiny
-from genlib.models.diffusion.latent import Condition, GenerationSpec
-from genlib.models.diffusion.latent_unet import LatentUNetConfig
+from genlib.models.diffusion.base import latent_tiny as tiny
+from genlib.models.diffusion.base.latent import Condition, GenerationSpec
+from genlib.models.diffusion.base.latent_unet import LatentUNetConfig
+from genlib.models.diffusion.base.process import DiscreteConfig
 from genlib.models.diffusion.ldm import LatentDiffusion, LatentDiffusionConfig
-from genlib.models.diffusion.process import DiscreteConfig
-from genlib.models.representation.clip_towers import TextTransformer
+from genlib.models.representation.base.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import FrozenTextTower, TextEncoderConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task

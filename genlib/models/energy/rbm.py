@@ -22,7 +22,7 @@ from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, Gradient, RBMParams
-from genlib.models.energy.rbm_base import RBMBase, RBMBaseConfig
+from genlib.models.energy.base.rbm_base import RBMBase, RBMBaseConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, learning_rule, weighted
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step

@@ -20,8 +20,8 @@ from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limi
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import topology
 from genlib.functional.topology import Grid, GridName, HexagonalGrid, NeighbourhoodName, RingGrid, SquareGrid, exponential
-from genlib.models.maps.rules import BatchRule, OnlineRule, Rule, Start, started, two_nearest
-from genlib.models.maps.trained import TrainedMap
+from genlib.models.maps.base.rules import BatchRule, OnlineRule, Rule, Start, started, two_nearest
+from genlib.models.maps.base.trained import TrainedMap
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, learning_rule
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step

@@ -19,7 +19,7 @@ from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limi
 from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions
 from genlib.data.transforms.plain import stack_images
 from genlib.functional.contrastive import contrastive_loss
-from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
+from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
 from genlib.nn.tokenizer import TextTokenizer, load_bpe, train_bpe
 from genlib.ports import Features, Image, Names, Probabilities, Sizes, Templates, Texts
 from genlib.recipe import Recipe, Stage

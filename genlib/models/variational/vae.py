@@ -18,9 +18,9 @@ from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.divergence import gaussian_kl, gaussian_log_density, importance_weighted_bound, reparameterise
-from genlib.models.autoencoders.coding import CodingConfig, CodingTask
-from genlib.models.diffusion.process import noise_of
-from genlib.models.variational.likelihood import LIKELIHOODS
+from genlib.models.autoencoders.base.coding import CodingConfig, CodingTask
+from genlib.models.diffusion.base.process import noise_of
+from genlib.models.variational.base.likelihood import LIKELIHOODS
 from genlib.ports import Amounts, Direction, Sample, SampleFrames, Seeds, Values
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action

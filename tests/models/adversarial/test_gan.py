@@ -18,9 +18,9 @@ from genlib.data.source import open_source
 from genlib.distributed import rank, world_size
 from genlib.engine.strategies import strategy_of
 from genlib.functional import adversarial
+from genlib.models.adversarial.base.players import TwoPlayers
 from genlib.models.adversarial.dcgan import Convolutional, DCGANConfig
 from genlib.models.adversarial.gan import Dense, Game, GANConfig
-from genlib.models.adversarial.players import TwoPlayers
 from genlib.models.adversarial.wgan_gp import ConvolutionalCritic, DenseWGANGPConfig, Penalised, WGANGPConfig
 from genlib.recipe import Stage
 from genlib.registry import load

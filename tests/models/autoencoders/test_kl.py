@@ -17,7 +17,7 @@ from genlib import checkpoint, companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.fit import fit
 from genlib.engine.trace import FakeTask, flops_per_sample
-from genlib.models.autoencoders.image_config import Discriminator
+from genlib.models.autoencoders.base.image_config import Discriminator
 from genlib.models.autoencoders.kl import AutoencoderKLConfig, AutoencoderKLTask, autoencoder_kl_sdxl
 from genlib.models.representation.classifier import ClassifierConfig
 from genlib.nn.vgg import VGG16

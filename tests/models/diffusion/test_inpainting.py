@@ -11,11 +11,11 @@ import torch
 from genlib import checkpoint, companions
 from genlib.data.source import open_source
 from genlib.engine.fit import fit
+from genlib.models.diffusion.base.masks import random_masks
+from genlib.models.diffusion.base.pixels import PixelUNet
 from genlib.models.diffusion.ddpm import ClassDDPMConfig, DDPMConfig
 from genlib.models.diffusion.inpainting import Inpainting, InpaintingConfig, Resampling, ResamplingConfig, inpainting
 from genlib.models.diffusion.inpainting_assess import assess_filling, mean_filled, psnr
-from genlib.models.diffusion.masks import random_masks
-from genlib.models.diffusion.pixels import PixelUNet
 from genlib.types import DataSpec, Step
 
 SMALL = PixelUNet(widths=(16, 16), norm_groups=4)

@@ -16,7 +16,7 @@ from genlib.data.source import open_source
 from genlib.engine.encoding import frozen_state
 from genlib.engine.fit import Listener, Training
 from genlib.engine.trace import flops_per_sample
-from genlib.models.diffusion.latent_unet import LatentUNetConfig
+from genlib.models.diffusion.base.latent_unet import LatentUNetConfig
 from genlib.models.diffusion.ldm import LatentDiffusion, LatentDiffusionConfig
 from genlib.types import DataSpec, Step
 from tests.models.diffusion.pipelines import drawn, request

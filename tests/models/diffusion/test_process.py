@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genlib.functional.samplers import ddim, trailing
-from genlib.models.diffusion.process import DiscreteConfig, SeededNoise, denoiser, denoising_loss, draw, noise_of
+from genlib.models.diffusion.base.process import DiscreteConfig, SeededNoise, denoiser, denoising_loss, draw, noise_of
 from genlib.types import Step
 
 CONFIGS = [

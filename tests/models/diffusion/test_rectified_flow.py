@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from genlib import companions, random
 from genlib.functional.diffusion import straightness
-from genlib.models.diffusion.pixels import PixelUNet
-from genlib.models.diffusion.process import noise_of
+from genlib.models.diffusion.base.pixels import PixelUNet
+from genlib.models.diffusion.base.process import noise_of
 from genlib.models.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig, ReflowConfig, Velocity, flow_loss, follow, path
 from genlib.types import DataSpec, Step
 

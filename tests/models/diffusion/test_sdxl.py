@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from genlib import checkpoint, companions, registry
-from genlib.models.diffusion.process import DiscreteConfig, SeededNoise
-from genlib.models.diffusion.sampling import run_sampler
+from genlib.models.diffusion.base.process import DiscreteConfig, SeededNoise
+from genlib.models.diffusion.base.sampling import run_sampler
 from genlib.models.diffusion.sdxl import SDXL, SDXLConfig, SDXLRefiner, SDXLRefinerConfig
 from genlib.types import DataSpec, Samples
 from tests.models.diffusion.pipelines import drawn, request
@@ -210,7 +210,7 @@ def test_an_exported_folder_is_adopted(final: dict[str, Path], base: SDXL, tmp_p
 
 def test_published_text_encoders_are_adopted_as_pipelines_keep_them(base: SDXL, tmp_path: Path) -> None:
     """The second, with its projection, by the stage that the published preset has for it."""
-    from genlib.models.representation.clip_towers import TextTransformer
+    from genlib.models.representation.base.clip_towers import TextTransformer
     from genlib.models.representation.text_encoder import TextEncoderConfig, text_tower
 
     companions.export(base, tmp_path)

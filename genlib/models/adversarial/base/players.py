@@ -15,8 +15,8 @@ from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
-from genlib.models.adversarial.health import Health, diagnosis, variety
-from genlib.models.diffusion.process import noise_of
+from genlib.models.adversarial.base.health import Health, diagnosis, variety
+from genlib.models.diffusion.base.process import noise_of
 from genlib.ports import FrameCount, Sample, SampleStrip, Seed, Seeds, Sizes
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
@@ -57,7 +57,7 @@ class TwoPlayers(Task):
     """Base of the tasks, which give the loss: `discriminator` phase at each step, `generator` phase at every `d_steps`-th."""
 
     objective = ("sliced_wasserstein", "min")
-    companions = Companions(assess="genlib.models.adversarial.assess:assess", example="genlib.models.adversarial.players:example")
+    companions = Companions(assess="genlib.models.adversarial.base.assess:assess", example="genlib.models.adversarial.base.players:example")
     centre: Tensor
     """(1,) or (D,): subtracted from samples before the networks see them."""
     scale: Tensor

@@ -7,8 +7,8 @@ from typing import Any
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
+from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer
 from genlib.models.representation.clip import CLIPConfig, clip_tiny
-from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer
 from genlib.recipe import Stage
 
 PROMPTS = (

@@ -20,7 +20,7 @@ from genlib.companions import Companions
 from genlib.data.transforms.plain import PlainTransform
 from genlib.functional.adversarial import adaptive_weight, hinge_discriminator, hinge_generator, last_layer_gradient, with_custom_gradient
 from genlib.functional.perceptual import feature_distance, psnr_db
-from genlib.models.autoencoders.image_config import ImageAutoencoderConfig
+from genlib.models.autoencoders.base.image_config import ImageAutoencoderConfig
 from genlib.nn.patch_discriminator import PatchDiscriminator
 from genlib.nn.vgg import VGG16
 from genlib.ports import Image, Sizes
@@ -42,10 +42,10 @@ class ImageAutoencoder(Task):
 
     objective = ("psnr_db", "max")
     companions = Companions(
-        assess="genlib.models.autoencoders.image_files:assess",
-        export="genlib.models.autoencoders.image_files:export",
-        load_pretrained="genlib.models.autoencoders.image_files:load_pretrained",
-        example="genlib.models.autoencoders.image:example",
+        assess="genlib.models.autoencoders.base.image_files:assess",
+        export="genlib.models.autoencoders.base.image_files:export",
+        load_pretrained="genlib.models.autoencoders.base.image_files:load_pretrained",
+        example="genlib.models.autoencoders.base.image:example",
     )
     scale: Tensor
     """(1,): (latent - shift) * scale has unit standard deviation; 0 is not yet measured."""

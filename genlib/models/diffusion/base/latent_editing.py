@@ -15,8 +15,8 @@ from torch import Tensor
 
 from genlib.functional import inpainting, step_callbacks
 from genlib.functional.samplers import ddim, invert
-from genlib.models.diffusion.latent import LatentTask
-from genlib.models.diffusion.sampling import Sampler, run_sampler
+from genlib.models.diffusion.base.latent import LatentTask
+from genlib.models.diffusion.base.sampling import Sampler, run_sampler
 from genlib.ports import (
     Guidance,
     GuidanceRescale,

@@ -14,7 +14,7 @@ from genlib import random
 from genlib.companions import Companions
 from genlib.config import Config, limited
 from genlib.data.transforms.plain import PlainTransform
-from genlib.models.components import adopt_component
+from genlib.models.base.components import adopt_component
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Samples
 
@@ -107,7 +107,9 @@ def check_one_size(data: DataSpec) -> None:
 class PixelTask(Task):
     """A U-Net on pictures of one size in [-1, 1], under `net`."""
 
-    companions = Companions(load_pretrained="genlib.models.diffusion.pixels:load_pretrained", example="genlib.models.diffusion.pixels:example")
+    companions = Companions(
+        load_pretrained="genlib.models.diffusion.base.pixels:load_pretrained", example="genlib.models.diffusion.base.pixels:example"
+    )
 
     def __init__(
         self, unet: PixelUNet, data: DataSpec, *, flip: bool, more_channels: int = 0, num_classes: int = 0, upstream: Mapping[str, Task] | None = None

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from genlib.functional.perceptual import psnr_db
 from genlib.metrics.held_out import held_out
-from genlib.models.autoencoders.image import ImageAutoencoder
-from genlib.models.components import adopt_component, read_config, save_component
+from genlib.models.autoencoders.base.image import ImageAutoencoder
+from genlib.models.base.components import adopt_component, read_config, save_component
 from genlib.pictures import Line, save_contact_sheet
 from genlib.types import DataSource
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from genlib.charts import COLORS, chart
 from genlib.metrics.checkerboard import checkerboard
 from genlib.metrics.held_out import held_out
-from genlib.models.adversarial.health import variety
-from genlib.models.adversarial.players import TwoPlayers
+from genlib.models.adversarial.base.health import variety
+from genlib.models.adversarial.base.players import TwoPlayers
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
 

@@ -9,8 +9,8 @@ from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional import topology
 from genlib.functional.topology import Grid, RingGrid
 from genlib.functional.tours import along_ring
-from genlib.models.maps.rules import two_nearest
-from genlib.models.maps.unit_labels import UnitLabels
+from genlib.models.maps.base.rules import two_nearest
+from genlib.models.maps.base.unit_labels import UnitLabels
 from genlib.ports import Depth, Numbers, Place, Probabilities, Sample, Scores, Sizes
 from genlib.task import Task, action
 from genlib.types import DataSpec

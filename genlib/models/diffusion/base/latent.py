@@ -20,10 +20,10 @@ from genlib.config import TaskConfig, limited
 from genlib.functional.grids import Grid
 from genlib.functional.guidance import classifier_free
 from genlib.functional.samplers import Denoiser
-from genlib.models.autoencoders.image import ImageAutoencoder
-from genlib.models.diffusion.latent_transform import LatentTransform
-from genlib.models.diffusion.process import SeededNoise
-from genlib.models.diffusion.sampling import Sampler, run_sampler
+from genlib.models.autoencoders.base.image import ImageAutoencoder
+from genlib.models.diffusion.base.latent_transform import LatentTransform
+from genlib.models.diffusion.base.process import SeededNoise
+from genlib.models.diffusion.base.sampling import Sampler, run_sampler
 from genlib.models.representation.text_encoder import FrozenTextTower, text_tower
 from genlib.nn.tokenizer import FixedLengthTokenizer
 from genlib.ports import Guidance, GuidanceRescale, Height, Image, NegativeText, Seeds, Sizes, Steps, Texts, Width
@@ -98,7 +98,7 @@ class GenerationSpec:
 class LatentTask(Task):
     """Base of the tasks: captioned images in, a text-conditional model of latents out. Frozen autoencoder and text encoders are part of its state."""
 
-    companions = Companions(assess="genlib.models.diffusion.latent_assess:assess", example="genlib.models.diffusion.latent:example")
+    companions = Companions(assess="genlib.models.diffusion.base.latent_assess:assess", example="genlib.models.diffusion.base.latent:example")
     upstream_prefix = "frozen_tasks."
     config: LatentConfig
 

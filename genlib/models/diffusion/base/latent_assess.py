@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genlib.metrics.held_out import held_out
-from genlib.models.diffusion.latent import LatentTask
+from genlib.models.diffusion.base.latent import LatentTask
 from genlib.pictures import save_contact_sheet
 from genlib.task import encoded
 from genlib.types import DataSource
