@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from genlib.functional.diffusion import straightness
+from genlib.models.diffusion.base.flow import follow, path
 from genlib.models.diffusion.base.process import noise_of
-from genlib.models.diffusion.rectified_flow import RectifiedFlow, follow, path
+from genlib.models.diffusion.rectified_flow import RectifiedFlow
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
 

@@ -20,10 +20,10 @@ from genlib.config import Config, DataConfig, OptimConfig, TrainConfig, limited
 from genlib.functional import diffusion, grids
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
 from genlib.models.diffusion.base import latent_tiny as tiny
+from genlib.models.diffusion.base.flow import flow_loss
 from genlib.models.diffusion.base.latent import Condition, LatentConfig
 from genlib.models.diffusion.base.latent_editing import LatentEditor
 from genlib.models.diffusion.base.sampling import CONTINUOUS_STEPS
-from genlib.models.diffusion.rectified_flow import flow_loss
 from genlib.models.representation.base.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import T5EncoderConfig, TextEncoderConfig
 from genlib.recipe import Recipe, Stage

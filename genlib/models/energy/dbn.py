@@ -20,7 +20,8 @@ from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.gibbs import Draw
-from genlib.models.energy.rbm import RBM, ContrastiveTask, RBMConfig
+from genlib.models.energy.base.contrastive import ContrastiveTask
+from genlib.models.energy.rbm import RBM, RBMConfig
 from genlib.ports import Features, Probabilities, Sample, Seeds, Sizes, Steps
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action

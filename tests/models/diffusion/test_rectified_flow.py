@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from genlib import companions, random
 from genlib.functional.diffusion import straightness
+from genlib.models.diffusion.base.flow import Velocity, flow_loss, follow, path
 from genlib.models.diffusion.base.pixels import PixelUNet
 from genlib.models.diffusion.base.process import noise_of
-from genlib.models.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig, ReflowConfig, Velocity, flow_loss, follow, path
+from genlib.models.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig, ReflowConfig
 from genlib.types import DataSpec, Step
 
 MODES, STD = 8, 0.1

@@ -20,9 +20,10 @@ from genlib.data.transforms.vectors import VectorShape
 from genlib.engine.strategies import strategy_of
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.functional.partition import annealed_log_partition, log_partition
+from genlib.models.energy.base.contrastive import share_of
+from genlib.models.energy.base.rbm_assess import auroc, shuffled
 from genlib.models.energy.gaussian_rbm import GaussianRBM, GaussianRBMConfig
-from genlib.models.energy.rbm import RBM, RBMConfig, share_of
-from genlib.models.energy.rbm_assess import auroc, shuffled
+from genlib.models.energy.rbm import RBM, RBMConfig
 from genlib.types import DataSpec, Step
 from tests.models.energy.learning import bars_and_stripes, digits, start, train, trained_rbm
 from tests.processes import run_ranks
