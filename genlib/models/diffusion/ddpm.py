@@ -22,9 +22,10 @@ from genlib.functional.guidance import classifier_free
 from genlib.functional.samplers import Denoiser, trailing
 from genlib.models.diffusion.base import pixels
 from genlib.models.diffusion.base.pixels import PixelTask, PixelUNet, check_one_size
-from genlib.models.diffusion.base.process import DiscreteConfig, Network, SeededNoise, denoiser, denoising_loss
+from genlib.models.diffusion.base.process import DiscreteConfig, Network, denoiser, denoising_loss
 from genlib.models.diffusion.base.sampling import Sampler, sample
 from genlib.ports import Guidance, GuidanceRescale, Image, Labels, Seeds, Sizes, Steps
+from genlib.random import SeededNoise
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step

@@ -21,10 +21,11 @@ from genlib.functional.inpainting import extend, inpaint
 from genlib.functional.samplers import trailing
 from genlib.models.diffusion.base.masks import random_masks
 from genlib.models.diffusion.base.pixels import PixelTransform, PixelUNet
-from genlib.models.diffusion.base.process import DiscreteConfig, Network, SeededNoise
+from genlib.models.diffusion.base.process import DiscreteConfig, Network
 from genlib.models.diffusion.base.sampling import Sampler
 from genlib.models.diffusion.ddpm import SHORT, SMALL, DDPMConfig, PixelDiffusion, ddpm_unconditional, smoke
 from genlib.ports import Image, Jump, Left, Mask, Passes, Seeds, Sizes, Steps, Top
+from genlib.random import SeededNoise
 from genlib.recipe import Recipe, Stage
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step

@@ -19,10 +19,10 @@ from genlib.config import DataConfig, TaskConfig, TrainConfig, limited
 from genlib.models.diffusion.base import pixels
 from genlib.models.diffusion.base.flow import flow_loss, follow
 from genlib.models.diffusion.base.pixels import PixelTask, PixelUNet, check_one_size
-from genlib.models.diffusion.base.process import noise_of
 from genlib.models.diffusion.base.sampling import CONTINUOUS_STEPS
 from genlib.models.diffusion.ddpm import SHORT, SMALL, smoke
 from genlib.ports import Image, Seeds, Sizes, Steps
+from genlib.random import seeded_normal
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
@@ -79,7 +79,7 @@ class RectifiedFlow(PixelTask):
     @torch.no_grad()
     def generate(self, *, seed: Seeds, steps: Steps = 32) -> Image:
         """Pictures (len(seed), C, H, W) in [0, 1], each of its own seed."""
-        return (follow(self.velocity, noise_of(seed, self.shape, self.device), steps) / 2 + 0.5).clamp(0, 1)
+        return (follow(self.velocity, seeded_normal(seed, self.shape, self.device), steps) / 2 + 0.5).clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,9 @@ from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.divergence import gaussian_kl, gaussian_log_density, importance_weighted_bound, reparameterise
 from genlib.models.autoencoders.base.coding import CodingConfig, CodingTask
-from genlib.models.diffusion.base.process import noise_of
 from genlib.models.variational.base.likelihood import LIKELIHOODS
 from genlib.ports import Amounts, Direction, Sample, SampleFrames, Seeds, Values
+from genlib.random import seeded_normal
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
@@ -123,7 +123,7 @@ class VAE(CodingTask):
     @action
     def generate(self, *, seed: Seeds) -> Sample:
         """Images (len(seed), C, H, W) in [0, 1], or vectors, each of a code drawn from the standard normal by its own seed."""
-        return self.decode(code=noise_of(seed, (self.config.latent_dim,), self.device))
+        return self.decode(code=seeded_normal(seed, (self.config.latent_dim,), self.device))
 
     @action(joint=True)
     def attribute_direction(self, *, image: Sample, value: Values) -> Direction:

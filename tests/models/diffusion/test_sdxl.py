@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from genlib import checkpoint, companions, registry
-from genlib.models.diffusion.base.process import DiscreteConfig, SeededNoise
+from genlib.models.diffusion.base.process import DiscreteConfig
 from genlib.models.diffusion.base.sampling import run_sampler
 from genlib.models.diffusion.sdxl import SDXL, SDXLConfig, SDXLRefiner, SDXLRefinerConfig
+from genlib.random import SeededNoise
 from genlib.types import DataSpec, Samples
 from tests.models.diffusion.pipelines import drawn, request
 from tests.models.stages import built_untrained, source_of, train_stage, train_stages

@@ -16,8 +16,8 @@ from genlib.data.transforms.vectors import VectorShape
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
 from genlib.models.adversarial.base.health import Health, diagnosis, variety
-from genlib.models.diffusion.base.process import noise_of
 from genlib.ports import FrameCount, Sample, SampleStrip, Seed, Seeds, Sizes
+from genlib.random import seeded_normal
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 
@@ -139,7 +139,7 @@ class TwoPlayers(Task):
     @torch.no_grad()
     def generate(self, *, seed: Seeds) -> Sample:
         """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed."""
-        return self.generated(noise_of(seed, (self.networks.latent_dim,), self.device))
+        return self.generated(seeded_normal(seed, (self.networks.latent_dim,), self.device))
 
     @action(joint=True)
     @torch.no_grad()
@@ -147,7 +147,7 @@ class TwoPlayers(Task):
         """The samples of two seeds and those between, `steps` in all, along the sphere that noise lies on (White 2016, arXiv:1609.04468)."""
         if steps < 2:
             raise ValueError(f"steps is {steps}; from one sample to another there are at least 2")
-        a, b = noise_of([first, last], (self.networks.latent_dim,), self.device)
+        a, b = seeded_normal([first, last], (self.networks.latent_dim,), self.device)
         angle = torch.acos((a @ b / (a.norm() * b.norm())).clamp(-1, 1)).clamp(min=1e-4)
         share = torch.linspace(0, 1, steps, device=self.device)[:, None]
         return self.generated((torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle))

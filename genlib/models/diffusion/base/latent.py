@@ -22,11 +22,11 @@ from genlib.functional.guidance import classifier_free
 from genlib.functional.samplers import Denoiser
 from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.models.diffusion.base.latent_transform import LatentTransform
-from genlib.models.diffusion.base.process import SeededNoise
 from genlib.models.diffusion.base.sampling import Sampler, run_sampler
 from genlib.models.representation.text_encoder import FrozenTextTower, text_tower
 from genlib.nn.tokenizer import FixedLengthTokenizer
 from genlib.ports import Guidance, GuidanceRescale, Height, Image, NegativeText, Seeds, Sizes, Steps, Texts, Width
+from genlib.random import SeededNoise
 from genlib.task import Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
 

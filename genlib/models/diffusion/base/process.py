@@ -6,7 +6,7 @@ Ho et al. 2020 (arXiv:2006.11239) for the process and the loss, Salimans & Ho 20
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -154,28 +154,3 @@ def denoiser(network: Network, config: DiscreteConfig, schedule: Schedule) -> De
 def _between(schedule: Schedule, time: Tensor) -> tuple[float, float]:
     grid = at_times(schedule, time[None])
     return grid.alpha[0].item(), grid.sigma[0].item()
-
-
-class SeededNoise:
-    """Standard normal noise of pictures that each have a seed: one CPU generator a picture, as diffusers draws from a list of generators.
-
-    The first call is what sampling starts from, the further ones what a stochastic sampler adds.
-    """
-
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
-        wrong = next((seed for seed in seeds if not 0 <= seed < 2**63), None)
-        if wrong is not None:
-            raise ValueError(f"seed {wrong} is not between 0 and 2**63 - 1")
-        if not seeds:
-            raise ValueError("there is no seed, so there is no picture to make; give one seed a picture")
-        self.shape, self.device = tuple(shape), device
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, index: int = 0) -> Tensor:
-        """The next noise (len(seeds), *shape); `index`, by which samplers say which step asks, changes nothing."""
-        return torch.stack([torch.randn(self.shape, generator=generator, device="cpu") for generator in self.generators]).to(self.device)
-
-
-def noise_of(seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """What pictures with these seeds start from, (len(seeds), *shape)."""
-    return SeededNoise(seeds, shape, device)()

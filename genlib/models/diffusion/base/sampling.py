@@ -9,7 +9,7 @@ from torch import Tensor
 from genlib import ports
 from genlib.functional import samplers
 from genlib.functional.samplers import Denoiser, Grid, OnStep
-from genlib.models.diffusion.base.process import SeededNoise
+from genlib.random import SeededNoise
 
 SAMPLERS = {"ddim": samplers.ddim, "ancestral": samplers.ancestral, "heun": samplers.heun, "dpm_solver_pp_2m": samplers.dpm_solver_pp_2m}
 """ddim (Euler's method), heun (two calls a step) and dpm_solver_pp_2m are functions of the first noise; ancestral adds some at every step."""
