@@ -110,9 +110,11 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def write_config(path: Path, served: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions) -> None:
-    """Writes a configuration of Ray Serve; keys are not in it: they come from the environment of the cluster's processes."""
+    """Writes a configuration of Ray Serve, with the packages that may bring families; keys are not in it: they come from the environment of the
+    cluster's processes."""
     import yaml
 
+    from cluster.connect import passed_on
     from serve.deployment import APPLICATION
 
     usual = asdict(ServeOptions())
@@ -120,6 +122,7 @@ def write_config(path: Path, served: tuple[ModelSource, ...], replicas: Replicas
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
     arguments = {"checkpoints": [f"{one.name}={one.folder}" for one in served], "replicas": asdict(replicas), "options": plain}
     application = {"name": APPLICATION, "route_prefix": "/", "import_path": "serve.deployment:application", "args": arguments}
+    application["runtime_env"] = passed_on() or {}
     path.write_text(yaml.safe_dump({"http_options": {"host": options.host}, "applications": [application]}, sort_keys=False))
 
 
