@@ -89,22 +89,22 @@ class MemoryEstimate:
         """Operations of a training step for one sample, over all phases; from the larger of the two sizes."""
         return sum(large.flops / large.size / large.every for _, large in self.traces)
 
-    def at(self, way: Parallelism, world: int, micro_batch: int) -> Memory:
+    def at(self, parallelism: Parallelism, world: int, micro_batch: int) -> Memory:
         """Memory of a step with `micro_batch` samples a device."""
-        layout = Layout(self.model, way, max(1, world), self.accumulation > 1)
+        layout = Layout(self.model, parallelism, max(1, world), self.accumulation > 1)
         moments = (held for small, large in self.traces for held in layout.moments(line(small, large, micro_batch)))
         worst = max(moments, key=lambda held: held.get("activations", 0) + FP32 * (held.get("gradients", 0) + held.get("buckets", 0)))
         memories = [Memory(parts, layout.host_bytes) for parts in (layout.parts(**worst), layout.at_start())]
         return max(memories, key=lambda memory: memory.device_bytes)
 
-    def largest_micro_batch(self, way: Parallelism, world: int, device_bytes: float, most: int = 2**20) -> int:
+    def largest_micro_batch(self, parallelism: Parallelism, world: int, device_bytes: float, most: int = 2**20) -> int:
         """The most samples a device can hold at once; 0 where it cannot hold one."""
         low, high = 0, 1
-        while high <= most and self.at(way, world, high).device_bytes <= device_bytes:
+        while high <= most and self.at(parallelism, world, high).device_bytes <= device_bytes:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.at(way, world, middle).device_bytes <= device_bytes else (low, middle)
+            low, high = (middle, high) if self.at(parallelism, world, middle).device_bytes <= device_bytes else (low, middle)
         return low
 
 
@@ -147,7 +147,7 @@ class Layout:
     """Where a strategy keeps what: elements in `kept` all the time, and what the backward pass adds."""
 
     model: ModelElements
-    way: Parallelism
+    parallelism: Parallelism
     world: int
     many: bool
     """Whether gradients of several micro-batches are added up."""
@@ -157,10 +157,10 @@ class Layout:
     def __post_init__(self) -> None:
         trained = self.model.trained
         states = sum(self.model.optimizer_tensors[player] * elements for player, elements in self.model.elements.items())
-        share = {"ddp": 1, "single": 1}.get(self.way.strategy, self.world)
+        share = {"ddp": 1, "single": 1}.get(self.parallelism.strategy, self.world)
         self.kept = {"weights": trained, "copies of weights": 0, "gradients": 0, "optimizer": states // share, "buckets": 0}
-        getattr(self, f"_{self.way.strategy}")(trained, trained // self.world)
-        if self.way.offload != "none":
+        getattr(self, f"_{self.parallelism.strategy}")(trained, trained // self.world)
+        if self.parallelism.offload != "none":
             self._offload(trained // self.world)
         self.kept["EMA"] = self.model.averaged // self.world
 
@@ -182,8 +182,8 @@ class Layout:
         self.kept["gathered weights"] = 2 * min(trained, LIVE_ELEMENTS)  # as they arrive, and as the layers use them
 
     def _offload(self, share: int) -> None:
-        moved = ["optimizer", "copies of weights", "gradients"] + (["weights"] if self.way.offload == "all" else [])
-        self.host_bytes = FP32 * (sum(self.kept[part] for part in moved) + (2 * share if self.way.strategy == "zero2" else 0))
+        moved = ["optimizer", "copies of weights", "gradients"] + (["weights"] if self.parallelism.offload == "all" else [])
+        self.host_bytes = FP32 * (sum(self.kept[part] for part in moved) + (2 * share if self.parallelism.strategy == "zero2" else 0))
         self.kept |= dict.fromkeys(moved, 0)
         self.kept["buckets"] += self.model.largest  # on its way to the host
 
@@ -196,16 +196,16 @@ class Layout:
 
     def at_start(self) -> dict[str, int]:
         """While the task lies whole on the device and is taken apart."""
-        return {"weights": FP32 * self.model.trained, "frozen": self.model.frozen_bytes} if self.way.strategy == "zero3" else {}
+        return {"weights": FP32 * self.model.trained, "frozen": self.model.frozen_bytes} if self.parallelism.strategy == "zero3" else {}
 
     def moments(self, trace: PassTrace) -> Iterator[dict[str, int]]:
         """What there is at each moment of a phase beside what is kept, as `parts` takes it."""
         others = self.model.trained - self.model.elements[trace.player]
-        if self.way.strategy == "single" or (self.way.strategy == "ddp" and self.world == 1):
+        if self.parallelism.strategy == "single" or (self.parallelism.strategy == "ddp" and self.world == 1):
             yield from self._whole(trace, others, bucket=0)
-        elif self.way.strategy == "ddp":
+        elif self.parallelism.strategy == "ddp":
             yield from ({"activations": moment.live_bytes} for moment in trace.moments)
-        elif self.way.strategy == "zero1":
+        elif self.parallelism.strategy == "zero1":
             yield from self._whole(trace, 0, bucket_elements(self.model.elements[trace.player]))
         else:
             yield from self._bucketed(trace, bucket_elements(self.model.elements[trace.player]))
@@ -220,8 +220,8 @@ class Layout:
 
     def _bucketed(self, trace: PassTrace, bucket: int) -> Iterator[dict[str, int]]:
         """Gradients go into a bucket, which is sent when it is full: a copy of it, and of that the share that stays."""
-        elements, stage3 = self.model.elements[trace.player], self.way.strategy == "zero3"
-        share = 0 if stage3 or self.way.offload != "none" else elements // self.world
+        elements, stage3 = self.model.elements[trace.player], self.parallelism.strategy == "zero3"
+        share = 0 if stage3 or self.parallelism.offload != "none" else elements // self.world
         kept = share if self.many else 0
         whole = 0 if stage3 else bucket  # ZeRO-3's is there all the time
         filled, sent = 0, False

@@ -57,7 +57,7 @@ def test_operations_of_a_matrix_product() -> None:
 def test_parts_of_one_weight_over_four_workers() -> None:
     numel = 64 * 128
     adam = view(ema_halflife_samples=10)
-    parts = {str(way): adam.at(way, 4, 16).parts for way in PARALLELISMS if way.strategy != "single"}
+    parts = {str(parallelism): adam.at(parallelism, 4, 16).parts for parallelism in PARALLELISMS if parallelism.strategy != "single"}
     assert parts["ddp"]["optimizer"] == 2 * 4 * numel
     assert parts["zero2"]["optimizer"] == 2 * numel  # a quarter
     assert parts["zero3"]["weights"] == numel
@@ -69,16 +69,16 @@ def test_parts_of_one_weight_over_four_workers() -> None:
 
 def test_sharding_and_offload_only_ever_save_memory_as_workers_join() -> None:
     plan = view()
-    for way in PARALLELISMS:
-        sizes = [plan.at(way, world, 16).device_bytes for world in (2, 8, 64)]
+    for parallelism in PARALLELISMS:
+        sizes = [plan.at(parallelism, world, 16).device_bytes for world in (2, 8, 64)]
         assert sizes == sorted(sizes, reverse=True)
 
 
 def test_largest_micro_batch_fits_and_one_more_does_not() -> None:
     plan = view()
-    for way in PARALLELISMS:
-        most = plan.largest_micro_batch(way, 4, 1e6)
-        assert plan.at(way, 4, most).device_bytes <= 1e6 < plan.at(way, 4, most + 1).device_bytes
+    for parallelism in PARALLELISMS:
+        most = plan.largest_micro_batch(parallelism, 4, 1e6)
+        assert plan.at(parallelism, 4, most).device_bytes <= 1e6 < plan.at(parallelism, 4, most + 1).device_bytes
     assert plan.largest_micro_batch(Parallelism("ddp"), 4, 1000) == 0
 
 
@@ -112,24 +112,26 @@ def test_checkpointing_is_told_apart_where_a_library_replaced_the_linear_layer(m
     assert flops_per_sample(FakeTask(lambda: UNet(checkpointing=True)), MICRO_BATCH, "fp32") == plain
 
 
-def measured(tmp_path: Path, way: Parallelism, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
+def measured(tmp_path: Path, parallelism: Parallelism, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
     out = tmp_path / "peak"
-    run_ranks(world, write_peak, out, way, train, MICRO_BATCH, checkpointing)
+    run_ranks(world, write_peak, out, parallelism, train, MICRO_BATCH, checkpointing)
     return int(out.read_text())
 
 
-def predicted(way: Parallelism, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
-    memory = estimate_memory(FakeTask(lambda: UNet(checkpointing=checkpointing)), train, MICRO_BATCH).at(way, world, MICRO_BATCH)
+def predicted(parallelism: Parallelism, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
+    memory = estimate_memory(FakeTask(lambda: UNet(checkpointing=checkpointing)), train, MICRO_BATCH).at(parallelism, world, MICRO_BATCH)
     return memory.device_bytes + (0 if torch.cuda.is_available() else memory.host_bytes)
 
 
 @pytest.mark.parametrize("variant", ["fp32", "checkpointed"])
 def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, variant: str) -> None:
-    way, saved = Parallelism("single"), variant == "checkpointed"
-    assert predicted(way, 1, config(way), saved) == pytest.approx(measured(tmp_path, way, 1, config(way), saved), rel=0.1)
+    parallelism, saved = Parallelism("single"), variant == "checkpointed"
+    assert predicted(parallelism, 1, config(parallelism), saved) == pytest.approx(
+        measured(tmp_path, parallelism, 1, config(parallelism), saved), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("strategy", ["zero2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "zero1", "zero3"))])
 def test_predicted_is_within_a_tenth_of_measured_in_two_processes(tmp_path: Path, strategy: str) -> None:
-    way = Parallelism(strategy)
-    assert predicted(way, 2, config(way)) == pytest.approx(measured(tmp_path, way, 2, config(way)), rel=0.1)
+    parallelism = Parallelism(strategy)
+    assert predicted(parallelism, 2, config(parallelism)) == pytest.approx(measured(tmp_path, parallelism, 2, config(parallelism)), rel=0.1)
