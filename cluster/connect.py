@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cluster.local import local_head
-from genlib import families
+from genlib import trusted_packages
 
 LOG = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ def attached(address: str, runtime_env: dict[str, Any] | None = None) -> Iterato
 
 def passed_on() -> dict[str, Any] | None:
     """What workers get to know of this process's environment: which packages bring families. None where that is nothing, or the job says it."""
-    named = os.environ.get(families.VARIABLE)
-    if not named or families.VARIABLE in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", ""):  # Ray refuses a variable that both set
+    named = os.environ.get(trusted_packages.VARIABLE)
+    if not named or trusted_packages.VARIABLE in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", ""):  # Ray refuses a variable that both set
         return None
-    return {"env_vars": {families.VARIABLE: named}}
+    return {"env_vars": {trusted_packages.VARIABLE: named}}
 
 
 def noted(data: Mapping[str, Any], ignore_prefix: bool) -> None:

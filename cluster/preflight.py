@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 Resources = Mapping[str, float]
 
 
-def refuse_impossible(count: int, each: Resources, what: str = "worker") -> None:
+def check_cluster_fits(count: int, each: Resources, what: str = "worker") -> None:
     """ValueError saying what the connected cluster has, where it can never run so many of such at once; `what` is the options' word for one."""
     nodes, limit = node_resources(), autoscaling_limit()
     if fit_on(nodes, each) >= count or (limit is not None and fit_under(limit, each) >= count):

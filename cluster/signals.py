@@ -4,6 +4,8 @@ The first one asks the work to end well: inside `ends_well` it has the grace tim
 here may be cut off at any moment. The second one ends it at once. One line says what is kept, and the exit code is the shell's: 143, 130
 or 129.
 
+A reader of stdout that goes, as `head` does, is such an end too: the command stops where it prints next, with the shell's exit code 141.
+
 Work runs in a thread of its own: a handler in the thread that starts Ray would interrupt C++ code that cannot be interrupted.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -23,6 +26,7 @@ from typing import Any
 GRACE_SECONDS = 25.0
 """By default; Kubernetes kills after 30."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PIPE = 128 + signal.SIGPIPE
 _POLL_SECONDS = 0.05
 _SAME_SECONDS = 0.1
 """In which a signal that comes again is the same: `timeout` sends it to the command and then to its group, a closed terminal twice as well."""
@@ -73,10 +77,25 @@ def interruptible(work: Callable[[], int]) -> int:
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     heard = [number for number in _SIGNALS if before[number] is not signal.SIG_IGN]  # a shell's background job, nohup
     try:
-        return _Command(work, heard).run()
+        try:
+            return _Command(work, heard).run()
+        finally:
+            sys.stdout.flush()  # here, where it may fail, and not as Python exits
+    except BrokenPipeError:
+        if not _reader_is_gone():  # it was another connection that broke
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
+        return _PIPE
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in stdout.poll(0))
 
 
 def ends_quietly() -> None:
@@ -151,7 +170,7 @@ def _what_was_finished() -> str:
     return "stopped: what was finished is kept; the same command goes on"
 
 
-def refuse_grace(seconds: float) -> None:
+def check_grace(seconds: float) -> None:
     """ValueError where it is no time to wait."""
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"grace_seconds is {seconds:g}; it must be a number of seconds from 0, such as {GRACE_SECONDS:g}")

@@ -295,7 +295,7 @@ class TaskConfig(Config):
     roles: ClassVar[tuple[str, ...]] = ()
     """Roles of the upstream tasks that its task needs; a stage names a stage for each in its `needs`."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         """ValueError saying which data would do, where the task cannot learn from such; asked of every stage before the first one trains."""
 
     def check_roles(self, given: Collection[str]) -> None:

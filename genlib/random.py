@@ -1,13 +1,15 @@
-"""Randomness keyed by sample position: the same noise for a sample whatever rank, micro-batch or world size draws it.
+"""Randomness keyed by sample position, for training, and by seed, for what a request draws.
 
-A counter-based generator: the finaliser of SplitMix64 (`genlib.splitmix`) over (seed, stream, position, element). Integer arithmetic
-only until the last step, so uniforms are equal bit for bit on CPU and GPU.
+Keyed by position, noise of a sample is the same whatever rank, micro-batch or world size draws it. A counter-based generator: the
+finaliser of SplitMix64 (`genlib.splitmix`) over (seed, stream, position, element). Integer arithmetic only until the last step, so uniforms
+are equal bit for bit on CPU and GPU.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,3 +44,28 @@ def normal(position: Tensor, shape: tuple[int, ...] = (), *, seed: int, stream: 
 def randint(position: Tensor, high: int, shape: tuple[int, ...] = (), *, seed: int, stream: str) -> Tensor:
     """Integers 0 to high - 1. position (B,) int64 -> (B, *shape) int64; bias below high * 2**-40."""
     return (shift_right(bits(position, shape, seed=seed, stream=stream), 24).double() * 2.0**-40 * high).long()
+
+
+class SeededNoise:
+    """Standard normal noise of samples that each have a seed: one CPU generator a sample, as diffusers draws from a list of generators.
+
+    The first call is what sampling starts from, the further ones what a stochastic sampler adds.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+        wrong = next((seed for seed in seeds if not 0 <= seed < 2**63), None)
+        if wrong is not None:
+            raise ValueError(f"seed {wrong} is not between 0 and 2**63 - 1")
+        if not seeds:
+            raise ValueError("there is no seed, so there is nothing to draw; give one seed a sample")
+        self.shape, self.device = tuple(shape), device
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, index: int = 0) -> Tensor:
+        """The next noise (len(seeds), *shape). `index`, by which samplers say which step asks, changes nothing."""
+        return torch.stack([torch.randn(self.shape, generator=generator, device="cpu") for generator in self.generators]).to(self.device)
+
+
+def seeded_normal(seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """The first noise of `SeededNoise`, (len(seeds), *shape)."""
+    return SeededNoise(seeds, shape, device)()

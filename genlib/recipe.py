@@ -41,7 +41,7 @@ class Recipe:
                 known.add(stage.name)
 
 
-def refuse_unstarted(stages: tuple[Stage, ...]) -> None:
+def check_started(stages: tuple[Stage, ...]) -> None:
     """ValueError where a stage neither trains nor is told what to take instead."""
     for stage in stages:
         if not stage.train.steps and not stage.train.start_from:

@@ -1,4 +1,4 @@
-"""All recipes by name: `"module:function"`, imported when asked for. Ours stand here; `genlib.families` finds those of other packages."""
+"""All recipes by name: `"module:function"`, imported when asked for. Ours stand here; `genlib.trusted_packages` finds those of other packages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 
-from genlib import families
+from genlib import trusted_packages
 from genlib.config import nearest
 from genlib.recipe import Recipe
 
@@ -51,7 +51,7 @@ RECIPES: dict[str, str] = {
 
 def recipes() -> dict[str, str]:
     """These and those of other packages. ValueError where one of them has a name of ours."""
-    others = families.recipes()
+    others = trusted_packages.recipes()
     if taken := sorted(others.keys() & RECIPES.keys()):
         raise ValueError(f"{others[taken[0]]} is a recipe named {taken[0]!r}, as one of genlib's is; give it another name")
     return {**RECIPES, **others}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from cluster.local import NotStarted
-from cluster.signals import GRACE_SECONDS, interruptible, refuse_grace
+from cluster.signals import GRACE_SECONDS, check_grace, interruptible
 from genlib import registry
 from genlib.config import nearest
 from genlib.recipe import Stage
@@ -65,7 +65,7 @@ class RunOptions:
             raise ValueError(f"cpus_per_worker is {self.cpus_per_worker:g}; it must be above 0, for example 0.5")
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < float("inf"):
             raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be at least 0")
-        refuse_grace(self.grace_seconds)
+        check_grace(self.grace_seconds)
         for name in ("gpus", "gpu_memory_gb", "gpu_tflops", "mfu"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be above 0")
@@ -164,7 +164,7 @@ def read(form: type, arguments: Sequence[str], program: str, description: str) -
     from tyro import _errors  # tyro is pinned: its hook for errors is not yet public
 
     known = flags(form())
-    with _errors.on_parse_error(refuse(known)):
+    with _errors.on_parse_error(parse_error_hook(known)):
         return tyro.cli(form, args=[spelled(argument) for argument in arguments], prog=program, description=description, use_underscores=True)
 
 
@@ -188,7 +188,7 @@ def flags(form: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def refuse(known: list[str]) -> Callable[[Any], None]:
+def parse_error_hook(known: list[str]) -> Callable[[Any], None]:
     """What to raise for each of tyro's reasons to reject the arguments."""
 
     def hook(event: Any) -> None:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.connect import connected
-from cluster.preflight import refuse_impossible
+from cluster.preflight import check_cluster_fits
 from genlib import checkpoint
 from genlib.engine.fit import plan_encoding
 from genlib.recipe import Stage
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     run = run_folder.run_folder(options.run or command.recipe, options.run_dir)
     workers = Workers(options.worker_range[0], options.cpus_per_worker, options.gpus_per_worker or 0)
     with run_folder.only_one(run), connected():
-        refuse_impossible(workers.count, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}))
+        check_cluster_fits(workers.count, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}))
         look_at_data(command, run)
         if not sum(encode_stage(command, run, stage, workers) for stage in command.stages):
             raise ValueError(f"recipe {command.recipe} encodes nothing: no stage of it learns on what a frozen network makes of samples")

@@ -177,7 +177,7 @@ def note(order: PictureOrder) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def refuse_other(order: PictureOrder, now: dict[str, Any]) -> None:
+def check_same_order(order: PictureOrder, now: dict[str, Any]) -> None:
     """ValueError where the folder holds pictures of something else."""
     before = read_json(order.out / NOTE)
     if before is None:
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str]) -> int:
     order = ordered(parsed(arguments))
     order.out.mkdir(parents=True, exist_ok=True)
     with only_one(order.out):
-        refuse_other(order, note(order))
+        check_same_order(order, note(order))
         missing = {block: len(order.missing(block)) for block in range(-(-len(order) // order.block))}
         blocks = [block for block, count in missing.items() if count]
         if done := len(order) - sum(missing.values()):

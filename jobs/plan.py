@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from genlib.engine.plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
+from genlib.engine.memory_plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
 from genlib.engine.trace import FakeTask
 from genlib.recipe import Stage
 from genlib.task import Task
@@ -28,7 +28,7 @@ _SHORT = {"optimizer": "+opt", "all": "+all"}
 class Fit:
     """The first strategy, from the fastest on, that fits."""
 
-    way: Parallelism
+    parallelism: Parallelism
     micro_batch: int
     """Samples a GPU holds at once."""
     accumulation: int
@@ -50,12 +50,12 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
         return f"{title}; taken as it is, nothing is trained"
     micro_batch = math.ceil(stage.train.global_batch / stage.train.accumulation / options.gpus)
     view = estimate_memory(fake, stage.train, micro_batch)
-    ways = ways_for(fake.task, options.gpus)
-    fit = first_fit(view, ways, stage, options)
+    parallelisms = parallelisms_for(fake.task, options.gpus)
+    fit = first_fit(view, parallelisms, stage, options)
     if fit is None:
-        raise ValueError(refusal(stage.name, view, ways_for(fake.task, 2), options))
+        raise ValueError(refusal(stage.name, view, parallelisms_for(fake.task, 2), options))
     head = f"{title}\ndata: {origin}\n{options.gpus:,} GPUs of {options.gpu_memory_gb:g} GB, {micro_batch:,} samples each at once:"
-    return "\n".join([head, table(view, ways, micro_batch, options), *conclusions(view, fit, stage, options)])
+    return "\n".join([head, table(view, parallelisms, micro_batch, options), *conclusions(view, fit, stage, options)])
 
 
 def assumed_spec(stage: Stage) -> tuple[DataSpec, str]:
@@ -84,35 +84,37 @@ def built(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
     return task
 
 
-def ways_for(task: Task, gpus: int) -> list[Parallelism]:
+def parallelisms_for(task: Task, gpus: int) -> list[Parallelism]:
     """What this task can be trained by on so many GPUs, from the fastest."""
     return [
-        way
-        for way in PARALLELISMS
-        if (gpus == 1 or way.strategy != "single") and (gpus > 1 or way.strategy != "ddp") and not (way.strategy == "zero3" and task.zero3_refusal)
+        parallelism
+        for parallelism in PARALLELISMS
+        if (gpus == 1 or parallelism.strategy != "single")
+        and (gpus > 1 or parallelism.strategy != "ddp")
+        and not (parallelism.strategy == "zero3" and task.zero3_refusal)
     ]
 
 
-def first_fit(view: MemoryEstimate, ways: Sequence[Parallelism], stage: Stage, options: RunOptions) -> Fit | None:
-    """The first way that holds the step as it is configured, else the first that does with more micro-batches; None where none does."""
+def first_fit(view: MemoryEstimate, parallelisms: Sequence[Parallelism], stage: Stage, options: RunOptions) -> Fit | None:
+    """The first parallelism that holds the step as it is configured, else the first that does with more micro-batches; None where none does."""
     budget, batch = USABLE * options.gpu_memory_gb * 1e9, stage.train.global_batch
     micro_batch = math.ceil(batch / stage.train.accumulation / options.gpus)
-    for way in ways:
-        if view.at(way, options.gpus, micro_batch).device_bytes <= budget:
-            return Fit(way, micro_batch, stage.train.accumulation)
-    for way in ways:
-        most = replace(view, accumulation=2).largest_micro_batch(way, options.gpus, budget)
+    for parallelism in parallelisms:
+        if view.at(parallelism, options.gpus, micro_batch).device_bytes <= budget:
+            return Fit(parallelism, micro_batch, stage.train.accumulation)
+    for parallelism in parallelisms:
+        most = replace(view, accumulation=2).largest_micro_batch(parallelism, options.gpus, budget)
         shares = (k for k in range(stage.train.accumulation + 1, batch + 1) if batch % k == 0 and math.ceil(batch / k / options.gpus) <= most)
         if most and (accumulation := next(shares, 0)):
-            return Fit(way, math.ceil(batch / accumulation / options.gpus), accumulation)
+            return Fit(parallelism, math.ceil(batch / accumulation / options.gpus), accumulation)
     return None
 
 
-def refusal(name: str, view: MemoryEstimate, ways: Sequence[Parallelism], options: RunOptions) -> str:
+def refusal(name: str, view: MemoryEstimate, parallelisms: Sequence[Parallelism], options: RunOptions) -> str:
     """What the smallest hardware is that can hold one sample a GPU."""
 
     def least_gb(gpus: int) -> float:
-        return min(view.at(way, gpus, 1).device_bytes for way in ways) / USABLE / 1e9
+        return min(view.at(parallelism, gpus, 1).device_bytes for parallelism in parallelisms) / USABLE / 1e9
 
     here = f"stage {name} does not fit {options.gpus:,} GPUs of {options.gpu_memory_gb:g} GB, not even one sample at once with everything offloaded"
     memory = f"{options.gpus:,} GPUs of {math.ceil(least_gb(options.gpus)):,} GB"
@@ -125,17 +127,17 @@ def refusal(name: str, view: MemoryEstimate, ways: Sequence[Parallelism], option
     return f"{here}; the smallest that can: {memory}, or {high:,} GPUs of {options.gpu_memory_gb:g} GB"
 
 
-def table(view: MemoryEstimate, ways: Sequence[Parallelism], micro_batch: int, options: RunOptions) -> str:
+def table(view: MemoryEstimate, parallelisms: Sequence[Parallelism], micro_batch: int, options: RunOptions) -> str:
     """A row a part, a column a strategy: what lies on each GPU at the worst moment of a step."""
-    memories = [view.at(way, options.gpus, micro_batch) for way in ways]
+    memories = [view.at(parallelism, options.gpus, micro_batch) for parallelism in parallelisms]
     unit, scale = ("GB", 1e9) if max(memory.device_bytes for memory in memories) >= 1e9 else ("MB", 1e6)
     present = {part for memory in memories for part in memory.parts}
-    rows = [[f"{unit} per GPU", *(way.strategy + _SHORT.get(way.offload, "") for way in ways)]]
+    rows = [[f"{unit} per GPU", *(parallelism.strategy + _SHORT.get(parallelism.offload, "") for parallelism in parallelisms)]]
     rows += [[part, *(digits(memory.parts.get(part, 0) / scale) for memory in memories)] for part in PARTS if part in present]
     rows.append(["total", *(digits(memory.device_bytes / scale) for memory in memories)])
     rows.append(["on its host", *(digits(memory.host_bytes / scale) for memory in memories)])
     budget = USABLE * options.gpu_memory_gb * 1e9
-    rows.append(["largest micro-batch", *(f"{view.largest_micro_batch(way, options.gpus, budget):,}" for way in ways)])
+    rows.append(["largest micro-batch", *(f"{view.largest_micro_batch(parallelism, options.gpus, budget):,}" for parallelism in parallelisms)])
     return "\n".join("  " + f"{row[0]:<20}" + "".join(f"{cell:>11}" for cell in row[1:]) for row in rows)
 
 
@@ -147,14 +149,14 @@ def digits(number: float) -> str:
 def conclusions(view: MemoryEstimate, fit: Fit, stage: Stage, options: RunOptions) -> list[str]:
     """What to do, and what it takes."""
     train = stage.train
-    words = [f"--train.strategy {fit.way.strategy}"]
-    words += [f"--train.offload {fit.way.offload}"] if fit.way.offload != "none" else []
+    words = [f"--train.strategy {fit.parallelism.strategy}"]
+    words += [f"--train.offload {fit.parallelism.offload}"] if fit.parallelism.offload != "none" else []
     words += [f"--train.accumulation {fit.accumulation}"] if fit.accumulation != train.accumulation else []
     flops = view.flops_per_sample() * train.global_batch
     rate = options.gpus * options.mfu * options.gpu_tflops * 1e12 / view.flops_per_sample()
     hours = train.steps * train.global_batch / rate / 3600
     return [
-        f"first that fits: {fit.way} with {fit.micro_batch:,} samples a GPU at once ({' '.join(words)})",
+        f"first that fits: {fit.parallelism} with {fit.micro_batch:,} samples a GPU at once ({' '.join(words)})",
         f"{flops:.3g} FLOPs a step of {train.global_batch:,} samples, {view.flops_per_sample():.3g} a sample, recomputation included",
         f"at {options.mfu:.0%} of {options.gpu_tflops:g} TFLOP/s a GPU: {rate:,.0f} samples/s; "
         f"{train.steps:,} steps take {digits(hours)} hours, {digits(hours * options.gpus)} GPU-hours",

@@ -248,6 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(f"error: {f'{error.filename}: {error.strerror}' if error.filename and error.strerror else error}", file=sys.stderr)
         sys.exit(1)

@@ -23,7 +23,7 @@ from typing import Any
 
 from genlib.checkpoint import newest
 from genlib.config import to_json
-from genlib.engine.resume import CHANGEABLE, completed, differences, refuse_other_settings
+from genlib.engine.same_run import CHANGEABLE, check_same_settings, completed, differences
 from genlib.recipe import Stage
 
 RAY_PACKAGE = "_ray_pkg_"
@@ -97,14 +97,14 @@ def begin(run: Path, recipe: str, stages: Sequence[Stage]) -> dict[str, float] |
     before = unsealed(read_json(run / "run.json"))
     trained = any(run.glob("checkpoints/step_*")) or any(run.glob("*/checkpoints/step_*"))
     if trained and before is not None:
-        refuse_difference(run, filled(before, stages), now)
+        check_unchanged_settings(run, filled(before, stages), now)
         reopen(run, stages, before, now)
         if (metrics := read_json(run / "metrics.json")) is not None:
             return metrics
     elif trained:
         for stage in stages:
             if found := newest(stage_folder(run, stages, stage) / "checkpoints"):
-                refuse_other_settings(found[1], recipe, stage)
+                check_same_settings(found[1], recipe, stage)
     if before != now:
         if not trained:
             forget_scores(run, stages)
@@ -154,7 +154,7 @@ def filled(before: dict, stages: Sequence[Stage]) -> dict[str, Any]:
     return {**before, "stages": described}
 
 
-def refuse_difference(run: Path, before: dict, now: dict) -> None:
+def check_unchanged_settings(run: Path, before: dict, now: dict) -> None:
     """ValueError naming the first setting that a run may not change."""
     advice = f"restore it, give --run another name, or delete {run}"
     if before["recipe"] != now["recipe"]:

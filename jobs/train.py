@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.connect import connected
-from cluster.preflight import node_resources, refuse_impossible
+from cluster.preflight import check_cluster_fits, node_resources
 from cluster.signals import ends_well, keeps
 from genlib.checkpoint import checkpoints
 from genlib.config import to_json
-from genlib.recipe import Stage, refuse_unstarted
+from genlib.recipe import Stage, check_started
 from jobs import run_folder
 from jobs.command_line import Command, RunOptions, exit_code, parse
 from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     if command.options.dry_run:
         print(plan(command, run))
         return 0
-    refuse_unstarted(command.stages)
+    check_started(command.stages)
     with run_folder.only_one(run), keeps(partial(kept, command, run)):
         if finished := run_folder.begin(run, command.recipe, command.stages):
             done = f"{finished['steps']:,} steps, {finished['samples_seen']:,} samples"
@@ -80,7 +80,7 @@ def train(command: Command, run: Path) -> int:
     (run / "error.log").unlink(missing_ok=True)
     with connected():
         each = worker_resources(command.options)
-        refuse_impossible(command.options.worker_range[0], each)
+        check_cluster_fits(command.options.worker_range[0], each)
         look_at_data(command, run)
         from jobs.worker import WorkerJob  # brings Ray Train in, which reads its settings from the environment
 
@@ -125,7 +125,7 @@ def check_stage_data(stage: Stage, cached: Path) -> None:
         spec = open_and_cache(stage.data, cached, partial(parallel_map, label="indexing", local_below=64)).spec
     except (ValueError, OSError):  # data that this node does not see: its workers may, or say why not
         return
-    stage.task.refuse_data(spec)
+    stage.task.check_data(spec)
 
 
 def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:

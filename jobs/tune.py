@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.connect import connected
-from cluster.preflight import fit_on, node_resources, refuse_impossible
+from cluster.preflight import check_cluster_fits, fit_on, node_resources
 from cluster.signals import ends_well, keeps
 from genlib.config import Search, nearest, to_json
 from genlib.recipe import Stage
@@ -34,7 +34,7 @@ from jobs.command_line import Command, RunOptions, exit_code, parsed
 from jobs.control import ask_to_stop, control, control_file
 from jobs.trial import NUMBER, Trials, run_trial
 from jobs.tune_options import TuneOptions, seconds
-from tune_spaces.base import Choice, Space, points, refuse_contradictions, space_of, value_of, with_values, written
+from tune_spaces.base import Choice, Space, check_space, points, space_of, value_of, with_values, written
 
 TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads Ray Tune's own books: the trials' folders say where the search stands
@@ -80,13 +80,13 @@ def search(command: Command[TuneOptions], run: Path) -> int:
 
     stage = searched(command)
     ranges = ranges_of(command, stage)
-    refuse_contradictions(stage, ranges)
+    check_space(stage, ranges)
     begin(run, command, stage, ranges)
     os.environ.update({name: os.environ.get(name, value) for name, value in {**train.RAY_TRAIN_SETTINGS, **TUNE_SETTINGS}.items()})
     with connected():
         options = command.options
         each = train.worker_resources(RunOptions(cpus_per_worker=options.cpus_per_worker, gpus_per_worker=options.gpus_per_worker))
-        refuse_impossible(options.workers, each)
+        check_cluster_fits(options.workers, each)
         train.check_stage_data(stage, run / "data")
         upstream = train_upstream(command, run, stage)
         spec = search_spec(command, stage, ranges, run, upstream)
@@ -133,7 +133,7 @@ def begin(run: Path, command: Command[TuneOptions], stage: Stage, ranges: Space)
     before = run_folder.read_json(run / "search.json")
     if before is None:
         return run_folder.write_json(run / "search.json", now)
-    from genlib.engine.resume import differences
+    from genlib.engine.same_run import differences
 
     for name, old, new in differences(before, now):
         raise ValueError(
@@ -151,14 +151,14 @@ def train_upstream(command: Command[TuneOptions], run: Path, stage: Stage) -> di
     if not stage.needs:
         return {}
     from genlib import checkpoint
-    from genlib.recipe import refuse_unstarted
+    from genlib.recipe import check_started
     from jobs.log_file import followed, log_path
     from jobs.worker import WorkerJob
 
     needed = before(command.stages, stage)
     folder = run / "upstream"
     folder.mkdir(exist_ok=True)
-    refuse_unstarted(needed)
+    check_started(needed)
     if not (folder / "metrics.json").exists():
         options = command.options
         each = train.worker_resources(RunOptions(cpus_per_worker=options.cpus_per_worker, gpus_per_worker=options.gpus_per_worker))

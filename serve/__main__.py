@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from cluster.signals import GRACE_SECONDS, keeps, refuse_grace
+from cluster.signals import GRACE_SECONDS, check_grace, keeps
 from jobs.command_line import exit_code, read
 from serve.options import ServeOptions
 
@@ -55,7 +55,7 @@ class ServeCommand:
     options: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
 
     def __post_init__(self) -> None:
-        refuse_grace(self.grace_seconds)
+        check_grace(self.grace_seconds)
 
     def sized(self) -> Replicas:
         """The replicas that are asked for. ValueError where that is no number or range of them."""
@@ -110,9 +110,11 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def write_config(path: Path, served: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions) -> None:
-    """Writes a configuration of Ray Serve; keys are not in it: they come from the environment of the cluster's processes."""
+    """Writes a configuration of Ray Serve, with the packages that may bring families; keys are not in it: they come from the environment of the
+    cluster's processes."""
     import yaml
 
+    from cluster.connect import passed_on
     from serve.deployment import APPLICATION
 
     usual = asdict(ServeOptions())
@@ -120,6 +122,7 @@ def write_config(path: Path, served: tuple[ModelSource, ...], replicas: Replicas
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
     arguments = {"checkpoints": [f"{one.name}={one.folder}" for one in served], "replicas": asdict(replicas), "options": plain}
     application = {"name": APPLICATION, "route_prefix": "/", "import_path": "serve.deployment:application", "args": arguments}
+    application["runtime_env"] = passed_on() or {}
     path.write_text(yaml.safe_dump({"http_options": {"host": options.host}, "applications": [application]}, sort_keys=False))
 
 

@@ -70,9 +70,9 @@ def application(arguments: dict[str, Any]) -> Any:
     """What `serve deploy` runs, from the arguments in its file. ValueError names one that is none."""
     from jobs.run_folder import runs_root
 
-    refuse_unknown(arguments, ("checkpoints", "replicas", "options"), "argument")
+    check_known(arguments, ("checkpoints", "replicas", "options"), "argument")
     replicas = arguments.get("replicas", {})
-    refuse_unknown(replicas, [field.name for field in fields(Replicas)], "setting of replicas")
+    check_known(replicas, [field.name for field in fields(Replicas)], "setting of replicas")
     sized, options = Replicas(**replicas), options_of(arguments.get("options", {}))
     shared = replace(options, jobs_folder=options.jobs_folder or runs_root() / ".serve")  # any replica may be asked for a job of another
     return deployed(model_sources(arguments.get("checkpoints", ()), runs_root()), sized, shared)
@@ -80,17 +80,17 @@ def application(arguments: dict[str, Any]) -> Any:
 
 def options_of(values: dict[str, Any]) -> ServeOptions:
     """Options from plain values. ValueError names one that is none."""
-    refuse_unknown(values, [field.name for field in fields(ServeOptions) if field.name != "keys"], "option")
+    check_known(values, [field.name for field in fields(ServeOptions) if field.name != "keys"], "option")
     made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if "jobs_folder" in made:
         made["jobs_folder"] = Path(made["jobs_folder"])
     if "limits" in made:
-        refuse_unknown(made["limits"], [field.name for field in fields(Limits)], "limit")
+        check_known(made["limits"], [field.name for field in fields(Limits)], "limit")
         made["limits"] = Limits(**made["limits"])
     return ServeOptions(**made)
 
 
-def refuse_unknown(values: Collection[str], known: Collection[str], what: str) -> None:
+def check_known(values: Collection[str], known: Collection[str], what: str) -> None:
     """ValueError names the first that is not known."""
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"there is no {what} {unknown[0]!r}; there are {', '.join(sorted(known))}")

@@ -16,7 +16,7 @@ from genlib import companions
 from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.ema import Ema
-from genlib.engine.plan import Parallelism
+from genlib.engine.memory_plan import Parallelism
 from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Strategy
 from genlib.task import Task
@@ -50,10 +50,10 @@ class UNet(Task):
         return (self.net(batch["x"], time, encoder_hidden_states=batch["text"]).sample - batch["x"]).square().mean((1, 2, 3)), {}
 
 
-def config(way: Parallelism, precision: str = "fp32", accumulation: int = 1, ema: bool = True) -> TrainConfig:
+def config(parallelism: Parallelism, precision: str = "fp32", accumulation: int = 1, ema: bool = True) -> TrainConfig:
     """How the measured step trains."""
     return TrainConfig(
-        strategy=way.strategy, offload=way.offload, precision=precision, accumulation=accumulation, global_batch=accumulation,
+        strategy=parallelism.strategy, offload=parallelism.offload, precision=precision, accumulation=accumulation, global_batch=accumulation,
         ema_halflife_samples=100 * ema, optim=OptimConfig(clip_norm=1.0),
     )  # fmt: skip
 
@@ -91,20 +91,20 @@ class HeapPeak(TorchDispatchMode):
         return result
 
 
-def peak_bytes(way: Parallelism, train: TrainConfig, micro_batch: int, checkpointing: bool, device: torch.device) -> int:
+def peak_bytes(parallelism: Parallelism, train: TrainConfig, micro_batch: int, checkpointing: bool, device: torch.device) -> int:
     """The peak of a training step beyond what there was before the task, after the first steps have made the optimizer's state."""
-    rehearsed = [_prepared(UNet(32, checkpointing), way, train, device)]  # code and caches that are made once
+    rehearsed = [_prepared(UNet(32, checkpointing), parallelism, train, device)]  # code and caches that are made once
     for index in range(2):
         _step(*rehearsed[0], train, micro_batch, index)
     gc.collect()
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else heap_bytes()
-    task, strategy, ema = _prepared(UNet(WIDTH, checkpointing), way, train, device)
+    task, strategy, ema = _prepared(UNet(WIDTH, checkpointing), parallelism, train, device)
     peaks = [_peak_of(task, strategy, ema, train, micro_batch, index) for index in range(STEPS)]
     return max(peaks) - before
 
 
-def _prepared(task: Task, way: Parallelism, train: TrainConfig, device: torch.device) -> tuple[Task, Strategy, Ema | None]:
-    strategy = strategy_of(way.strategy, device)
+def _prepared(task: Task, parallelism: Parallelism, train: TrainConfig, device: torch.device) -> tuple[Task, Strategy, Ema | None]:
+    strategy = strategy_of(parallelism.strategy, device)
     strategy.setup(task.train(), train)
     return task, strategy, Ema(strategy, 100, 0.05) if train.ema_halflife_samples else None
 
@@ -126,9 +126,9 @@ def _step(task: Task, strategy: Strategy, ema: Ema | None, train: TrainConfig, m
         ema.update((index + 1) * micro_batch, micro_batch)
 
 
-def write_peak(out: Path, way: Parallelism, train: TrainConfig, micro_batch: int, checkpointing: bool) -> None:
+def write_peak(out: Path, parallelism: Parallelism, train: TrainConfig, micro_batch: int, checkpointing: bool) -> None:
     """What one of several processes does: rank 0 notes its peak in the file."""
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
-    peak = peak_bytes(way, train, micro_batch, checkpointing, device)
+    peak = peak_bytes(parallelism, train, micro_batch, checkpointing, device)
     if os.environ.get("RANK", "0") == "0":
         out.write_text(str(peak))

@@ -107,7 +107,7 @@ def test_manifest_cannot_name_other_code(copy: Path, kind: str) -> None:
     values = json.loads((copy / "manifest.json").read_text())
     values["blueprint"]["kind"] = kind
     write(copy, json.dumps(values).encode())
-    with pytest.raises(ValueError, match=f"{re.escape(repr(kind))}, .* (is not allowed to bring families|does not have)"):
+    with pytest.raises(ValueError, match=f"{re.escape(repr(kind))}, .* (is not trusted to bring families|does not have)"):
         checkpoint.load_task(copy)
 
 

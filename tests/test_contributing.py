@@ -11,7 +11,7 @@ import torch
 
 from genlib import checkpoint, companions, registry
 from tests.models.stages import source_of, train_stage
-from tune_spaces.base import defaults, refuse_contradictions, space_of
+from tune_spaces.base import check_space, defaults, space_of
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 NAME = "genlib.models.maps.kmeans"
@@ -45,4 +45,4 @@ def test_it_can_be_searched_as_it_is() -> None:
     (stage,) = registry.load("kmeans").stages
     ranges = space_of("kmeans", stage)
     assert {"task.spread", "train.optim.learning_rate"} == set(ranges) == set(defaults(stage, ranges))
-    refuse_contradictions(stage, ranges)
+    check_space(stage, ranges)

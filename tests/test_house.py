@@ -9,6 +9,8 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
+from genlib import registry
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("genlib", "jobs", "serve", "cluster", "tune_spaces")
 
@@ -39,3 +41,30 @@ def test_functions_that_are_named_as_text_exist() -> None:
     for name in sorted(names):
         module, _, attribute = name.partition(":")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_what_families_share_imports_no_family_of_its_group() -> None:
+    found = []
+    for path, tree in sources().items():
+        if shared := re.fullmatch(r"genlib/models/(?:(\w+)/)?base/\w+\.py", path):
+            own = "genlib.models." + (shared[1] or "")
+            names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+            found += [f"{path} imports {name}" for name in names if name.startswith(own) and ".base" not in name]
+    assert found == []
+
+
+def test_configurations_stay_where_checkpoints_name_them() -> None:
+    """A manifest names `module:class`, so that a class that moves or is renamed leaves checkpoints behind that cannot be opened."""
+    stages = [stage for name in registry.RECIPES for recipe in [registry.load(name)] for stage in (*recipe.stages, *recipe.smoke)]
+    kinds = {f"{type(stage.task).__module__}:{type(stage.task).__qualname__}".removeprefix("genlib.models.") for stage in stages}
+    assert kinds >= {
+        *("adversarial.dcgan:DCGANConfig", "adversarial.gan:GANConfig", "adversarial.wgan_gp:DenseWGANGPConfig", "adversarial.wgan_gp:WGANGPConfig"),
+        *("autoencoders.autoencoder:AutoencoderConfig", "autoencoders.kl:AutoencoderKLConfig", "autoencoders.vq:AutoencoderVQConfig"),
+        *("diffusion.ddpm:ClassDDPMConfig", "diffusion.ddpm:DDPMConfig", "diffusion.inpainting:InpaintingConfig"),
+        *("diffusion.inpainting:ResamplingConfig", "diffusion.ldm:LatentDiffusionConfig", "diffusion.rectified_flow:RectifiedFlowConfig"),
+        *("diffusion.rectified_flow:ReflowConfig", "diffusion.sd3:SD3Config", "diffusion.sdxl:SDXLConfig", "diffusion.sdxl:SDXLRefinerConfig"),
+        *("energy.dbn:DBNConfig", "energy.dbn:StackedRBMConfig", "energy.gaussian_rbm:GaussianRBMConfig", "energy.rbm:RBMConfig"),
+        *("maps.som:SOMConfig", "representation.classifier:ClassifierConfig", "representation.clip:CLIPConfig"),
+        *("representation.moco:MoCoConfig", "representation.simclr:SimCLRConfig", "representation.text_encoder:T5EncoderConfig"),
+        *("representation.text_encoder:TextEncoderConfig", "variational.vae:VAEConfig"),
+    }

@@ -1,5 +1,6 @@
 """Noise is a function of (seed, stream, position): no rank, batch or order can change it."""
 
+import pytest
 import torch
 
 from genlib import random
@@ -44,3 +45,20 @@ def test_values_are_frozen() -> None:
 
 
 GOLDEN = [[-7153419264659140668, 6645571466159926562], [3186102321423209216, 4485792163438238432], [8190195513383096608, -3473147983924832982]]
+
+
+def test_noise_of_a_seed_is_diffusers_and_does_not_depend_on_the_others() -> None:
+    from diffusers.utils.torch_utils import randn_tensor
+
+    generators = [torch.Generator().manual_seed(seed) for seed in (7, 2**40)]
+    ours = random.SeededNoise([7, 2**40], (3, 8, 8))
+    for _ in range(2):
+        assert torch.equal(ours(), randn_tensor((2, 3, 8, 8), generator=generators))
+    assert torch.equal(random.seeded_normal([2**40], (3, 8, 8))[0], random.seeded_normal([7, 2**40], (3, 8, 8))[1])
+
+
+def test_refuses_seeds_that_are_none() -> None:
+    with pytest.raises(ValueError, match="seed -1 is not between"):
+        random.SeededNoise([1, -1], (1,))
+    with pytest.raises(ValueError, match="there is no seed"):
+        random.SeededNoise([], (1,))

@@ -157,7 +157,7 @@ def drawn(one: Range, generator: np.random.Generator, integer: bool = False) -> 
     return min(max(round(value), round(one.low)), round(one.high)) if integer else value
 
 
-def refuse_contradictions(stage: Stage, ranges: Space) -> None:
+def check_space(stage: Stage, ranges: Space) -> None:
     """ValueError where a range has a value that the recipe's configuration refuses, or there is nothing to search."""
     if not ranges:
         raise ValueError("no field of the recipe is tunable; name what to search with --space, such as train.optim.learning_rate=1e-4:1e-2:log")

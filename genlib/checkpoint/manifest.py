@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genlib import families
+from genlib import trusted_packages
 from genlib.config import Config, TaskConfig, from_json, to_json
 from genlib.task import Task
 from genlib.types import DataSpec
@@ -47,18 +47,18 @@ class Blueprint(Config):
     def of(config: TaskConfig, spec: DataSpec, upstream: Mapping[str, Blueprint]) -> Blueprint:
         """The blueprint of such a task. ValueError where the class is of a package whose checkpoints would not be opened."""
         kind = f"{type(config).__module__}:{type(config).__qualname__}"
-        families.check_allowed(type(config).__module__, f"the task is of {kind!r}")
+        trusted_packages.check_trusted(type(config).__module__, f"the task is of {kind!r}")
         return Blueprint(kind=kind, task=to_json(config), spec=spec, upstream=dict(upstream))
 
     def build(self) -> Task:
-        """A new task with fresh weights. ValueError where the class is of no package that is allowed."""
+        """A new task with fresh weights. ValueError where the class is of no trusted package."""
         upstream = {role: blueprint.build() for role, blueprint in self.upstream.items()}
         return from_json(self.config_class(), self.task).build(self.spec, upstream)
 
     def config_class(self) -> type[TaskConfig]:
-        """The class `kind` names. A manifest is data: what it may name is decided by `genlib.families`, before anything is imported."""
+        """The class `kind` names. A manifest is data: what it may name is decided by `genlib.trusted_packages`, before anything is imported."""
         module, _, name = self.kind.partition(":")
-        families.check_allowed(module, f"the checkpoint is of {self.kind!r}")
+        trusted_packages.check_trusted(module, f"the checkpoint is of {self.kind!r}")
         try:
             found = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:

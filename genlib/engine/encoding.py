@@ -24,7 +24,7 @@ from torch import Tensor
 from genlib import distributed
 from genlib.checkpoint import Blueprint
 from genlib.config import to_json
-from genlib.engine.resume import CHANGEABLE
+from genlib.engine.same_run import CHANGEABLE
 from genlib.recipe import Stage
 from genlib.task import ROW_FACTS, Task, encode, encoded
 from genlib.types import Batch, DataSource, DataSpec, Encoded, Transform

@@ -20,13 +20,13 @@ from genlib.engine.evaluate import evaluate
 from genlib.engine.optim import learning_rate
 from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
-from genlib.engine.resume import is_of_run, refuse_other_run
+from genlib.engine.same_run import check_same_run, is_of_run
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
 from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Update, optim_of
 from genlib.engine.trace import FakeTask, flops_per_sample
-from genlib.engine.trackers import refuse_missing_trackers
+from genlib.engine.trackers import check_trackers_installed
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, file_system
 from genlib.task import Phase, Task
@@ -113,7 +113,7 @@ class Training:
         # one rank looks, as that renames damaged checkpoints, and all ranks must begin from the same one
         found = distributed.broadcast_object(self.history.newest() if distributed.rank() == 0 else None)
         if found:
-            refuse_other_run(found[1], self.recipe, self.stage, self.source.spec)
+            check_same_run(found[1], self.recipe, self.stage, self.source.spec)
         self.task = self.build()
         self.steps = self.config.steps if self.task.phases else 0
         kept = kept_rows(found[0] / "state") if found else None
@@ -124,7 +124,7 @@ class Training:
         first = self.start(*found) if found else self.begin()
         if not self.steps:  # a task without training is its upstream and its actions
             return self.last_save(None)
-        refuse_missing_trackers(self.config.trackers)
+        check_trackers_installed(self.config.trackers)
         prefetcher = Prefetcher(self.batches(first), self.micro_batch, self.device)
         self.report = Report(
             self.folder,
@@ -158,7 +158,7 @@ class Training:
     def begin(self) -> int:
         """A fresh run: what depends on the data, then the strategy."""
         self.prepare()
-        refuse_different_starts(self.task)
+        check_equal_starts(self.task)
         self.use_strategy(0)
         return 0
 
@@ -382,7 +382,7 @@ def due(done: int, every: int, steps: int) -> bool:
     return bool(every) and (done % every == 0 or done == steps)
 
 
-def refuse_different_starts(task: Task) -> None:
+def check_equal_starts(task: Task) -> None:
     """ValueError where `prepare` left ranks with different values: they would train different things."""
     sums = [value.double().sum().item() for value in task.state_dict().values()]
     if any(other != sums for other in distributed.all_gather_object(sums)):

@@ -163,6 +163,8 @@ class _LiveMemory(TorchDispatchMode):
     def __init__(self, known: list[Tensor], flops: Callable[[], int]) -> None:
         super().__init__()
         self.flops, self.recomputed, self.in_backward = flops, 0, False
+        self._modules = 0
+        """Modules that are inside their `forward`, one in the other."""
         self.live = self.peak = self.ready = 0
         self.moments: list[Moment] = []
         self._seen: set[int] = set()
@@ -172,15 +174,29 @@ class _LiveMemory(TorchDispatchMode):
 
     def __enter__(self):
         gc.freeze()  # what is collected below is ours alone, so it is quick
+        hooks = nn.modules.module
+        self._hooks = (
+            hooks.register_module_forward_pre_hook(self._enter_module),
+            hooks.register_module_forward_hook(self._leave_module, always_call=True),
+        )
         return super().__enter__()
 
     def __exit__(self, *error):
+        for hook in self._hooks:
+            hook.remove()
         gc.unfreeze()
         return super().__exit__(*error)
 
+    def _enter_module(self, module: nn.Module, args: object) -> None:
+        self._modules += 1
+
+    def _leave_module(self, module: nn.Module, args: object, result: object) -> None:
+        self._modules -= 1
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        # A backward pass has no gradients of its own but where checkpointing runs a piece of the forward pass again.
-        again = self.in_backward and torch.is_grad_enabled()
+        # A backward pass records gradients, or runs a module, only where checkpointing runs a piece of the forward pass again. It takes both:
+        # a piece need not be a module, and inside of a torch.autograd.Function, as which DeepSpeed replaces F.linear, no gradients are recorded.
+        again = self.in_backward and (torch.is_grad_enabled() or self._modules > 0)
         before = self.flops() if again else 0
         result = function(*args, **(kwargs or {}))
         self.recomputed += self.flops() - before if again else 0

@@ -20,7 +20,7 @@ _MOST_WAITING = 10_000
 """Lines that wait for one that fails; then the oldest go."""
 
 
-def refuse_missing_trackers(names: tuple[str, ...]) -> None:
+def check_trackers_installed(names: tuple[str, ...]) -> None:
     """ValueError naming the first tracker whose package is not installed."""
     for name in names:
         if find_spec(name) is None:

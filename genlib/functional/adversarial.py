@@ -116,7 +116,7 @@ def last_layer_gradient(features: Tensor, gradient: Tensor) -> Tensor:
     return mean_over_ranks(conv2d_weight(features.float(), shape, gradient, padding=1))
 
 
-def handed_on(value: Tensor, gradient: Tensor, made: Tensor) -> Tensor:
+def with_custom_gradient(value: Tensor, gradient: Tensor, made: Tensor) -> Tensor:
     """The value (B,), whose gradient with respect to `made` (B, ...) is `gradient` of the same shape."""
     carrier = (gradient * made.float()).flatten(1).sum(1)
     return carrier - carrier.detach() + value.detach()

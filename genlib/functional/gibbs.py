@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlib import random
-from genlib.functional import watching
+from genlib.functional import step_callbacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def gibbs(rbm: RBMParams, chance: Tensor, steps: int, draw: Draw) -> tuple[Tenso
     for step in range(steps):
         v = rbm.units.sample(rbm.visible_input(draw.coins(chance, f"hidden {step}")), draw, f"visible {step}")
         chance = rbm.hidden_chance(v)
-        watching.after_step(step, steps, v)
+        step_callbacks.after_step(step, steps, v)
     return v, chance
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlib.functional import watching
+from genlib.functional import step_callbacks
 from genlib.functional.grids import Grid
 from genlib.functional.samplers import Denoiser, Noise, OnStep, ancestral
 
@@ -39,12 +39,12 @@ def inpaint(
     _check(image, keep, x)
     draws = (noise(call) for call in itertools.count())
     alpha, sigma = grid.levels()
-    points = walk(len(grid), jump, passes)
+    points = visit_order(len(grid), jump, passes)
     forward, done = sum(there > here for here, there in itertools.pairwise(points)), itertools.count()
     for here, there in itertools.pairwise(points):
         if there > here:
             step = grid.part(here, there)
-            with watching.part(next(done), forward):
+            with step_callbacks.part(next(done), forward):
                 x = ancestral(denoiser, x, step, noise=lambda _: next(draws), on_step=on_step)
             x = torch.where(keep, alpha[there] * image + sigma[there] * next(draws), x)
         else:
@@ -54,7 +54,7 @@ def inpaint(
     return torch.where(keep, image, x)
 
 
-def walk(steps: int, jump: int, passes: int) -> list[int]:
+def visit_order(steps: int, jump: int, passes: int) -> list[int]:
     """Points of a grid in the order masked resampling visits them: 0 to `steps`, one at a time, with jumps back of `jump` points.
 
     Jumps start `jump` apart, counted from the last point that still has noise, `passes` - 1 of them at each place.

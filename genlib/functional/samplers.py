@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from genlib.functional import watching
+from genlib.functional import step_callbacks
 from genlib.functional.grids import Grid, at_times, flow_grid, fractional, karras, leading, linspace, trailing
 
 __all__ = [
@@ -66,7 +66,7 @@ def ddim(denoiser: Denoiser, x: Tensor, grid: Grid, *, eta: float = 0.0, noise: 
             x = x.add_(noise(index), alpha=fresh)
         if on_step:
             on_step(index, x, x0)
-        watching.after_step(index - grid.start, len(grid), x, x0)
+        step_callbacks.after_step(index - grid.start, len(grid), x, x0)
     return x
 
 
@@ -108,7 +108,7 @@ def heun(denoiser: Denoiser, x: Tensor, grid: Grid, *, on_step: OnStep | None = 
         x = following
         if on_step:
             on_step(grid.start + i, x, x0)
-        watching.after_step(i, len(grid), x, x0)
+        step_callbacks.after_step(i, len(grid), x, x0)
     return x
 
 
@@ -126,7 +126,7 @@ def dpm_solver_pp_2m(denoiser: Denoiser, x: Tensor, grid: Grid, *, previous: Ten
         previous = x0
         if on_step:
             on_step(index, x, x0)
-        watching.after_step(index - grid.start, len(grid), x, x0)
+        step_callbacks.after_step(index - grid.start, len(grid), x, x0)
     return x
 
 
@@ -145,7 +145,7 @@ def invert(denoiser: Denoiser, x: Tensor, grid: Grid, *, iterations: int = 3) ->
         after = x
         for _ in range(iterations):
             x = x + rate * (after - keep * x - move * denoiser(x, times[i]))
-        watching.after_step(len(grid) - 1 - i, len(grid), x)
+        step_callbacks.after_step(len(grid) - 1 - i, len(grid), x)
     return x
 
 

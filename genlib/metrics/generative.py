@@ -109,7 +109,7 @@ def measure(
     where the network names classes, the inception score are by each of `networks`; CLIP scores by `text_network`. `on_pictures` hears
     of the number made. ValueError where pictures, networks and captions do not fit each other.
     """
-    _refuse_unmeasurable(asked.conditions.captions, bool(networks), text_network is not None)
+    _check_measurable(asked.conditions.captions, bool(networks), text_network is not None)
     fakes, texts = [Seen(network) for network in networks], Seen(text_network) if text_network else None
     looked, kept, side = [*fakes, *([texts] if texts else [])], _Kept(len(asked.conditions.captions), shown), 0
     for numbers, pixels in generated(task, asked):
@@ -128,7 +128,7 @@ def measure(
     return Outcome(cards, kept.pictures, [asked.conditions.captions[number] for number in kept.numbers])
 
 
-def _refuse_unmeasurable(captions: Sequence[str], against_real: bool, against_captions: bool) -> None:
+def _check_measurable(captions: Sequence[str], against_real: bool, against_captions: bool) -> None:
     """Before hours of work: ValueError where there will be no score."""
     if against_real and len(captions) <= NEIGHBOURS:
         raise ValueError(f"precision and recall need more than {NEIGHBOURS} pictures, {len(captions)} are asked for; ask for more with --samples")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genlib.functional.watching import Observer, watching
+from genlib.functional.step_callbacks import StepCallback, step_callback
 
 
 class Cancelled(Exception):
@@ -26,7 +26,7 @@ class Cancelled(Exception):
 class PendingRequest:
     """A request on its way through."""
 
-    observer: Observer | None = None
+    observer: StepCallback | None = None
     """Sees the steps of its calls, where they are loops."""
     cancelled: bool = False
     """Set by whoever asked: its next call raises."""
@@ -102,7 +102,7 @@ def run(group: Sequence[BatchedCall], max_rows: int) -> None:
 def together(group: Sequence[BatchedCall], max_rows: int) -> list[Any]:
     """The results of like calls from one call, or from several of at most `max_rows` rows where a single one has more."""
     first, rows = group[0], sum(call.rows for call in group)
-    with watching(shared_observer(group)):
+    with step_callback(shared_observer(group)):
         if not first.names:
             return [invoked(first, first.arguments)]
         whole = {name: joined([call.arguments[name] for call in group]) for name in first.names}
@@ -147,7 +147,7 @@ def cut(value: Any, start: int, end: int, rows: int) -> Any:
     return value[start:end]
 
 
-def shared_observer(group: Sequence[BatchedCall]) -> Observer | None:
+def shared_observer(group: Sequence[BatchedCall]) -> StepCallback | None:
     """Tells each request of the steps of a call they share; ends the call when none waits for it any more."""
     tickets = [call.ticket for call in group]
 

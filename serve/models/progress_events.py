@@ -18,7 +18,7 @@ class ProgressEvents:
         self.loop, self.events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
 
     def step(self, step: int, steps: int, x: Tensor, x0: Tensor | None) -> None:
-        """An `Observer`."""
+        """A `StepCallback`."""
         self.steps = steps
         images = self.encode(x0) if x0 is not None and step + 1 in self.due(steps) else []
         event = Event(kind="partial" if images else "progress", step=step + 1, steps=steps, images=images)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genlib import checkpoint
 from genlib.checkpoint import Manifest
-from genlib.functional.watching import watching
+from genlib.functional.step_callbacks import step_callback
 from genlib.task import Task
 from serve.backend import Event, ModelCard, Overloaded, Result, Unavailable
 from serve.models import image_encoding as pictures
@@ -163,7 +163,7 @@ def walked(merger: StepBatcher, ticket: PendingRequest, method: Callable[..., Te
             ticket.observer(step, steps, x, x0)
 
     # also where nobody asked for news: the observer is where a cancelled request ends between steps
-    with merger.request(ticket), torch.no_grad(), watching(observer):
+    with merger.request(ticket), torch.no_grad(), step_callback(observer):
         return method(**taken)
 
 

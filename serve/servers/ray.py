@@ -19,7 +19,7 @@ from typing import Any
 
 from cluster.connect import connected
 from cluster.local import free_port
-from cluster.preflight import refuse_impossible
+from cluster.preflight import check_cluster_fits
 from cluster.signals import ends_well
 from serve.models.sources import ModelSource
 from serve.options import ServeOptions
@@ -40,7 +40,7 @@ def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Repli
         from serve.deployment import APPLICATION, deployed
 
         needs = {"CPU": replicas.cpus} | ({"GPU": replicas.gpus} if replicas.gpus else {})
-        refuse_impossible(replicas.least, needs, "replica")
+        check_cluster_fits(replicas.least, needs, "replica")
         stopped = threading.Event()
         with ends_well(stopped.set, grace_seconds):
             quiet = {"log_level": "ERROR", "enable_access_log": False}

@@ -18,8 +18,8 @@ from torch import Tensor
 from genlib import companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.single import SingleDevice
+from genlib.models.representation.base.clip_towers import TextTransformer, VisionTransformer
 from genlib.models.representation.clip import CLIP, CLIPConfig
-from genlib.models.representation.clip_towers import TextTransformer, VisionTransformer
 from genlib.nn.tokenizer import train_bpe
 from genlib.types import DataSpec, Step
 from tests.benchmarks.measure import ratios, report

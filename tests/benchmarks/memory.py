@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from genlib.engine.plan import PARALLELISMS, Parallelism, estimate_memory
+from genlib.engine.memory_plan import PARALLELISMS, Parallelism, estimate_memory
 from genlib.engine.trace import FakeTask
 from tests.benchmarks.measure import report
 from tests.peak import UNet, config, write_peak
@@ -23,13 +23,13 @@ VARIANTS = {"": {}, "bf16": {"precision": "bf16"}, "checkpointed": {"checkpointi
 MICRO_BATCH = 8
 
 
-def ratio(way: Parallelism, *, precision: str = "fp32", accumulation: int = 1, checkpointing: bool = False) -> tuple[float, float]:
+def ratio(parallelism: Parallelism, *, precision: str = "fp32", accumulation: int = 1, checkpointing: bool = False) -> tuple[float, float]:
     """Predicted and measured megabytes of the worse moment."""
-    train, world = config(way, precision, accumulation), 1 if way.strategy == "single" else 2
-    memory = estimate_memory(FakeTask(lambda: UNet(checkpointing=checkpointing)), train, MICRO_BATCH).at(way, world, MICRO_BATCH)
+    train, world = config(parallelism, precision, accumulation), 1 if parallelism.strategy == "single" else 2
+    memory = estimate_memory(FakeTask(lambda: UNet(checkpointing=checkpointing)), train, MICRO_BATCH).at(parallelism, world, MICRO_BATCH)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "peak")
-        run_ranks(world, write_peak, out, way, train, MICRO_BATCH, checkpointing)
+        run_ranks(world, write_peak, out, parallelism, train, MICRO_BATCH, checkpointing)
         measured = int(out.read_text())
     predicted = memory.device_bytes + (0 if torch.cuda.is_available() else memory.host_bytes)
     return predicted / 1e6, measured / 1e6
@@ -37,12 +37,12 @@ def ratio(way: Parallelism, *, precision: str = "fp32", accumulation: int = 1, c
 
 def main(names: Sequence[str]) -> None:
     """All ways, or those whose names are given; then variants of some."""
-    for way in PARALLELISMS:
+    for parallelism in PARALLELISMS:
         for variant, options in VARIANTS.items():
-            name = f"{way} {variant}".strip()
+            name = f"{parallelism} {variant}".strip()
             if names and name not in names:
                 continue
-            predicted, measured = ratio(way, **options)
+            predicted, measured = ratio(parallelism, **options)
             report(f"peak memory, {name}: predicted over measured", [predicted / measured], must=1.1, predicted_mb=predicted, measured_mb=measured)
 
 

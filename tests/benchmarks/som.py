@@ -18,7 +18,7 @@ from torch import Tensor
 
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.strategies import strategy_of
-from genlib.models.maps.rules import started
+from genlib.models.maps.base.rules import started
 from genlib.models.maps.som import SOM, SOMConfig
 from genlib.types import DataSpec, Step
 from tests.benchmarks.measure import ratios, report

@@ -18,9 +18,9 @@ from genlib import companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.single import SingleDevice
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
-from genlib.models.diffusion.latent_unet import LatentUNetConfig
+from genlib.models.diffusion.base.latent_unet import LatentUNetConfig
 from genlib.models.diffusion.sdxl import SDXL, SDXLConfig
-from genlib.models.representation.clip_towers import TextTransformer
+from genlib.models.representation.base.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import TextEncoderConfig
 from genlib.nn.tokenizer import train_bpe
 from genlib.types import Batch, DataSpec, Step

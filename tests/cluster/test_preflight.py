@@ -3,7 +3,7 @@
 import pytest
 
 from cluster import preflight
-from cluster.preflight import fit_on, refuse_impossible
+from cluster.preflight import check_cluster_fits, fit_on
 
 SMALL = {"CPU": 2.0, "memory": 1e9}
 LARGE = {"CPU": 8.0, "GPU": 4.0, "memory": 1e9}
@@ -30,12 +30,12 @@ def test_what_can_never_run_is_refused_with_what_there_is(monkeypatch, nodes, li
     monkeypatch.setattr(preflight, "node_resources", lambda: nodes)
     monkeypatch.setattr(preflight, "autoscaling_limit", lambda: limit)
     with pytest.raises(ValueError, match=sentence):
-        refuse_impossible(workers, each)
+        check_cluster_fits(workers, each)
 
 
 def test_what_fits_now_or_after_scaling_up_is_not_refused(monkeypatch) -> None:
     monkeypatch.setattr(preflight, "node_resources", lambda: [SMALL])
     monkeypatch.setattr(preflight, "autoscaling_limit", lambda: None)
-    refuse_impossible(2, {"CPU": 1.0})
+    check_cluster_fits(2, {"CPU": 1.0})
     monkeypatch.setattr(preflight, "autoscaling_limit", lambda: {"CPU": 64, "GPU": 8})
-    refuse_impossible(8, {"CPU": 1.0, "GPU": 1.0})
+    check_cluster_fits(8, {"CPU": 1.0, "GPU": 1.0})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.signals import refuse_grace
+from cluster.signals import check_grace
 from jobs.command_line import RunOptions
 from jobs.tune_options import TuneOptions
 
@@ -93,7 +93,7 @@ def test_a_grace_time_is_a_time(seconds: float) -> None:
     for options in (RunOptions, TuneOptions):
         with pytest.raises(ValueError, match=r"grace_seconds is .*; it must be a number of seconds from 0, such as 25"):
             options(grace_seconds=seconds)
-    refuse_grace(0)
+    check_grace(0)
 
 
 @pytest.mark.parametrize("words", [("jobs/tune.py", "vae", "--help"), ("-m", "serve", "--help")], ids=" ".join)
@@ -103,3 +103,22 @@ def test_ctrl_c_while_modules_are_imported_is_no_traceback(words: tuple[str, ...
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.startswith("stopped"), len(err.splitlines())) == (130, True, 1), err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("jobs/train.py", "--help"),
+        ("jobs/train.py", "--list"),
+        ("jobs/prepare_data.py", "--help"),
+        pytest.param(("jobs/tune.py", "ddpm", "--help"), marks=pytest.mark.slow),
+        pytest.param(("-m", "serve", "--help"), marks=pytest.mark.slow),
+        pytest.param(("cluster/submit.py", "--help"), marks=pytest.mark.slow),
+    ],
+)
+def test_who_reads_no_more_gets_no_traceback(words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` that has read enough
+    ended = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")

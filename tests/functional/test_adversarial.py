@@ -219,7 +219,7 @@ def test_gradient_of_the_last_kernels_from_what_went_in_and_out() -> None:
 
 def test_a_value_is_handed_on_with_a_gradient_of_its_own() -> None:
     made, gradient = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 3, 4, 4)
-    value = adversarial.handed_on(torch.tensor([1.5, -2.0]), gradient, made)
+    value = adversarial.with_custom_gradient(torch.tensor([1.5, -2.0]), gradient, made)
     assert value.tolist() == [1.5, -2.0]
     value.sum().backward()
     assert made.grad is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genlib.functional import diffusion, samplers
-from genlib.functional.inpainting import extend, inpaint, walk
+from genlib.functional.inpainting import extend, inpaint, visit_order
 
 SCHEDULE = diffusion.cosine()
 SIZE = 6
@@ -134,7 +134,7 @@ def test_the_walk_is_the_papers(steps: int, jump: int, passes: int) -> None:
         else:
             level -= 1
         theirs.append(level)
-    assert walk(steps, jump, passes) == [steps - 1 - level for level in theirs]
+    assert visit_order(steps, jump, passes) == [steps - 1 - level for level in theirs]
     calls = sum(there > here for here, there in zip(theirs[1:], theirs, strict=False))
     assert calls == steps + jump * (passes - 1) * len(range(0, steps - jump, jump))
 

@@ -44,14 +44,14 @@ def test_what_no_number_of_gpus_holds_is_refused_with_the_smallest_that_can() ->
 
 
 def test_too_few_gpus_are_refused_with_how_many_suffice() -> None:
-    from genlib.engine.plan import PARALLELISMS
-    from genlib.engine.plan import estimate_memory as traced
+    from genlib.engine.memory_plan import PARALLELISMS
+    from genlib.engine.memory_plan import estimate_memory as traced
     from jobs.plan import FakeTask, assumed_spec, built
 
     (stage,) = registry.load("clip_vit_b32").smoke
     train = replace(stage.train, ema_halflife_samples=1000)  # what is still shared out when all else is in the host's memory
     view = traced(FakeTask(lambda: built(stage, {}, assumed_spec(stage)[0])), train, 1)
-    enough = min(view.at(way, 64, 1).device_bytes for way in PARALLELISMS if way.strategy != "single") / 0.95 / 1e9
+    enough = min(view.at(parallelism, 64, 1).device_bytes for parallelism in PARALLELISMS if parallelism.strategy != "single") / 0.95 / 1e9
     with pytest.raises(ValueError, match=r"the smallest that can: 1 GPUs of 1 GB, or \d+ GPUs"):
         planned(Command("clip_vit_b32", (replace(stage, train=train),), RunOptions(gpus=1, gpu_memory_gb=enough)))
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
-from genlib.models.autoencoders.coding import CodingConfig, CodingTask
-from genlib.models.variational.factors import FactorTransform
+from genlib.models.autoencoders.base.coding import CodingConfig, CodingTask
+from genlib.models.variational.base.factors import FactorTransform
 from genlib.types import Batch, DataSpec, Step
 
 T = TypeVar("T", bound=CodingTask)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genlib import checkpoint, registry
-from genlib.models.autoencoders.image import ImageAutoencoder
+from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.nn.coders import TransposedLinear
 from genlib.task import Task
 from tests.models.stages import source_of, train_stages

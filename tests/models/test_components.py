@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from genlib.models.components import adopt_component, save_component
+from genlib.models.base.components import adopt_component, save_component
 
 
 def autoencoder(**options: Any) -> nn.Module:

@@ -184,9 +184,9 @@ def test_data_that_no_task_is_built_for_is_refused_before(runs: Runs, label: str
         config.build(spec, tasks)
     except ValueError:
         with pytest.raises(ValueError, match=r"\w"):
-            config.refuse_data(spec)
+            config.check_data(spec)
     else:
-        config.refuse_data(spec)
+        config.check_data(spec)
 
 
 AGAINST_ITSELF = ("moco-train",)

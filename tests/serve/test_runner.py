@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from genlib import checkpoint
-from genlib.models.diffusion.latent import LatentTask
+from genlib.models.diffusion.base.latent import LatentTask
 from serve.backend import Event, Overloaded, Result, Unavailable
 from serve.models import image_encoding as pictures
 from serve.models.batched_call import PendingRequest

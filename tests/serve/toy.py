@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genlib.functional.watching import after_step
-from genlib.models.diffusion.sampling import Sampler
+from genlib.functional.step_callbacks import after_step
+from genlib.models.diffusion.base.sampling import Sampler
 from genlib.ports import (
     Amounts,
     Code,

@@ -8,7 +8,7 @@ import pytest
 import tune_spaces
 from genlib import registry
 from genlib.config import OptimConfig, Search, TrainConfig
-from tune_spaces.base import Choice, Range, clamped, defaults, points, refuse_contradictions, space, space_of, value_of, with_values, written
+from tune_spaces.base import Choice, Range, check_space, clamped, defaults, points, space, space_of, value_of, with_values, written
 
 
 def test_nested_fields_have_dotted_names() -> None:
@@ -22,7 +22,7 @@ def test_every_stage_has_a_space_with_its_own_values_that_it_takes(recipe: str) 
     for stage in registry.load(recipe).stages:
         ranges = space_of(recipe, stage)
         assert set(defaults(stage, ranges)) == set(ranges)
-        refuse_contradictions(stage, ranges)
+        check_space(stage, ranges)
 
 
 FILES = sorted(path.stem for path in Path(tune_spaces.__file__).parent.glob("*.py") if path.stem not in ("__init__", "base"))
@@ -93,6 +93,6 @@ def test_the_recipes_own_values_are_tried_where_the_space_has_them() -> None:
 
 def test_a_space_that_the_recipe_refuses_is_refused_first() -> None:
     with pytest.raises(ValueError, match=r"the space has task\.label_dropout = 1\.5, which the recipe refuses"):
-        refuse_contradictions(STAGE, {"task.label_dropout": Search(0.0, 1.5)})
+        check_space(STAGE, {"task.label_dropout": Search(0.0, 1.5)})
     with pytest.raises(ValueError, match=r"no field of the recipe is tunable"):
-        refuse_contradictions(STAGE, {})
+        check_space(STAGE, {})

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
+from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.gan import GAN, LEAK, Game
-from genlib.models.adversarial.health import Health
 from genlib.nn.batch_norm import BatchNorm
 from genlib.ports import Features, Image
 from genlib.recipe import Recipe, Stage
@@ -172,7 +172,7 @@ class DCGANConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> DCGAN:

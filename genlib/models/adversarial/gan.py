@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.adversarial import noisy_targets, non_saturating_generator, saturating_generator, targeted_discriminator
-from genlib.models.adversarial.health import Health
-from genlib.models.adversarial.players import Networks, TwoPlayers
+from genlib.models.adversarial.base.health import Health
+from genlib.models.adversarial.base.players import Networks, TwoPlayers
 from genlib.ports import Features, Sample
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
@@ -87,9 +87,9 @@ class Game(Config):
     saturating: bool = False
     """The generator lowers log(1 - D), the minimax game, whose gradient vanishes against a good discriminator; else it raises log D."""
     label_smoothing: float = tunable(0.0, low=0.0, high=0.3, at_least=0, below=1)
-    """How much less than 1 the discriminator is told of data; fakes stay 0 (Salimans et al. 2016, arXiv:1606.03498)."""
+    """How far below 1 the discriminator's target for data is; that for fakes stays 0 (Salimans et al. 2016, arXiv:1606.03498)."""
     label_flips: float = tunable(0.0, low=0.0, high=0.1, at_least=0, below=0.5)
-    """Share of samples of which the discriminator is told the wrong kind."""
+    """Share of samples whose target is that of the other kind, in the discriminator's loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,7 @@ class GANConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> DenseGAN:
@@ -119,20 +119,20 @@ class GAN(TwoPlayers):
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         if phase == "generator":
-            logits = self.fooled(batch, step)
+            logits = self.generator_logits(batch, step)
             return saturating_generator(logits) if self.game.saturating else non_saturating_generator(logits), {}
-        _, _, *logits = self.verdicts(batch, step)
+        _, _, *logits = self.discriminator_logits(batch, step)
         loss = sum(targeted_discriminator(one, target) for one, target in zip(logits, self.targets(batch, step.seed), strict=True))
         right = [(one[:, 0] > 0) == real for one, real in zip(logits, (True, False), strict=True)]
         return torch.as_tensor(loss), {"real_accuracy": right[0].float(), "fake_accuracy": right[1].float()}
 
     def targets(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
-        """What the discriminator is told of data and of fakes, (B,) each."""
-        told = partial(noisy_targets, batch["position"], smoothing=self.game.label_smoothing, flips=self.game.label_flips, seed=seed)
-        return told(real=True), told(real=False)
+        """The discriminator's targets for data and for fakes, (B,) each."""
+        targets = partial(noisy_targets, batch["position"], smoothing=self.game.label_smoothing, flips=self.game.label_flips, seed=seed)
+        return targets(real=True), targets(real=False)
 
     def evaluate(self, batch: Batch) -> Metrics:
-        """As of all two players; and the share of held-out and of generated samples that the discriminator names rightly."""
+        """That of `TwoPlayers`, and the discriminator's accuracy on held-out and on generated samples."""
         values = super().evaluate(batch)
         return {**values, "real_accuracy": (values["real_logit"] > 0).float(), "fake_accuracy": (values["fake_logit"] < 0).float()}
 

@@ -16,10 +16,10 @@ from genlib import random
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.adversarial import gradient_norm, gradient_penalty, interpolates, wasserstein_critic, wasserstein_generator
+from genlib.models.adversarial.base.health import Health
+from genlib.models.adversarial.base.players import Networks, TwoPlayers
 from genlib.models.adversarial.dcgan import ConvDiscriminator, Convolutional
 from genlib.models.adversarial.gan import Dense
-from genlib.models.adversarial.health import Health
-from genlib.models.adversarial.players import Networks, TwoPlayers
 from genlib.nn.batch_norm import BatchNorm
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
@@ -55,7 +55,7 @@ class WGANGPConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> WGANGP:
@@ -73,14 +73,14 @@ class DenseWGANGPConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> WGANGP:
         return WGANGP(self.network, self.game, self.health, data)
 
 
-def refuse_batch_norm(critic: nn.Module) -> None:
+def check_no_batch_norm(critic: nn.Module) -> None:
     """ValueError where a critic normalises over the batch: the penalty is on each sample's own gradient (section 4)."""
     kinds = BatchNorm | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
     found = next((name for name, module in critic.named_modules() if isinstance(module, kinds)), None)
@@ -99,12 +99,12 @@ class WGANGP(TwoPlayers):
     def __init__(self, networks: Networks, game: Penalised, health: Health, data: DataSpec) -> None:
         super().__init__(networks, game.n_critic, health, data)
         self.game = game
-        refuse_batch_norm(self.discriminator)
+        check_no_batch_norm(self.discriminator)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         if phase == "generator":
-            return wasserstein_generator(self.fooled(batch, step)), {}
-        real, fake, real_scores, fake_scores = self.verdicts(batch, step)
+            return wasserstein_generator(self.generator_logits(batch, step)), {}
+        real, fake, real_scores, fake_scores = self.discriminator_logits(batch, step)
         share = random.uniform(batch["position"], seed=step.seed, stream="interpolates")
         norm = gradient_norm(self.discriminator, interpolates(real, fake, share))
         penalty, loss = gradient_penalty(norm), wasserstein_critic(real_scores, fake_scores)

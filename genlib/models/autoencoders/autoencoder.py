@@ -16,7 +16,7 @@ from torch import Tensor
 from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited
 from genlib.functional.perceptual import psnr_db
-from genlib.models.autoencoders.coding import CodingConfig, CodingTask
+from genlib.models.autoencoders.base.coding import CodingConfig, CodingTask
 from genlib.ports import Sample, Scores
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action

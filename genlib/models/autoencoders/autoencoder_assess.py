@@ -8,7 +8,7 @@ import torch
 
 from genlib.metrics.held_out import mean_values
 from genlib.models.autoencoders.autoencoder import Autoencoder
-from genlib.models.autoencoders.coding_pictures import Row, Shown, code_scores, decibels, save_rows, spread
+from genlib.models.autoencoders.base.coding_pictures import Row, Shown, code_scores, decibels, save_rows, spread
 from genlib.types import DataSource
 
 _ODD = 12

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, tunable
-from genlib.models.autoencoders.image import ImageAutoencoder
-from genlib.models.autoencoders.image_config import Discriminator, ImageAutoencoderConfig
+from genlib.models.autoencoders.base.image import ImageAutoencoder
+from genlib.models.autoencoders.base.image_config import Discriminator, ImageAutoencoderConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import DataSpec, Metrics

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
-from genlib.models.autoencoders.image import ImageAutoencoder
-from genlib.models.autoencoders.image_config import Discriminator, ImageAutoencoderConfig
+from genlib.models.autoencoders.base.image import ImageAutoencoder
+from genlib.models.autoencoders.base.image_config import Discriminator, ImageAutoencoderConfig
 from genlib.ports import Codes, Image, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action

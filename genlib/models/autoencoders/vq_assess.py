@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from genlib.metrics.held_out import held_out
-from genlib.models.autoencoders import image_files
+from genlib.models.autoencoders.base import image_files
 from genlib.models.autoencoders.vq import AutoencoderVQTask, evenness, usage
 from genlib.types import DataSource
 

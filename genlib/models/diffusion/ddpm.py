@@ -20,11 +20,12 @@ from genlib import random
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
 from genlib.functional.guidance import classifier_free
 from genlib.functional.samplers import Denoiser, trailing
-from genlib.models.diffusion import pixels
-from genlib.models.diffusion.pixels import PixelTask, PixelUNet, refuse_images
-from genlib.models.diffusion.process import DiscreteConfig, Network, SeededNoise, denoiser, denoising_loss
-from genlib.models.diffusion.sampling import Sampler, sample
+from genlib.models.diffusion.base import pixels
+from genlib.models.diffusion.base.pixels import PixelTask, PixelUNet, check_one_size
+from genlib.models.diffusion.base.process import DiscreteConfig, Network, denoiser, denoising_loss
+from genlib.models.diffusion.base.sampling import Sampler, sample
 from genlib.ports import Guidance, GuidanceRescale, Image, Labels, Seeds, Sizes, Steps
+from genlib.random import SeededNoise
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
@@ -43,11 +44,11 @@ class DDPMConfig(TaskConfig):
     clip: bool = False
     """Samplers keep their estimate of the picture in its range; diffusers' DDIMPipeline does the same under `use_clipped_model_output=True`."""
 
-    def refuse_data(self, data: DataSpec) -> None:
-        refuse_images(data)
+    def check_data(self, data: DataSpec) -> None:
+        check_one_size(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> PixelDiffusion:
-        self.refuse_data(data)
+        self.check_data(data)
         return DDPM(self, data)
 
 
@@ -58,15 +59,15 @@ class ClassDDPMConfig(DDPMConfig):
     label_dropout: float = limited(0.1, at_least=0, below=1)
     """Share of training labels that are replaced by none; 0 leaves no guidance."""
 
-    def refuse_data(self, data: DataSpec) -> None:
-        refuse_images(data)
+    def check_data(self, data: DataSpec) -> None:
+        check_one_size(data)
         if not data.class_names:
             raise ValueError(
                 "this recipe draws classes, but the data names none; take a set with labels such as digits, or the recipe ddpm_unconditional"
             )
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> ClassDDPM:
-        self.refuse_data(data)
+        self.check_data(data)
         return ClassDDPM(self, data)
 
 

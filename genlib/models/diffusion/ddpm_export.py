@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from genlib.models.components import save_component
+from genlib.models.base.components import save_component
 from genlib.models.diffusion.ddpm import PixelDiffusion
 
 

@@ -19,12 +19,13 @@ from genlib.companions import Companions
 from genlib.config import DataConfig, TaskConfig, TrainConfig
 from genlib.functional.inpainting import extend, inpaint
 from genlib.functional.samplers import trailing
+from genlib.models.diffusion.base.masks import random_masks
+from genlib.models.diffusion.base.pixels import PixelTransform, PixelUNet
+from genlib.models.diffusion.base.process import DiscreteConfig, Network
+from genlib.models.diffusion.base.sampling import Sampler
 from genlib.models.diffusion.ddpm import SHORT, SMALL, DDPMConfig, PixelDiffusion, ddpm_unconditional, smoke
-from genlib.models.diffusion.masks import random_masks
-from genlib.models.diffusion.pixels import PixelTransform, PixelUNet
-from genlib.models.diffusion.process import DiscreteConfig, Network, SeededNoise
-from genlib.models.diffusion.sampling import Sampler
 from genlib.ports import Image, Jump, Left, Mask, Passes, Seeds, Sizes, Steps, Top
+from genlib.random import SeededNoise
 from genlib.recipe import Recipe, Stage
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
@@ -48,8 +49,8 @@ class Inpainting(PixelDiffusion):
 
     def network(self, batch: Batch) -> Network:
         mask = batch["mask"]
-        told = torch.cat([mask, batch["image"] * (1 - mask)], 1)
-        return lambda x, time: self.predict(torch.cat([x, told.to(x.dtype)], 1), time)
+        known = torch.cat([mask, batch["image"] * (1 - mask)], 1)
+        return lambda x, time: self.predict(torch.cat([x, known.to(x.dtype)], 1), time)
 
     def masked(self, batch: Batch, seed: int) -> Batch:
         """The batch with a mask (B, 1, H, W) for each picture, keyed by its position."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from genlib.metrics.held_out import held_out
 from genlib.models.diffusion import ddpm_assess
+from genlib.models.diffusion.base.masks import random_masks
 from genlib.models.diffusion.inpainting import Inpainting, Resampling
-from genlib.models.diffusion.masks import random_masks
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
 

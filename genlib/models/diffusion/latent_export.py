@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from genlib.models.autoencoders.image import ImageAutoencoder
-from genlib.models.autoencoders.image_files import latent_settings, rgb_model
-from genlib.models.components import adopt_component, save_component
-from genlib.models.diffusion.latent import LatentTask
+from genlib.models.autoencoders.base.image import ImageAutoencoder
+from genlib.models.autoencoders.base.image_files import latent_settings, rgb_model
+from genlib.models.base.components import adopt_component, save_component
+from genlib.models.diffusion.base.latent import LatentTask
+from genlib.models.diffusion.base.process import DiscreteConfig
 from genlib.models.diffusion.ldm import LatentDiffusion
-from genlib.models.diffusion.process import DiscreteConfig
 from genlib.models.diffusion.sd3 import SD3
 from genlib.models.diffusion.sdxl import SDXLRefiner
 from genlib.models.representation.text_encoder import FrozenTextTower

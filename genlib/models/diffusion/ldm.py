@@ -17,12 +17,12 @@ from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, tunable
 from genlib.functional import diffusion, grids
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
-from genlib.models.diffusion import latent_tiny as tiny
-from genlib.models.diffusion.latent import Condition, LatentConfig
-from genlib.models.diffusion.latent_editing import LatentEditor
-from genlib.models.diffusion.latent_unet import LatentUNetConfig
-from genlib.models.diffusion.process import DiscreteConfig, denoising_loss
-from genlib.models.representation.clip_towers import TextTransformer
+from genlib.models.diffusion.base import latent_tiny as tiny
+from genlib.models.diffusion.base.latent import Condition, LatentConfig
+from genlib.models.diffusion.base.latent_editing import LatentEditor
+from genlib.models.diffusion.base.latent_unet import LatentUNetConfig
+from genlib.models.diffusion.base.process import DiscreteConfig, denoising_loss
+from genlib.models.representation.base.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import TextEncoderConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
@@ -48,7 +48,7 @@ class LatentDiffusionConfig(LatentConfig):
         return self.unet.factor
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> LatentDiffusion:
-        self.refuse_unfit(data, upstream)
+        self.check_inputs(data, upstream)
         return LatentDiffusion(self, data, upstream)
 
 
@@ -75,7 +75,9 @@ class LatentDiffusion(LatentEditor):
             texts = list(source.captions("train", _MEASURED))
             if not texts:
                 raise ValueError("task.scale_text measures captions of the training set, which has none; set it to False")
-            spread = [part.std().expand(part.shape[-1]) for part in self.read(texts)["text"].float().split([t.width for t in self.towers], -1)]
+            spread = [
+                part.std().expand(part.shape[-1]) for part in self.encode_prompts(texts)["text"].float().split([t.width for t in self.towers], -1)
+            ]
             self.text_scale.copy_(1 / torch.cat(spread))
 
     def network(self, channels: int, side: int) -> Any:
@@ -88,29 +90,31 @@ class LatentDiffusion(LatentEditor):
     def condition(self, encoded: Batch) -> Condition:
         return (encoded["text"] * self.text_scale.to(encoded["text"].device),)
 
-    def blank(self, condition: Condition) -> Condition:
+    def unconditional(self, condition: Condition) -> Condition:
         """No text is an empty caption, as in the published pipeline."""
         (text,) = condition
-        (nothing,) = self.condition(self.read([""]))
+        (nothing,) = self.condition(self.encode_prompts([""]))
         return (nothing.to(text.dtype).expand_as(text),)
 
-    def shown(self, batch: Batch, step: Step) -> Condition:
+    def train_condition(self, batch: Batch, step: Step) -> Condition:
         left_out = random.uniform(batch["position"], seed=step.seed, stream="caption dropout") < self.config.caption_dropout
-        told = self.condition(batch)
-        return tuple(torch.where(left_out.view(-1, *[1] * (a.dim() - 1)), b, a) for a, b in zip(told, self.blank(told), strict=True))
+        condition = self.condition(batch)
+        return tuple(
+            torch.where(left_out.view(-1, *[1] * (a.dim() - 1)), b, a) for a, b in zip(condition, self.unconditional(condition), strict=True)
+        )
 
-    def denoising_loss(self, batch: Batch, told: Condition, step: Step) -> tuple[Tensor, Metrics]:
+    def denoising_loss(self, batch: Batch, condition: Condition, step: Step) -> tuple[Tensor, Metrics]:
         """The network's weighted error (B,) at random times of the process."""
         x0 = self.latents(batch, step.seed)
-        return denoising_loss(lambda x, time: self.net(x, time, *told), x0, batch, step, self.config.process, self.schedule, times=self.times)
+        return denoising_loss(lambda x, time: self.net(x, time, *condition), x0, batch, step, self.config.process, self.schedule, times=self.times)
 
     @property
     def times(self) -> tuple[float, float]:
         """The share of the noise levels that it learns, 0 being the least noise."""
         return 0.0, 1.0
 
-    def to_x0(self, said: Tensor, x: Tensor, time: Tensor) -> Tensor:
-        return diffusion.to_x0(self.config.process.prediction, said, x, *self.schedule.at(time, x))
+    def to_x0(self, prediction: Tensor, x: Tensor, time: Tensor) -> Tensor:
+        return diffusion.to_x0(self.config.process.prediction, prediction, x, *self.schedule.at(time, x))
 
     @property
     def max_steps(self) -> int:

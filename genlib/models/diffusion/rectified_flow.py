@@ -7,7 +7,7 @@ lines that cross less: straighter paths, fewer steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -16,44 +16,19 @@ from torch import Tensor
 
 from genlib import random
 from genlib.config import DataConfig, TaskConfig, TrainConfig, limited
-from genlib.functional.diffusion import interpolate, to_x0_from_velocity, velocity
-from genlib.functional.samplers import Grid, OnStep, flow_euler
-from genlib.models.diffusion import pixels
+from genlib.models.diffusion.base import pixels
+from genlib.models.diffusion.base.flow import flow_loss, follow
+from genlib.models.diffusion.base.pixels import PixelTask, PixelUNet, check_one_size
+from genlib.models.diffusion.base.sampling import CONTINUOUS_STEPS
 from genlib.models.diffusion.ddpm import SHORT, SMALL, smoke
-from genlib.models.diffusion.pixels import PixelTask, PixelUNet, refuse_images
-from genlib.models.diffusion.process import noise_of
-from genlib.models.diffusion.sampling import CONTINUOUS_STEPS
 from genlib.ports import Image, Seeds, Sizes, Steps
+from genlib.random import seeded_normal
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-"""(x_t (B, ...), t (B,) in [0, 1], 1 being noise) -> velocity of x_t's shape."""
-TOLD = 1000.0
-"""A U-Net is told t times this, the range that its sinusoids are made for."""
-
-
-def flow_loss(network: Velocity, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Squared error (B,) of the velocity on the line from x0 to noise, both (B, ...), at t (B,)."""
-    error = network(interpolate(x0, noise, t), t).float() - velocity(x0, noise)
-    return error.square().flatten(1).mean(1)
-
-
-def follow(network: Velocity, noise: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
-    """Where the flow takes noise (B, ...) in so many Euler steps of one length."""
-    if steps < 1:
-        raise ValueError(f"steps is {steps}, but noise becomes a picture in 1 or more")
-    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    grid = Grid(t[:-1].float(), 1 - t, t)
-    return flow_euler(lambda x, time: to_x0_from_velocity(network(x, time.expand(len(x))).to(x.dtype), x, time), noise, grid, on_step=on_step)
-
-
-def path(network: Velocity, noise: Tensor, steps: int) -> Tensor:
-    """All points of `follow`, (steps + 1, B, ...), noise first."""
-    points = [noise]
-    follow(network, noise, steps, lambda _, x, __: points.append(x.clone()))
-    return torch.stack(points)
+TIME_SCALE = 1000.0
+"""A U-Net gets t times this, the range that its sinusoids are made for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +40,8 @@ class RectifiedFlowConfig(TaskConfig):
     flip: bool = False
     """Mirror half of the training pictures from left to right."""
 
-    def refuse_data(self, data: DataSpec) -> None:
-        refuse_images(data)
+    def check_data(self, data: DataSpec) -> None:
+        check_one_size(data)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> RectifiedFlow:
         return RectifiedFlow(self, data)
@@ -86,7 +61,7 @@ class RectifiedFlow(PixelTask):
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """The network as a `Velocity`."""
-        return self.predict(x, t * TOLD)
+        return self.predict(x, t * TIME_SCALE)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         noise = random.normal(batch["position"], self.shape, seed=step.seed, stream="flow noise")
@@ -104,7 +79,7 @@ class RectifiedFlow(PixelTask):
     @torch.no_grad()
     def generate(self, *, seed: Seeds, steps: Steps = 32) -> Image:
         """Pictures (len(seed), C, H, W) in [0, 1], each of its own seed."""
-        return (follow(self.velocity, noise_of(seed, self.shape, self.device), steps) / 2 + 0.5).clamp(0, 1)
+        return (follow(self.velocity, seeded_normal(seed, self.shape, self.device), steps) / 2 + 0.5).clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

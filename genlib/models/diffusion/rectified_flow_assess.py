@@ -7,16 +7,17 @@ from pathlib import Path
 import torch
 
 from genlib.functional.diffusion import straightness
-from genlib.models.diffusion.process import noise_of
-from genlib.models.diffusion.rectified_flow import RectifiedFlow, follow, path
+from genlib.models.diffusion.base.flow import follow, path
+from genlib.models.diffusion.rectified_flow import RectifiedFlow
 from genlib.pictures import save_contact_sheet
+from genlib.random import seeded_normal
 from genlib.types import DataSource
 
 
 @torch.no_grad()
 def assess(task: RectifiedFlow, source: DataSource, folder: Path) -> dict[str, float]:
     """How straight the flow is, and how far 4 steps end from 64 (mean squared, pixels in [-1, 1]). Leaves `contact_sheet.png`."""
-    points = path(task.velocity, noise_of(range(64), task.shape, task.device), 64)
+    points = path(task.velocity, seeded_normal(range(64), task.shape, task.device), 64)
     few = follow(task.velocity, points[0], 4)
     save_steps(task, folder / "contact_sheet.png")
     per_pixel = straightness(points, torch.linspace(0, 1, 65)).mean().item() / points[0, 0].numel()

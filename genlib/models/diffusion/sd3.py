@@ -19,19 +19,19 @@ from genlib import random
 from genlib.config import Config, DataConfig, OptimConfig, TrainConfig, limited
 from genlib.functional import diffusion, grids
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
-from genlib.models.diffusion import latent_tiny as tiny
-from genlib.models.diffusion.latent import Condition, LatentConfig
-from genlib.models.diffusion.latent_editing import LatentEditor
-from genlib.models.diffusion.rectified_flow import flow_loss
-from genlib.models.diffusion.sampling import CONTINUOUS_STEPS
-from genlib.models.representation.clip_towers import TextTransformer
+from genlib.models.diffusion.base import latent_tiny as tiny
+from genlib.models.diffusion.base.flow import flow_loss
+from genlib.models.diffusion.base.latent import Condition, LatentConfig
+from genlib.models.diffusion.base.latent_editing import LatentEditor
+from genlib.models.diffusion.base.sampling import CONTINUOUS_STEPS
+from genlib.models.representation.base.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import T5EncoderConfig, TextEncoderConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Metrics, Step
 
 TIMESTEPS = 1000
-"""The network is told t times this."""
+"""The network gets t times this."""
 ENCODERS = (("text", "pooled"), ("text_2", "pooled_2"), ("text_3",))
 """What each text encoder gives, by the names of `SD3.encode_texts`."""
 
@@ -122,7 +122,7 @@ class SD3Config(LatentConfig):
             raise ValueError(f"task.text_dropout {self.text_dropout} must be three shares of at least 0 and below 1, one a text encoder")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> SD3:
-        self.refuse_unfit(data, upstream)
+        self.check_inputs(data, upstream)
         return SD3(self, data, upstream)
 
 
@@ -161,14 +161,14 @@ class SD3(LatentEditor):
         text = torch.cat([F.pad(both, (0, third.shape[-1] - both.shape[-1])), third], 1)
         return text, torch.cat([encoded["pooled"], encoded["pooled_2"]], -1)
 
-    def blank(self, condition: Condition) -> Condition:
+    def unconditional(self, condition: Condition) -> Condition:
         """No text is an empty caption, as in the published pipeline."""
-        return tuple(empty.to(some.dtype).expand_as(some) for empty, some in zip(self.condition(self.read([""])), condition, strict=True))
+        return tuple(empty.to(some.dtype).expand_as(some) for empty, some in zip(self.condition(self.encode_prompts([""])), condition, strict=True))
 
-    def shown(self, batch: Batch, step: Step) -> Condition:
+    def train_condition(self, batch: Batch, step: Step) -> Condition:
         """Leaves each encoder's text out on its own. Where the paper then has zeros, here is what the encoder makes of an empty caption, for
         that is what the exported pipeline pushes away from."""
-        empty, given = self.read([""]), dict(batch)
+        empty, given = self.encode_prompts([""]), dict(batch)
         for names, share in zip(ENCODERS, self.config.text_dropout, strict=True):
             left_out = random.uniform(batch["position"], seed=step.seed, stream=f"{names[0]} dropout") < share
             for name in names:
@@ -176,14 +176,14 @@ class SD3(LatentEditor):
                 given[name] = torch.where(here, empty[name].to(batch[name].dtype), batch[name])
         return self.condition(given)
 
-    def denoising_loss(self, batch: Batch, told: Condition, step: Step) -> tuple[Tensor, Metrics]:
+    def denoising_loss(self, batch: Batch, condition: Condition, step: Step) -> tuple[Tensor, Metrics]:
         """The squared error of the velocity (B,) at random times."""
         x0, position = self.latents(batch, step.seed), batch["position"]
         noise = random.normal(position, tuple(x0.shape[1:]), seed=step.seed, stream="flow noise").to(x0)
-        return flow_loss(lambda x, t: self.net(x, TIMESTEPS * t, *told), x0, noise, self.config.flow.times(position, step.seed)), {}
+        return flow_loss(lambda x, t: self.net(x, TIMESTEPS * t, *condition), x0, noise, self.config.flow.times(position, step.seed)), {}
 
-    def to_x0(self, said: Tensor, x: Tensor, time: Tensor) -> Tensor:
-        return diffusion.to_x0_from_velocity(said, x, time / TIMESTEPS)
+    def to_x0(self, prediction: Tensor, x: Tensor, time: Tensor) -> Tensor:
+        return diffusion.to_x0_from_velocity(prediction, x, time / TIMESTEPS)
 
     @property
     def max_steps(self) -> int:

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited
 from genlib.functional.samplers import Denoiser
-from genlib.models.autoencoders.image import ImageAutoencoder
+from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.models.autoencoders.kl import AutoencoderKLConfig
-from genlib.models.diffusion import latent_tiny as tiny
-from genlib.models.diffusion.latent import Condition, Wish
-from genlib.models.diffusion.latent_unet import LatentUNetConfig
+from genlib.models.diffusion.base import latent_tiny as tiny
+from genlib.models.diffusion.base.latent import Condition, GenerationSpec
+from genlib.models.diffusion.base.latent_unet import LatentUNetConfig
+from genlib.models.diffusion.base.process import DiscreteConfig
 from genlib.models.diffusion.ldm import LatentDiffusion, LatentDiffusionConfig
-from genlib.models.diffusion.process import DiscreteConfig
-from genlib.models.representation.clip_towers import TextTransformer
+from genlib.models.representation.base.clip_towers import TextTransformer
 from genlib.models.representation.text_encoder import FrozenTextTower, TextEncoderConfig
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
@@ -41,7 +41,7 @@ class SDXLConfig(LatentDiffusionConfig):
     roles: ClassVar[tuple[str, ...]] = ("autoencoder", "text", "text_2")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> SDXL:
-        self.refuse_unfit(data, upstream)
+        self.check_inputs(data, upstream)
         return SDXL(self, data, upstream)
 
 
@@ -65,7 +65,7 @@ class SDXL(LatentDiffusion):
     def condition(self, encoded: Batch) -> Condition:
         return *super().condition(encoded), encoded["pooled"], encoded["sizes"].to(encoded["pooled"].dtype)
 
-    def blank(self, condition: Condition) -> Condition:
+    def unconditional(self, condition: Condition) -> Condition:
         """No text is zeros, as in the published pipeline."""
         text, pooled, sizes = condition
         return torch.zeros_like(text), torch.zeros_like(pooled), sizes
@@ -82,9 +82,9 @@ class SDXLRefinerConfig(LatentDiffusionConfig):
     share: float = limited(0.2, above=0, at_most=1)
     """The share of the noise levels, from the least, that it learns, and that it walks when it takes over from the base."""
     aesthetic_score: float = 6.0
-    """How beautiful it is told that samples are."""
+    """Aesthetic score that the refiner is conditioned on for the prompts."""
     negative_aesthetic_score: float = 2.5
-    """How beautiful it is told that what guidance pushes away from is."""
+    """Aesthetic score that it is conditioned on for what guidance pushes away from."""
 
     roles: ClassVar[tuple[str, ...]] = ("base",)
 
@@ -92,7 +92,7 @@ class SDXLRefinerConfig(LatentDiffusionConfig):
         base = upstream.get("base")
         if not isinstance(base, SDXL):
             raise ValueError("the refiner takes over from an SDXL base; its stage needs one under the role 'base'")
-        self.refuse_unfit(data, {"autoencoder": base.autoencoder, "base": base})
+        self.check_inputs(data, {"autoencoder": base.autoencoder, "base": base})
         if self.process.levels != base.config.process.levels:
             raise ValueError("the refiner's noise levels are not those of its base, whose latents it takes over; give both the same task.process")
         return SDXLRefiner(self, data, upstream)
@@ -134,18 +134,18 @@ class SDXLRefiner(LatentDiffusion):
         score = torch.full_like(sizes[:, :1], self.config.aesthetic_score)
         return *super().condition(encoded), encoded["pooled"], torch.cat([sizes[:, :4], score], 1)
 
-    def blank(self, condition: Condition) -> Condition:
+    def unconditional(self, condition: Condition) -> Condition:
         text, pooled, sizes = condition
         return torch.zeros_like(text), torch.zeros_like(pooled), sizes
 
-    def both(self, wish: Wish) -> tuple[Condition, Condition]:
-        told, (text, pooled, sizes) = super().both(wish)
+    def cond_uncond(self, spec: GenerationSpec) -> tuple[Condition, Condition]:
+        condition, (text, pooled, sizes) = super().cond_uncond(spec)
         low = torch.full_like(sizes[:, :1], self.config.negative_aesthetic_score)
-        return told, (text, pooled, torch.cat([sizes[:, :4], low], 1))
+        return condition, (text, pooled, torch.cat([sizes[:, :4], low], 1))
 
-    def guided(self, wish: Wish) -> Denoiser:
-        """The base where noise is strong, the refiner where it is weak: one walk by two networks."""
-        first, rest, over = self.base.guided(wish), super().guided(wish), self.config.share * len(self.schedule)
+    def guided(self, spec: GenerationSpec) -> Denoiser:
+        """The base where noise is strong, the refiner where it is weak: one run by two networks."""
+        first, rest, over = self.base.guided(spec), super().guided(spec), self.config.share * len(self.schedule)
         return lambda x, time: (first if time >= over else rest)(x, time)
 
     def step_calls(self) -> Iterable[tuple[nn.Module, str]]:

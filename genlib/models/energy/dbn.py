@@ -20,7 +20,8 @@ from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.gibbs import Draw
-from genlib.models.energy.rbm import RBM, ContrastiveTask, RBMConfig
+from genlib.models.energy.base.contrastive import ContrastiveTask
+from genlib.models.energy.rbm import RBM, RBMConfig
 from genlib.ports import Features, Probabilities, Sample, Seeds, Sizes, Steps
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
@@ -36,7 +37,7 @@ class StackedRBMConfig(RBMConfig):
 
     roles: ClassVar[tuple[str, ...]] = ("below",)
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         """The stage below says what it cannot learn from."""
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> StackedRBM:
@@ -105,12 +106,12 @@ class DBNConfig(TaskConfig):
         if any(size < 1 for size in self.layers):
             raise ValueError(f"task.layers {self.layers}: every layer needs at least one unit; give for example 256 256 256")
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         if len(data.class_names) < 2:
             raise ValueError("fine-tuning learns from labels, but the samples have none (.cls members); give labelled shards, or a set like digits")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> DBN:
-        self.refuse_data(data)
+        self.check_data(data)
         top = upstream.get("top")
         if not isinstance(top, ContrastiveTask) and not self.layers:
             raise ValueError(

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from genlib.metrics.held_out import held_out
+from genlib.models.energy.base.rbm_assess import MOST_SAMPLES, arrays, save_dreams, save_filters
 from genlib.models.energy.dbn import DBN
-from genlib.models.energy.rbm_assess import MOST_SAMPLES, arrays, save_dreams, save_filters
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
 

@@ -17,8 +17,9 @@ from genlib.config import DataConfig, OptimConfig, TrainConfig, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, RBMParams
-from genlib.models.energy.rbm import ContrastiveTask, smoke
-from genlib.models.energy.rbm_base import RBMBaseConfig
+from genlib.models.energy.base.contrastive import ContrastiveTask
+from genlib.models.energy.base.rbm_base import RBMBaseConfig
+from genlib.models.energy.rbm import smoke
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import DataSpec

@@ -20,8 +20,8 @@ from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limi
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import topology
 from genlib.functional.topology import Grid, GridName, HexagonalGrid, NeighbourhoodName, RingGrid, SquareGrid, exponential
-from genlib.models.maps.rules import BatchRule, OnlineRule, Rule, Start, started, two_nearest
-from genlib.models.maps.trained import TrainedMap
+from genlib.models.maps.base.rules import BatchRule, OnlineRule, Rule, Start, started, two_nearest
+from genlib.models.maps.base.trained import TrainedMap
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, learning_rule
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
@@ -79,7 +79,7 @@ class SOMConfig(TaskConfig):
         """The rule with its rates."""
         return BatchRule() if self.rule == "batch" else OnlineRule(self.rate, self.final_rate)
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         VectorShape.of(data, self.image_size)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> SOM:

@@ -48,14 +48,14 @@ class ClassifierConfig(TaskConfig):
         """Numbers that describe an image."""
         return self.width * 2 ** (len(self.layers) - 1)
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         if len(data.class_names) < 2:
             raise ValueError("a classifier learns from labels, but the samples have none (.cls members); give labelled shards, or a set like digits")
         if not (self.image_size or data.image_size):
             raise ValueError("the samples have no images of one size; give the size with --data.image-size, or a set like digits")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Classifier:
-        self.refuse_data(data)
+        self.check_data(data)
         return Classifier(self, data)
 
 

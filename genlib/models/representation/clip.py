@@ -19,7 +19,7 @@ from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limi
 from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentation, augment, augment_captions
 from genlib.data.transforms.plain import stack_images
 from genlib.functional.contrastive import contrastive_loss
-from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
+from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
 from genlib.nn.tokenizer import TextTokenizer, load_bpe, train_bpe
 from genlib.ports import Features, Image, Names, Probabilities, Sizes, Templates, Texts
 from genlib.recipe import Recipe, Stage
@@ -56,7 +56,7 @@ class CLIPConfig(TaskConfig):
     templates: tuple[str, ...] = ("{}",)
     """Sentences around a name whose directions are averaged in zero-shot classification."""
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         if not data.has_captions:
             raise ValueError("CLIP learns from captions, but the samples have none (.txt members); give shards of image-text pairs with --data.train")
         if len(self.mean) not in (1, data.channels) or len(self.std) not in (1, data.channels):
@@ -65,7 +65,7 @@ class CLIPConfig(TaskConfig):
             )
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> CLIP:
-        self.refuse_data(data)
+        self.check_data(data)
         return CLIP(self, data)
 
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from genlib.models.representation.base.clip_towers import ImageTransformer, TextTower, VisionTransformer
 from genlib.models.representation.clip import CLIP
-from genlib.models.representation.clip_towers import ImageTransformer, TextTower, VisionTransformer
 from genlib.nn.residual_tower import ResidualTower, open_clip_weights
 from genlib.nn.tokenizer import END, START
 

@@ -34,7 +34,7 @@ class MoCoConfig(SimCLRConfig):
     """Share that the momentum encoder keeps of itself at each step: the paper's 0.999 is for runs of a million steps."""
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> MoCo:
-        self.refuse_data(data)
+        self.check_data(data)
         return MoCo(self, data)
 
 

@@ -60,7 +60,7 @@ class SimCLRConfig(TaskConfig):
         """Numbers that describe an image."""
         return self.width * 2 ** (len(self.layers) - 1)
 
-    def refuse_data(self, data: DataSpec) -> None:
+    def check_data(self, data: DataSpec) -> None:
         side, halvings = self.image_size or data.image_size, len(self.layers)
         if not side:
             raise ValueError("SimCLR learns from images of one size, which the samples are not; give --data.image-size, or a set like shapes")
@@ -68,7 +68,7 @@ class SimCLRConfig(TaskConfig):
             raise ValueError(f"images of {side} pixels cannot be halved {halvings} times; give fewer stages in task.layers, or larger images")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> SimCLR:
-        self.refuse_data(data)
+        self.check_data(data)
         return SimCLR(self, data)
 
 

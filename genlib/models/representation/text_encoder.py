@@ -18,8 +18,8 @@ from torch import Tensor
 from genlib.companions import Companions
 from genlib.config import TaskConfig, limited
 from genlib.data.transforms.plain import PlainTransform
-from genlib.models.components import adopt_component
-from genlib.models.representation.clip_towers import TextTransformer, attention
+from genlib.models.base.components import adopt_component
+from genlib.models.representation.base.clip_towers import TextTransformer, attention
 from genlib.nn.tokenizer import END, TextTokenizer, load_bpe, train_bpe
 from genlib.task import Phase, Task
 from genlib.types import DataSource, DataSpec

@@ -18,10 +18,10 @@ from genlib import random
 from genlib.config import DataConfig, OptimConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.divergence import gaussian_kl, gaussian_log_density, importance_weighted_bound, reparameterise
-from genlib.models.autoencoders.coding import CodingConfig, CodingTask
-from genlib.models.diffusion.process import noise_of
-from genlib.models.variational.likelihood import LIKELIHOODS
+from genlib.models.autoencoders.base.coding import CodingConfig, CodingTask
+from genlib.models.variational.base.likelihood import LIKELIHOODS
 from genlib.ports import Amounts, Direction, Sample, SampleFrames, Seeds, Values
+from genlib.random import seeded_normal
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
@@ -58,13 +58,13 @@ class VAEConfig(CodingConfig):
     def encoder_numbers(self) -> int:
         return 2 * self.latent_dim
 
-    def refuse_data(self, data: DataSpec) -> None:
-        CodingConfig.refuse_data(self, data)
+    def check_data(self, data: DataSpec) -> None:
+        CodingConfig.check_data(self, data)
         if self.likelihood == "bernoulli" and not VectorShape.of(data).is_image:
             raise ValueError("task.likelihood bernoulli is of values in [0, 1], but the samples are vectors of any numbers; give gaussian")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> VAE:
-        self.refuse_data(data)
+        self.check_data(data)
         return VAE(self, data)
 
 
@@ -123,7 +123,7 @@ class VAE(CodingTask):
     @action
     def generate(self, *, seed: Seeds) -> Sample:
         """Images (len(seed), C, H, W) in [0, 1], or vectors, each of a code drawn from the standard normal by its own seed."""
-        return self.decode(code=noise_of(seed, (self.config.latent_dim,), self.device))
+        return self.decode(code=seeded_normal(seed, (self.config.latent_dim,), self.device))
 
     @action(joint=True)
     def attribute_direction(self, *, image: Sample, value: Values) -> Direction:

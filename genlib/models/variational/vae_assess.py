@@ -10,8 +10,8 @@ from torch import Tensor
 from genlib.functional.divergence import gaussian_kl
 from genlib.metrics.disentanglement import mutual_information_gap
 from genlib.metrics.held_out import held_out, mean_values
-from genlib.models.autoencoders.coding_pictures import Row, Shown, cell_side, code_scores, decibels, pixels, save_rows, spread
-from genlib.models.variational.factors import FactorTransform
+from genlib.models.autoencoders.base.coding_pictures import Row, Shown, cell_side, code_scores, decibels, pixels, save_rows, spread
+from genlib.models.variational.base.factors import FactorTransform
 from genlib.models.variational.vae import VAE
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource

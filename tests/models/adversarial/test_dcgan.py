@@ -117,7 +117,7 @@ def test_data_and_fakes_are_normalised_apart() -> None:
     for module in task.discriminator.modules():
         if isinstance(module, BatchNorm):
             module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-    real, fake, *_ = task.verdicts(batch, Step(0, 10))
+    real, fake, *_ = task.discriminator_logits(batch, Step(0, 10))
     assert len(seen) == 2
     for pure, (given, normal) in zip((real, fake), seen, strict=True):
         expected = layers(task.discriminator)[1].conv(layers(task.discriminator)[0](pure))

@@ -18,9 +18,9 @@ from genlib.data.source import open_source
 from genlib.distributed import rank, world_size
 from genlib.engine.strategies import strategy_of
 from genlib.functional import adversarial
+from genlib.models.adversarial.base.players import TwoPlayers
 from genlib.models.adversarial.dcgan import Convolutional, DCGANConfig
 from genlib.models.adversarial.gan import Dense, Game, GANConfig
-from genlib.models.adversarial.players import TwoPlayers
 from genlib.models.adversarial.wgan_gp import ConvolutionalCritic, DenseWGANGPConfig, Penalised, WGANGPConfig
 from genlib.recipe import Stage
 from genlib.registry import load
@@ -97,9 +97,9 @@ def test_the_discriminator_is_told_smoothed_and_flipped_targets() -> None:
 
 def test_losses_are_those_of_the_textbook() -> None:
     task, batch, step = made("points").eval(), companions.example(made("points"), 8), Step(0, 10)
-    real, fake, on_real, on_fake = task.verdicts(batch, step)
+    real, fake, on_real, on_fake = task.discriminator_logits(batch, step)
     torch.testing.assert_close(task.loss("discriminator", batch, step)[0], adversarial.non_saturating_discriminator(on_real, on_fake))
-    logits = task.fooled(batch, step)
+    logits = task.generator_logits(batch, step)
     torch.testing.assert_close(task.loss("generator", batch, step)[0], -logits.sigmoid().log()[:, 0])
     minimax = GANConfig(network=SMALL, game=Game(saturating=True)).build(POINTS, {})
     minimax.load_state_dict(task.state_dict())
@@ -143,7 +143,7 @@ def test_vectors_are_brought_to_unit_scale_and_samples_back() -> None:
     real = task.real(batch)
     torch.testing.assert_close(real.mean(0), torch.zeros(2), atol=0.1, rtol=0)
     assert real.square().mean().item() == pytest.approx(1, abs=0.05)
-    torch.testing.assert_close(task.finished(real), batch["x"])
+    torch.testing.assert_close(task.in_data_units(real), batch["x"])
 
 
 def evaluated(folder: Path) -> None:

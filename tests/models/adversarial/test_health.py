@@ -12,8 +12,8 @@ from torch import Tensor
 from genlib.config import OptimConfig
 from genlib.data.builtin.rings2d import SPREAD, centers
 from genlib.engine.fit import Listener, fit
+from genlib.models.adversarial.base.health import Health, coverage, diagnosis, modes, spread, variety
 from genlib.models.adversarial.gan import Dense, GANConfig
-from genlib.models.adversarial.health import Health, coverage, diagnosis, modes, spread, variety
 from genlib.recipe import Stage
 from genlib.registry import load
 from tests.models.stages import CPU, source_of

@@ -71,7 +71,7 @@ def test_a_critic_with_batch_normalisation_is_refused() -> None:
 def test_the_critics_loss_is_the_papers(penalty: float) -> None:
     task = made(DenseWGANGPConfig(network=Dense(latent_dim=4, width=16), game=Penalised(penalty=penalty)), POINTS)
     batch, step = companions.example(task, 8), Step(0, 10, seed=5)
-    real, fake, *_ = task.verdicts(batch, step)
+    real, fake, *_ = task.discriminator_logits(batch, step)
     share = random.uniform(batch["position"], (1,), seed=5, stream="interpolates")
     mixed = (share * real + (1 - share) * fake).requires_grad_()
     slope = torch.autograd.grad(task.discriminator(mixed).sum(), mixed)[0]
@@ -80,7 +80,7 @@ def test_the_critics_loss_is_the_papers(penalty: float) -> None:
     loss, metrics = task.loss("discriminator", batch, step)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(metrics["wasserstein"], (critic(real) - critic(fake))[:, 0] * task.scale)
-    torch.testing.assert_close(task.loss("generator", batch, step)[0], -task.fooled(batch, step)[:, 0])
+    torch.testing.assert_close(task.loss("generator", batch, step)[0], -task.generator_logits(batch, step)[:, 0])
 
 
 def test_zero3_is_refused_before_the_run() -> None:
@@ -98,6 +98,6 @@ def test_between_data_and_fakes_the_trained_critic_has_slope_one(tmp_path: Path,
     task = checkpoint.load_task(train_stage("wgan_gp_points", stage, tmp_path, {}), ema=False)
     assert isinstance(task, WGANGP)
     batch = next(open_source(stage.data).batches("validation", 2048, transform=task.transform(train=False)))
-    real, fake, *_ = task.verdicts(batch, Step(0, 1, seed=9))
+    real, fake, *_ = task.discriminator_logits(batch, Step(0, 1, seed=9))
     share = torch.rand(2048, generator=torch.Generator().manual_seed(3))
     assert 0.9 < gradient_norm(task.discriminator, interpolates(real, fake, share)).mean().item() < 1.1

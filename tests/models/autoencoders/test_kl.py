@@ -17,7 +17,7 @@ from genlib import checkpoint, companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.fit import fit
 from genlib.engine.trace import FakeTask, flops_per_sample
-from genlib.models.autoencoders.image_config import Discriminator
+from genlib.models.autoencoders.base.image_config import Discriminator
 from genlib.models.autoencoders.kl import AutoencoderKLConfig, AutoencoderKLTask, autoencoder_kl_sdxl
 from genlib.models.representation.classifier import ClassifierConfig
 from genlib.nn.vgg import VGG16
@@ -111,7 +111,7 @@ def test_discriminator_counts_for_nothing_before_its_start() -> None:
         task.zero_grad(set_to_none=True)
         loss, metrics = task.loss("net", batch, Step(index, 10))
         assert torch.equal(loss, plain.loss("train", batch, Step(index, 10))[0]) == (not starts)
-        assert ("verdict" in metrics) == starts
+        assert ("adversarial" in metrics) == starts
         assert [phase.name for phase in task.phases if phase.due(index)] == ["net", *(["discriminator"] if starts else [])]
 
 
@@ -120,21 +120,23 @@ def gradients(task: AutoencoderKLTask, loss: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
-def test_verdict_weighs_as_much_as_the_distance_at_the_last_layer(adaptive: bool) -> None:
-    """The gradient that is handed on is that of distance + weight * ratio * verdict + price, by plain differentiation."""
+def test_the_adversarial_loss_weighs_as_much_as_the_distance_at_the_last_layer(adaptive: bool) -> None:
+    """The custom gradient is that of distance + weight * ratio * adversarial + price, by plain differentiation."""
     task = made(replace(GAN, discriminator=replace(GAN.discriminator, adaptive=adaptive), kl_weight=0.1))
     batch = {**companions.example(task, 4), "weight": torch.tensor([1.0, 1.0, 1.0, 0.0])}
     image, counts = 2 * batch["image"] - 1, batch["weight"]
     loss, metrics = task.loss("net", batch, Step(3, 10, seed=4))
     image_made, price, _ = task.reconstruction(image, batch["position"], 4)
-    distance, verdict = task.distance(image_made, image), -task.discriminator(image_made).flatten(1).mean(1)
+    distance, adversarial = task.distance(image_made, image), -task.discriminator(image_made).flatten(1).mean(1)
     last = task.model.decoder.conv_out.weight
-    pull, push = (torch.autograd.grad((part * counts).sum(), last, retain_graph=True)[0].norm() for part in (distance, verdict))
+    pull, push = (torch.autograd.grad((part * counts).sum(), last, retain_graph=True)[0].norm() for part in (distance, adversarial))
     ratio = 0.5 * (pull / (push + 1e-4) if adaptive else 1.0)
-    torch.testing.assert_close(loss, distance + ratio * verdict + price)
-    torch.testing.assert_close(metrics["verdict"], ratio * verdict)
+    torch.testing.assert_close(loss, distance + ratio * adversarial + price)
+    torch.testing.assert_close(metrics["adversarial"], ratio * adversarial)
     found = gradients(task, (loss * counts).mean())
-    expected = gradients(task, ((distance + ratio.detach() * verdict + price if adaptive else distance + ratio * verdict + price) * counts).mean())
+    expected = gradients(
+        task, ((distance + ratio.detach() * adversarial + price if adaptive else distance + ratio * adversarial + price) * counts).mean()
+    )
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from genlib.metrics.neighbours import nearest
 from genlib.models.autoencoders.autoencoder import Autoencoder, AutoencoderConfig
-from genlib.models.autoencoders.coding_pictures import in_plane
+from genlib.models.autoencoders.base.coding_pictures import in_plane
 from genlib.types import DataSpec
 from tests.models.coding import samples, trained, values
 

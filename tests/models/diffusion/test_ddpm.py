@@ -15,11 +15,11 @@ from genlib.data.source import open_source
 from genlib.engine.fit import fit
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.metrics.fid import Moments, frechet_distance
+from genlib.models.diffusion.base.pixels import PixelUNet
+from genlib.models.diffusion.base.process import DiscreteConfig
 from genlib.models.diffusion.ddpm import ClassDDPM, ClassDDPMConfig, DDPMConfig, PixelDiffusion, ddpm, ddpm_cifar10
 from genlib.models.diffusion.ddpm_assess import assess
 from genlib.models.diffusion.ddpm_export import export, fixed_to_label
-from genlib.models.diffusion.pixels import PixelUNet
-from genlib.models.diffusion.process import DiscreteConfig
 from genlib.types import DataSpec, Step
 
 SMALL = PixelUNet(widths=(16, 16), norm_groups=4)

@@ -11,11 +11,11 @@ import torch
 from genlib import checkpoint, companions
 from genlib.data.source import open_source
 from genlib.engine.fit import fit
+from genlib.models.diffusion.base.masks import random_masks
+from genlib.models.diffusion.base.pixels import PixelUNet
 from genlib.models.diffusion.ddpm import ClassDDPMConfig, DDPMConfig
 from genlib.models.diffusion.inpainting import Inpainting, InpaintingConfig, Resampling, ResamplingConfig, inpainting
 from genlib.models.diffusion.inpainting_assess import assess_filling, mean_filled, psnr
-from genlib.models.diffusion.masks import random_masks
-from genlib.models.diffusion.pixels import PixelUNet
 from genlib.types import DataSpec, Step
 
 SMALL = PixelUNet(widths=(16, 16), norm_groups=4)
@@ -37,7 +37,7 @@ def fillers() -> list[Inpainting | Resampling]:
     return tasks
 
 
-every_filler = pytest.mark.parametrize("task", fillers(), ids=["told", "resampled", "resampled-classes"])
+every_filler = pytest.mark.parametrize("task", fillers(), ids=["trained", "resampled", "resampled-classes"])
 
 
 @every_filler
@@ -102,10 +102,10 @@ def test_the_network_sees_the_mask_and_nothing_of_what_it_hides() -> None:
     task = fillers()[0]
     assert isinstance(task, Inpainting)
     x, when = torch.randn(3, 3, 8, 8), torch.tensor([10, 500, 900])
-    said = task.network({"image": IMAGE, "mask": MASK})(x, when)
-    torch.testing.assert_close(task.network({"image": torch.where(MASK > 0, 9.0, IMAGE), "mask": MASK})(x, when), said)
-    assert not torch.equal(task.network({"image": torch.where(MASK > 0, IMAGE, 0.0), "mask": MASK})(x, when), said)
-    assert not torch.equal(task.network({"image": IMAGE * (1 - MASK), "mask": torch.zeros_like(MASK)})(x, when), said)
+    prediction = task.network({"image": IMAGE, "mask": MASK})(x, when)
+    torch.testing.assert_close(task.network({"image": torch.where(MASK > 0, 9.0, IMAGE), "mask": MASK})(x, when), prediction)
+    assert not torch.equal(task.network({"image": torch.where(MASK > 0, IMAGE, 0.0), "mask": MASK})(x, when), prediction)
+    assert not torch.equal(task.network({"image": IMAGE * (1 - MASK), "mask": torch.zeros_like(MASK)})(x, when), prediction)
 
 
 def test_masks_belong_to_the_position_and_hide_some_of_all_kinds() -> None:

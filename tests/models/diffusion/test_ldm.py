@@ -16,7 +16,7 @@ from genlib.data.source import open_source
 from genlib.engine.encoding import frozen_state
 from genlib.engine.fit import Listener, Training
 from genlib.engine.trace import flops_per_sample
-from genlib.models.diffusion.latent_unet import LatentUNetConfig
+from genlib.models.diffusion.base.latent_unet import LatentUNetConfig
 from genlib.models.diffusion.ldm import LatentDiffusion, LatentDiffusionConfig
 from genlib.types import DataSpec, Step
 from tests.models.diffusion.pipelines import drawn, request
@@ -84,20 +84,20 @@ def test_latents_have_unit_spread(task: LatentDiffusion) -> None:
     assert abs(latents.mean().item()) < 0.1
 
 
-def said(task: LatentDiffusion, prompt: str) -> Tensor:
+def prediction(task: LatentDiffusion, prompt: str) -> Tensor:
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return task.net(x, torch.tensor([500]), *task.told([prompt], 32, 32))
+        return task.net(x, torch.tensor([500]), *task.prompt_condition([prompt], 32, 32))
 
 
 def test_text_reaches_the_prediction_by_cross_attention_alone(final: dict[str, Path]) -> None:
     task = checkpoint.load_task(final["denoiser"])
     assert isinstance(task, LatentDiffusion)
-    assert not torch.equal(said(task, PROMPTS[0]), said(task, PROMPTS[1]))
+    assert not torch.equal(prediction(task, PROMPTS[0]), prediction(task, PROMPTS[1]))
     for name, p in task.net.named_parameters():
         if ".attn2.to_out." in name:
             p.data.zero_()
-    assert torch.equal(said(task, PROMPTS[0]), said(task, PROMPTS[1]))
+    assert torch.equal(prediction(task, PROMPTS[0]), prediction(task, PROMPTS[1]))
 
 
 def test_a_step_costs_a_quarter_of_that_in_pixels_or_less() -> None:
@@ -115,11 +115,11 @@ def test_a_step_costs_a_quarter_of_that_in_pixels_or_less() -> None:
 
 def test_captions_are_left_out_by_position(task: LatentDiffusion) -> None:
     batch = {**companions.example(task, 400), "text": torch.ones(400, task.towers[0].length, task.towers[0].width)}
-    shown = task.shown(batch, Step(0, 1))[0]
+    shown = task.train_condition(batch, Step(0, 1))[0]
     kept = (shown == 1).flatten(1).all(1)
     assert 0.05 < 1 - kept.float().mean() < 0.16
-    assert torch.equal(shown[~kept], task.blank((shown,))[0][~kept])
-    later = task.shown({**{name: value[100:] for name, value in batch.items()}}, Step(3, 9))[0]
+    assert torch.equal(shown[~kept], task.unconditional((shown,))[0][~kept])
+    later = task.train_condition({**{name: value[100:] for name, value in batch.items()}}, Step(3, 9))[0]
     assert torch.equal(later, shown[100:]), "what is left out is a function of the position"
 
 

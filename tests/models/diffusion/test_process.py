@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from genlib.functional.samplers import ddim, trailing
-from genlib.models.diffusion.process import DiscreteConfig, SeededNoise, denoiser, denoising_loss, draw, noise_of
+from genlib.models.diffusion.base.process import DiscreteConfig, denoiser, denoising_loss, draw
+from genlib.random import seeded_normal
 from genlib.types import Step
 
 CONFIGS = [
@@ -50,7 +51,7 @@ def test_a_network_that_knows_the_data_has_no_loss_and_is_sampled_to_it(config: 
     loss, _ = denoising_loss(oracle, known, batch(8), Step(0, 1), config, schedule)
     assert loss.max() < 1e-6
     estimate = denoiser(oracle, config, schedule)
-    torch.testing.assert_close(ddim(estimate, noise_of(range(8), (1, 4, 4)), trailing(schedule, 10)), known, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ddim(estimate, seeded_normal(range(8), (1, 4, 4)), trailing(schedule, 10)), known, atol=1e-4, rtol=0)
 
 
 def test_a_denoiser_stands_between_two_times() -> None:
@@ -99,16 +100,6 @@ def test_min_snr_weighs_little_noise_less_and_logs_the_plain_error() -> None:
     torch.testing.assert_close(metrics["mse"], without)
 
 
-def test_noise_of_a_seed_is_diffusers_and_does_not_depend_on_the_others() -> None:
-    from diffusers.utils.torch_utils import randn_tensor
-
-    generators = [torch.Generator().manual_seed(seed) for seed in (7, 2**40)]
-    ours = SeededNoise([7, 2**40], (3, 8, 8))
-    for _ in range(2):
-        assert torch.equal(ours(), randn_tensor((2, 3, 8, 8), generator=generators))
-    assert torch.equal(noise_of([2**40], (3, 8, 8))[0], noise_of([7, 2**40], (3, 8, 8))[1])
-
-
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -121,10 +112,3 @@ def test_noise_of_a_seed_is_diffusers_and_does_not_depend_on_the_others() -> Non
 def test_refuses_in_a_sentence(settings: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         DiscreteConfig(**settings)
-
-
-def test_refuses_seeds_that_are_none() -> None:
-    with pytest.raises(ValueError, match="seed -1 is not between"):
-        SeededNoise([1, -1], (1,))
-    with pytest.raises(ValueError, match="there is no seed"):
-        SeededNoise([], (1,))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.models.stages import built_on_meta
+from genlib.engine.trace import flops_per_sample
+from tests.models.stages import built_on_meta, without_values
 
 PUBLISHED = {
     "sdxl": {"autoencoder": 83_653_863, "text": 123_060_480, "text_2": 694_659_840, "denoiser": 2_567_463_684, "refiner": 2_259_526_660},
@@ -28,11 +25,7 @@ def test_every_component_has_the_published_number_of_parameters(recipe: str) -> 
 
 def test_operations_of_a_step_are_counted_at_full_size() -> None:
     """SDXL's U-Net on latents of 128 x 128 is about 6 trillion operations forward (Podell et al. 2023 give no number; 3 times that a step)."""
-    count = "from tests.models.stages import without_values as fake\nfrom genlib.engine.trace import flops_per_sample as flops\n"
-    count += "print(flops(fake('sdxl', 'denoiser'), 1, 'bf16'))"
-    # in a process of its own: what other tests leave behind changes how much of the checkpointed work is told apart
-    done = subprocess.run([sys.executable, "-c", count], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
-    assert 1.7e13 < float(done.stdout.split()[-1]) < 2.2e13
+    assert 1.7e13 < flops_per_sample(without_values("sdxl", "denoiser"), 1, "bf16") < 2.2e13
 
 
 def test_the_middle_of_a_unet_is_as_deep_as_the_last_resolution_that_reads_text() -> None:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from genlib import companions, random
 from genlib.functional.diffusion import straightness
-from genlib.models.diffusion.pixels import PixelUNet
-from genlib.models.diffusion.process import noise_of
-from genlib.models.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig, ReflowConfig, Velocity, flow_loss, follow, path
+from genlib.models.diffusion.base.flow import Velocity, flow_loss, follow, path
+from genlib.models.diffusion.base.pixels import PixelUNet
+from genlib.models.diffusion.rectified_flow import RectifiedFlow, RectifiedFlowConfig, ReflowConfig
+from genlib.random import seeded_normal
 from genlib.types import DataSpec, Step
 
 MODES, STD = 8, 0.1
@@ -160,7 +161,7 @@ def test_a_picture_belongs_to_its_seed_alone() -> None:
     task = flow()
     many = task.generate(seed=[4, 5, 6], steps=3)
     torch.testing.assert_close(task.generate(seed=[5], steps=3)[0], many[1], atol=1e-4, rtol=0)
-    one = noise_of([5], (1, 8, 8))
+    one = seeded_normal([5], (1, 8, 8))
     v = task.velocity(one, torch.ones(1))
     torch.testing.assert_close(task.generate(seed=[5], steps=1), ((one - v) / 2 + 0.5).clamp(0, 1))
 

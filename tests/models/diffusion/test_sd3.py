@@ -80,7 +80,7 @@ def test_16_euler_steps_reach_every_mode() -> None:
 
 
 def test_context_is_both_clips_padded_beside_t5(task: SD3) -> None:
-    text, pooled = task.told(PROMPTS, 32, 32)
+    text, pooled = task.prompt_condition(PROMPTS, 32, 32)
     tokens = [tokenizer(PROMPTS) for tokenizer in task.tokenizers()]
     with torch.no_grad():
         one, two, three = (tower.model(t, output_hidden_states=True) for tower, t in zip(task.towers, tokens, strict=True))
@@ -91,26 +91,26 @@ def test_context_is_both_clips_padded_beside_t5(task: SD3) -> None:
     torch.testing.assert_close(pooled, torch.cat([one.text_embeds, two.text_embeds], -1))
 
 
-def said(task: SD3, text: Tensor, pooled: Tensor) -> Tensor:
+def prediction(task: SD3, text: Tensor, pooled: Tensor) -> Tensor:
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return task.net(x, torch.tensor([500.0]), text, pooled)
 
 
 def test_the_picture_changes_with_the_words_of_every_encoder(task: SD3) -> None:
-    text, pooled = task.told(PROMPTS[:1], 32, 32)
-    other, other_pooled = task.told(PROMPTS[1:], 32, 32)
-    usual = said(task, text, pooled)
-    assert not torch.equal(said(task, torch.cat([other[:, :8], text[:, 8:]], 1), pooled), usual)
-    assert not torch.equal(said(task, torch.cat([text[:, :8], other[:, 8:]], 1), pooled), usual)
-    assert not torch.equal(said(task, text, other_pooled), usual)
+    text, pooled = task.prompt_condition(PROMPTS[:1], 32, 32)
+    other, other_pooled = task.prompt_condition(PROMPTS[1:], 32, 32)
+    usual = prediction(task, text, pooled)
+    assert not torch.equal(prediction(task, torch.cat([other[:, :8], text[:, 8:]], 1), pooled), usual)
+    assert not torch.equal(prediction(task, torch.cat([text[:, :8], other[:, 8:]], 1), pooled), usual)
+    assert not torch.equal(prediction(task, text, other_pooled), usual)
 
 
 def test_each_encoder_is_left_out_on_its_own(task: SD3) -> None:
     count = 2000
     batch = companions.example(task, count)
     batch |= {name: torch.full_like(batch[name], 7.0) for name in ("text", "text_2", "text_3", "pooled", "pooled_2")}
-    text, pooled = task.shown(batch, Step(0, 1))
+    text, pooled = task.train_condition(batch, Step(0, 1))
     kept = [(part == 7).flatten(1).all(1) for part in (text[:, :8, :16], text[:, :8, 16:40], text[:, 8:])]
     assert torch.equal(kept[0], (pooled[:, :16] == 7).all(1))
     assert torch.equal(kept[1], (pooled[:, 16:] == 7).all(1))
@@ -118,7 +118,7 @@ def test_each_encoder_is_left_out_on_its_own(task: SD3) -> None:
     assert all(abs(share - 0.464) < 0.04 for share in shares), shares
     nothing = ~(kept[0] | kept[1] | kept[2])
     assert abs(nothing.float().mean() - 0.1) < 0.03
-    empty_text, empty_pooled = task.blank((text[:1], pooled[:1]))
+    empty_text, empty_pooled = task.unconditional((text[:1], pooled[:1]))
     torch.testing.assert_close(text[nothing], empty_text.expand_as(text[nothing]))
     torch.testing.assert_close(pooled[nothing], empty_pooled.expand_as(pooled[nothing]))
 

@@ -1,4 +1,4 @@
-"""SDXL: what the U-Net is told beside the text, the refiner's hand-over, the exported pipelines."""
+"""SDXL: what the U-Net is conditioned on beside the text, the refiner's hand-over, the exported pipelines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from genlib import checkpoint, companions, registry
-from genlib.models.diffusion.process import DiscreteConfig, SeededNoise
-from genlib.models.diffusion.sampling import walk
+from genlib.models.diffusion.base.process import DiscreteConfig
+from genlib.models.diffusion.base.sampling import run_sampler
 from genlib.models.diffusion.sdxl import SDXL, SDXLConfig, SDXLRefiner, SDXLRefinerConfig
+from genlib.random import SeededNoise
 from genlib.types import DataSpec, Samples
 from tests.models.diffusion.pipelines import drawn, request
 from tests.models.stages import built_untrained, source_of, train_stage, train_stages
@@ -63,7 +64,7 @@ def fourier(numbers: Tensor, channels: int) -> Tensor:
 def test_the_network_is_told_six_numbers_and_the_summary_of_the_text(base: SDXL) -> None:
     seen: list[Tensor] = []
     handle = base.net.model.add_embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    text, pooled, _ = base.told(PROMPTS, 32, 32)
+    text, pooled, _ = base.prompt_condition(PROMPTS, 32, 32)
     sizes = torch.tensor([[500.0, 300.0, 7.0, 0.0, 32.0, 48.0], [64.0, 64.0, 0.0, 3.0, 32.0, 32.0]])
     with torch.no_grad():
         base.net(torch.zeros(2, 4, 16, 16), torch.tensor([10, 10]), text, pooled, sizes)
@@ -75,14 +76,14 @@ def test_text_is_both_encoders_side_by_side_before_their_last_blocks(base: SDXL)
     tokens = [tokenizer(PROMPTS) for tokenizer in base.tokenizers()]
     with torch.no_grad():
         first, second = (tower.model(t, output_hidden_states=True) for tower, t in zip(base.towers, tokens, strict=True))
-    text, pooled, _ = base.told(PROMPTS, 32, 32)
+    text, pooled, _ = base.prompt_condition(PROMPTS, 32, 32)
     assert [tower.width for tower in base.towers] == [16, 24]
     torch.testing.assert_close(text / base.text_scale, torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1))
     torch.testing.assert_close(pooled, second.text_embeds)
 
 
-def said(base: SDXL, sizes: list[float]) -> Tensor:
-    text, pooled, _ = base.told(PROMPTS[:1], 32, 32)
+def prediction(base: SDXL, sizes: list[float]) -> Tensor:
+    text, pooled, _ = base.prompt_condition(PROMPTS[:1], 32, 32)
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return base.net(x, torch.tensor([500]), text, pooled, torch.tensor([sizes]))
@@ -91,7 +92,7 @@ def said(base: SDXL, sizes: list[float]) -> Tensor:
 def test_texts_are_scaled_to_unit_spread_each_encoder_by_itself(base: SDXL, refiner: SDXLRefiner) -> None:
     captions = list(source_of(STAGES["denoiser"]).captions("train", 4096))
     for task in (base, refiner):
-        read = task.read(captions)
+        read = task.encode_prompts(captions)
         (text, *_) = task.condition({**read, "sizes": torch.zeros(len(captions), 6)})
         for part in text.split([tower.width for tower in task.towers], -1):
             assert part.std().item() == pytest.approx(1, abs=1e-3)
@@ -113,7 +114,7 @@ def test_each_size_changes_the_prediction(base: SDXL) -> None:
     for place in range(6):
         other = [*usual]
         other[place] += 20
-        assert not torch.equal(said(base, other), said(base, usual)), place
+        assert not torch.equal(prediction(base, other), prediction(base, usual)), place
 
 
 def test_sizes_of_a_sample_are_its_own(base: SDXL) -> None:
@@ -127,27 +128,27 @@ def test_sizes_of_a_sample_are_its_own(base: SDXL) -> None:
 
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
 def test_a_walk_in_two_parts_is_one(base: SDXL, sampler: str) -> None:
-    wish = base.wish(PROMPTS, "", 3.0, 0.0, 32, 32)
-    ask, grid = base.guided(wish), base.grid(10)
+    spec = base.generation_spec(PROMPTS, "", 3.0, 0.0, 32, 32)
+    ask, grid = base.guided(spec), base.grid(10)
     with torch.no_grad():
         noise = SeededNoise([1, 2], (4, 16, 16))
-        whole = walk(sampler, ask, noise(), grid, noise)  # type: ignore[arg-type]
+        whole = run_sampler(sampler, ask, noise(), grid, noise)  # type: ignore[arg-type]
         noise = SeededNoise([1, 2], (4, 16, 16))
-        half = walk(sampler, ask, noise(), grid.part(0, 7), noise)  # type: ignore[arg-type]
-        assert torch.equal(walk(sampler, ask, half, grid.part(7), noise), whole)  # type: ignore[arg-type]
+        half = run_sampler(sampler, ask, noise(), grid.part(0, 7), noise)  # type: ignore[arg-type]
+        assert torch.equal(run_sampler(sampler, ask, half, grid.part(7), noise), whole)  # type: ignore[arg-type]
 
 
 def test_the_refiner_takes_over_where_it_learnt_to(base: SDXL, refiner: SDXLRefiner) -> None:
     """By hand: the base over the first part of the grid, the refiner's network over the rest. Its own pictures are not the base's."""
     options = {"prompt": PROMPTS, "seed": [1, 2], "steps": 10}
-    wish, grid = refiner.wish(PROMPTS, "", refiner.config.guidance_scale, 0.0, 32, 32), refiner.grid(10)
+    spec, grid = refiner.generation_spec(PROMPTS, "", refiner.config.guidance_scale, 0.0, 32, 32), refiner.grid(10)
     over = int((grid.time >= 200).sum())
     assert over == 8
     with torch.no_grad():
-        x = walk("ddim", base.guided(wish), SeededNoise([1, 2], (4, 16, 16))(), grid.part(0, over), SeededNoise([0], (1,)))
-        x = walk("ddim", refiner.guided(wish), x, grid.part(over), SeededNoise([0], (1,)))
+        x = run_sampler("ddim", base.guided(spec), SeededNoise([1, 2], (4, 16, 16))(), grid.part(0, over), SeededNoise([0], (1,)))
+        x = run_sampler("ddim", refiner.guided(spec), x, grid.part(over), SeededNoise([0], (1,)))
     made = refiner.generate(**options)  # type: ignore[arg-type]
-    torch.testing.assert_close(made, refiner.pictures(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(made, refiner.decode_latents(x), atol=1e-5, rtol=0)
     assert not torch.allclose(made, base.generate(**options), atol=1e-4)  # type: ignore[arg-type]
 
 
@@ -210,7 +211,7 @@ def test_an_exported_folder_is_adopted(final: dict[str, Path], base: SDXL, tmp_p
 
 def test_published_text_encoders_are_adopted_as_pipelines_keep_them(base: SDXL, tmp_path: Path) -> None:
     """The second, with its projection, by the stage that the published preset has for it."""
-    from genlib.models.representation.clip_towers import TextTransformer
+    from genlib.models.representation.base.clip_towers import TextTransformer
     from genlib.models.representation.text_encoder import TextEncoderConfig, text_tower
 
     companions.export(base, tmp_path)

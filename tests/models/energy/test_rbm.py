@@ -18,10 +18,12 @@ from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.data.source import open_source
 from genlib.data.transforms.vectors import VectorShape
 from genlib.engine.strategies import strategy_of
+from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.functional.partition import annealed_log_partition, log_partition
+from genlib.models.energy.base.contrastive import share_of
+from genlib.models.energy.base.rbm_assess import auroc, shuffled
 from genlib.models.energy.gaussian_rbm import GaussianRBM, GaussianRBMConfig
-from genlib.models.energy.rbm import RBM, RBMConfig, share_of
-from genlib.models.energy.rbm_assess import auroc, shuffled
+from genlib.models.energy.rbm import RBM, RBMConfig
 from genlib.types import DataSpec, Step
 from tests.models.energy.learning import bars_and_stripes, digits, start, train, trained_rbm
 from tests.processes import run_ranks
@@ -302,3 +304,14 @@ def test_scores_and_pictures(tmp_path: Path) -> None:
     for name in ("filters", "denoised", "samples"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 500
+
+
+@pytest.mark.parametrize(("chains", "gibbs_steps"), [(0, 1), (0, 3), (500, 1)])
+def test_operations_of_a_step_are_those_counted_by_hand(chains: int, gibbs_steps: int) -> None:
+    """Products of V x H a row: one up from the data, two a Gibbs step, and one for the rule a row of data and of model. Chains move after it."""
+    visible, hidden, rows = 64, 32, 100
+    config = RBMConfig(hidden=hidden, chains=chains, gibbs_steps=gibbs_steps)
+    counted = flops_per_sample(FakeTask(lambda: RBM(config, VectorShape((visible,)))), rows, "fp32")
+    rule = 1 + (chains or rows) / rows
+    products = 1 + (0 if chains else 2 * gibbs_steps) + rule
+    assert counted == 2 * visible * hidden * products + 2 * visible * rule

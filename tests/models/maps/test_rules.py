@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genlib.functional.topology import NEIGHBOURHOODS, HexagonalGrid, NeighbourhoodName, RingGrid, SquareGrid
-from genlib.models.maps.rules import TILE, BatchRule, OnlineRule, Pull, Rule, started, two_nearest
+from genlib.models.maps.base.rules import TILE, BatchRule, OnlineRule, Pull, Rule, started, two_nearest
 
 GRID = HexagonalGrid(4, 5)
 

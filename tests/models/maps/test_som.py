@@ -19,8 +19,8 @@ from genlib.data.source import open_source
 from genlib.engine.strategies import strategy_of
 from genlib.functional import tours
 from genlib.functional.topology import HexagonalGrid, RingGrid
+from genlib.models.maps.base.unit_labels import UnitLabels
 from genlib.models.maps.som import SOM, SOMConfig, som
-from genlib.models.maps.unit_labels import UnitLabels
 from genlib.types import DataSpec, Step
 from tests.models.maps.maps import EXACT, VectorSource, batch_of, blobs, digits, errors, factors, trained
 from tests.models.stages import train_stage

@@ -16,8 +16,8 @@ from genlib import companions, registry
 from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentation
 from genlib.engine.optim import decays
 from genlib.engine.trace import FakeTask, flops_per_sample
+from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer, VisionTransformer
 from genlib.models.representation.clip import CLIP, CLIPConfig, ClipTransform
-from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, VisionTransformer
 from genlib.types import Batch, DataSpec, Samples, Step, Transform
 
 NAMES = [f"{color} {shape}" for color in ("red", "green", "blue") for shape in ("circle", "square", "cross", "star")]

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from genlib import companions
+from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer, VisionTransformer
 from genlib.models.representation.clip import CLIP, CLIPConfig
-from genlib.models.representation.clip_towers import ResidualNetwork, TextTransformer, VisionTransformer
 from genlib.nn.tokenizer import train_bpe
 from genlib.types import DataSpec
 from tests.open_clip_stub import open_clip

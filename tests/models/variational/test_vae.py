@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import MultivariateNormal, Normal
 
 from genlib import companions, registry
-from genlib.models.variational.likelihood import Bernoulli, Gaussian
+from genlib.models.variational.base.likelihood import Bernoulli, Gaussian
 from genlib.models.variational.vae import VAE, VAEConfig
 from genlib.types import DataSpec, Step
 from tests.models.coding import samples, trained, values

@@ -1,0 +1,241 @@
+"""How much memory a training step takes on each device, by part, under each strategy; the formula behind `jobs/train.py --plan`.
+
+Weights, gradients and optimizer state are fp32 everywhere. With P trained elements, N workers and a share S = P / N (Rajbhandari et al.
+2020, arXiv:1910.02054), DeepSpeed as `genlib.engine.zero` uses it keeps P weights and S copies (stages 1, 2) or 3 S of weights, copies and
+gradients (stage 3), the optimizer's tensors of S elements, and buckets; what lives only during the backward pass is followed gradient by
+gradient along a trace (`genlib.engine.trace`), in which autocast's bf16 copies of weights count as activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from genlib.config import OptimConfig, TrainConfig
+from genlib.engine.strategy import optim_of
+from genlib.engine.trace import FakeTask, Moment, PassTrace
+from genlib.engine.zero import LIVE_ELEMENTS, bucket_elements
+
+FP32 = 4
+PARTS = ("weights", "frozen", "gradients", "copies of weights", "optimizer", "EMA", "buckets", "gathered weights", "activations")
+TRACED = 512
+"""The most samples traced at once: a loss that goes through a batch in pieces has more operations in a larger one."""
+STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
+
+
+@dataclass(frozen=True, slots=True)
+class Parallelism:
+    """A strategy and what of it lies in the host's memory."""
+
+    strategy: str
+    offload: str = "none"
+
+    def __str__(self) -> str:
+        return self.strategy if self.offload == "none" else f"{self.strategy}, {self.offload} offloaded"
+
+
+PARALLELISMS = (
+    *(Parallelism(name) for name in STRATEGIES),
+    Parallelism("zero2", "optimizer"),
+    Parallelism("zero3", "optimizer"),
+    Parallelism("zero3", "all"),
+)
+"""All ways to train, from the fastest to the smallest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelElements:
+    """What of a task does not depend on the batch."""
+
+    elements: dict[str, int]
+    """Trained elements of each player."""
+    largest: int
+    """Elements of the largest trained weight."""
+    frozen_bytes: int
+    """Frozen weights and buffers, whole on every device."""
+    optimizer_tensors: dict[str, int]
+    """Tensors that the optimizer keeps for each weight, by player."""
+    averaged: int
+    """Trained elements of which there is a moving average."""
+
+    @property
+    def trained(self) -> int:
+        """Trained elements."""
+        return sum(self.elements.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes at the worst moment of a step: on the device by part, and on the host."""
+
+    parts: dict[str, int]
+    host_bytes: int = 0
+
+    @property
+    def device_bytes(self) -> int:
+        """The peak."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """A task, traced at two batch sizes a phase; answers for any other by the line through them."""
+
+    model: ModelElements
+    traces: tuple[tuple[PassTrace, PassTrace], ...]
+    accumulation: int = 1
+
+    def flops_per_sample(self) -> float:
+        """Operations of a training step for one sample, over all phases; from the larger of the two sizes."""
+        return sum(large.flops / large.size / large.every for _, large in self.traces)
+
+    def at(self, parallelism: Parallelism, world: int, micro_batch: int) -> Memory:
+        """Memory of a step with `micro_batch` samples a device."""
+        layout = Layout(self.model, parallelism, max(1, world), self.accumulation > 1)
+        moments = (held for small, large in self.traces for held in layout.moments(line(small, large, micro_batch)))
+        worst = max(moments, key=lambda held: held.get("activations", 0) + FP32 * (held.get("gradients", 0) + held.get("buckets", 0)))
+        memories = [Memory(parts, layout.host_bytes) for parts in (layout.parts(**worst), layout.at_start())]
+        return max(memories, key=lambda memory: memory.device_bytes)
+
+    def largest_micro_batch(self, parallelism: Parallelism, world: int, device_bytes: float, most: int = 2**20) -> int:
+        """The most samples a device can hold at once; 0 where it cannot hold one."""
+        low, high = 0, 1
+        while high <= most and self.at(parallelism, world, high).device_bytes <= device_bytes:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.at(parallelism, world, middle).device_bytes <= device_bytes else (low, middle)
+        return low
+
+
+def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> MemoryEstimate:
+    """Traces every phase of the task: at `micro_batch`, for which the plan is then exact, or at `TRACED` where that is less, and at 2 or 4."""
+    players = fake.players.weights
+    elements = {player: sum(p.numel() for p in weights.values()) for player, weights in players.items()}
+    state = {id(value): value for value in fake.task.state_dict(keep_vars=True).values()}
+    everything = sum(value.numel() * value.element_size() for value in state.values())
+    model = ModelElements(
+        elements,
+        max((p.numel() for weights in players.values() for p in weights.values()), default=0),
+        everything - FP32 * sum(elements.values()),
+        {player: optimizer_tensors(optim_of(config, player)) for player in players},
+        sum(elements[player] for player in fake.task.averaged or elements) if config.ema_halflife_samples else 0,
+    )
+    most = min(max(2, micro_batch), TRACED)
+    sizes = sorted({most, 2 if most > 2 else 4})
+    traces = [tuple(fake.trace(phase, size, config.precision) for size in sizes) for phase in fake.task.phases]
+    return MemoryEstimate(model, tuple((small, large) for small, large in traces), config.accumulation)
+
+
+def optimizer_tensors(optim: OptimConfig) -> int:
+    """Tensors that the optimizer keeps for each weight."""
+    return {"adamw": 2, "adam": 2, "sgd": int(optim.momentum > 0), "rmsprop": 1 + int(optim.momentum > 0)}[optim.name]
+
+
+def line(small: PassTrace, large: PassTrace, size: int) -> PassTrace:
+    """The trace at another size: each moment on the line through its bytes at two sizes."""
+    if len(small.moments) != len(large.moments):
+        return replace(large, moments=tuple(replace(m, live_bytes=m.live_bytes * size // large.size) for m in large.moments))
+    share = (size - small.size) / (large.size - small.size)
+    pairs = zip(small.moments, large.moments, strict=True)
+    moments = [replace(a, live_bytes=max(0, round(a.live_bytes + share * (b.live_bytes - a.live_bytes)))) for a, b in pairs]
+    return replace(small, size=size, moments=tuple(moments))
+
+
+@dataclass(slots=True)
+class Layout:
+    """Where a strategy keeps what: elements in `kept` all the time, and what the backward pass adds."""
+
+    model: ModelElements
+    parallelism: Parallelism
+    world: int
+    many: bool
+    """Whether gradients of several micro-batches are added up."""
+    kept: dict[str, int] = field(init=False)
+    host_bytes: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        trained = self.model.trained
+        states = sum(self.model.optimizer_tensors[player] * elements for player, elements in self.model.elements.items())
+        share = {"ddp": 1, "single": 1}.get(self.parallelism.strategy, self.world)
+        self.kept = {"weights": trained, "copies of weights": 0, "gradients": 0, "optimizer": states // share, "buckets": 0}
+        getattr(self, f"_{self.parallelism.strategy}")(trained, trained // self.world)
+        if self.parallelism.offload != "none":
+            self._offload(trained // self.world)
+        self.kept["EMA"] = self.model.averaged // self.world
+
+    def _single(self, trained: int, share: int) -> None:
+        pass
+
+    def _ddp(self, trained: int, share: int) -> None:
+        self.kept["gradients"] = trained if self.world > 1 else 0  # views into the buckets, which stay
+
+    def _zero1(self, trained: int, share: int) -> None:
+        self.kept["copies of weights"] = share
+
+    def _zero2(self, trained: int, share: int) -> None:
+        self.kept["copies of weights"] = share
+
+    def _zero3(self, trained: int, share: int) -> None:
+        self.kept |= {"weights": share, "copies of weights": share, "gradients": share}
+        self.kept["buckets"] = sum(bucket_elements(elements) for elements in self.model.elements.values())
+        self.kept["gathered weights"] = 2 * min(trained, LIVE_ELEMENTS)  # as they arrive, and as the layers use them
+
+    def _offload(self, share: int) -> None:
+        moved = ["optimizer", "copies of weights", "gradients"] + (["weights"] if self.parallelism.offload == "all" else [])
+        self.host_bytes = FP32 * (sum(self.kept[part] for part in moved) + (2 * share if self.parallelism.strategy == "zero2" else 0))
+        self.kept |= dict.fromkeys(moved, 0)
+        self.kept["buckets"] += self.model.largest  # on its way to the host
+
+    def parts(self, *, activations: int = 0, gradients: int = 0, buckets: int = 0) -> dict[str, int]:
+        """Bytes by part, the last two given in elements."""
+        elements = {**self.kept, "gradients": self.kept["gradients"] + gradients, "buckets": self.kept["buckets"] + buckets}
+        found = {name: FP32 * count for name, count in elements.items()}
+        everything = {**found, "frozen": self.model.frozen_bytes, "activations": activations}
+        return {name: everything[name] for name in PARTS if everything.get(name)}
+
+    def at_start(self) -> dict[str, int]:
+        """While the task lies whole on the device and is taken apart."""
+        return {"weights": FP32 * self.model.trained, "frozen": self.model.frozen_bytes} if self.parallelism.strategy == "zero3" else {}
+
+    def moments(self, trace: PassTrace) -> Iterator[dict[str, int]]:
+        """What there is at each moment of a phase beside what is kept, as `parts` takes it."""
+        others = self.model.trained - self.model.elements[trace.player]
+        if self.parallelism.strategy == "single" or (self.parallelism.strategy == "ddp" and self.world == 1):
+            yield from self._whole(trace, others, bucket=0)
+        elif self.parallelism.strategy == "ddp":
+            yield from ({"activations": moment.live_bytes} for moment in trace.moments)
+        elif self.parallelism.strategy == "zero1":
+            yield from self._whole(trace, 0, bucket_elements(self.model.elements[trace.player]))
+        else:
+            yield from self._bucketed(trace, bucket_elements(self.model.elements[trace.player]))
+
+    def _whole(self, trace: PassTrace, others: int, bucket: int) -> Iterator[dict[str, int]]:
+        """Every gradient stays whole to the end; ZeRO-1 then sends them bucket by bucket, a copy of each, and keeps its share."""
+        elements = self.model.elements[trace.player]
+        for moment in trace.moments:
+            ready = elements if self.many else moment.ready
+            yield {"activations": moment.live_bytes, "gradients": others + ready, "buckets": bucket if moment.ready else 0}
+        yield {"gradients": others + elements, "buckets": max(bucket, elements // self.world) if bucket else 0}
+
+    def _bucketed(self, trace: PassTrace, bucket: int) -> Iterator[dict[str, int]]:
+        """Gradients go into a bucket, which is sent when it is full: a copy of it, and of that the share that stays."""
+        elements, stage3 = self.model.elements[trace.player], self.parallelism.strategy == "zero3"
+        share = 0 if stage3 or self.parallelism.offload != "none" else elements // self.world
+        kept = share if self.many else 0
+        whole = 0 if stage3 else bucket  # ZeRO-3's is there all the time
+        filled, sent = 0, False
+        for moment, sends, filled in _fills(trace.moments, bucket):
+            yield {"activations": moment.live_bytes, "gradients": kept + share * sent, "buckets": (whole if moment.ready else 0) + filled * sends}
+            sent = sent or sends
+        yield {"gradients": kept + share, "buckets": whole + filled}
+        yield {"gradients": kept + 2 * share if not stage3 else elements // self.world}  # flat, for the optimizer
+
+
+def _fills(moments: Sequence[Moment], bucket: int) -> Iterator[tuple[Moment, bool, int]]:
+    """Each moment, whether the bucket is sent at its end to make room, and the elements in it by then."""
+    filled = 0
+    for moment in moments:
+        sends = filled + moment.next > bucket
+        yield moment, sends, filled
+        filled = moment.next if sends else filled + moment.next

@@ -1,0 +1,89 @@
+"""What a trained generator makes: scores against held-out samples, and pictures of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genlib.charts import COLORS, chart
+from genlib.metrics.checkerboard import checkerboard
+from genlib.metrics.held_out import held_out
+from genlib.models.adversarial.base.health import variety
+from genlib.models.adversarial.base.players import TwoPlayers
+from genlib.pictures import save_contact_sheet
+from genlib.types import DataSource
+
+MOST_SAMPLES = 2048
+"""Held-out samples that are compared with as many generated ones, from the first."""
+_BATCH, _SHOWN, _PATHS, _COLUMNS = 256, 40, 4, 8
+
+
+@torch.no_grad()
+def assess(task: TwoPlayers, source: DataSource, folder: Path) -> dict[str, float]:
+    """Sliced Wasserstein distance, diversity, coverage, classes covered. Leaves `samples.png` in the folder, of images
+    `interpolations.png` too.
+    """
+    real, label = real_samples(task, source)
+    if not len(real):
+        return {}
+    made = torch.cat([task.generate(seed=list(range(low, min(low + _BATCH, len(real))))) for low in range(0, len(real), _BATCH)])
+    fake = made.flatten(1).cpu()
+    scores = {"sliced_wasserstein": task.distance(real, fake), **variety(real, fake, label)}
+    if task.shape.is_image:
+        save_pictures(task, made.cpu(), folder / "samples.png")
+        scores["checkerboard"] = checkerboard(made)
+    else:
+        save_points(real, fake, folder / "samples.png")
+    return {f"{source.spec.validation_name}/{name}": value.item() for name, value in scores.items()}
+
+
+def real_samples(task: TwoPlayers, source: DataSource) -> tuple[Tensor, Tensor | None]:
+    """The first held-out samples (N, D) and their labels (N,) if they have some, on the CPU; (0, D) without such a split."""
+    real, label = [torch.zeros(0, task.shape.size)], []
+    for batch in held_out(task, source, size=_BATCH, most=MOST_SAMPLES):
+        real.append(batch[task.networks.member].float().flatten(1).cpu())
+        label += [batch["label"].cpu()] if "label" in batch else []
+    return torch.cat(real), torch.cat(label) if label else None
+
+
+def save_pictures(task: TwoPlayers, made: Tensor, path: Path) -> None:
+    """A sheet of samples (N, C, H, W); and beside it `interpolations.png`, ways from one sample to another."""
+    shown = min(_SHOWN, len(made)) // _COLUMNS * _COLUMNS
+    seeds, side = [f"seed {seed}" for seed in range(shown)], _side(made)
+    save_contact_sheet(path, _pixels(made[:shown]), seeds, columns=_COLUMNS, side=side, label_lines=1, title="Samples, each drawn by its own seed")
+    ways = [task.interpolate(first=2 * number, last=2 * number + 1, steps=_COLUMNS).cpu() for number in range(_PATHS)]
+    labels = [f"{share / (_COLUMNS - 1):.0%}" for share in range(_COLUMNS)] * _PATHS
+    title, path = "From one sample to another on the way between their noises, a row each", path.with_name("interpolations.png")
+    save_contact_sheet(path, _pixels(torch.cat(ways)), labels, columns=_COLUMNS, side=side, label_lines=1, title=title)
+
+
+def _side(images: Tensor) -> int:
+    """Pixels a side of images (N, C, H, W) on a sheet: a multiple of their own near 80."""
+    own = images.shape[-1]
+    return own * max(1, round(80 / own))
+
+
+def _pixels(images: Tensor) -> list[np.ndarray]:
+    return [image.permute(1, 2, 0).numpy() for image in images]
+
+
+def save_points(real: Tensor, fake: Tensor, path: Path) -> None:
+    """Held-out (N, D) and generated samples (N, D) in the plane in which the held-out ones differ most; on a line if D is 1."""
+    if real.shape[1] == 1:
+        with chart(path, width=6, height=3.2, title="Held-out and generated numbers") as axes:
+            axes[0, 0].hist([real[:, 0].numpy(), fake[:, 0].numpy()], bins=60, color=COLORS[:2], label=["held-out", "generated"])
+            axes[0, 0].legend()
+        return
+    if real.shape[1] > 2:
+        center, plane = real.mean(0), torch.pca_lowrank(real, 2)[2]
+        real, fake = (real - center) @ plane, (fake - center) @ plane
+    low, high = real.amin(0), real.amax(0)
+    (left, bottom), (right, top) = (low - 0.15 * (high - low)).tolist(), (high + 0.15 * (high - low)).tolist()
+    with chart(path, columns=2, width=9, height=4.6, title="Held-out and generated samples") as axes:
+        for at, (name, points) in enumerate((("held-out", real), ("generated", fake))):
+            axis = axes[0, at]
+            axis.scatter(*points.T.numpy(), s=5, alpha=0.5, color=COLORS[at], linewidths=0)
+            axis.set(title=f"{len(points):,} {name}", xlim=(left, right), ylim=(bottom, top), aspect="equal")

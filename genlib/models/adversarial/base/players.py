@@ -1,0 +1,164 @@
+"""What the two players have in common, whatever their networks and losses: noise, the held-out scores, and what a generator can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from genlib import random
+from genlib.companions import Companions
+from genlib.data.transforms.plain import PlainTransform
+from genlib.data.transforms.vectors import VectorShape
+from genlib.distributed import all_gather
+from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
+from genlib.models.adversarial.base.health import Health, diagnosis, variety
+from genlib.ports import FrameCount, Sample, SampleStrip, Seed, Seeds, Sizes
+from genlib.random import seeded_normal
+from genlib.task import Phase, Task, action
+from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+
+MEASURED_SAMPLES = 4096
+"""Training samples from which the place and scale of vectors are measured."""
+
+
+class Networks(Protocol):
+    """The settings of a pair of networks."""
+
+    member: ClassVar[str]
+    """Where batches hold the samples: `x` (B, D) or `image` (B, C, H, W)."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers that a sample is made from."""
+        ...
+
+    def shape(self, data: DataSpec) -> VectorShape:
+        """What a sample is. ValueError where the data does not fit the networks."""
+        ...
+
+    def transform(self, shape: VectorShape) -> PlainTransform:
+        """Decoded samples to batches."""
+        ...
+
+    def generator(self, shape: VectorShape) -> nn.Module:
+        """noise (B, latent_dim), valid (B,) or None -> samples (B, ...), in [-1, 1] if they are images."""
+        ...
+
+    def discriminator(self, shape: VectorShape) -> nn.Module:
+        """samples (B, ...), valid (B,) or None -> logits (B, 1), high for data. `valid` is for batch normalisation, see there."""
+        ...
+
+
+class TwoPlayers(Task):
+    """Base of the tasks, which give the loss: `discriminator` phase at each step, `generator` phase at every `d_steps`-th."""
+
+    objective = ("sliced_wasserstein", "min")
+    companions = Companions(assess="genlib.models.adversarial.base.assess:assess", example="genlib.models.adversarial.base.players:example")
+    centre: Tensor
+    """(1,) or (D,): subtracted from samples before the networks see them."""
+    scale: Tensor
+    """(1,): divides samples after that."""
+    progress: Tensor
+    """(1,): share of the run that was done at the last step; the monitor judges no beginner."""
+
+    def __init__(self, networks: Networks, d_steps: int, health: Health, data: DataSpec) -> None:
+        super().__init__()
+        self.networks, self.health, self.data, self.shape = networks, health, data, networks.shape(data)
+        self.generator, self.discriminator = networks.generator(self.shape), networks.discriminator(self.shape)
+        self.phases = (Phase(name="discriminator", player="discriminator"), Phase(name="generator", player="generator", every=d_steps))
+        self.register_buffer("centre", torch.full((1 if self.shape.is_image else self.shape.size,), 0.5))
+        self.register_buffer("scale", torch.full((1,), 0.5))
+        self.register_buffer("progress", torch.zeros(1))
+
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.shape.port_sizes(data)
+
+    def prepare(self, source: DataSource) -> None:
+        """Measures where vectors lie and how far they reach; pixels are known to be in [0, 1]."""
+        if self.shape.is_image:
+            return
+        batches = source.batches("train", 256, transform=self.transform(train=False))
+        some = [batch["x"][batch["valid"]] for batch in islice(batches, -(-min(MEASURED_SAMPLES, self.data.num_samples) // 256))]
+        x = torch.cat(some)
+        self.centre.copy_(x.mean(0))
+        self.scale.fill_(max((x - x.mean(0)).square().mean().sqrt().item(), 1e-6))
+
+    def transform(self, train: bool) -> PlainTransform:
+        return self.networks.transform(self.shape)
+
+    def real(self, batch: Batch) -> Tensor:
+        """The batch's samples as networks see them."""
+        return (batch[self.networks.member] - self.centre) / self.scale
+
+    def in_data_units(self, made: Tensor) -> Tensor:
+        """Output of the generator in the units of the data; images in [0, 1]."""
+        x = made.float() * self.scale + self.centre
+        return x.clamp(0, 1) if self.shape.is_image else x
+
+    def noise(self, batch: Batch, seed: int, stream: str) -> Tensor:
+        """(B, latent_dim), keyed by position."""
+        return random.normal(batch["position"], (self.networks.latent_dim,), seed=seed, stream=f"latents of the {stream}")
+
+    def discriminator_logits(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(real, fake, logits of real, logits of fake) of the discriminator's phase; logits are (B, 1), and the two batches are normalised apart."""
+        self.progress.fill_(step.progress)
+        valid, real = batch["valid"], self.real(batch)
+        with torch.no_grad():
+            fake = self.generator(self.noise(batch, step.seed, "discriminator"), valid)
+        return real, fake, self.discriminator(real, valid), self.discriminator(fake, valid)
+
+    def generator_logits(self, batch: Batch, step: Step) -> Tensor:
+        """The discriminator's logits (B, 1) on the fakes of the generator's phase."""
+        valid = batch["valid"]
+        return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), valid), valid)
+
+    def evaluate(self, batch: Batch) -> Metrics:
+        """Of as many generated samples as held-out ones: their sliced Wasserstein distance and variety, and the discriminator's logits on both."""
+        made = self.generator(self.noise(batch, 0, "evaluation"))
+        real_logits, fake_logits = (self.discriminator(x, batch["valid"]) for x in (self.real(batch), made))
+        logits = {"real_logit": real_logits[:, 0], "fake_logit": fake_logits[:, 0]}
+        valid = all_gather(batch["valid"])
+        real, fake = (all_gather(x.flatten(1))[valid] for x in (batch[self.networks.member].float(), self.in_data_units(made)))
+        label = all_gather(batch["label"])[valid] if "label" in batch else None
+        return {"sliced_wasserstein": self.distance(real, fake), **variety(real, fake, label), **logits, "progress": self.progress[0]}
+
+    def distance(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Sliced Wasserstein distance of samples (N, D), by patches if they are images that hold some; a scalar."""
+        if self.shape.image_size < PATCH:
+            return sliced_wasserstein(real, fake)
+        return patch_distance(self.shape.image(real), self.shape.image(fake))
+
+    def divergence_reason(self, values: Mapping[str, float]) -> str:
+        return diagnosis(values, self.health)
+
+    @action
+    @torch.no_grad()
+    def generate(self, *, seed: Seeds) -> Sample:
+        """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed."""
+        return self.generated(seeded_normal(seed, (self.networks.latent_dim,), self.device))
+
+    @action(joint=True)
+    @torch.no_grad()
+    def interpolate(self, *, first: Seed, last: Seed, steps: FrameCount = 8) -> SampleStrip:
+        """The samples of two seeds and those between, `steps` in all, along the sphere that noise lies on (White 2016, arXiv:1609.04468)."""
+        if steps < 2:
+            raise ValueError(f"steps is {steps}; from one sample to another there are at least 2")
+        a, b = seeded_normal([first, last], (self.networks.latent_dim,), self.device)
+        angle = torch.acos((a @ b / (a.norm() * b.norm())).clamp(-1, 1)).clamp(min=1e-4)
+        share = torch.linspace(0, 1, steps, device=self.device)[:, None]
+        return self.generated((torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle))
+
+    def generated(self, noise: Tensor) -> Tensor:
+        """Samples of noise (B, latent_dim), in the data's units and shape; without gradient."""
+        x = self.in_data_units(self.generator(noise))
+        return self.shape.image(x.flatten(1)) if self.shape.is_image else x
+
+
+def example(task: TwoPlayers, size: int) -> Batch:
+    """See `Companions.example`."""
+    sides = task.shape.sides if task.networks.member == "image" else (task.shape.size,)
+    return {task.networks.member: torch.rand(size, *sides)}

@@ -1,0 +1,1 @@
+"""What restricted Boltzmann machines share."""

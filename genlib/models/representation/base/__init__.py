@@ -1,0 +1,1 @@
+"""What families of representation share: CLIP's towers."""

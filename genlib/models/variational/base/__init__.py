@@ -1,0 +1,1 @@
+"""What variational autoencoders share: likelihoods, and the factors that a data set varies."""

@@ -1,0 +1,137 @@
+"""The plan against what a step of a small U-Net really allocates, and against what is known without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genlib.companions import Companions
+from genlib.config import OptimConfig, TrainConfig
+from genlib.engine.memory_plan import PARALLELISMS, MemoryEstimate, Parallelism, estimate_memory
+from genlib.engine.trace import FakeTask, flops_per_sample
+from genlib.task import Task
+from genlib.types import Batch, Metrics, Step
+from tests.peak import UNet, config, write_peak
+from tests.processes import run_ranks
+
+MICRO_BATCH = 8
+
+
+def example(task: Task, size: int) -> Batch:
+    return {"x": torch.zeros(size, 128)}
+
+
+class Line(Task):
+    """One weight (64, 128): everything about it can be counted by hand."""
+
+    companions = Companions(example="tests.engine.test_memory_plan:example")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(128, 64, bias=False)
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        return self.net(batch["x"]).square().sum(1), {}
+
+
+class Values(Line):
+    """Its loss depends on a value, which a plan does not have."""
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        return self.net(batch["x"] * self.net.weight.max().item()).sum(1), {}
+
+
+def view(task: type[Task] = Line, **train: object) -> MemoryEstimate:
+    return estimate_memory(FakeTask(task), TrainConfig(**train), 16)
+
+
+def test_operations_of_a_matrix_product() -> None:
+    products = 2  # forward, and backward to the weight: the input wants no gradient
+    assert view().flops_per_sample() == products * 2 * 64 * 128
+
+
+def test_parts_of_one_weight_over_four_workers() -> None:
+    numel = 64 * 128
+    adam = view(ema_halflife_samples=10)
+    parts = {str(parallelism): adam.at(parallelism, 4, 16).parts for parallelism in PARALLELISMS if parallelism.strategy != "single"}
+    assert parts["ddp"]["optimizer"] == 2 * 4 * numel
+    assert parts["zero2"]["optimizer"] == 2 * numel  # a quarter
+    assert parts["zero3"]["weights"] == numel
+    assert "optimizer" not in parts["zero2, optimizer offloaded"]
+    assert "weights" not in parts["zero3, all offloaded"]
+    assert all(part["EMA"] == numel for part in parts.values())
+    assert view(optim=OptimConfig(name="sgd")).at(Parallelism("ddp"), 4, 16).parts.get("optimizer") is None
+
+
+def test_sharding_and_offload_only_ever_save_memory_as_workers_join() -> None:
+    plan = view()
+    for parallelism in PARALLELISMS:
+        sizes = [plan.at(parallelism, world, 16).device_bytes for world in (2, 8, 64)]
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_largest_micro_batch_fits_and_one_more_does_not() -> None:
+    plan = view()
+    for parallelism in PARALLELISMS:
+        most = plan.largest_micro_batch(parallelism, 4, 1e6)
+        assert plan.at(parallelism, 4, most).device_bytes <= 1e6 < plan.at(parallelism, 4, most + 1).device_bytes
+    assert plan.largest_micro_batch(Parallelism("ddp"), 4, 1000) == 0
+
+
+def test_a_trace_leaves_the_random_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    view(UNet)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_loss_that_asks_for_values_is_refused() -> None:
+    with pytest.raises(ValueError, match="Values cannot be planned: its loss asks for the value of a tensor"):
+        view(Values)
+
+
+def test_checkpointing_is_seen() -> None:
+    plain, saving = (
+        estimate_memory(FakeTask(lambda saved=saved: UNet(checkpointing=saved)), config(Parallelism("single")), 8) for saved in (False, True)
+    )
+    assert saving.at(Parallelism("single"), 1, 8).parts["activations"] < 0.6 * plain.at(Parallelism("single"), 1, 8).parts["activations"]
+    assert 1.1 < saving.flops_per_sample() / plain.flops_per_sample() < 1.5
+    counts = [flops_per_sample(FakeTask(lambda saved=saved: UNet(checkpointing=saved)), MICRO_BATCH, "fp32") for saved in (False, True)]
+    assert counts[0] == counts[1] == plain.flops_per_sample()
+
+
+def test_checkpointing_is_told_apart_where_a_library_replaced_the_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed's replacement, which a ZeRO-3 run leaves in its process, is a torch.autograd.Function: inside of it no gradients are recorded."""
+    from deepspeed.runtime.zero.linear import zero3_linear_wrap
+
+    plain = flops_per_sample(FakeTask(lambda: UNet(checkpointing=True)), MICRO_BATCH, "fp32")
+    monkeypatch.setattr(F, "linear", zero3_linear_wrap)
+    assert flops_per_sample(FakeTask(lambda: UNet(checkpointing=True)), MICRO_BATCH, "fp32") == plain
+
+
+def measured(tmp_path: Path, parallelism: Parallelism, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
+    out = tmp_path / "peak"
+    run_ranks(world, write_peak, out, parallelism, train, MICRO_BATCH, checkpointing)
+    return int(out.read_text())
+
+
+def predicted(parallelism: Parallelism, world: int, train: TrainConfig, checkpointing: bool = False) -> int:
+    memory = estimate_memory(FakeTask(lambda: UNet(checkpointing=checkpointing)), train, MICRO_BATCH).at(parallelism, world, MICRO_BATCH)
+    return memory.device_bytes + (0 if torch.cuda.is_available() else memory.host_bytes)
+
+
+@pytest.mark.parametrize("variant", ["fp32", "checkpointed"])
+def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, variant: str) -> None:
+    parallelism, saved = Parallelism("single"), variant == "checkpointed"
+    assert predicted(parallelism, 1, config(parallelism), saved) == pytest.approx(
+        measured(tmp_path, parallelism, 1, config(parallelism), saved), rel=0.1
+    )
+
+
+@pytest.mark.parametrize("strategy", ["zero2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "zero1", "zero3"))])
+def test_predicted_is_within_a_tenth_of_measured_in_two_processes(tmp_path: Path, strategy: str) -> None:
+    parallelism = Parallelism(strategy)
+    assert predicted(parallelism, 2, config(parallelism)) == pytest.approx(measured(tmp_path, parallelism, 2, config(parallelism)), rel=0.1)
