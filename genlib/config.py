@@ -205,9 +205,9 @@ class TrainConfig(Config):
     """Seconds between live lines."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = changeable(("tensorboard",))
     """Where metrics go beside metrics.jsonl; W&B and MLflow read their own environment variables."""
-    encode: Literal["auto", "fly", "cache", "ahead"] = changeable("auto")
-    """When frozen networks encode samples: on the fly in each step, or once, kept on disk in the first epoch (cache) or before training on other
-    workers (ahead); auto measures. The weights are the same."""
+    encode: Literal["auto", "fly", "ahead"] = changeable("auto")
+    """When frozen networks encode samples: on the fly in each step, or once, ahead of the first one, kept on disk; auto measures. The weights
+    are the same."""
     encoded_dir: str = changeable("")
     """Where encoded samples are kept, by what they are of, so that other runs find them; one that all nodes see serves them all. Empty is
     GENLIB_CACHE/encoded."""

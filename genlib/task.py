@@ -188,17 +188,21 @@ def _rounded(value: Tensor) -> Tensor:
     return (value.clamp(-_LARGEST_HALF, _LARGEST_HALF).half() if value.is_floating_point() else value).contiguous()
 
 
-def encoded(task: Task, batch: Batch, made: Batch | None = None) -> Batch:
+def encoded(task: Task, batch: Batch) -> Batch:
     """The batch as `loss` and `evaluate` get it, in training and wherever a task is judged.
 
-    Where the task encodes, that is what it made of the samples (`made`, where that is known already), rounded once to float16 and then in
-    float32, and what every batch says of its rows; else the batch itself.
+    Where the task encodes, that is what it makes of the samples, rounded once to float16 and then in float32, and what every batch says of
+    its rows; else the batch itself.
     """
     if not task.encodes:
         return batch
-    made = encode(task, batch) if made is None else made
     facts = {name: batch[name] for name in ROW_FACTS if name in batch}
-    return {**{name: value.float() if value.dtype == torch.float16 else value for name, value in made.items()}, **facts}
+    return {**widened(encode(task, batch)), **facts}
+
+
+def widened(batch: Batch) -> Batch:
+    """Values that `encode` gave, which may have been kept meanwhile, in float32 again."""
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in batch.items()}
 
 
 def weighted_mean(values: Tensor, batch: Batch) -> Tensor:

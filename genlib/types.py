@@ -17,8 +17,8 @@ Always there: `position` (B,) int64, the sample's place in the global order of t
 `valid` (B,) bool, whether the row counts: False for a placeholder. What is over a batch leaves out rows that are not valid.
 In training also `weight` (B,) float32, which the engine makes from `valid`: 0 for a placeholder, else such that the mean over ranks and
 micro-batches of `genlib.task.weighted_mean` is the mean over the global batch, in which a sample that could not be read counts as 0.
-Batches of shards also have `sample` (B,) int64, the sample's number in its split. One that comes out of an `Encoded` has `encoded`
-(B,) bool, what it holds, and nothing else.
+Batches of shards also have `sample` (B,) int64, the sample's number in its split. Those of an `EncodedSet` have its values besides, as they
+were kept, and nothing else.
 By custom: `image` (B, C, H, W), `tokens` (B, N) int64, `label` (B,) int64.
 """
 
@@ -100,37 +100,45 @@ class Transform(Protocol):
     def __call__(self, samples: Samples) -> Batch: ...
 
 
-class Encoded(Protocol):
-    """What frozen networks made of the training samples, kept by sample number; for one thread. Made by a source's `encoded`."""
+class UnreadableSample(ValueError):
+    """A sample that is to be encoded cannot be read now, for a reason that may pass; the message is for the user."""
+
+
+class EncodedSet(Protocol):
+    """What frozen networks made of the training samples: shards of it, of which some may be missing, numbered from 0."""
 
     folder: Path
 
-    def read(self, samples: np.ndarray) -> Batch | None:
-        """What was made of the samples (B,), on the CPU; None where any is absent."""
+    @property
+    def num_shards(self) -> int:
+        """Shards of the whole set."""
         ...
 
-    def write(self, samples: np.ndarray, batch: Batch, keep: np.ndarray) -> None:
-        """Keeps the rows that `keep` (B,) bool marks. A disk that takes no more costs what it would have kept, never the run."""
+    def missing(self) -> list[int]:
+        """Shards that are absent, damaged, cut or another set's."""
         ...
 
-    def has(self, samples: np.ndarray) -> np.ndarray:
-        """Which samples (B,) are there, (B,) bool; a damaged one may count."""
+    def decoded(self, shards: Sequence[int], size: int, transform: Transform | None) -> Iterator[Batch]:
+        """The samples of some shards, decoded, in batches of at most `size`, one shard after the other.
+
+        They have `failed` (B,) uint8, which goes into what is written. UnreadableSample where one cannot be read now.
+        """
         ...
 
-    def share(self) -> float:
-        """Share of all samples that is there, about."""
+    def write(self, shard: int, made: Iterator[Batch]) -> None:
+        """Writes a shard whole or not at all: of its samples, as many batches as it needs, with `sample` and `failed`. OSError where it cannot."""
+        ...
+
+    def trial(self, made: Sequence[Batch]) -> tuple[float, float, int]:
+        """Seconds that a sample of such batches takes to write and to read, and its bytes. OSError where they cannot be written."""
         ...
 
     def free_bytes(self) -> int:
         """Free bytes of its disk."""
         ...
 
-    def record_bytes(self, batch: Batch) -> int:
-        """Bytes that one row of such a batch takes."""
-        ...
-
-    def remove(self) -> None:
-        """Deletes it all."""
+    def source(self) -> DataSource:
+        """The source of the samples, with the encoded ones in the place of those that it trains on: the same order, and no other fields."""
         ...
 
 
@@ -149,13 +157,11 @@ class DataSource(Protocol):
         seed: int = 0,
         start: int = 0,
         transform: Transform | None = None,
-        stored: Encoded | None = None,
     ) -> Iterator[Batch]:
         """Yields this rank's slice of the global micro-batches of `size` samples, from global sample count `start` on.
 
         Split "train" goes on for ever; any other is one pass in stored order. Every rank's slice has ceil(size / world) rows;
-        rows past the end are placeholders, not `valid`. World size never enters the order. A batch of which `stored` has every sample
-        comes from there.
+        rows past the end are placeholders, not `valid`. World size never enters the order.
         """
         ...
 
@@ -165,4 +171,11 @@ class DataSource(Protocol):
 
     def keys(self, split: str, positions: Sequence[int], size: int, *, seed: int = 0) -> list[str]:
         """Names `shard:key` of the samples at global positions of global micro-batches of `size` samples, for messages."""
+        ...
+
+    def encoded_set(self, identity: str, folder: str = "") -> EncodedSet | None:
+        """The training samples as networks of that identity encode them, in a folder of this name in `folder`, by default GENLIB_CACHE/encoded.
+
+        None where samples have no numbers by which to keep them.
+        """
         ...

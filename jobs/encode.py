@@ -2,8 +2,8 @@
 
     python jobs/encode.py sdxl --workers 16 --cpus-per-worker 2 --denoiser.train.encoded_dir /shared/encoded
 
-It takes the words of jobs/train.py, and the stages that a stage needs from the same run. Training with `train.encode` auto or cache
-then finds it all; with `ahead` it begins by doing the same.
+It takes the words of jobs/train.py, and the stages that a stage needs from the same run. Training with `train.encode` auto or ahead
+then finds it all.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pathlib import Path
 from cluster.connect import connected
 from cluster.preflight import check_cluster_fits
 from genlib import checkpoint
-from genlib.engine.fit import plan_encoding
+from genlib.engine.fit import fresh_task
 from genlib.recipe import Stage
 from jobs import run_folder
 from jobs.command_line import Command, exit_code, parse
-from jobs.encoder import Workers, encode_ahead
+from jobs.encoder import EncodingWork, Workers, encode_by_workers
 from jobs.train import look_at_data
 
 
@@ -53,11 +53,11 @@ def encode_stage(command: Command, run: Path, stage: Stage, workers: Workers) ->
     kept = run_folder.set_folder(run, command.stages, stage)
     folder = run_folder.stage_folder(run, command.stages, stage)
     upstream = {role: final_of(command, run, name) for role, name in stage.needs.items()}
-    work = plan_encoding(stage, recipe=command.recipe, source=open_source(stage.data, kept), folder=folder, upstream=upstream)
-    if work is None:
+    task, blueprint = fresh_task(stage, recipe=command.recipe, source=open_source(stage.data, kept), folder=folder, upstream=upstream)
+    if not task.encodes:
         return False
     with stderr_in(run / "log" / "encode.txt"):  # Ray's core writes there how it finds that Ray Data starts actors
-        encode_ahead(work, kept, workers)
+        encode_by_workers(EncodingWork.of(stage, task, blueprint, folder, kept), workers)
     return True
 
 

@@ -1,31 +1,25 @@
-"""Encoding samples by frozen networks on other workers, by Ray Data: ranges of sample numbers, and actors that encode what is absent."""
+"""Encoding samples by frozen networks on other workers, by Ray Data: missing shards, and actors that encode and write them."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from genlib import distributed
-from genlib.engine.encoding import Ahead, keep
-from genlib.task import Task, encode
+from genlib.checkpoint import Blueprint
+from genlib.engine.encoder import Encoder, Progress, encode_missing, rows_at_once
+from genlib.engine.encoding import frozen_state, identity
+from genlib.recipe import Stage
+from genlib.task import Task
+from genlib.types import EncodedSet
 
-if TYPE_CHECKING:
-    from genlib.data.source import ShardSource
-
-BATCH = 64
-"""Samples that are encoded at once."""
-COMPLETE = "complete"
-"""A file in the store's folder: all of it was encoded once."""
 _MOST_BLOCKS = 1000
-_LINE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,92 +31,93 @@ class Workers:
     gpus: float = 0.0
 
 
-class Encoder:
-    """An actor of Ray Data: it builds the networks once, then encodes ranges of samples."""
+@dataclass(frozen=True, slots=True)
+class EncodingWork:
+    """What a worker needs to know."""
 
-    def __init__(self, work: Ahead, kept: Path, workers: Workers) -> None:
+    stage: Stage
+    blueprint: Blueprint
+    weights: Path
+    """safetensors of `frozen_state`."""
+    identity: str
+    data: Path
+    """Where the driver keeps what the samples are, see `open_source`."""
+
+    @classmethod
+    def of(cls, stage: Stage, task: Task, blueprint: Blueprint, folder: Path, data: Path) -> EncodingWork:
+        """The work for a task as it is before its first step, with its frozen networks in a file of `folder`, which all workers see."""
+        weights = folder / "encoders.safetensors"
+        save_file({key: value.detach().cpu().clone().contiguous() for key, value in frozen_state(task).items()}, weights)
+        return cls(stage, blueprint, weights, identity(task, stage, blueprint.spec), data)
+
+    def kept(self) -> EncodedSet:
+        """What is encoded of the samples."""
+        from genlib.data.source import open_source
+
+        source = open_source(replace(self.stage.data, readers=0), self.data)
+        return source.encoded_set(self.identity, self.stage.train.encoded_dir)
+
+    def restored(self) -> Task:
+        """The task with its frozen networks; what it trains takes no memory."""
+        task = self.blueprint.build()
+        task.load_state_dict(load_file(self.weights), strict=False)
+        for player in task.players():
+            task.player(player).to("meta")
+        return task.eval()
+
+
+class ShardEncoder:
+    """An actor of Ray Data: it builds the networks once, then encodes shards."""
+
+    def __init__(self, work: EncodingWork, workers: Workers) -> None:
         torch.set_num_threads(max(1, int(workers.cpus)))
         self.device = torch.device("cuda" if workers.gpus else "cpu")
-        self.task = restored(work)._apply(lambda value: value if value.is_meta else value.to(self.device))
-        self.task.upstream.to(self.device)
-        self.source, self.store = opened(work, kept)
+        task = work.restored()._apply(lambda value: value if value.is_meta else value.to(self.device))
+        task.upstream.to(self.device)
+        self.encoder = Encoder(task, work.kept(), rows_at_once(work.stage, 1))
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`first` and `last` of ranges -> how many samples each has."""
-        for first, last in zip(rows["first"].tolist(), rows["last"].tolist(), strict=True):
-            self.encode(np.arange(first, last))
-        return {"samples": rows["last"] - rows["first"]}
-
-    def encode(self, samples: np.ndarray) -> None:
-        """Keeps what the task makes of the samples that are not there yet."""
-        absent = samples[~self.store.has(samples)]
-        for batch in self.source.once(absent, BATCH, self.task.transform(train=True)) if len(absent) else ():
-            batch = {name: value.to(self.device) for name, value in batch.items()}
-            keep(self.store, batch, encode(self.task, batch))
+        """`shard` (n,) -> the same, once they are written."""
+        encode_missing(self.encoder, rows["shard"].tolist(), self.device)
+        return rows
 
 
-def opened(work: Ahead, kept: Path) -> tuple[ShardSource, Any]:
-    """The samples, and where what is made of them is kept."""
-    from genlib.data.source import open_source
-
-    source = open_source(replace(work.stage.data, readers=0), kept)
-    return source, source.encoded(work.identity, work.stage.train.encoded_dir)
-
-
-def restored(work: Ahead) -> Task:
-    """The task with its frozen networks; what it trains takes no memory."""
-    task = work.blueprint.build()
-    task.load_state_dict(load_file(work.weights), strict=False)
-    for player in task.players():
-        task.player(player).to("meta")
-    return task.eval()
-
-
-def encode_ahead(work: Ahead, kept: Path, workers: Workers) -> None:
-    """Encodes what is not there yet, with a line of progress at times. ValueError as an encoder raised it."""
-    source, store = opened(work, kept)
-    total, complete = source.num_samples("train"), store.folder / COMPLETE
-    if complete.exists() and store.share() == 1:
-        return print(f"all {total:,} samples are encoded already, in {store.folder}", flush=True)
-    begin = said = time.monotonic()
-    done = 0
+def encode_by_workers(work: EncodingWork, workers: Workers) -> None:
+    """Encodes what is not there yet, with a line of progress at times. ValueError as a worker raised it."""
+    kept = work.kept()
+    missing = kept.missing()
+    if not missing:
+        return print(f"all samples are encoded already, in {kept.folder}", flush=True)
+    progress = Progress(kept, len(missing))
     try:
-        for count in counts(work, kept, workers, total, store.shard_samples):
-            done += count
-            now = time.monotonic()
-            if done < total and now - said > _LINE_SECONDS:
-                print(f"encoded {done:,} of {total:,} samples, {(now - begin) / done * (total - done):.0f} s left", flush=True)
-                said = now
+        for _ in encoded_shards(work, workers, missing):
+            progress.add(1)
     finally:
         work.weights.unlink(missing_ok=True)
-    complete.touch()
-    print(f"encoded {total:,} samples in {time.monotonic() - begin:.0f} s, kept in {store.folder}", flush=True)
 
 
-def counts(work: Ahead, kept: Path, workers: Workers, total: int, shard_samples: int) -> Iterator[int]:
-    """How many samples are done, range by range, in whatever order they end."""
+def encoded_shards(work: EncodingWork, workers: Workers, missing: list[int]) -> Iterator[int]:
+    """Shards once they are written, in whatever order that is."""
     import ray
     from ray.exceptions import RayError
 
     quiet(ray.data.DataContext.get_current())
-    ranges = [{"first": first, "last": min(first + shard_samples, total)} for first in range(0, total, shard_samples)]
-    encoders = min(workers.count, len(ranges))
-    done = ray.data.from_items(ranges, override_num_blocks=min(len(ranges), _MOST_BLOCKS)).map_batches(
-        Encoder,
-        fn_constructor_args=(work, kept, workers),
+    done = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=min(len(missing), _MOST_BLOCKS)).map_batches(
+        ShardEncoder,
+        fn_constructor_args=(work, workers),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=encoders),
+        compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(missing))),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
     )
     try:
-        yield from (int(row["samples"]) for row in done.iter_rows())
+        yield from (int(row["shard"]) for row in done.iter_rows())
     except RayError as error:
         raise cause_of(error) from None
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The ValueError that an encoder raised, out of what Ray wraps around it; else the error as it is."""
+    """The ValueError that a worker raised, out of what Ray wraps around it; else the error as it is."""
     inner: BaseException | None = error
     while inner is not None:
         if type(inner) is ValueError:
@@ -136,11 +131,3 @@ def quiet(context: Any) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def beside_training(work: Ahead, kept: Path) -> None:
-    """From rank 0 of a training job, whose workers wait: on every CPU that nobody holds, else on theirs, reserving nothing."""
-    import ray
-
-    spare = int(ray.available_resources().get("CPU", 0))
-    encode_ahead(work, kept, Workers(spare) if spare else Workers(distributed.world_size(), cpus=0))

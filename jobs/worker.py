@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from genlib.engine.stop import Interrupted
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, lacks_room, stopped
 from jobs.control import asked_to_stop
-from jobs.encoder import beside_training
 from jobs.evaluate import evaluate, gather
 from jobs.log_file import LogFile, log_path
 from jobs.run_folder import only_one, set_folder, stage_folder
@@ -88,12 +86,10 @@ def train(job: WorkerJob, device: torch.device) -> None:
     finals: dict[str, Path] = {}
     for stage in job.stages:
         folder = stage_folder(job.run, job.stages, stage)
-        kept = set_folder(job.run, job.stages, stage)
-        source = open_source(stage.data, kept)
+        source = open_source(stage.data, set_folder(job.run, job.stages, stage))
         upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
         finals[stage.name] = fit(
-            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(job.control),
-            encode_ahead=partial(beside_training, kept=kept),
+            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(job.control)
         )  # fmt: skip
         if distributed.broadcast_object(asked_to_stop(job.control)):
             raise Interrupted(stage.train.steps, stage.train.steps, finals[stage.name])

@@ -45,6 +45,9 @@ class ArraySource:
     def captions(self, split: str, limit: int) -> Iterator[str]:
         return iter(())
 
+    def encoded_set(self, identity: str, folder: str = "") -> None:
+        return None
+
     def keys(self, split: str, positions: Sequence[int], size: int, *, seed: int = 0) -> list[str]:
         return [f"row-{position}" for position in positions]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,10 +18,10 @@ import numpy as np
 
 from genlib.config import DataConfig
 from genlib.data import dataset_cache
-from genlib.data.caches.encoded import EncodedStore
-from genlib.data.codecs.decode import CHANGED, REASONS, UNREADABLE
+from genlib.data.codecs.decode import CHANGED, FOUND_WHILE_READING, REASONS, UNREADABLE
 from genlib.data.dataset import bucket_order, is_builtin, map_here, open_buckets, open_sets, sizes_of
 from genlib.data.dataset_cache import NamedSets
+from genlib.data.encoded_set import EncodedSet, StackedArrays
 from genlib.data.order.buckets import BucketOrder
 from genlib.data.order.mixture import MixtureOrder
 from genlib.data.order.partners import PartnerSampler
@@ -32,10 +32,10 @@ from genlib.data.reading.reader import SampleReader
 from genlib.data.shards.discovery import SPLITS, split_paths
 from genlib.data.shards.shard_set import MapShards, ShardSet
 from genlib.data.spec import spec_of, validation_name, vector_size
-from genlib.data.split import Split, samples_to_read
+from genlib.data.split import Split
 from genlib.data.transforms.plain import PlainTransform
 from genlib.files import cache_folder
-from genlib.types import Batch, DataSpec, Encoded, Transform
+from genlib.types import Batch, DataSpec, Transform, UnreadableSample
 
 log = logging.getLogger(__name__)
 _LOOK = "look at the shards with `prepare_data.py verify --decode`, or raise the limit"
@@ -71,16 +71,14 @@ class ShardSource:
             )
 
     def batches(
-        self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None,
-        stored: Encoded | None = None,
-    ) -> Iterator[Batch]:  # fmt: skip
+        self, split: str, size: int, *, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0, transform: Transform | None = None
+    ) -> Iterator[Batch]:
         """See `DataSource.batches`. Rows past a global batch's end repeat its last sample, and are not `valid`.
 
         With buckets all images of a training batch are of one size, and `start` is a multiple of `size`; other splits are squares.
         A sample that cannot be decoded stays at its position as a stand-in that is not `valid`; ValueError where they are too many. A
         transform may name the `fields` it reads; without that attribute it gets all.
         """
-        assert stored is None or split == "train"
         assert size > 0 <= start
         assert 0 <= rank < world
         if self._lacks(split):
@@ -95,44 +93,65 @@ class ShardSource:
         if roles := getattr(transform, "partners", ()):
             partners = self._partners.setdefault(split, PartnerSampler(chosen.shards, self._other and self._other.shards))
             rows = (replace(some, partners={role: partners.samples(role, some.positions, some.samples, seed) for role in roles}) for some in rows)
-        return self._batches(split, rows, transform, seed, stored)
+        reader = chosen.reader
+        if chosen.encoded is not None:
+            reader, transform = chosen.encoded, StackedArrays(Path(chosen.encoded.where(0)).parent)  # type: ignore[arg-type]
+        cache = _cache_bytes(self._config, len(self._splits))
+        return self._batches(reader, rows, transform, seed, cache, partial(self._counted, split))
 
-    def encoded(self, identity: str, folder: str = "") -> EncodedStore:
-        """Store of the training samples as networks of that identity encode them: in `folder`, or GENLIB_CACHE/encoded."""
+    def encoded_set(self, identity: str, folder: str = "") -> EncodedSet:
+        """See `DataSource.encoded_set`."""
         root = Path(folder).absolute() if folder else cache_folder() / "encoded"
-        return EncodedStore(root / identity, self.num_samples("train"))
+        return EncodedSet(root / identity, self.num_samples("train"), self.once, self._with_encoded)
 
-    def once(self, samples: np.ndarray, size: int, transform: Transform | None = None) -> Iterator[Batch]:
-        """Batches of at most `size` rows of the training samples with these numbers (n,), each once; positions are numbers.
+    def _with_encoded(self, shards: ShardSet) -> ShardSource:
+        """This source, whose training batches are of encoded samples, by the same numbers in the same order."""
+        reader = SampleReader(shards, cache_bytes=_cache_bytes(self._config, len(self._splits)))
+        train = replace(self._split("train"), encoded=reader)
+        return ShardSource({**self._splits, "train": train}, self._other, self.spec, self._config)
 
-        In the order given, and with buckets one bucket after the other.
+    def once(self, groups: Iterable[np.ndarray], size: int, transform: Transform | None = None) -> Iterator[Batch]:
+        """Batches of at most `size` rows of the training samples with the numbers of each group (n,); positions are numbers.
+
+        One group after the other, in the order given, and with buckets one bucket after the other. They have `failed` (B,), see
+        `SampleReader.read`. UnreadableSample where that is for a reason that may pass.
         """
-        transform, order = PlainTransform(self._config.image_size) if transform is None else transform, self._split("train").order
-        groups = order.by_bucket(samples) if isinstance(order, BucketOrder) else [(None, samples)]
-        chunks = ((bucket_size, some[at : at + size]) for bucket_size, some in groups for at in range(0, len(some), size))
-        rows = (BatchRows(chunk, chunk, np.ones(len(chunk), bool), bucket_size=bucket_size) for bucket_size, chunk in chunks)
-        return self._batches("train", rows, transform, 0, None)
+        split, transform = self._split("train"), PlainTransform(self._config.image_size) if transform is None else transform
+        reader = SampleReader(split.shards, channels=self.spec.channels, segments=split.reader.segments)  # without a cache
+        return self._batches(reader, _rows_once(groups, size, split.order), transform, 0, 0, self._counted_once)
 
-    def _batches(self, split: str, rows: Iterator[BatchRows], transform: Transform, seed: int, stored: Encoded | None) -> Iterator[Batch]:
-        chosen, processes = self._split(split), self._config.readers
-        decoder = self._decoder(chosen, transform, seed, stored)
-        if segments := chosen.reader.segments:
-            rows = segments.ahead(rows, partial(samples_to_read, stored), for_others=processes > 0)
+    def _batches(
+        self, reader: SampleReader, rows: Iterator[BatchRows], transform: Transform, seed: int, cache: int, counted: Callable[[Batch], Batch]
+    ) -> Iterator[Batch]:
+        processes = self._config.readers
+        decoder = self._decoder(reader.shards, transform, seed, cache)
+        if reader.segments:
+            rows = reader.segments.ahead(rows, BatchRows.to_read, for_others=processes > 0)
         if not processes:
-            readers = (chosen.reader, self._other and self._other.reader)
-            yield from (self._counted(split, decoder.decode(readers, some)) for some in rows)
+            readers = (reader, self._other and self._other.reader)
+            yield from (counted(decoder.decode(readers, some)) for some in rows)
             return
         pool = ReaderPool(decoder, processes, timeout_seconds=self._config.reader_timeout_seconds)
         try:
-            yield from (self._counted(split, batch) for batch in pool.run(rows))
+            yield from (counted(batch) for batch in pool.run(rows))
         finally:
             pool.close()
 
-    def _decoder(self, split: Split, transform: Transform, seed: int, stored: Encoded | None) -> BatchDecoder:
+    def _decoder(self, shards: ShardSet, transform: Transform, seed: int, cache: int) -> BatchDecoder:
         other = self._other.shards if self._other else None
-        fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*split.shards.fields, *(other.fields if other else ())]))
-        cache = _cache_bytes(self._config, len(self._splits)) // max(1, self._config.readers)  # each reader process has a cache of its own
-        return BatchDecoder(split.shards, other, fields, transform, seed, self.spec.channels, cache, _disk_bytes(self._config), stored)
+        fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*shards.fields, *(other.fields if other else ())]))
+        cache //= max(1, self._config.readers)  # each reader process has a cache of its own
+        return BatchDecoder(shards, other, fields, transform, seed, self.spec.channels, cache, _disk_bytes(self._config))
+
+    def _counted_once(self, batch: Batch) -> Batch:
+        """As `_counted`, with `failed`."""
+        failed = batch["failed"]
+        batch = {**self._counted("train", batch), "failed": failed}
+        if passing := [row for row, number in enumerate(failed.tolist()) if number and REASONS[number - 1] in FOUND_WHILE_READING]:
+            reader, sample = self._split("train").reader, int(batch["sample"][passing[0]])
+            reason = REASONS[int(failed[passing[0]]) - 1]
+            raise UnreadableSample(f"sample {reader.key(sample)} of {reader.where(sample)} cannot be read ({reason}); bring it back or leave it out")
+        return batch
 
     def _counted(self, split: str, batch: Batch) -> Batch:
         """The batch without `failed`, which is counted and named; ValueError where too many samples fail."""
@@ -183,6 +202,14 @@ class ShardSource:
         if name not in self._splits:
             raise ValueError(f"there are no samples of a split {name!r}; name shards with --data.train and --data.validation")
         return self._splits[name]
+
+
+def _rows_once(groups: Iterable[np.ndarray], size: int, order: SampleOrder | MixtureOrder | BucketOrder | None) -> Iterator[BatchRows]:
+    """Rows of the samples of each group, see `ShardSource.once`."""
+    for group in groups:
+        for bucket_size, samples in order.by_bucket(group) if isinstance(order, BucketOrder) else [(None, group)]:
+            for chunk in (samples[at : at + size] for at in range(0, len(samples), size)):
+                yield BatchRows(chunk, chunk, np.ones(len(chunk), bool), bucket_size=bucket_size)
 
 
 def _warn_of_small(buckets: BucketOrder, size: int) -> None:

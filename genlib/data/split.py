@@ -13,7 +13,6 @@ from genlib.data.order.sample_order import SampleOrder
 from genlib.data.reading.batch_decoder import BatchRows
 from genlib.data.reading.reader import SampleReader
 from genlib.data.shards.shard_set import ShardSet
-from genlib.types import Encoded
 
 
 @dataclass(slots=True)
@@ -26,6 +25,8 @@ class Split:
     reader: SampleReader
     order: SampleOrder | MixtureOrder | BucketOrder | None
     """None: each sample once, in stored order."""
+    encoded: SampleReader | None = None
+    """Reads what frozen networks made of the samples, by the same numbers, where that is wanted in their place."""
 
     def samples(self, positions: np.ndarray, seed: int, size: int) -> np.ndarray:
         """Sample numbers at global positions (B,) of global micro-batches of `size` samples."""
@@ -54,9 +55,3 @@ class Split:
             else:
                 yield BatchRows(start + rows, self.samples(start + rows, seed, size), numbers < count, bucket_size=bucket_size)
             start += size
-
-
-def samples_to_read(stored: Encoded | None, rows: BatchRows) -> np.ndarray:
-    """Samples of the set, the rows' own and their partners, that are not in the store of encoded ones."""
-    samples = np.concatenate([rows.samples, *(samples for role, samples in rows.partners.items() if role != "other")])
-    return samples if stored is None else samples[~stored.has(samples)]

@@ -15,7 +15,7 @@ from genlib import checkpoint, companions, distributed
 from genlib.checkpoint import Blueprint, DataState, Manifest
 from genlib.config import to_json
 from genlib.engine.ema import Ema
-from genlib.engine.encoding import Ahead, EncodeAhead, ahead_of, choose
+from genlib.engine.encoding import encoded_source, identity
 from genlib.engine.evaluate import evaluate
 from genlib.engine.optim import learning_rate
 from genlib.engine.prefetcher import Prefetcher
@@ -29,7 +29,7 @@ from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import check_trackers_installed
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, file_system
-from genlib.task import Phase, Task
+from genlib.task import Phase, Task, encoded, widened
 from genlib.types import Batch, DataSource, Step
 
 _MOST_FAILED_SAVES = 3
@@ -63,39 +63,34 @@ def fit(
     device: torch.device,
     upstream: Mapping[str, Path] | None = None,
     listener: Listener | None = None,
-    encode_ahead: EncodeAhead | None = None,
 ) -> Path:
     """Trains the stage to its end in `folder`, from the newest valid checkpoint there, and returns the final checkpoint.
 
-    upstream: final checkpoints of the stages it needs, by role. encode_ahead: what rank 0 calls where `train.encode` is ahead. All ranks
-    of the process group, if there is one, call it together and see the same `folder`. ValueError where the checkpoint there is of
-    another run, or the settings do not fit the workers; StorageError where checkpoints cannot be written, several times in a row, or
-    the folder is gone; Interrupted, with a checkpoint of the step it came to, where the listener asks to stop.
+    upstream: final checkpoints of the stages it needs, by role. All ranks of the process group, if there is one, call it together and
+    see the same `folder`. ValueError where the checkpoint there is of another run, or the settings do not fit the workers; StorageError
+    where checkpoints cannot be written, several times in a row, or encoded samples, or the folder is gone; Interrupted, with a checkpoint
+    of the step it came to, where the listener asks to stop.
     """
-    training = Training(stage, recipe, source, folder, device, upstream or {}, listener or Listener(), encode_ahead)
+    training = Training(stage, recipe, source, folder, device, upstream or {}, listener or Listener())
     with training.held:
         return training.run()
 
 
-def plan_encoding(stage: Stage, *, recipe: str, source: DataSource, folder: Path, upstream: Mapping[str, Path]) -> Ahead | None:
-    """What encoders need to do before a training of the stage in `folder`, in one process; None where its task encodes nothing."""
-    training = Training(stage, recipe, source, folder, torch.device("cpu"), upstream, Listener(), None)
+def fresh_task(stage: Stage, *, recipe: str, source: DataSource, folder: Path, upstream: Mapping[str, Path]) -> tuple[Task, Blueprint]:
+    """The task as it is before the first step of a training in `folder`, and how it is built; in one process."""
+    training = Training(stage, recipe, source, folder, torch.device("cpu"), upstream, Listener())
     training.task = training.build()
-    if not training.task.encodes:
-        return None
     training.prepare()
-    return ahead_of(stage, training.task, training.blueprint, source, folder)
+    return training.task, training.blueprint
 
 
 class Training:
     """One run of `fit`."""
 
     def __init__(
-        self, stage: Stage, recipe: str, source: DataSource, folder: Path, device: torch.device, upstream: Mapping[str, Path], listener: Listener,
-        encode_ahead: EncodeAhead | None,
+        self, stage: Stage, recipe: str, source: DataSource, folder: Path, device: torch.device, upstream: Mapping[str, Path], listener: Listener
     ) -> None:  # fmt: skip
         self.stage, self.recipe, self.source, self.folder, self.device, self.listener = stage, recipe, source, folder, device, listener
-        self.encode_ahead = encode_ahead
         self.config = stage.train
         self.checkpoints = folder / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -190,9 +185,7 @@ class Training:
     def use_strategy(self, first: int) -> None:
         """From plain weights to those that train, from step `first` on."""
         self.task.train()
-        self.encoding = choose(
-            self.stage, self.task, self.blueprint, self.source, self.device, first=first, folder=self.folder, ahead=self.encode_ahead
-        )
+        name = self.encoded_name()
         self.shapes = {name: p.shape for name, p in self.task.named_parameters()}  # ZeRO-3 leaves none
         if self.device.type == "cuda":
             self.flops_per_sample = self.counted_flops()  # before ZeRO-3 takes the weights apart
@@ -203,6 +196,15 @@ class Training:
             if self.config.ema_halflife_samples
             else None
         )
+        self.encoded = encoded_source(
+            self.stage, self.task, self.source, self.device, name=name, first=first, stop_asked=self.listener.stop_asked
+        )  # fmt: skip
+
+    def encoded_name(self) -> str:
+        """The identity of what the task encodes, which only a task that is not wrapped tells; empty where that is on the fly."""
+        if not self.task.encodes or self.config.encode == "fly":
+            return ""
+        return distributed.broadcast_object(identity(self.task, self.stage, self.source.spec) if distributed.rank() == 0 else "")
 
     def counted_flops(self) -> float | None:
         """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted."""
@@ -213,18 +215,21 @@ class Training:
 
     def batches(self, first: int) -> Iterator[Batch]:
         """This rank's micro-batches from step `first` on."""
-        stored = {"stored": self.encoding.stored} if self.encoding.stored is not None else {}
-        return self.source.batches(
+        return (self.encoded or self.source).batches(
             "train", self.micro_batch, rank=distributed.rank(), world=distributed.world_size(), seed=self.config.seed,
-            start=first * self.config.global_batch, transform=self.task.transform(train=True), **stored,
+            start=first * self.config.global_batch, transform=self.task.transform(train=True),
         )  # fmt: skip
+
+    def as_learnt(self, batch: Batch) -> Batch:
+        """The batch as `loss` gets it, whose samples were encoded ahead or are now."""
+        return widened(batch) if self.encoded else encoded(self.task, batch)
 
     def loop(self, prefetcher: Prefetcher, first: int) -> Path:
         row, stop_vote = None, StopVote(self.listener.stop_asked, self.device, first)
         for index in range(first, self.steps):
             begin, waited = time.perf_counter(), prefetcher.wait_seconds
             micro_batches = list(islice(prefetcher, self.config.accumulation))
-            values = self.step(Step(index, self.steps, self.config.seed), [self.encoding(batch) for batch in micro_batches])
+            values = self.step(Step(index, self.steps, self.config.seed), [self.as_learnt(batch) for batch in micro_batches])
             done = index + 1
             if due(done, self.config.evaluate_every_steps, self.steps):
                 values |= self.evaluate(done)

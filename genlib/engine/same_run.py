@@ -57,11 +57,23 @@ def check_same_settings(manifest: Manifest, recipe: str, stage: Stage) -> None:
 
 
 def completed(config: Config, old: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A configuration of before as plain values, with the defaults of fields that are newer than it; as it is where it is of another kind."""
+    """A configuration of before as plain values, with the defaults of fields that are newer than it; as it is where it is of another kind.
+
+    What may change may have had a value that is none today: there the default stands too.
+    """
+    if (found := _plain(type(config), old)) is not None:
+        return found
+    changeable = [field.name for field in dataclasses.fields(config) if field.metadata.get("changeable")]
+    odd = [name for name in changeable if name in old and _plain(type(config), {name: old[name]}) is None]
+    return _plain(type(config), {name: value for name, value in old.items() if name not in odd}) or old
+
+
+def _plain(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """All values of a configuration; None where these are of none."""
     try:
-        return to_json(from_json(type(config), dict(old)))
+        return to_json(from_json(kind, dict(values)))
     except ValueError:
-        return old
+        return None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

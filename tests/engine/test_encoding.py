@@ -1,34 +1,38 @@
-"""Encoding on the fly, kept in the first epoch or made before training gives the same weights; `auto` says what it chose."""
+"""Encoding on the fly or ahead of the first step gives the same weights; `auto` says what it chose."""
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from genlib import checkpoint
-from genlib.data.caches.encoded import EncodedStore
+from genlib.data.encoded_set import EncodedSet
 from genlib.data.source import ShardSource, open_source
-from genlib.engine.encoding import Ahead, EncodingCosts, frozen_state, identity, keep, should_keep
+from genlib.engine.encoding import EncodingCosts, frozen_state, identity, should_keep
 from genlib.engine.evaluate import evaluate
-from genlib.engine.fit import fit, plan_encoding
+from genlib.engine.fit import Listener, fit, fresh_task
+from genlib.engine.resume import completed, refuse_other_settings
+from genlib.engine.stop import Interrupted
 from genlib.engine.strategies import strategy_of
 from genlib.metrics.held_out import mean_values
 from genlib.recipe import Stage
+from genlib.storage import StorageError
 from genlib.task import Task, encode, encoded
 from genlib.types import Batch
-from jobs.encoder import restored
+from jobs.encoder import EncodingWork
 from tests.encoders import OnEyes, stages
 from tests.processes import run_ranks
 from tests.tiny import ArraySource
 
 CPU = torch.device("cpu")
-STEPS = 10  # of 400 samples: two epochs and a half of 1,442
+STEPS, SHARDS = 10, 6  # of 400 samples: two epochs and a half of 1,442
 
 
 def source() -> ShardSource:
@@ -56,16 +60,13 @@ def root(eyes: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def fill(work: Ahead) -> None:
-    """As jobs/encode.py does, here."""
-    there, task = source(), restored(work)
-    store = there.encoded(work.identity, work.stage.train.encoded_dir)
-    for batch in there.once(np.arange(there.num_samples("train")), 64, task.transform(train=True)):
-        keep(store, batch, encode(task, batch))
-
-
 def second(root: Path, **train: object) -> Stage:
     return stages(str(root / "calls"), **train)[1]
+
+
+def slow(stage: Stage) -> Stage:
+    """So slow to encode that keeping it is worth the while."""
+    return replace(stage, task=replace(stage.task, repeats=20))
 
 
 def without_dropout(stage: Stage) -> Stage:
@@ -81,69 +82,160 @@ def calls(root: Path) -> list[int]:
     return found
 
 
-def stores(root: Path) -> list[EncodedStore]:
-    return [EncodedStore(folder, 1442) for folder in (root / "encoded").glob("*")]
+def kept(root: Path) -> EncodedSet | None:
+    """What there is of encoded samples."""
+    folders = list((root / "encoded").glob("*"))
+    assert len(folders) <= 1
+    return source().encoded_set(folders[0].name, str(root / "encoded")) if folders else None
+
+
+def missing(root: Path) -> list[int]:
+    found = kept(root)
+    return list(range(SHARDS)) if found is None else found.missing()
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """To the bit."""
+    expected, found = checkpoint.load_weights(one), checkpoint.load_weights(other)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def assert_same(one: Path, other: Path) -> None:
+    """But for the order of sums over ranks."""
     expected, found = checkpoint.load_weights(one), checkpoint.load_weights(other)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
 
 
-def test_every_way_gives_the_same_weights_and_encodes_as_often_as_it_says(root: Path) -> None:
+def test_both_ways_give_the_same_weights_and_encode_as_often_as_they_say(root: Path, capsys: pytest.CaptureFixture) -> None:
     fly = train(root, "fly", second(root, encode="fly"))
     assert len(calls(root)) == STEPS * 400
-    assert not stores(root)
-    cached = train(root, "cache", second(root, encode="cache"))
-    first = calls(root)
-    assert sorted(set(first)) == list(range(1442))
-    assert len(first) <= 8 * 400  # four batches hold them all, and as many may have been read ahead before those were there
-    again = train(root, "again", second(root, encode="cache"))
-    assert calls(root) == []
-    shutil.rmtree(root / "encoded")
-    ahead = train(root, "ahead", second(root, encode="ahead"), encode_ahead=fill)
+    assert kept(root) is None
+    ahead = train(root, "ahead", second(root, encode="ahead"))
     assert sorted(calls(root)) == list(range(1442))
-    for other in (cached, again, ahead):
-        assert_same(fly, other)
+    folder = kept(root).folder  # type: ignore[union-attr]
+    said = rf"encoding ahead, kept in {folder}: 6 of 6 shards are missing\nencoded 6 of 6 shards in \d+ s, kept in {folder}\n"
+    assert re.search(said, capsys.readouterr().out)
+    again = train(root, "again", second(root, encode="auto"))
+    assert calls(root) == []
+    assert lines(capsys) == [f"encoding ahead, kept in {folder}: the samples were there"]
+    for other in (ahead, again):
+        assert_equal(fly, other)
 
 
 def train_by_two(root: Path) -> None:
-    for way in ("fly", "cache", "ahead"):
-        train(root, f"{way}-two", without_dropout(second(root, encode=way)), encode_ahead=fill)
+    for way in ("fly", "ahead"):
+        train(root, f"{way}-two", without_dropout(second(root, encode=way)))
 
 
 def test_two_processes_equal_one_either_way(root: Path) -> None:
     run_ranks(2, train_by_two, root)
-    alone = train(root, "alone", without_dropout(second(root, encode="fly")))
-    for way in ("fly", "cache", "ahead"):
-        assert_same(alone, root / f"{way}-two" / "checkpoints" / checkpoint.step_name(STEPS))
+    fly, ahead = (root / f"{way}-two" / "checkpoints" / checkpoint.step_name(STEPS) for way in ("fly", "ahead"))
+    assert_equal(fly, ahead)
+    assert_same(train(root, "alone", without_dropout(second(root, encode="ahead"))), ahead)
 
 
-def test_a_run_goes_on_from_what_is_kept_and_in_another_way(root: Path) -> None:
-    whole = train(root, "whole", second(root, encode="fly"))
-    for before, after in (("cache", "cache"), ("cache", "fly"), ("fly", "cache")):
+def test_a_run_goes_on_in_another_way(root: Path) -> None:
+    whole = train(root, "whole", second(root, encode="fly", keep_checkpoints=9))
+    for before, after in (("ahead", "fly"), ("fly", "ahead")):
         folder = root / f"{before}-{after}"
-        shutil.rmtree(root / "encoded", ignore_errors=True)
-        train(root, folder.name, second(root, encode=before, keep_checkpoints=9))
-        calls(root)
+        shutil.copytree(root / "whole", folder) if before == "fly" else train(root, folder.name, second(root, encode=before, keep_checkpoints=9))
         shutil.rmtree(folder / "checkpoints" / checkpoint.step_name(STEPS))
-        final = train(root, folder.name, second(root, encode=after))
-        assert all(torch.equal(value, checkpoint.load_weights(final)[name]) for name, value in checkpoint.load_weights(whole).items())
-        assert (calls(root) == []) == ((before, after) == ("cache", "cache"))
+        assert_equal(whole, train(root, folder.name, second(root, encode=after)))
 
 
-def test_damaged_records_are_made_again(root: Path) -> None:
-    one = train(root, "one", second(root, encode="cache"))
-    for path in (root / "encoded").glob("*/*/*"):
-        data = np.fromfile(path, np.uint8)
-        data[::1000] ^= 1
-        data.tofile(path)
+def test_a_run_goes_on_whose_way_of_encoding_is_none_today(root: Path) -> None:
+    manifest = checkpoint.read_manifest(train(root, "run", second(root, encode="fly", steps=1)))
+    old = {name: value for name, value in manifest.train.items() if name != "offload"} | {"encode": "cache"}
+    assert completed(second(root).train, old) == {**manifest.train, "encode": "auto"}
+    refuse_other_settings(replace(manifest, train=old), "encoders", second(root))
+
+
+class Killed(Exception):
+    """As a kill would end it."""
+
+
+@pytest.mark.parametrize("shard", range(0, SHARDS, 2))
+def test_a_run_that_ends_while_it_encodes_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch, shard: int) -> None:
+    write = EncodedSet.write
+
+    def write_until(self: EncodedSet, number: int, made) -> None:
+        if number == shard:
+            raise Killed
+        write(self, number, made)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncodedSet, "write", write_until)
+        with pytest.raises(Killed):
+            train(root, "run", second(root, encode="ahead", steps=2))
+    assert missing(root) == list(range(shard, SHARDS))
     calls(root)
-    assert_same(one, train(root, "two", second(root, encode="cache")))
-    assert calls(root)
-    train(root, "three", second(root, encode="cache"))
-    assert calls(root) == []
+    train(root, "run", second(root, encode="ahead", steps=2))
+    assert sorted(calls(root)) == list(range(256 * shard, 1442))
+
+
+def test_a_run_stops_between_two_shards(root: Path) -> None:
+    class After(Listener):
+        asked = 0
+
+        def stop_asked(self) -> bool:
+            self.asked += 1
+            return self.asked == 3
+
+    with pytest.raises(Interrupted):
+        train(root, "run", second(root, encode="ahead"), listener=After())
+    assert missing(root) == [3, 4, 5]
+
+
+def test_a_damaged_shard_is_made_again(root: Path) -> None:
+    one = train(root, "one", second(root, encode="ahead"))
+    path = kept(root).path(2)  # type: ignore[union-attr]
+    path.write_bytes(path.read_bytes()[:-2000])
+    calls(root)
+    assert_equal(one, train(root, "two", second(root, encode="ahead")))
+    assert sorted(calls(root)) == list(range(512, 768))
+
+
+def broken_on_one_rank(root: Path) -> None:
+    write = EncodedSet.write
+
+    def write_but(self: EncodedSet, number: int, made) -> None:
+        if number == 3:
+            raise ValueError("shard 3 is unlucky")
+        write(self, number, made)
+
+    EncodedSet.write = write_but  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"^shard 3 is unlucky$"):
+        train(root, "broken", second(root, encode="ahead"))
+
+
+def test_a_failure_on_one_rank_ends_all_with_its_sentence(root: Path) -> None:
+    run_ranks(2, broken_on_one_rank, root)
+    assert missing(root) == [3, 4, 5]
+
+
+def full(self: EncodedSet, shard: int, made) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", str(self.path(shard)))
+
+
+def test_a_full_disk_is_a_sentence_ahead_and_on_the_fly_for_auto(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    train(root, "run", second(root, encode="ahead", steps=1))
+    path = kept(root).path(1)  # type: ignore[union-attr]
+    path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(EncodedSet, "write", full)
+        patch.setattr(EncodedSet, "trial", lambda *_: (1e-9, 1e-9, 1000))
+        with pytest.raises(
+            StorageError, match=rf"{path} cannot be written: No space left on device; .*; make room there, then the same command goes"
+        ):
+            train(root, "ahead", second(root, encode="ahead"))
+        capsys.readouterr()
+        fly = train(root, "auto", second(root))
+        chosen, line = lines(capsys)
+        assert chosen.startswith("encoding ahead, kept in ")
+        assert line.startswith(f"encoding on the fly: {path.parent} cannot be written: No space left on device; the file system at ")
+    assert missing(root) == [1]
+    assert_equal(fly, train(root, "ahead", second(root, encode="ahead")))
 
 
 def test_losses_get_what_is_encoded_and_no_more(root: Path) -> None:
@@ -167,7 +259,7 @@ def test_large_values_stay_finite_and_wrong_ones_stay_wrong() -> None:
     assert values[2] != values[2]
 
 
-def test_memory_order_is_that_of_what_is_read_from_a_store() -> None:
+def test_memory_order_is_that_of_what_is_read_from_shards() -> None:
     class ChannelsLast(Task):
         def encode(self, batch: Batch) -> Batch:
             return {"code": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), "number": torch.arange(6).view(2, 3).T}
@@ -206,16 +298,13 @@ def test_identity_is_of_all_that_encoding_depends_on(root: Path) -> None:
 
 def test_encoders_restore_the_task_without_what_it_trains(root: Path) -> None:
     upstream = {"eyes": root / "eyes" / "checkpoints" / checkpoint.step_name(2)}
-    stage = second(root)
-    work = plan_encoding(stage, recipe="encoders", source=source(), folder=root / "run", upstream=upstream)
-    assert work is not None
-    task, batch = restored(work), next(source().batches("train", 8))
+    stage, batch = second(root), next(source().batches("train", 8))
+    fresh, blueprint = fresh_task(stage, recipe="encoders", source=source(), folder=root / "run", upstream=upstream)
+    work = EncodingWork.of(stage, fresh, blueprint, root / "run", root / "data")
+    task = work.restored()
     assert identity(task, stage, source().spec) == work.identity
     assert all(parameter.is_meta for parameter in task.player("net").parameters())
-    other = built(root)
-    other.prepare(source())
-    assert torch.equal(task.encode(batch)["code"], other.encode(batch)["code"])
-    assert plan_encoding(stages()[0], recipe="encoders", source=source(), folder=root / "run", upstream={}) is None
+    assert torch.equal(task.encode(batch)["code"], fresh.encode(batch)["code"])
 
 
 MEASURED = EncodingCosts(
@@ -224,21 +313,21 @@ MEASURED = EncodingCosts(
 
 
 @pytest.mark.parametrize(
-    ("change", "kept", "words"),
+    ("change", "ahead", "words"),
     [
         ({}, True, "4 ms to encode, 1 ms to write and 0.1 ms to read; the run sees each 10.0 times, keeping all takes 0.00 of 1.00 GB free"),
-        ({"samples_left": 1000}, False, "sees each sample 1.0 times"),
-        ({"samples_left": 1100}, False, "sees each sample 1.1 times"),
-        ({"samples_left": 1100, "share": 0.9}, True, "1.1 times"),
+        ({"samples_left": 1200}, False, "sees each sample 1.2 times"),
+        ({"samples_left": 1200, "share": 0.9}, True, "1.2 times"),
+        ({"samples_left": 100, "share": 0.9}, False, "0.1 times"),
         ({"read_ms": 4.0}, False, "reading is no faster than encoding"),
         ({"write_ms": 40.0}, False, "40 ms to write"),
         ({"free_bytes": 10**6}, False, "keeping it takes 0.00 GB and the disk has 0.00 GB free"),
         ({"free_bytes": 10**6, "share": 0.5}, True, ""),
     ],
 )
-def test_auto_weighs_what_it_measured(change: dict, kept: bool, words: str) -> None:
+def test_auto_weighs_what_it_measured(change: dict, ahead: bool, words: str) -> None:
     found, why = should_keep(replace(MEASURED, **change))
-    assert found == kept
+    assert found == ahead
     assert words in why
 
 
@@ -247,82 +336,57 @@ def lines(capsys: pytest.CaptureFixture) -> list[str]:
 
 
 def test_auto_says_what_it_chose_and_why(root: Path, capsys: pytest.CaptureFixture) -> None:
-    slow = second(root, steps=STEPS)
-    slow = replace(slow, task=replace(slow.task, repeats=20))
-    final = train(root, "auto", slow)
+    train(root, "auto", slow(second(root, steps=8)))
     (line,) = lines(capsys)
-    (store,) = stores(root)
-    assert line.startswith(f"encoding once, kept in {store.folder}: a sample takes ")
-    assert "the run sees each 2.8 times, keeping all takes 0.00 of " in line
-    assert store.share() == 1
-    assert_same(train(root, "fly", replace(slow, train=replace(slow.train, encode="fly"))), final)
-    capsys.readouterr()
-    train(root, "more", slow)
-    assert lines(capsys) == [f"encoding once, kept in {store.folder}: the samples were there"]
+    assert line.startswith(f"encoding ahead, kept in {root / 'encoded'}/")
+    assert ": a sample takes " in line
+    assert "the run sees each 2.2 times, keeping all takes 0.00 of " in line
+    assert missing(root) == []
 
 
 def test_auto_encodes_on_the_fly_where_nothing_can_be_kept(root: Path, capsys: pytest.CaptureFixture) -> None:
     (root / "encoded").write_text("no folder")
-    kept = train(root, "kept", second(root))
-    (line,) = lines(capsys)
-    assert line.startswith(f"encoding on the fly: nothing can be kept in {root / 'encoded'}")
-    assert_same(kept, train(root, "fly", second(root, encode="fly")))
+    train(root, "kept", second(root, steps=4))
+    assert lines(capsys) == [f"encoding on the fly: nothing can be kept in {root / 'encoded'}: File exists"]
 
 
 def test_auto_encodes_on_the_fly_what_it_sees_once(root: Path, capsys: pytest.CaptureFixture) -> None:
     train(root, "once", second(root, steps=3))
     assert lines(capsys) == ["encoding on the fly: the run sees 1,200 of 1,442 samples, each once"]
-    assert not stores(root)
-
-
-def test_auto_takes_away_what_it_tried_in_vain(root: Path, capsys: pytest.CaptureFixture) -> None:
+    assert kept(root) is None
     train(root, "nearly_once", second(root, steps=4))
     (line,) = lines(capsys)
     assert line.startswith("encoding on the fly: the run sees each sample 1.1 times; a sample takes ") or "reading is no faster" in line
-    assert not stores(root)
+    assert kept(root) is None
 
 
 def auto_by_two(root: Path) -> None:
-    slow = second(root)
-    train(root, "auto-two", replace(slow, task=replace(slow.task, repeats=20)))
+    train(root, "auto-two", slow(second(root)))
 
 
 def test_all_ranks_do_what_one_chose(root: Path) -> None:
     run_ranks(2, auto_by_two, root)
-    (store,) = stores(root)
-    assert store.share() == 1
+    assert missing(root) == []
 
 
 def test_no_way_to_keep_is_a_sentence_where_one_was_asked_for(root: Path, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(ValueError, match=r"train\.encode is ahead, but only jobs/train\.py can encode before training; use fly"):
-        train(root, "ahead", second(root, encode="ahead"))
-
     class Pictures(ArraySource):
         def batches(self, *arguments: object, **options: object):
             for batch in super().batches(*arguments, **options):  # type: ignore[arg-type]
                 yield {**batch, "image": batch.pop("x").view(-1, 1, 8, 4).repeat(1, 1, 1, 2), "label": batch["position"] % 10}
 
-    stage, upstream = second(root, encode="cache", steps=2), {"eyes": root / "eyes" / "checkpoints" / checkpoint.step_name(2)}
+    stage, upstream = second(root, encode="ahead", steps=2), {"eyes": root / "eyes" / "checkpoints" / checkpoint.step_name(2)}
     where = {"recipe": "encoders", "source": Pictures(), "folder": root / "toy", "device": CPU, "upstream": upstream}
-    with pytest.raises(ValueError, match=r"train\.encode is cache, but the samples of this source have no numbers"):
+    with pytest.raises(ValueError, match=r"train\.encode is ahead, but the samples of this source have no numbers .*; use fly"):
         fit(stage, **where)
     fit(replace(stage, train=replace(stage.train, encode="auto")), **where)
     assert lines(capsys) == ["encoding on the fly: the samples of this source have no numbers by which to keep what they are encoded to"]
 
 
-def test_a_failure_ahead_reaches_every_rank(root: Path) -> None:
-    def broken(work: Ahead) -> None:
-        raise OSError("no encoder answers")
-
-    with pytest.raises(OSError, match="no encoder answers"):
-        train(root, "broken", second(root, encode="ahead"), encode_ahead=broken)
-    assert_same(train(root, "broken", second(root, encode="ahead"), encode_ahead=fill), train(root, "fly", second(root, encode="fly")))
-
-
 def test_rows_say_the_same_either_way(root: Path) -> None:
     rows = []
-    for way in ("fly", "cache"):
-        train(root, way, second(root, encode=way, evaluate_every_steps=2))
+    for way in ("fly", "ahead"):
+        train(root, way, second(root, encode=way, evaluate_every_steps=2, steps=4))
         lines = [json.loads(line) for line in (root / way / "metrics.jsonl").read_text().splitlines()]
         rows.append([{name: value for name, value in line.items() if name.startswith(("train/", "val/"))} for line in lines])
     assert rows[0] == rows[1]

@@ -52,6 +52,7 @@ def test_data_named_for_one_stage_are_those_of_all_that_name_none() -> None:
         (["toy", "--train.optim.learning_rate", "low"], "--train.optim.learning_rate is 'low'; it must be a number"),
         (["toy", "--train.steps", "-1"], "TrainConfig.steps is -1; it must be at least 0"),
         (["toy", "--train.steps"], "--train.steps needs a value"),
+        (["toy", "--train.encode", "cache"], "--train.encode is 'cache'; it must be one of auto, fly, ahead"),
         (["toy", "--train.strategy", "zero9"], "--train.strategy is 'zero9'; it must be one of auto, single, ddp, zero1, zero2, zero3"),
         (["toy", "--train.global_batch", "7", "--train.accumulation", "2"], "global_batch 7 is not divisible by accumulation 2"),
         (["toy", "--workers", "0"], "workers is '0'; use a number from 1, or MIN:MAX like 1:4"),

@@ -1,4 +1,4 @@
-"""Encoding before training by Ray Data: as part of a run that holds every CPU, and by itself; the same weights as on the fly."""
+"""Encoding before training by Ray Data, which goes on where it was cut off; a run finds what it made, with the same weights as on the fly."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from cluster.local import Head, local_head
 from genlib import checkpoint
-from genlib.data.caches.encoded import EncodedStore
+from genlib.data.encoded_set import EncodedSet
+from genlib.data.source import open_source
+from tests.encoders import stages
 from tests.jobs.runs import launch
 
 pytestmark = pytest.mark.ray
-SAMPLES = 1442
-DONE = r"encoded 1,442 samples in \d+ s, kept in "
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +29,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load_weights(max((run / "on_eyes" / "checkpoints").glob("step_*")))
 
 
-def assert_same(one: Path, other: Path) -> None:
-    for name, value in weights(one).items():
-        torch.testing.assert_close(weights(other)[name], value, atol=1e-6, rtol=0)
-
-
-def store_in(folder: Path) -> EncodedStore:
-    (found,) = folder.glob("*")
-    return EncodedStore(found, SAMPLES)
-
-
-@pytest.mark.slow
-def test_a_run_encodes_ahead_where_it_holds_every_cpu(head: Head, tmp_path: Path) -> None:
-    ahead = ("encoders", "--run", "ahead", "--on_eyes.train.encode", "ahead", "--on_eyes.train.encoded_dir", str(tmp_path / "encoded"))
-    code, out, err = launch(*ahead, runs=tmp_path, RAY_ADDRESS=head.address)
-    assert (code, err) == (0, ""), out
-    assert re.search(DONE + re.escape(str(tmp_path / "encoded")), out)
-    assert store_in(tmp_path / "encoded").read(np.arange(SAMPLES)) is not None
-    code, out, err = launch("encoders", "--run", "fly", "--on_eyes.train.encode", "fly", runs=tmp_path, RAY_ADDRESS=head.address)
-    assert (code, err) == (0, ""), out
-    assert_same(tmp_path / "fly", tmp_path / "ahead")
+def set_in(folder: Path) -> EncodedSet:
+    (found,) = folder.iterdir()
+    return open_source(stages()[0].data).encoded_set(found.name, str(folder))
 
 
 @pytest.mark.slow
@@ -58,20 +40,20 @@ def test_encoding_by_itself_goes_on_and_a_run_finds_it(head: Head, tmp_path: Pat
     code, out, err = launch("encode", *options, runs=tmp_path, RAY_ADDRESS=head.address)
     assert (code, out) == (2, "")
     assert err == "stage eyes of run encoders is not trained, but others encode with it; train it first with jobs/train.py\n"
-    code, out, err = launch(*options, "--on_eyes.train.steps", "1", runs=tmp_path, RAY_ADDRESS=head.address)
+    code, out, err = launch(*options, "--on_eyes.train.encode", "fly", runs=tmp_path, RAY_ADDRESS=head.address)
     assert (code, err) == (0, ""), out
-    for attempt in range(2):  # the second finds half of it
+    for shards in (6, 1):
         code, out, err = launch("encode", *options, runs=tmp_path, RAY_ADDRESS=head.address)
         assert (code, err) == (0, "")
-        assert re.match(DONE, out.splitlines()[-1])
-        store = store_in(tmp_path / "encoded")
-        assert store.read(np.arange(SAMPLES)) is not None
-        if not attempt:
-            (path,) = store.folder.glob("*/00000001")
-            path.unlink()
+        kept = set_in(tmp_path / "encoded")
+        assert re.fullmatch(rf"encoded {shards} of 6 shards in \d+ s, kept in {kept.folder}", out.splitlines()[-1])
+        assert kept.missing() == []
+        if shards == 6:
+            kept.path(1).unlink()
     code, out, err = launch("encode", *options, runs=tmp_path, RAY_ADDRESS=head.address)
-    assert out == f"all 1,442 samples are encoded already, in {store.folder}\n"
-    code, out, err = launch(*options, runs=tmp_path, RAY_ADDRESS=head.address)
+    assert out == f"all samples are encoded already, in {kept.folder}\n"
+    code, out, err = launch(*options, "--run", "again", runs=tmp_path, RAY_ADDRESS=head.address)
     assert (code, err) == (0, ""), out
-    assert "encoding once, kept in" in out
-    assert "the samples were there" in out
+    assert f"encoding ahead, kept in {kept.folder}: the samples were there" in out
+    for name, value in weights(tmp_path / "encoders").items():
+        torch.testing.assert_close(weights(tmp_path / "again")[name], value, atol=1e-6, rtol=0)

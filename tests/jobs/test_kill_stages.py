@@ -11,7 +11,7 @@ from tests.jobs.runs import finish, kill, launch, start, steps, wait_until, weig
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 STAGES = [stage.name for stage in registry.load("sdxl_tiny").smoke]
-COMMAND = ("--smoke", "--run", "r", "--denoiser.train.encode", "cache", "--refiner.train.encode", "cache")
+COMMAND = ("--smoke", "--run", "r", "--denoiser.train.encode", "ahead", "--refiner.train.encode", "ahead")
 SCRIPT = "jobs/sdxl_pretrain.py"
 
 

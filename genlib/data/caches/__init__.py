@@ -1,1 +1,1 @@
-"""Caches: of values in memory, of bytes on the node's disk, and of encoded samples."""
+"""Caches: of values in memory, and of bytes on the node's disk."""

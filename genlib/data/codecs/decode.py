@@ -5,6 +5,7 @@ Images are measured from their header before any decoder sees them: JPEG, PNG an
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -24,6 +25,7 @@ LIMIT_LABELS = 1 << 22
 """Most classes: each has a name in memory, whether a sample has it or not."""
 _MAX_CHUNKS = 256  # of a PNG before its pixels
 _MAX_SCANS = 100  # of a JPEG: each passes over all pixels and may take 100 bytes; writers use 10
+_LARGEST_HEADER = 8192  # bytes of a .npy file before its numbers
 _SMALL = 8192  # bytes that hold no more scans than that
 
 
@@ -32,7 +34,9 @@ REASONS = (
     "non-UTF-8", "empty caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
     CHANGED := "changed since it was indexed", UNREADABLE := "unreadable shard",
 )  # fmt: skip
-"""Why a sample may fail. The last four are found while reading: by the supervisor of reader processes, or by the checksums in the index."""
+"""Why a sample may fail. A new one goes to the end, as encoded sets keep their numbers."""
+FOUND_WHILE_READING = ("killed its reader", "hung its reader", CHANGED, UNREADABLE)
+"""Those of the supervisor of reader processes and of the checksums in the index; another attempt may not meet them."""
 
 
 class BadSample(ValueError):
@@ -182,18 +186,28 @@ class StoredArray(np.ndarray):
 
 def array_header(data: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
     """Shape, type and start of the numbers in a .npy file (numpy's format 1 or 2), in C order and without objects. BadSample for others."""
+    length = data[8:10] if data[6:7] == b"\x01" else data[8:12]
+    start = 8 + len(length) + int.from_bytes(length, "little")
+    shape, kind = _parsed_header(data[: min(start, _LARGEST_HEADER)])
+    if math.prod(shape) * kind.itemsize != len(data) - start:
+        raise BadSample("bad array")
+    return shape, kind, start
+
+
+@functools.lru_cache(1024)  # numpy has Python parse it; the samples of a set have few different ones
+def _parsed_header(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type; `array_header` says of what."""
     try:
-        file = io.BytesIO(data)
+        file = io.BytesIO(header)
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, kind = read(file, max_header_size=4096)
     except Exception:  # what numpy raises on a hostile header is not a closed list
         raise BadSample("bad array") from None
     good = not fortran and kind.kind in "biuf" and kind.itemsize <= 8 and kind.isnative
-    good = good and 1 <= len(shape) <= 6 and all(type(side) is int and 0 <= side < 2**31 for side in shape)
-    if not good or math.prod(shape) * kind.itemsize != len(data) - file.tell():
+    if not good or not 1 <= len(shape) <= 6 or not all(type(side) is int and 0 <= side < 2**31 for side in shape):
         raise BadSample("bad array")
-    return shape, kind, file.tell()
+    return shape, kind
 
 
 def decode_array(data: bytes) -> StoredArray:

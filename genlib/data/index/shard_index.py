@@ -121,11 +121,11 @@ def _found(path: StoragePath) -> IndexData:
     return found
 
 
-def _confirmed(path: StoragePath, identity: dict[str, Any]) -> IndexData | None:
-    """The sidecar of a local shard that was touched and has the content that was indexed, with the new time of change; None where there is none."""
+def _confirmed(path: StoragePath, identity: dict[str, Any], touched: tuple[str, ...] = ("changed",)) -> IndexData | None:
+    """The sidecar of a local shard whose facts `touched` differ and which has the content that was indexed, with the new facts; None without one."""
     if not isinstance(path, Path):
         return None
-    found = _first(sidecar_files.sidecars(path), {name: value for name, value in identity.items() if name != "changed"})
+    found = _first(sidecar_files.sidecars(path), {name: value for name, value in identity.items() if name not in touched})
     if found is None:
         return None
     with storage_path.open_content(path) as data:
@@ -133,7 +133,7 @@ def _confirmed(path: StoragePath, identity: dict[str, Any]) -> IndexData | None:
         data.check_unchanged(identity["size"])
     if not same:
         return None
-    found[0]["changed"] = identity["changed"]
+    found[0].update({name: identity[name] for name in touched})
     _keep(path, *found)
     return found
 
@@ -141,6 +141,16 @@ def _confirmed(path: StoragePath, identity: dict[str, Any]) -> IndexData | None:
 def facts(path: StoragePath) -> dict[str, Any]:
     """Facts of a shard (`ShardIndex.meta`), from its sidecar or by indexing it now."""
     return _found(path)[0]
+
+
+def as_indexed(path: Path) -> ShardIndex | None:
+    """The index of a local shard that holds the very bytes that were indexed, whatever its times say; None where it does not, or has no index."""
+    try:
+        identity = _identity(path)
+        found = _first(sidecar_files.sidecars(path), identity) or _confirmed(path, identity, ("tag", "changed"))
+    except (OSError, ValueError):
+        return None
+    return None if found is None else ShardIndex(path=path, meta=found[0], **found[1])
 
 
 def load(path: StoragePath, digest: str = "") -> ShardIndex:

@@ -13,7 +13,7 @@ from genlib.data.reading.reader import SampleReader
 from genlib.data.reading.remote_segments import RemoteSegments
 from genlib.data.shards.shard_set import ShardSet
 from genlib.files import cache_folder
-from genlib.types import Batch, Encoded, Samples, Transform
+from genlib.types import Batch, Samples, Transform
 
 _OTHER = 1 << 48  # added to sample numbers of the second set where numbers of both sets meet
 _DISK_CACHE = "pieces"  # the folder's name on nodes that have such a cache already
@@ -33,6 +33,10 @@ class BatchRows:
     bucket_size: tuple[int, int] | None = None
     """Width and height in pixels of the batch's aspect-ratio bucket; None without buckets."""
 
+    def to_read(self) -> np.ndarray:
+        """Samples of the set itself: the rows' own and their partners."""
+        return np.concatenate([self.samples, *(samples for role, samples in self.partners.items() if role != "other")])
+
 
 @dataclass(frozen=True, slots=True)
 class BatchDecoder:
@@ -47,8 +51,6 @@ class BatchDecoder:
     channels: int
     cache_bytes: int
     disk_cache_bytes: int
-    stored: Encoded | None = None
-    """Samples that frozen networks encoded before; a batch that is complete there is not decoded."""
 
     def start(self, on_sample: Callable[[int], None]) -> Callable[[BatchRows, Mapping[int, str]], Batch]:
         """See `ReaderWork`."""
@@ -60,12 +62,11 @@ class BatchDecoder:
         return SampleReader(shards, channels=self.channels, cache_bytes=self.cache_bytes, segments=segments, on_sample=on_sample)
 
     def decode(self, readers: tuple[SampleReader, SampleReader | None], rows: BatchRows, bad: Mapping[int, str] | None = None) -> Batch:
-        """Tensors of the rows; `failed` (B,) says why one is a stand-in, or a partner of it is, see `SampleReader.read`.
+        """Tensors of the rows; `failed` (B,) says why one is a stand-in, or a partner of it is, see `SampleReader.read`; the transform may
+        know of more.
 
         `readers` are of the set and of the other one.
         """
-        if self.stored is not None and (found := self._stored_batch(self.stored, readers[0], rows, bad)) is not None:
-            return found
         samples = self._read(readers[0], rows.samples, rows, bad)
         failed = samples.failed
         for role, numbers in rows.partners.items():
@@ -75,21 +76,10 @@ class BatchDecoder:
             partner = self._read(reader, numbers, rows, known)
             samples.partners[role] = partner
             failed = np.where(failed > 0, failed, partner.failed)
-        return {**self.transform(samples), **_facts(rows, failed)}
-
-    def _stored_batch(self, stored: Encoded, reader: SampleReader, rows: BatchRows, bad: Mapping[int, str] | None) -> Batch | None:
-        """The batch out of the store; None where the store lacks a sample that can be decoded. For one that cannot, another stands in."""
-        absent = ~stored.has(rows.samples)
-        if absent.all():
-            return None
-        failed, samples = np.zeros(len(absent), np.uint8), rows.samples
-        if absent.any():
-            failed[absent] = self._read(reader, samples[absent], rows, bad).failed
-            if not failed[absent].all():
-                return None
-            samples = np.where(absent, samples[~absent][0], samples)
-        found = stored.read(samples)
-        return found and {**found, "encoded": torch.ones(len(samples), dtype=torch.bool), **_facts(rows, failed)}
+        batch = self.transform(samples)
+        if "failed" in batch:
+            failed = np.maximum(failed, batch["failed"].numpy())
+        return {**batch, **_facts(rows, failed)}
 
     def _read(self, reader: SampleReader, numbers: np.ndarray, rows: BatchRows, bad: Mapping[int, str] | None) -> Samples:
         fields = [field for field in self.fields if field in reader.shards.fields]

@@ -6,12 +6,9 @@ import logging
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from genlib.data.caches.disk_cache import DiskCache
-from genlib.data.caches.encoded import EncodedStore
 from tests.small_disk import mounted
 
 
@@ -40,15 +37,3 @@ def test_a_cache_on_a_disk_that_becomes_read_only_is_read_and_said_once(tmp_path
         assert [
             f"{cache.folder} cannot be written: Read-only file system; the file system at {disk.path} has" in text for text in caplog.messages
         ] == [True]
-
-
-def test_what_was_encoded_may_go_while_it_is_used(tmp_path: Path) -> None:
-    samples, keep = np.arange(8), np.ones(8, bool)
-    store, made = EncodedStore(tmp_path / "store", 8, 4), {"code": torch.arange(8.0)[:, None]}
-    store.write(samples, made, keep)
-    shutil.rmtree(tmp_path / "store")
-    store.write(samples, made, keep)
-    found = store.read(samples)
-    assert found is None or torch.equal(found["code"], made["code"])
-    fresh = EncodedStore(tmp_path / "store", 8, 4)
-    assert fresh.read(samples) is None or torch.equal(fresh.read(samples)["code"], made["code"])

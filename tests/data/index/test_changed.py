@@ -15,12 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from genlib.config import DataConfig
 from genlib.data import dataset_cache
 from genlib.data.caches.disk_cache import DiskCache
-from genlib.data.caches.encoded import EncodedStore
 from genlib.data.codecs.encode import SkippedSample, file_bytes
 from genlib.data.importers.table import open_table
 from genlib.data.index import shard_index, storage_path, validation
@@ -117,13 +115,10 @@ def test_other_files_of_strange_kinds_are_refused_or_absent(tmp_path: Path, kind
     entry.unlink()
     KINDS[kind](entry)
     assert bytes(cache.get("key", lambda: b"again")) == b"again"
-    store = EncodedStore(tmp_path / "encoded", 4)
-    store.write(np.arange(2), {"x": torch.zeros(2, 1)}, np.ones(2, bool))
-    (records,) = (tmp_path / "encoded").glob("*/*")
-    records.unlink()
-    KINDS[kind](records)
-    fresh = EncodedStore(tmp_path / "encoded", 4)
-    assert not fresh.has(np.arange(2)).any()
+    kept = open_source(DataConfig(train=str(folder))).encoded_set("identity", str(tmp_path / "encoded"))
+    kept.folder.mkdir(parents=True)
+    KINDS[kind](kept.path(0))
+    assert kept.missing() == [0]
     config = DataConfig(train=str(folder))
     open_and_cache(config, tmp_path)
     (tmp_path / "train.set").unlink()

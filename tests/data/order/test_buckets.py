@@ -202,19 +202,19 @@ def test_validation_is_one_pass_of_squares(source: ShardSource) -> None:
 
 def test_chosen_samples_come_once_by_bucket(source: ShardSource) -> None:
     wanted = np.random.default_rng(0).permutation(COUNT)[:50]
-    batches = list(source.once(wanted, 4, WithSizes(32)))
+    batches = list(source.once([wanted], 4, WithSizes(32)))
     assert sorted(labels(batches)) == sorted(wanted.tolist())
     assert all(len(set(nearest_bucket(batch["original"].numpy()[:, ::-1], SIZES).tolist())) == 1 for batch in batches)
 
 
 def test_what_was_encoded_before_comes_in_the_same_batches(source: ShardSource, tmp_path: Path) -> None:
-    store = source.encoded("identity", str(tmp_path))
-    for batch in source.once(np.arange(COUNT), 8):
-        store.write(batch["sample"].numpy(), {"image": batch["image"]}, batch["valid"].numpy())
-    assert store.share() == 1
-    for plain, kept in zip(take(source, 20, 6), source.batches("train", 6, stored=store), strict=False):
-        assert kept["encoded"].all()
-        assert all(torch.equal(plain[name], kept[name]) for name in ("image", "sample", "position", "valid"))
+    kept = source.encoded_set("identity", str(tmp_path))
+    kept.write(0, ({name: batch[name] for name in ("image", "sample", "failed")} for batch in kept.decoded([0], 8, WithSizes(32))))
+    assert kept.missing() == []
+    encoded = kept.source().batches("train", 6)
+    for plain, batch in zip(take(source, 20, 6), encoded, strict=False):
+        assert set(batch) == {"image", "sample", "position", "valid"}
+        assert all(torch.equal(plain[name], value) for name, value in batch.items())
 
 
 def test_batches_are_dealt_without_drift() -> None:
