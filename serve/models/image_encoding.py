@@ -15,25 +15,30 @@ SETTINGS = "parameters"
 
 
 def per_row(pictures: Tensor) -> int:
-    """K of (B, K, C, H, W), else 1."""
+    """K of (B, K, ...) with three more axes, else 1."""
     return pictures.shape[1] if pictures.dim() == 5 else 1
 
 
-def pixels(pictures: Tensor) -> np.ndarray:
-    """Pictures (..., C, H, W) in [0, 1] -> uint8 (N, H, W, C), row by row."""
+def pixels(pictures: Tensor) -> Tensor:
+    """Pictures (..., C, H, W) in [0, 1] -> uint8 (..., H, W, C), on the CPU."""
     # a sampler may give nan, which has no defined byte
-    return (pictures.detach().flatten(0, -4).movedim(1, 3).float().nan_to_num().clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()
+    return (pictures.detach().movedim(-3, -1).float().nan_to_num().clamp(0, 1) * 255 + 0.5).byte().cpu().contiguous()
 
 
-def files(pictures: Tensor, parameters: Mapping[str, str] | None = None, seeds: Sequence[int] = ()) -> list[bytes]:
-    """PNG files of pictures (B, C, H, W) or (B, K, C, H, W) in [0, 1], row by row, each with its parameters and its row's seed as text.
+def files(pictures: Tensor) -> list[bytes]:
+    """PNG files of pictures (B, C, H, W) or (B, K, C, H, W) in [0, 1], row by row, which say nothing but their pixels."""
+    return packed(pixels(pictures))
+
+
+def packed(pixels: Tensor, parameters: Mapping[str, str] | None = None, seeds: Sequence[int] = ()) -> list[bytes]:
+    """PNG files of uint8 (B, H, W, C) or (B, K, H, W, C), row by row, each with its parameters and its row's seed as text.
 
     Without parameters a file says nothing but its pixels.
     """
-    count, known = per_row(pictures), len(seeds) == len(pictures)
+    count, known = per_row(pixels), len(seeds) == len(pixels)
     return [
         png(image, None if parameters is None else with_seed(parameters, seeds[number // count] if known else None))
-        for number, image in enumerate(pixels(pictures))
+        for number, image in enumerate(pixels.flatten(0, -4).numpy())
     ]
 
 
