@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api_error import ApiError, as_problem, busy
+from serve.deadline import Deadline
 from serve.http.allocator import give_back
 from serve.http.disconnects import ClientDisconnected, DisconnectWatcher
 from serve.json_bytes import json_bytes
@@ -163,7 +164,7 @@ class Guard:
         body, size, loop = bytearray(), 0, asyncio.get_running_loop()  # of a list, chunks of a byte would take fifty times what they hold
         end = loop.time() + self.options.body_timeout_seconds
         try:
-            async with asyncio.timeout_at(end) as patience:
+            with Deadline(end, loop) as deadline:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -180,7 +181,7 @@ class Guard:
                         return bytes(body)
                     # no credit for what came fast before: in any time, all but `body_timeout_seconds` of it is at the rate
                     end = min(end + len(chunk) / self.options.body_bytes_per_second, loop.time() + self.options.body_timeout_seconds)
-                    patience.reschedule(end)
+                    deadline.move(end)
         except BaseException as error:
             self.held_bytes -= size
             if isinstance(error, TimeoutError):
@@ -235,7 +236,7 @@ class ResponseSender:
     async def problem(self, problem: ApiError) -> None:
         """A whole response that says what went wrong."""
         content = json_bytes(problem.body())
-        headers = {"content-type": "application/json", "content-length": str(len(content)), **problem.headers}
+        headers = {"cache-control": "no-store", "content-type": "application/json", "content-length": str(len(content)), **problem.headers}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": content})
