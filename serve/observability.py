@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
-import json
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import pydantic_core
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serve.backend import Result
@@ -143,7 +145,39 @@ class JsonFormatter(logging.Formatter):
         line = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage(), **getattr(record, "values", {})}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return pydantic_core.to_json(line, ensure_ascii=True).decode()
+
+
+class LineHandler(logging.StreamHandler):
+    """Writes lines to standard error, those of one turn of an event loop together: each write of its own may cost the thread its turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        """Of a loop's turn that is not over."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        try:
+            line = self.format(record) + self.terminator
+        except Exception:
+            self.handleError(record)
+            return
+        self.lines.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if len(self.lines) == 1:
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError, ValueError):  # nobody reads there any more
+            lines, self.lines = self.lines, []
+            self.stream.write("".join(lines))
+            self.stream.flush()
 
 
 def log_as_json(level: int = logging.INFO) -> None:
@@ -151,7 +185,7 @@ def log_as_json(level: int = logging.INFO) -> None:
     logger = logging.getLogger("serve")
     if not any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says them
-        handler = logging.StreamHandler()
+        handler = LineHandler()
         handler.setFormatter(JsonFormatter())
         logger.addHandler(handler)
     logger.setLevel(level)
