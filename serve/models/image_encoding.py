@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 SETTINGS = "parameters"
@@ -51,10 +50,34 @@ def with_seed(parameters: Mapping[str, str], seed: int | None) -> dict[str, str]
 
 
 def png(image: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
-    """uint8 (H, W, C) as a PNG file, with text chunks. Packed for speed: four times as fast as the usual level, a sixth larger."""
-    chunks = PngInfo()
-    for name, value in (text or {}).items():
-        chunks.add_text(name, value)
-    buffer = BytesIO()
-    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "png", compress_level=1, pnginfo=chunks)
-    return buffer.getvalue()
+    """uint8 (H, W, C) as a PNG file (W3C's third edition), with text chunks.
+
+    Packed for speed, a few times faster than by PIL, which tries every filter on every row: rows are differences from the one above, at
+    zlib's first level.
+    """
+    height, width, channels = image.shape
+    rows = image.reshape(height, width * channels)
+    filtered = np.empty((height, 1 + width * channels), np.uint8)
+    filtered[:, 0] = _UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, _COLOURS[channels], 0, 0, 0)
+    texts = [_text(name, value) for name, value in (text or {}).items()]
+    return b"".join((_MAGIC, _chunk(b"IHDR", header), *texts, _chunk(b"IDAT", zlib.compress(filtered, 1)), _END))
+
+
+def _text(name: str, value: str) -> bytes:
+    """A chunk of Latin-1, or of UTF-8 where that has no such signs."""
+    try:
+        return _chunk(b"tEXt", f"{name}\0{value}".encode("latin-1"))
+    except UnicodeEncodeError:
+        return _chunk(b"iTXt", name.encode("latin-1") + b"\0\0\0\0\0" + value.encode())
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return b"".join((len(data).to_bytes(4), kind, data, zlib.crc32(data, zlib.crc32(kind)).to_bytes(4)))
+
+
+_MAGIC, _END = b"\x89PNG\r\n\x1a\n", _chunk(b"IEND", b"")
+_UP, _COLOURS = 2, {1: 0, 2: 4, 3: 2, 4: 6}
+"""The number of the filter, and those of kinds of colours by their channels: grey, and red, green and blue, each without and with opacity."""
