@@ -52,7 +52,8 @@ class Guard:
     def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics, open_paths: Collection[str]) -> None:
         self.app, self.options, self.metrics, self.open_paths = app, options, metrics, frozenset(open_paths)
         self.digests = [hashlib.sha256(key.encode()).digest() for key in options.keys]
-        self.at_once = 0
+        self.open = self.at_once = 0
+        metrics.open.set_function(lambda: self.open)
         self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +67,7 @@ class Guard:
 
     async def exchange(self, scope: Scope, headers: Mapping[str, str], receive: Receive, answer: ResponseSender) -> None:
         """One request from its first to its last byte, counted and logged."""
-        self.metrics.open.inc()
+        self.open += 1
         try:
             await self.admitted(scope, headers, receive, answer)
         except (ClientDisconnected, asyncio.CancelledError) as error:
@@ -78,7 +79,7 @@ class Guard:
             await self.failed(error, answer)
         finally:
             answer.context.route = getattr(scope.get("route"), "path", "other")
-            self.metrics.open.dec()
+            self.open -= 1
             self.metrics.closed(answer.context)
             log(answer.context, prompts=self.options.log_prompts)
 
@@ -224,10 +225,10 @@ class ResponseSender:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.context.status = message["status"]
-            given = list(message.get("headers", ()))
-            names = {name.lower() for name, _ in given}
+            given = message.get("headers", ())
+            names = {name for name, _ in given}
             ours = (b"x-request-id", self.context.request_id.encode()), (b"traceparent", self.context.traceparent.encode())
-            message = {**message, "headers": given + [header for header in (*_HEADERS, *ours) if header[0] not in names]}
+            message = {**message, "headers": [*given, *[header for header in (*_HEADERS, *ours) if header[0] not in names]]}
         else:
             self.response_complete = not message.get("more_body", False)
             message = {**message, "body": b""} if self.context.method == "HEAD" else message
