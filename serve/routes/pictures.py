@@ -130,7 +130,8 @@ def _files(texts: Sequence[str], limits: Limits, param: str) -> list[bytes]:
 
 def picture_work(
     card: ModelCard, action: Action, arguments: dict[str, Any], body: Asked, options: ServeOptions, *,
-    endpoint: str, event: str, seeds: Sequence[int], steps: int, sides: tuple[int, int], request: Callable[[], dict[str, Any]], more: Sequence[ActionCall] = (),
+    endpoint: str, event: str, seeds: Sequence[int], steps: int, sides: tuple[int, int], request: Callable[[], dict[str, Any]],
+    more: Sequence[ActionCall] = (),
 ) -> InferenceRequest:  # fmt: skip
     """Work that makes pictures, within the limit of what one request may cost. `request` says what was asked, for a job."""
     rows = max(len(seeds), *(len(value) for value in arguments.values() if isinstance(value, np.ndarray)), 1)
