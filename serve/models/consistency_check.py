@@ -76,8 +76,8 @@ def check_consistency(runner: Runner, checkpoint: Path) -> None:
     known = recorded(path, made)
     if not agree(known, made):
         raise ValueError(
-            f"the consistency check of {name} differs from what the same weights gave before, which is in {path}; if that machine was the faulty one, "
-            "delete the file"
+            f"the consistency check of {name} differs from what the same weights gave before, which is in {path}; "
+            "if that machine was the faulty one, delete the file"
         )
 
 
