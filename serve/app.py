@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.api_error import ApiError
 from serve.backend import Backend
@@ -49,13 +51,13 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     """The application over models, as `options` say."""
     metrics = Metrics()
     front = Front(backend, options, metrics, Jobs(backend, metrics, options))
-    app = FastAPI(
+    app = Application(
         title="genlib", version="1", description="Trained models: pictures, vectors, and every action they have.",
         openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan, telemetry=_OURS,
     )  # fmt: skip
     app.state.front = front
     for routes in (images, edits, vectors, actions, jobs, about):
-        app.router.routes.extend(map(direct, routes.ROUTER.routes))  # one flat list, which is what the gate's tests go over
+        app.router.routes.extend(routes.ROUTER.routes)  # one flat list, which is what the gate's tests go over
     pages = page_files()
     for path, file in pages.items():
         app.add_api_route(path, _page(file), methods=["GET", "HEAD"], include_in_schema=False)
@@ -63,23 +65,40 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     if options.cors_origins:
         told = ["x-request-id", "retry-after", "location", "server-timing", "x-seed"]
         app.add_middleware(CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=told)
-    app.add_exception_handler(ApiError, _told)
-    app.add_exception_handler(HTTPException, _told)
-    app.add_exception_handler(RequestValidationError, _told)
     return app
 
 
-def direct(route: BaseRoute) -> BaseRoute:
-    """A route whose function wants the request alone, and answers with a response, without the layers that look for anything else."""
-    if isinstance(route, APIRoute) and [*inspect.signature(route.endpoint).parameters] == ["request"]:
-        endpoint = route.endpoint
+class Application(FastAPI):
+    """FastAPI without its outer layers: the gate does what they would, which is to tell of errors and to limit bodies."""
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await endpoint(Request(scope, receive, send))
-            await response(scope, receive, send)
+    def build_middleware_stack(self) -> ASGIApp:
+        """See `Starlette`."""
+        stack: ASGIApp = ExceptionMiddleware(AsyncExitStackMiddleware(self.router), {HTTPException: _told, RequestValidationError: _told})
+        stack = Direct(stack, self.routes)
+        for kind, arguments, options in reversed(self.user_middleware):
+            stack = kind(stack, *arguments, **options)
+        return stack
 
-        route.app = answer
-    return route
+
+class Direct:
+    """ASGI middleware that calls a route whose path is fixed, and whose function takes the request alone, by its path.
+
+    All others are FastAPI's, which looks for parameters.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self.app = app
+        known = [one for one in routes if isinstance(one, APIRoute) and [*inspect.signature(one.endpoint).parameters] == ["request"]]
+        self.routes = {(method, one.path): one for one in known if not one.param_convertors for method in one.methods or ()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self.routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if route is None:
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = route
+        response = await route.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 @contextlib.asynccontextmanager
@@ -102,16 +121,16 @@ def _page(file: Path):
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    """Every refusal in one shape."""
-    if isinstance(error, HTTPException):
+    """FastAPI's refusals in the shape of all others."""
+    if isinstance(error, RequestValidationError):
+        problem = _of_parameters(error)
+    else:
+        assert isinstance(error, HTTPException)
         said = {404: "there is no such route; /openapi.json lists all", 405: "this route does not take that method"}
         message = said.get(error.status_code, "the request cannot be served")
         headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-        error = ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else "invalid_request", headers=headers)
-    elif isinstance(error, RequestValidationError):
-        error = _of_parameters(error)
-    assert isinstance(error, ApiError)
-    return json_response(error.body(), error.status, error.headers)
+        problem = ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else "invalid_request", headers=headers)
+    return json_response(problem.body(), problem.status, problem.headers)
 
 
 def _allowed(request: Request) -> str:

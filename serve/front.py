@@ -49,16 +49,13 @@ class Front:
 
         ApiError 404 where there is none, 503 where no model is open yet.
         """
-        cards = self.open()
+        cards = self.open() if name is None else [self.named(name)]
         able = [card for card in cards if any(ABILITIES[use](card) for use in uses)]
         if name is None and not able:
             raise no_model(f"no model that is served does {what}", "model")
-        if name is not None:
-            self.named(name)
-            able = [card for card in able if card.name == name]
-            if not able:
-                raise ApiError(404, f"this model does not do {what}; /v1/models lists what each one does", param="model", code="model_not_found")
-        return min(able, key=best)
+        if not able:
+            raise ApiError(404, f"this model does not do {what}; /v1/models lists what each one does", param="model", code="model_not_found")
+        return able[0] if len(able) == 1 else min(able, key=best)
 
     def open(self) -> list[ModelCard]:
         """The models there are. ApiError 503 where there is none, as before the first replica is up."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+import pydantic_core
 
 
 def json_bytes(value: Any) -> bytes:
-    """Compact JSON; ValueError for what it cannot say, as NaN."""
-    return _ENCODER.encode(value).encode()
+    """Compact JSON in ASCII; ValueError for what it cannot say, as NaN."""
+    content = pydantic_core.to_json(value, ensure_ascii=True)
+    if b"NaN" in content or b"Infinity" in content:  # as a number, or by chance in a text
+        json.dumps(value, allow_nan=False)
+    return content

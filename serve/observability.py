@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
-import json
 import logging
 import os
 import re
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import pydantic_core
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serve.backend import Result
+from serve.histogram import Histogram
 
 LOG = logging.getLogger("serve.requests")
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600)
@@ -89,10 +92,10 @@ class Metrics:
         )
         self.open = Gauge("serve_requests_open", "Requests being read or answered", registry=registry)
         self.jobs = Gauge("serve_jobs", "Jobs of this process", ("state",), registry=registry)
-        self._known: dict[tuple[Hashable, ...], Any] = {}
+        self._known: dict[tuple[Any, ...], Any] = {}
 
-    def _of(self, metric: Counter | Histogram, *labels: str | int) -> Any:
-        """The metric for these labels, looked up faster than by the library's checks."""
+    def _of(self, metric: Counter, *labels: str | int) -> Any:
+        """The counter for these labels, looked up faster than by the library's checks."""
         known = self._known.get((metric, *labels))
         if known is None:
             known = self._known[metric, *labels] = metric.labels(*labels)
@@ -102,18 +105,18 @@ class Metrics:
         """Counts a request that is answered."""
         method = context.method if context.method in _METHODS else "other"  # a client may invent any number of them
         self._of(self.requests, method, context.route, context.status).inc()
-        self._of(self.latency, context.route).observe(time.perf_counter() - context.began)
+        self.latency.labels(context.route).observe(time.perf_counter() - context.began)
 
     def worked(self, model: str, steps: int, results: list[Result]) -> None:
         """Counts work that is done."""
         for result in results:
             for phase, seconds in result.seconds.items():
-                self._of(self.phases, model, phase).observe(seconds)
+                self.phases.labels(model, phase).observe(seconds)
             if result.batch_size:
-                self._of(self.batch, model).observe(result.batch_size)
+                self.batch.labels(model).observe(result.batch_size)
             self._of(self.pictures, model).inc(len(result.images))
         if steps:
-            self._of(self.steps, model).observe(steps)
+            self.steps.labels(model).observe(steps)
 
 
 def log(context: RequestContext, *, prompts: bool) -> None:
@@ -143,7 +146,39 @@ class JsonFormatter(logging.Formatter):
         line = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage(), **getattr(record, "values", {})}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return pydantic_core.to_json(line, ensure_ascii=True).decode()
+
+
+class LineHandler(logging.StreamHandler):
+    """Writes lines to standard error, those of one turn of an event loop together: each write of its own may cost the thread its turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        """Of a loop's turn that is not over."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        try:
+            line = self.format(record) + self.terminator
+        except Exception:
+            self.handleError(record)
+            return
+        self.lines.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if len(self.lines) == 1:
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError, ValueError):  # nobody reads there any more
+            lines, self.lines = self.lines, []
+            self.stream.write("".join(lines))
+            self.stream.flush()
 
 
 def log_as_json(level: int = logging.INFO) -> None:
@@ -151,7 +186,7 @@ def log_as_json(level: int = logging.INFO) -> None:
     logger = logging.getLogger("serve")
     if not any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says them
-        handler = logging.StreamHandler()
+        handler = LineHandler()
         handler.setFormatter(JsonFormatter())
         logger.addHandler(handler)
     logger.setLevel(level)

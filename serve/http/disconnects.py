@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Message, Receive
 
-PATIENCE_SECONDS = 0.02
-"""Work that is done sooner is not watched: to look after every client costs as much as a small model."""
+PATIENCE_SECONDS = 0.25
+"""Work that is done sooner is not watched: to look after every client costs as much as a small model, and many wait together where there is load."""
 
 
 class ClientDisconnected(Exception):

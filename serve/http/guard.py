@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api_error import ApiError, as_problem, busy
+from serve.deadline import Deadline
 from serve.http.allocator import give_back
 from serve.http.disconnects import ClientDisconnected, DisconnectWatcher
 from serve.json_bytes import json_bytes
@@ -51,7 +52,8 @@ class Guard:
     def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics, open_paths: Collection[str]) -> None:
         self.app, self.options, self.metrics, self.open_paths = app, options, metrics, frozenset(open_paths)
         self.digests = [hashlib.sha256(key.encode()).digest() for key in options.keys]
-        self.at_once = 0
+        self.open = self.at_once = 0
+        metrics.open.set_function(lambda: self.open)
         self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +67,7 @@ class Guard:
 
     async def exchange(self, scope: Scope, headers: Mapping[str, str], receive: Receive, answer: ResponseSender) -> None:
         """One request from its first to its last byte, counted and logged."""
-        self.metrics.open.inc()
+        self.open += 1
         try:
             await self.admitted(scope, headers, receive, answer)
         except (ClientDisconnected, asyncio.CancelledError) as error:
@@ -77,7 +79,7 @@ class Guard:
             await self.failed(error, answer)
         finally:
             answer.context.route = getattr(scope.get("route"), "path", "other")
-            self.metrics.open.dec()
+            self.open -= 1
             self.metrics.closed(answer.context)
             log(answer.context, prompts=self.options.log_prompts)
 
@@ -163,7 +165,7 @@ class Guard:
         body, size, loop = bytearray(), 0, asyncio.get_running_loop()  # of a list, chunks of a byte would take fifty times what they hold
         end = loop.time() + self.options.body_timeout_seconds
         try:
-            async with asyncio.timeout_at(end) as patience:
+            with Deadline(end, loop) as deadline:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -180,7 +182,7 @@ class Guard:
                         return bytes(body)
                     # no credit for what came fast before: in any time, all but `body_timeout_seconds` of it is at the rate
                     end = min(end + len(chunk) / self.options.body_bytes_per_second, loop.time() + self.options.body_timeout_seconds)
-                    patience.reschedule(end)
+                    deadline.move(end)
         except BaseException as error:
             self.held_bytes -= size
             if isinstance(error, TimeoutError):
@@ -223,10 +225,10 @@ class ResponseSender:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.context.status = message["status"]
-            given = list(message.get("headers", ()))
-            names = {name.lower() for name, _ in given}
+            given = message.get("headers", ())
+            names = {name for name, _ in given}
             ours = (b"x-request-id", self.context.request_id.encode()), (b"traceparent", self.context.traceparent.encode())
-            message = {**message, "headers": given + [header for header in (*_HEADERS, *ours) if header[0] not in names]}
+            message = {**message, "headers": [*given, *[header for header in (*_HEADERS, *ours) if header[0] not in names]]}
         else:
             self.response_complete = not message.get("more_body", False)
             message = {**message, "body": b""} if self.context.method == "HEAD" else message
@@ -235,7 +237,7 @@ class ResponseSender:
     async def problem(self, problem: ApiError) -> None:
         """A whole response that says what went wrong."""
         content = json_bytes(problem.body())
-        headers = {"content-type": "application/json", "content-length": str(len(content)), **problem.headers}
+        headers = {"cache-control": "no-store", "content-type": "application/json", "content-length": str(len(content)), **problem.headers}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": content})

@@ -26,7 +26,7 @@ from serve import private
 from serve.api_error import ApiError, busy
 from serve.observability import Metrics
 
-LOG = logging.getLogger("serve.idempotency")
+LOG = logging.getLogger("serve.http.idempotency")
 FOLDER = ".answers"
 """In the folder of jobs."""
 _KEY_CHARACTERS = 255

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.api_error import ApiError
 from serve.http.half_closed import HalfClosed
+from serve.http.joined_writes import JoinedWrites
 from serve.json_bytes import json_bytes
 from serve.options import ServeOptions
 
@@ -146,6 +147,7 @@ class Protocol(HttpToolsProtocol):
         self._begun, self._in_body, self._other_bytes = False, True, 0
         self._waited()
         super().on_headers_complete()
+        self.cycle.transport = JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
         if not self.pipeline:
             self._running = self.cycle
 

@@ -41,15 +41,12 @@ class Answer:
 def images(work: InferenceRequest, results: list[Result]) -> Answer:
     """Of everything that makes pictures."""
     (result, *_) = results
-    rows = [{"index": number, **({"seed": work.seeds[number // result.per_row]} if work.seeds else {})} for number in range(len(result.images))]
-    document = {
-        "created": int(time.time()),
-        "model": work.model,
-        "output_format": "png",
-        "background": "opaque",
-        **({"size": size_of(result.images[0])} if result.images else {}),
-        "data": rows,
-    }
+    rows: list[dict[str, Any]] = [{"index": number} for number in range(len(result.images))]
+    if work.seeds:
+        for number, row in enumerate(rows):
+            row["seed"] = work.seeds[number // result.per_row]
+    size = {"size": size_of(result.images[0])} if result.images else {}
+    document = {"created": int(time.time()), "model": work.model, "output_format": "png", "background": "opaque", **size, "data": rows}
     return Answer(document, result.images)
 
 

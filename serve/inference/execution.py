@@ -12,6 +12,7 @@ from typing import Any
 
 from serve.api_error import as_problem, no_model
 from serve.backend import Backend, Result
+from serve.deadline import Deadline
 from serve.inference.answers import Answer, answer_of
 from serve.inference.request import InferenceRequest
 from serve.observability import Metrics
@@ -35,7 +36,8 @@ class ProgressUpdate:
 async def execute(backend: Backend, metrics: Metrics, work: InferenceRequest, timeout_seconds: float) -> tuple[Answer, dict[str, float]]:
     """The answer, and the seconds that each phase took. ApiError where it fails; cancelled, the work stops within a step."""
     with problems_of(backend, work):
-        async with asyncio.timeout(timeout_seconds):
+        loop = asyncio.get_running_loop()
+        with Deadline(loop.time() + timeout_seconds, loop):
             calls = [backend.run(work.model, call.action, call.arguments, parameters=work.parameters) for call in work.calls]
             results = [await calls[0]] if len(calls) == 1 else await _together(calls)
         return finished(metrics, work, results)

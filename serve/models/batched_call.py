@@ -30,8 +30,8 @@ class PendingRequest:
     """Sees the steps of its calls, where they are loops."""
     cancelled: bool = False
     """Set by whoever asked: its next call raises."""
-    seconds: dict[str, float] = field(default_factory=lambda: {"queue": 0.0, "batch": 0.0, "model": 0.0})
-    """Time before its first turn; waiting for others; working."""
+    seconds: dict[str, float] = field(default_factory=lambda: {"queue": 0.0, "batch": 0.0, "model": 0.0, "encode": 0.0})
+    """Time before its first turn; waiting for others; working; making files of pictures."""
     batch_size: int = 0
     """Rows of the largest call that it was part of."""
     turn: SimpleQueue[None] = field(default_factory=SimpleQueue)
@@ -55,6 +55,8 @@ class BatchedCall:
     """Which arguments have rows; none for a call that must run by itself."""
     done: Callable[[BatchedCall], None]
     """Told once there is a result or an error."""
+    then: Callable[[Any], Any] | None = None
+    """Makes the result of its rows of what the function gave, in the thread that computes."""
     key: Hashable = None
     rows: int = 0
     since: float = field(default_factory=time.perf_counter)
@@ -93,9 +95,20 @@ def run(group: Sequence[BatchedCall], max_rows: int) -> None:
                 run([call], max_rows)
             return
         results, group[0].error = [None], error
+    seconds = time.perf_counter() - began
     for call, result in zip(group, results, strict=True):
-        call.result, call.seconds = result, time.perf_counter() - began
+        call.seconds = seconds
         call.ticket.batch_size = max(call.ticket.batch_size, min(max_rows, rows), 1)
+        if call.error is None:
+            finish(call, result)
+
+
+def finish(call: BatchedCall, result: Any) -> None:
+    """Gives a call its result. An error in making it is its own."""
+    try:
+        call.result = result if call.then is None else call.then(result)
+    except BaseException as error:
+        call.error = error
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from serve.models.runner import Runner
 LOG = logging.getLogger("serve.models.consistency_check")
 ROWS = 2
 """Of the examples that actions are tried with."""
-FOLDER = ".self_tests"
+FOLDER = ".consistency_checks"
 """Beside a checkpoint's folder."""
 _VALUES, _LEVELS = 512, 255
 """Numbers that are kept of what an action gives, and to what part of the largest."""
@@ -71,13 +71,13 @@ def check_consistency(runner: Runner, checkpoint: Path) -> None:
     """Checks a checkpoint's model, beside all requests, in the caller's thread; warm afterwards. ValueError says how it fails."""
     name, made = runner.card().name, samples(runner)
     if not agree(made, samples(runner)):
-        raise ValueError(f"the self-test of {name} does not give the same twice; this machine or its device is not to be trusted")
+        raise ValueError(f"the consistency check of {name} does not give the same twice; this machine or its device is not to be trusted")
     path = record_of(runner, checkpoint)
     known = recorded(path, made)
     if not agree(known, made):
         raise ValueError(
-            f"the self-test of {name} differs from what the same weights gave before, which is in {path}; if that machine was the faulty one, "
-            "delete the file"
+            f"the consistency check of {name} differs from what the same weights gave before, which is in {path}; "
+            "if that machine was the faulty one, delete the file"
         )
 
 

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,6 +44,7 @@ class Runner:
         """The task is this runner's from now on. `max_active` step-by-step requests run at a time; of all, `max_queued` more may wait."""
         self.task, self.max_active, self.max_inside, self._card = task, max_active, max_active + max_queued, card
         self.actions = card.actions
+        self.methods = {name: Method(getattr(task, name), known.result.picture) for name, known in card.actions.items()}
         self.merger = StepBatcher(card.max_batch)
         self.walks = divert(task, self.merger)
         self.walkers = ThreadPoolExecutor(max_active, thread_name_prefix="request")
@@ -132,19 +134,16 @@ class Runner:
 
     async def result(self, action: str, taken: dict[str, Any], ticket: PendingRequest, parameters: dict[str, str] | None) -> Result:
         """What an action gives, in the form in which it travels."""
-        known, method, loop = self.actions[action], getattr(self.task, action), asyncio.get_running_loop()
+        known, method, loop = self.actions[action], self.methods[action], asyncio.get_running_loop()
+        packing = Packing(ticket, parameters, taken.get(known.named("seeds") or "", ()))
+        then = packing.few if known.result.picture else packing.numbers
         if self.steps(action):
-            made = await loop.run_in_executor(self.walkers, walked, self.merger, ticket, method, taken, time.perf_counter())
+            made = await loop.run_in_executor(self.walkers, walked, self.merger, ticket, method, taken, time.perf_counter(), then)
         else:
             # a call without rows is like no other, so it runs by itself
             rows = [] if known.joint else [name for name in known.rows if name in taken]
-            made = await self.merger.outcome(method, taken, rows, ticket)
-        if not known.result.picture:
-            return Result(numbers=made.cpu().numpy(), seconds={**ticket.seconds, "encode": 0.0}, batch_size=ticket.batch_size)
-        seeds = taken.get(known.named("seeds") or "", ())
-        if made.numel() <= _SMALL:
-            return encoded(made, ticket, parameters, seeds)
-        return await loop.run_in_executor(self.encoders, encoded, made, ticket, parameters, seeds)
+            made = await self.merger.outcome(method, taken, rows, ticket, then)
+        return made if isinstance(made, Result) else await loop.run_in_executor(self.encoders, packing.files, made)
 
     def shown(self, x0: Tensor) -> list[bytes]:
         """A sampler's estimate of what comes out, as files of pictures; none where it is no picture."""
@@ -152,8 +151,47 @@ class Runner:
         return [] if made is None else pictures.files(made)
 
 
-def walked(merger: StepBatcher, ticket: PendingRequest, method: Callable[..., Tensor], taken: dict[str, Any], asked: float) -> Tensor:
-    """What a method gives that goes step by step, in this thread, with its networks' calls merged."""
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A task's action, whose pictures are pixels already and whose numbers are on the CPU: once for all rows of a merged call."""
+
+    method: Callable[..., Tensor]
+    picture: bool
+
+    def __call__(self, **taken: Any) -> Tensor:
+        made = self.method(**taken)
+        return pictures.pixels(made) if self.picture else made.cpu()
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How what a request gets becomes its result."""
+
+    ticket: PendingRequest
+    parameters: dict[str, str] | None
+    seeds: Sequence[int]
+
+    def numbers(self, made: Tensor) -> Result:
+        """Of no pictures."""
+        return Result(numbers=made.numpy(), seconds=self.ticket.seconds, batch_size=self.ticket.batch_size)
+
+    def few(self, pixels: Tensor) -> Result | Tensor:
+        """Of pictures that are packed as fast as they could be handed to another thread; others stay what they are."""
+        return self.files(pixels) if pixels.numel() <= _SMALL else pixels
+
+    def files(self, pixels: Tensor) -> Result:
+        """Of pictures."""
+        self.ticket.check()
+        began = time.perf_counter()
+        images = pictures.packed(pixels, self.parameters, self.seeds)
+        self.ticket.seconds["encode"] = time.perf_counter() - began
+        return Result(images=images, per_row=pictures.per_row(pixels), seconds=self.ticket.seconds, batch_size=self.ticket.batch_size)
+
+
+def walked(
+    merger: StepBatcher, ticket: PendingRequest, method: Callable[..., Tensor], taken: dict[str, Any], asked: float, then: Callable[[Tensor], Any]
+) -> Any:
+    """then(...) of what a method gives that goes step by step, in this thread, with its networks' calls merged."""
     ticket.check()
     ticket.seconds["queue"] += time.perf_counter() - asked
 
@@ -164,16 +202,8 @@ def walked(merger: StepBatcher, ticket: PendingRequest, method: Callable[..., Te
 
     # also where nobody asked for news: the observer is where a cancelled request ends between steps
     with merger.request(ticket), torch.no_grad(), step_callback(observer):
-        return method(**taken)
-
-
-def encoded(made: Tensor, ticket: PendingRequest, parameters: dict[str, str] | None, seeds: Sequence[int]) -> Result:
-    """Pictures as files."""
-    ticket.check()
-    began = time.perf_counter()
-    images = pictures.files(made, parameters, seeds)
-    seconds = {**ticket.seconds, "encode": time.perf_counter() - began}
-    return Result(images=images, per_row=pictures.per_row(made), seconds=seconds, batch_size=ticket.batch_size)
+        made = method(**taken)
+    return then(made)
 
 
 def verified(folder: Path) -> tuple[Path, Manifest]:

@@ -86,8 +86,11 @@ class StepBatcher:
             raise call.error
         return call.result
 
-    async def outcome(self, function: Callable[..., Any], arguments: Mapping[Any, Any], rows: Sequence[str], ticket: PendingRequest) -> Any:
-        """function(**arguments), merged with like calls; `rows` names the arguments that have rows.
+    async def outcome(
+        self, function: Callable[..., Any], arguments: Mapping[Any, Any], rows: Sequence[str], ticket: PendingRequest,
+        then: Callable[[Any], Any] | None = None,
+    ) -> Any:  # fmt: skip
+        """then(function(**arguments)), the function merged with like calls; `rows` names the arguments that have rows.
 
         Always asked from the same event loop. What is asked within one of its turns comes together, and it is woken once for all calls that
         ran together: threads that hand things to each other one by one cost more than most models here. What stops a call is its ticket.
@@ -96,7 +99,7 @@ class StepBatcher:
         future: asyncio.Future[Any] = self._loop.create_future()
         if not self._asked:
             self._loop.call_soon(self._add_asked)
-        self._asked.append(BatchedCall(ticket, function, arguments, rows, lambda call: self._arrived.append((future, call))))
+        self._asked.append(BatchedCall(ticket, function, arguments, rows, lambda call: self._arrived.append((future, call)), then))
         return await future
 
     def _add_asked(self) -> None:
@@ -213,7 +216,7 @@ class StepBatcher:
 def _tell(arrived: Sequence[tuple[asyncio.Future[Any], BatchedCall]]) -> None:
     for future, call in arrived:
         call.ticket.seconds["model"] += call.seconds
-        call.ticket.seconds["batch"] += time.perf_counter() - call.since - call.seconds
+        call.ticket.seconds["batch"] += time.perf_counter() - call.since - call.seconds - call.ticket.seconds["encode"]
         if future.done():
             continue
         if call.error is None:

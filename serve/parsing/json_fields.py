@@ -48,7 +48,7 @@ class Taken:
     """Those that may be lists of numbers of any length."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Value:
     """A field's value: a part of the body, which is not copied."""
 

@@ -43,13 +43,19 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=False, hide_input_in_errors=True)
 
 
+_AS_JOB = (
+    "Answers at once with a job, which goes on without its client. Sent again, as after a connection that broke, it is another job, unless both "
+    "have the same Idempotency-Key."
+)
+
+
 class Asked(Body):
     """How work is to be done and answered, the same for every endpoint that does some."""
 
     model: Annotated[str, Field(max_length=200)] | None = Field(None, description="A name of /v1/models; the first that can do this, if none.")
     stream: bool | None = Field(None, description="Server-sent events: progress, partial pictures, the result.")
     partial_images: Annotated[int, Field(ge=0, le=10), WHOLE] | None = Field(None, description="Pictures on the way, of a stream or a job.")
-    as_job: bool | None = Field(None, alias="async", description="Answers at once with a job, which goes on without its client.")
+    as_job: bool | None = Field(None, alias="async", description=_AS_JOB)
     response_format: typing.Literal["b64_json", "url"] | None = Field(None, description="Pictures as base64, or where to get them.")
     png_parameters: bool | None = Field(None, description="Whether pictures carry what they were made of.")
     user: Annotated[str, Field(max_length=500)] | None = Field(None, description="Accepted for other clients' sake; has no effect.")

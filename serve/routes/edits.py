@@ -61,7 +61,7 @@ async def edits(request: Request) -> Response:
     work = picture_work(
         card, action, arguments, body, front.options,
         endpoint="images.edits", event="image_edit", seeds=seeds, steps=steps_of(card, action, body.num_inference_steps), sides=sides,
-        request=body.shown(),
+        request=body.shown,
     )  # fmt: skip
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 

@@ -64,7 +64,7 @@ async def generations(request: Request) -> Response:
     seeds = seeds_from(body.seed, count)
     work = picture_work(
         card, action, {**arguments, **seeded(action, seeds)}, body, front.options,
-        endpoint="images.generations", event="image_generation", seeds=seeds, steps=steps, sides=sides, request=body.shown(),
+        endpoint="images.generations", event="image_generation", seeds=seeds, steps=steps, sides=sides, request=body.shown,
     )  # fmt: skip
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
@@ -135,7 +135,7 @@ async def _changed(
     arguments = {**options_of(card, action, values, front.options.limits), **pictured(action, image), **seeded(action, seeds)}
     work = picture_work(
         card, action, arguments, body, front.options,
-        endpoint=endpoint, event="image_edit", seeds=seeds, steps=steps_of(card, action, body.num_inference_steps), sides=sides, request=body.shown(),
+        endpoint=endpoint, event="image_edit", seeds=seeds, steps=steps_of(card, action, body.num_inference_steps), sides=sides, request=body.shown,
     )  # fmt: skip
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
@@ -151,6 +151,6 @@ async def reconstructions(request: Request) -> Response:
     more = [ActionCall(action="anomaly", arguments=pictured(card.actions["anomaly"], image))] if "anomaly" in card.actions else []
     work = picture_work(
         card, action, arguments, body, front.options,
-        endpoint="images.reconstructions", event="image_reconstruction", seeds=(), steps=0, sides=sides, request={}, more=more,
+        endpoint="images.reconstructions", event="image_reconstruction", seeds=(), steps=0, sides=sides, request=dict, more=more,
     )  # fmt: skip
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))

@@ -130,20 +130,22 @@ def _files(texts: Sequence[str], limits: Limits, param: str) -> list[bytes]:
 
 def picture_work(
     card: ModelCard, action: Action, arguments: dict[str, Any], body: Asked, options: ServeOptions, *,
-    endpoint: str, event: str, seeds: Sequence[int], steps: int, sides: tuple[int, int], request: dict[str, Any], more: Sequence[ActionCall] = (),
+    endpoint: str, event: str, seeds: Sequence[int], steps: int, sides: tuple[int, int], request: Callable[[], dict[str, Any]],
+    more: Sequence[ActionCall] = (),
 ) -> InferenceRequest:  # fmt: skip
-    """Work that makes pictures, within the limit of what one request may cost."""
+    """Work that makes pictures, within the limit of what one request may cost. `request` says what was asked, for a job."""
     rows = max(len(seeds), *(len(value) for value in arguments.values() if isinstance(value, np.ndarray)), 1)
     # steps are among the repeats, and `check_cost` multiplies by them itself
     passes = max(1, repeats_of(action, arguments) // max(1, steps))
     check_cost(options.limits, pictures=rows, steps=steps, pixels=sides[0] * sides[1] * passes)
-    shown = {**request, "size": f"{sides[0]}x{sides[1]}", **({"seed": seeds[0]} if seeds else {})}
+    link = body.response_format == "url"
+    shown = {**request(), "size": f"{sides[0]}x{sides[1]}", **({"seed": seeds[0]} if seeds else {})} if link or body.as_job else {}
     wanted = options.png_parameters and body.png_parameters is not False
     return InferenceRequest(
         endpoint=endpoint, model=card.name, calls=(ActionCall(action=action.name, arguments=arguments), *more), event=event,
         seeds=tuple(seeds), steps=steps,
         parameters=settings(card, action, arguments, sides) if wanted else None, partial_images=body.partial_images or 0,
-        link=body.response_format == "url", request=shown,
+        link=link, request=shown,
     )  # fmt: skip
 
 

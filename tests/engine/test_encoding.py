@@ -18,7 +18,7 @@ from genlib.data.source import ShardSource, open_source
 from genlib.engine.encoding import EncodingCosts, frozen_state, identity, should_keep
 from genlib.engine.evaluate import evaluate
 from genlib.engine.fit import Listener, fit, fresh_task
-from genlib.engine.resume import completed, refuse_other_settings
+from genlib.engine.same_run import check_same_settings, completed
 from genlib.engine.stop import Interrupted
 from genlib.engine.strategies import strategy_of
 from genlib.metrics.held_out import mean_values
@@ -148,7 +148,7 @@ def test_a_run_goes_on_whose_way_of_encoding_is_none_today(root: Path) -> None:
     manifest = checkpoint.read_manifest(train(root, "run", second(root, encode="fly", steps=1)))
     old = {name: value for name, value in manifest.train.items() if name != "offload"} | {"encode": "cache"}
     assert completed(second(root).train, old) == {**manifest.train, "encode": "auto"}
-    refuse_other_settings(replace(manifest, train=old), "encoders", second(root))
+    check_same_settings(replace(manifest, train=old), "encoders", second(root))
 
 
 class Killed(Exception):

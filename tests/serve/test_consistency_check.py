@@ -1,4 +1,4 @@
-"""Self-tests tell weights that are of no use, and machines that compute something else with the same weights."""
+"""Consistency checks tell weights that are of no use, and machines that compute something else with the same weights."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_weights_that_are_no_numbers_are_not_served_though_their_manifest_
     assert (await pool.run("gan", "generate", {"seed": [1]})).numbers is not None
 
 
-async def test_a_reload_that_fails_its_self_test_leaves_the_model_that_is_served(run: Path, tmp_path: Path) -> None:
+async def test_a_reload_that_fails_its_consistency_check_leaves_the_model_that_is_served(run: Path, tmp_path: Path) -> None:
     _, newer = steps(run)
     arriving = newer.rename(tmp_path / newer.name)
     reweighted(arriving, float("inf"))

@@ -19,8 +19,8 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o777])
-def test_records_of_self_tests(tmp_path: Path, umask: int) -> None:
-    path = tmp_path / ".self_tests" / "0.json"
+def test_records_of_consistency_checks(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / ".consistency_checks" / "0.json"
     before = os.umask(umask)
     try:
         assert first(path, MADE) == MADE
