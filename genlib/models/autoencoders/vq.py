@@ -127,7 +127,8 @@ def perplexity(numbers: Tensor, codes: int) -> Tensor:
 def autoencoder_vq() -> Recipe:
     """VQGAN on icons of 32 pixels a side: 8 x 8 codes out of 512, with a patch discriminator after a third of the run.
 
-    `python jobs/train.py autoencoder_vq`. Held-out icons come back at 24.0 dB; 99% of the codes are used, perplexity 244 (one process). The discriminator learns little here: it tells data from reconstructions no better after the run than before.
+    `python jobs/train.py autoencoder_vq`. Held-out icons come back at 24.0 dB; 99% of the codes are used, perplexity 244
+    (one process). The discriminator learns little here: it tells data from reconstructions no better after the run than before.
     """
     discriminator = Discriminator(weight=0.1, start_steps=400, width=16, layers=2)
     task = AutoencoderVQConfig(
