@@ -62,12 +62,13 @@ def _function(name: str) -> Callable[[], Recipe]:
     if name not in known:
         raise ValueError(f"there is no recipe {name!r}.{nearest(name, list(known))} `python jobs/train.py --list` shows all")
     module, _, function = known[name].partition(":")
-    try:
+    if name in RECIPES:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        if name in RECIPES:
-            raise
-        raise ValueError(f"recipe {name!r} is {known[name]}, which cannot be imported: {error}; repair or uninstall that package") from error
+    what = f"recipe {name!r} is {known[name]}"
+    found = getattr(trusted_packages.imported(module, what), function, None)
+    if found is None:
+        raise ValueError(f"{what}, but {module} has no {function}; repair that package")
+    return found
 
 
 def load(name: str) -> Recipe:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 
 VARIABLE = "GENLIB_FAMILIES"
 """Names of packages that may bring families, separated by commas."""
@@ -54,15 +55,22 @@ def recipes() -> dict[str, str]:
     return found
 
 
+def imported(module: str, what: str) -> ModuleType:
+    """A module of another package. ValueError, beginning with `what`, where it cannot be imported, whatever it raises meanwhile."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # it is other people's code
+        raise ValueError(f"{what}, which cannot be imported: {type(error).__name__}: {error}; install or repair that package") from error
+
+
 def _named_recipes() -> Iterator[tuple[str, str]]:
     for point in _points():
         yield point.name, f"{point.module}:{point.attr}"
     for package in names_in_environment():
-        try:
-            module = importlib.import_module(package)
-        except ImportError as error:
-            raise ValueError(f"{VARIABLE} names {package!r}, which cannot be imported: {error}; install it, or set PYTHONPATH") from None
-        yield from getattr(module, "RECIPES", {}).items()
+        found = getattr(imported(package, f"{VARIABLE} names {package!r}"), "RECIPES", {})
+        if not (isinstance(found, Mapping) and all(re.fullmatch(r"[\w.]+:\w+", f"{target}") for target in found.values())):
+            raise ValueError(f"{package}.RECIPES is {found!r}; write a dictionary of names and 'module:function'")
+        yield from found.items()
 
 
 def _points() -> Iterator[EntryPoint]:

@@ -107,9 +107,30 @@ def test_a_package_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     for name in loaded():
         del sys.modules[name]
     monkeypatch.setenv(trusted_packages.VARIABLE, "skylib")
-    with pytest.raises(ValueError, match=r"the checkpoint is of 'skylib\.clouds:CloudConfig', which cannot be imported here: No module"):
+    with pytest.raises(
+        ValueError, match=r"the checkpoint is of 'skylib\.clouds:CloudConfig', which cannot be imported: ModuleNotFoundError: No module"
+    ):
         checkpoint.load_task(final)
     with pytest.raises(ValueError, match="GENLIB_FAMILIES names 'skylib', which cannot be imported"):
+        registry.load("cloud")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("raise RuntimeError('no licence')", "GENLIB_FAMILIES names 'skylib', which cannot be imported: RuntimeError: no licence; install or repair"),
+        ("RECIPES = ['cloud']", r"skylib.RECIPES is \['cloud'\]; write a dictionary"),
+        ("RECIPES = {'cloud': 3}", r"skylib.RECIPES is \{'cloud': 3\}; write a dictionary"),
+        ("RECIPES = {'cloud': 'skylib.rain:cloud'}", "recipe 'cloud' is skylib.rain:cloud, which cannot be imported: ModuleNotFoundError"),
+        ("RECIPES = {'cloud': 'skylib.clouds:rain'}", "recipe 'cloud' is skylib.clouds:rain, but skylib.clouds has no rain; repair"),
+    ],
+)
+def test_a_broken_package_is_told_of_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str) -> None:
+    site = write_package(tmp_path / "site", installed=False)
+    (site / "skylib" / "__init__.py").write_text(content)
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv(trusted_packages.VARIABLE, "skylib")
+    with pytest.raises(ValueError, match=said):
         registry.load("cloud")
 
 

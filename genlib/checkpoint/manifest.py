@@ -59,12 +59,13 @@ class Blueprint(Config):
         """The class `kind` names. A manifest is data: what it may name is decided by `genlib.trusted_packages`, before anything is imported."""
         module, _, name = self.kind.partition(":")
         trusted_packages.check_trusted(module, f"the checkpoint is of {self.kind!r}")
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except ModuleNotFoundError as error:
-            if not module.startswith("genlib."):
-                raise ValueError(f"the checkpoint is of {self.kind!r}, which cannot be imported here: {error}; install it") from None
-            found = None
+        if module.startswith("genlib."):
+            try:
+                found = getattr(importlib.import_module(module), name, None)
+            except ModuleNotFoundError:
+                found = None
+        else:
+            found = getattr(trusted_packages.imported(module, f"the checkpoint is of {self.kind!r}"), name, None)
         if not (isinstance(found, type) and issubclass(found, TaskConfig)):
             owner = "this version of genlib" if module.startswith("genlib.") else f"the package {module.partition('.')[0]!r} here"
             raise ValueError(f"the checkpoint is of {self.kind!r}, which {owner} does not have; use the version that wrote it")
