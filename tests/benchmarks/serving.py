@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import os
 import statistics
 import subprocess
@@ -78,6 +79,8 @@ def peer(run: str) -> None:
                     future.set_result(png)
 
     async def serve() -> None:
+        gc.collect()
+        gc.freeze()  # as ours does
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
         batching, serving = asyncio.create_task(batches()), asyncio.create_task(server.serve())
         while not server.started:

@@ -19,7 +19,7 @@ from serve.parsing.json_fields import Taken, fields, joined
 from tests.serve.hostile import filled
 
 LIMITS = Limits()
-FIRST = 10 << 20
+FIRST = 8 << 20
 """What threads, their heaps and modules take at their first use."""
 PICTURE = LIMITS.picture_bytes + (64 << 20)
 """What the allocator keeps of one thread's pictures comes on top."""

@@ -27,7 +27,7 @@ DRAWN = b'{"model":"ddpm","label":3,"num_inference_steps":2}'
 TIMES = 8
 ALLOWANCE = 24 << 20
 """Of what is no body: answers, pictures on their way, and what the allocator keeps."""
-LEFT = 160 << 20
+LEFT = 80 << 20
 """What is left of all requests before: modules, the models' own memory, and what the allocator keeps of small blocks."""
 PICTURE = Limits().picture_bytes + (64 << 20)
 """What the largest picture takes while it is decoded, however small its file is."""
