@@ -21,7 +21,7 @@ from genlib.data.index import shard_index
 from genlib.data.shards.writer import ShardWriter
 from genlib.files import read_regular, write_atomically
 
-CONVERT_VERSION = 1
+CONVERT_VERSION = 2
 """Changes when the same input would give other bytes."""
 _MEASURED, _MOST_SAMPLES, _FILLED = 64, 65_536, 0.85  # samples to see how large they are, most samples a part, share of a shard to fill
 _RECORD_BYTES = 64 << 20
