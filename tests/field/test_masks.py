@@ -14,13 +14,15 @@ from PIL import Image
 
 from genlib.config import DataConfig
 from genlib.data.codecs.images import decode_image
+from genlib.data.importers.convert import ConversionPlan, InputPart, write_part
+from genlib.data.importers.folder import open_folder
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source
 from genlib.ports import PORTS
 from serve.limits import Limits
 from serve.parsing.image_decoding import mask_of, tensor_of
 from tests.data.shards import picture, write_tar
-from tests.field.pictures import encoded, half_red, read_back
+from tests.field.pictures import encoded, half_red, paths_of, read_back, read_shards
 from tests.serve.models import uri
 from tests.serve.test_image_decoding import given_as
 
@@ -87,3 +89,18 @@ def test_a_server_takes_a_mask_of_black_and_white_by_its_colours() -> None:
         assert ((mask_of(data, Limits(), "mask")[:, :, 0] == 255) == (bright > 0)).all()
     clear = np.dstack([np.zeros((32, 48, 3), np.uint8), 255 - bright * 255])
     assert ((mask_of(encoded(Image.fromarray(clear), "PNG"), Limits(), "mask")[:, :, 0] == 255) == (bright > 0)).all()
+
+
+@pytest.mark.parametrize("size", [0, 16])
+def test_a_folder_takes_masks_beside_the_pictures(tmp_path: Path, size: int) -> None:
+    masks = {"a": ("png", mask()), "b": ("tif", encoded(Image.open(io.BytesIO(mask())), "TIFF")), "c": ("jpg", b"")}
+    for name, (end, data) in masks.items():
+        (tmp_path / f"{name}.jpg").write_bytes(encoded(half_red(48, 32), "JPEG"))
+        if data:
+            (tmp_path / f"{name}.mask.{end}").write_bytes(data)
+    source = open_folder(tmp_path)
+    (part,) = source.cut(100)
+    record = write_part(ConversionPlan(out=tmp_path / "out", read=source.read, size=size), InputPart(0, part))
+    assert (source.total, record.samples, record.bad) == (3, {"train": 2}, {"missing mask": 1})
+    found = read_shards(ShardSet.open(paths_of(tmp_path / "out")), "mask")
+    assert [(one[:, :, 0] == CLASSES).all() for one in found.values()] == [True, True]

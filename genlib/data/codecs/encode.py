@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, features
 
 from genlib.data.codecs.decode import LIMIT_BYTES, LIMIT_PIXELS, BadSample
-from genlib.data.codecs.image_header import image_header
+from genlib.data.codecs.image_header import image_header, mask_header
 from genlib.data.codecs.images import opened, plain
 from genlib.data.codecs.orientation import turn_of, upright
 from genlib.files import IrregularError, read_regular
@@ -66,8 +66,20 @@ def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:
         raise BadSample("undecodable") from None
 
 
-def _encoded_other(data: bytes, size: int) -> tuple[str, bytes]:
-    """Of an image in a format that shards do not hold."""
+def stored_mask(data: bytes) -> tuple[str, bytes]:
+    """(extension, bytes) of a mask for a shard: unchanged where it is a JPEG, PNG or WebP, else a grey PNG of its numbers, see `decode_map`."""
+    if len(data) > LIMIT_BYTES["image"]:
+        raise BadSample("over the byte limit")
+    try:
+        return f"mask.{_EXTENSION[mask_header(data).format.upper()]}", data
+    except BadSample as reason:
+        if str(reason) != "undecodable header":
+            raise
+    return f"mask.{_EXTENSION['PNG']}", _encoded_other(data, 0, mask=True)[1]
+
+
+def _encoded_other(data: bytes, size: int, mask: bool = False) -> tuple[str, bytes]:
+    """Of an image in a format that shards do not hold; of a mask the palette is left out."""
     try:
         image = opened(data, *_OTHERS)
     except Image.DecompressionBombError:
@@ -79,6 +91,8 @@ def _encoded_other(data: bytes, size: int) -> tuple[str, bytes]:
     try:
         if getattr(image, "is_animated", False):
             raise BadSample("several frames")
+        if mask:
+            image = _numbers(image)
         # Pillow turns a TIFF itself as it is decoded
         turn = turn_of(image.info.get("exif") or b"", image.info.get("xmp") or b"") if image.format == "AVIF" else 1
         return _encoded(image, "PNG", size, turn)
@@ -86,6 +100,13 @@ def _encoded_other(data: bytes, size: int) -> tuple[str, bytes]:
         raise
     except Exception:
         raise BadSample("undecodable") from None
+
+
+def _numbers(image: Image.Image) -> Image.Image:
+    """A mask as grey."""
+    if image.mode.startswith("I;16"):
+        raise BadSample("mask of 16 bits")
+    return Image.fromarray(np.asarray(image)) if image.mode == "P" else plain(image).convert("L")
 
 
 def _encoded(image: Image.Image, kind: str, size: int, turn: int) -> tuple[str, bytes]:
