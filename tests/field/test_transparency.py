@@ -19,10 +19,15 @@ from genlib.data.codecs.encode import stored_image
 from genlib.data.codecs.images import decode_image
 from genlib.data.source import open_source
 from genlib.engine.same_run import check_same_settings
+from genlib.ports import PORTS
+from genlib.task import Task
 from serve.limits import Limits
 from serve.models import model_card
-from serve.parsing.image_decoding import fitted_with, pixels_of, with_channels
+from serve.parsing.image_decoding import fitted_with, pixels_of, tensor_of, with_channels
+from serve.routes.pictures import fitted_batch
 from tests.field.pictures import disc, encoded, independent, png_chunk, raw_png, read_back
+from tests.serve.models import card_of, run, uri
+from tests.serve.test_image_decoding import given_as
 
 ORANGE: Color = (255, 128, 0)
 
@@ -119,6 +124,15 @@ def test_a_server_shows_a_model_what_it_was_trained_on(name: str, background: Co
     assert (fitted_with(pixels, 32, 32, 3, background) == trained).all()
 
 
+@pytest.mark.parametrize(("data", "background"), [(DataConfig(), (255, 255, 255)), (DataConfig(background="#ff8000"), ORANGE)])
+def test_every_endpoint_asks_the_card(data: DataConfig, background: Color) -> None:
+    card = dataclasses.replace(card_of("a", Task, side=32), background=color(data.background))
+    pictures, _ = run(fitted_batch(card, [uri(FILES["P.png"])], Limits(), "image"))
+    assert pictures[0, :, 0, 0].tolist() == list(background)
+    taken = tensor_of(given_as(uri(FILES["RGBA.webp"])), "image", PORTS["image"], 3, Limits(), card.background)
+    assert taken[0, :, 0, 0].tolist() == list(background)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 def test_a_grey_level_that_stands_for_nothing_is_one_of_the_files_own(bits: int) -> None:
     level = 2**bits - 1
@@ -183,8 +197,8 @@ def test_a_card_has_the_background_of_its_checkpoint(tmp_path: Path, data: dict[
     spec = type("Blueprint", (), {"spec": None})()
     made = dataclasses.replace(manifest(data), blueprint=spec, files={"weights.safetensors": "0"})
 
-    class Task:
+    class Made:
         sizes = staticmethod(lambda spec: None)
         actions = staticmethod(list)
 
-    assert model_card.of(Task(), tmp_path, made, "name", 1).background == background  # type: ignore[arg-type]
+    assert model_card.of(Made(), tmp_path, made, "name", 1).background == background  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from genlib.data.importers.convert import ConversionInput, RawSample
 
-IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
+IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".mpo", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "validation"}
 """Folders at the top that are splits where there are no others."""
 FolderLabels = Literal["auto", "folders", "none"]
