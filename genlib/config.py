@@ -234,6 +234,20 @@ def comparison(text: str) -> tuple[str, str, float]:
     return found[1], found[2], float(found[3])
 
 
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+_COLORS: dict[str, Color] = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
+
+
+def color(text: str) -> Color:
+    """The colour that `DataConfig.background` names. ValueError where it is none."""
+    if re.fullmatch("#[0-9a-fA-F]{6}", text):
+        return (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
+    if text not in _COLORS:
+        raise ValueError(f"data.background {text!r} is no colour; give {', '.join(_COLORS)}, or red, green and blue like '#ff8000'")
+    return _COLORS[text]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig(Config):
     """Which samples, and how they are read."""
@@ -254,6 +268,8 @@ class DataConfig(Config):
     """Aspect-ratio buckets: each training batch is of one size, about image_size**2 pixels with sides in multiples of this; 0: all are squares."""
     bucket_max_aspect: float = limited(2.0, at_least=1)
     """Largest ratio of a bucket's sides; what is longer is cut."""
+    background: str = "white"
+    """Colour behind what is transparent in an image: white, black, grey, or like '#ff8000'. A served model lays what it is sent on the same."""
     readers: int = changeable(0, at_least=0)
     """Reader processes a worker; 0 reads in a thread of the worker."""
     reader_timeout_seconds: float = changeable(60.0, above=0)
@@ -275,6 +291,7 @@ class DataConfig(Config):
             )
         for text in self.filters:
             comparison(text)
+        color(self.background)
         self._check_buckets()
 
     def _check_buckets(self) -> None:

@@ -81,7 +81,7 @@ class Samples:
     bucket_size: tuple[int, int] | None = None
     """Width and height in pixels to which the batch's images are to be cut, those of its aspect-ratio bucket; None: squares."""
     original_sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    """(B, 2) int64: width and height in pixels that each row's image is stored with, whatever it was decoded at; (0, 2) without images."""
+    """(B, 2) int64: width and height in pixels of each row's image as it is stored, upright, whatever it was decoded at; (0, 2) without images."""
 
 
 class Transform(Protocol):

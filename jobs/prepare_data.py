@@ -50,6 +50,8 @@ To = Annotated[Output, tyro.conf.arg(name="")]
 def folder(where: tyro.conf.Positional[Path], output: To, labels: FolderLabels = "auto") -> None:
     """Images of a folder: with captions NAME.txt beside them, or in class folders, or neither; train/ and val/ at its top are splits.
 
+    NAME.mask.png beside NAME.jpg is its mask.
+
     Args:
         where: The folder; all folders in it are searched.
         output: What to write.

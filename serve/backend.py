@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from genlib.actions import Action
+from genlib.config import Color
 from genlib.ports import Sizes
 
 
@@ -29,6 +30,8 @@ class ModelCard:
     """Rows that it computes at once."""
     created: int
     """Unix seconds at which its checkpoint was written."""
+    background: Color = (255, 255, 255)
+    """What it was trained to see behind what is transparent, see `DataConfig.background`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

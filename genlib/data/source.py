@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genlib.config import DataConfig
+from genlib.config import DataConfig, color
 from genlib.data import dataset_cache
 from genlib.data.codecs.decode import CHANGED, FOUND_WHILE_READING, REASONS, UNREADABLE
 from genlib.data.dataset import bucket_order, is_builtin, map_here, open_buckets, open_sets, sizes_of
@@ -141,7 +141,8 @@ class ShardSource:
         other = self._other.shards if self._other else None
         fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*shards.fields, *(other.fields if other else ())]))
         cache //= max(1, self._config.readers)  # each reader process has a cache of its own
-        return BatchDecoder(shards, other, fields, transform, seed, self.spec.channels, cache, _disk_bytes(self._config))
+        channels, background = self.spec.channels, color(self._config.background)
+        return BatchDecoder(shards, other, fields, transform, seed, channels, background, cache, _disk_bytes(self._config))
 
     def _counted_once(self, batch: Batch) -> Batch:
         """As `_counted`, with `failed`."""
@@ -247,9 +248,10 @@ def open_and_cache(config: DataConfig, folder: Path, each: MapShards = map_here)
 def _source(sets: NamedSets, config: DataConfig, numbers: np.ndarray | None) -> ShardSource:
     held_out = sets["validation"][1] if "validation" in sets else None
     spec = replace(spec_of(sets["train"][1], config), validation_name=validation_name(held_out))
-    cache, splits = _cache_bytes(config, len(sets)), {}
+    cache, splits, background = _cache_bytes(config, len(sets)), {}, color(config.background)
     for name, (where, shards) in sets.items():
-        reader = SampleReader(shards, channels=spec.channels, cache_bytes=cache, segments=segments_of(shards, _disk_bytes(config)))
+        segments = segments_of(shards, _disk_bytes(config))
+        reader = SampleReader(shards, channels=spec.channels, background=background, cache_bytes=cache, segments=segments)
         splits[name] = Split(where, shards, reader, _order(shards, where, config, numbers) if name == "train" else None)
     spec = replace(spec, vector_size=vector_size(splits["train"].reader))
     return ShardSource(splits, splits.pop("other", None), spec, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genlib.checkpoint import Manifest
+from genlib.config import DataConfig, color
 from genlib.task import Task
 from serve.backend import ModelCard
 
@@ -21,4 +22,5 @@ def of(task: Task, checkpoint: Path, manifest: Manifest, name: str, max_batch: i
         sizes=sizes,
         max_batch=max_batch,
         created=int((checkpoint / "manifest.json").stat().st_mtime),
+        background=color(str(manifest.data.get("background", DataConfig().background))),
     )

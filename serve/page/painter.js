@@ -180,12 +180,10 @@ export class Painter {
     event.preventDefault();
   }
 
-  /** The picture as it is sent, of the frame's size. */
+  /** The picture as it is sent, of the frame's size; transparency stays, the server knows what lies behind it. */
   async image() {
     const sent = element("canvas", { width: this.width, height: this.height });
     const pen = sent.getContext("2d");
-    pen.fillStyle = "white";
-    pen.fillRect(0, 0, this.width, this.height);
     const { x, y, w, h } = this.box();
     pen.imageSmoothingQuality = "high";
     pen.drawImage(this.bitmap, x, y, w, h);

@@ -43,14 +43,12 @@ export function isSmall({ width, height }) {
   return Math.max(width, height) <= SMALL;
 }
 
-/** A picture of so many pixels in the middle of this one, scaled so that it is filled; transparency becomes white. */
+/** A picture of so many pixels in the middle of this one, scaled so that it is filled; transparency stays, the server knows what lies behind it. */
 export async function fitted(blob, width, height) {
   const bitmap = await decoded(blob);
   const scale = Math.max(width / bitmap.width, height / bitmap.height);
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const pen = canvas.getContext("2d");
-  pen.fillStyle = "white";
-  pen.fillRect(0, 0, width, height);
   pen.imageSmoothingQuality = "high";
   pen.drawImage(bitmap, (width - bitmap.width * scale) / 2, (height - bitmap.height * scale) / 2, bitmap.width * scale, bitmap.height * scale);
   return canvasBlob(canvas);

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pydantic_core
 from PIL import Image
 
-from genlib.data.codecs.decode import BadSample, ImageHeader, array_header, decode_array, decode_image, image_header
+from genlib.config import Color
+from genlib.data.codecs.decode import BadSample, array_header, decode_array
+from genlib.data.codecs.image_header import ImageHeader, image_header
+from genlib.data.codecs.images import WHITE, decode_image, decode_palette, on_background
 from genlib.ports import Port
 from serve.api_error import ApiError
 from serve.limits import Limits
@@ -22,14 +24,8 @@ from serve.parsing import number_lists
 from serve.parsing.json_fields import Value, no_json
 
 _DATA_URI = re.compile(r"data:[a-z]+/[a-z0-9.+-]+(?:;[a-z0-9=.-]+)*;base64,", re.IGNORECASE)
-_ORIENTATION = 274
-"""EXIF's tag."""
 _PIXEL_BYTES = {("png", 3): 11, ("png", 4): 16, ("jpeg", 4): 14, ("webp", 3): 24, ("webp", 4): 24}
 """Memory that a pixel takes while its picture is decoded and fitted, where it is more than 8; measured with Pillow 13."""
-_ROWS = 64
-"""Of a picture, that are computed at a time."""
-_TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
-"""For each orientation: quarter turns to the left, then whether to mirror (Exif 2.32, section 4.6.4)."""
 
 
 def is_data_uri(text: str) -> bool:
@@ -56,7 +52,7 @@ def measured(data: bytes, limits: Limits, param: str) -> ImageHeader:
     """What a PNG, JPEG or WebP file says of itself. ApiError where it is none, or has too many pixels."""
     try:
         header = image_header(data)
-        most = min(limits.input_pixels, limits.picture_bytes // _PIXEL_BYTES.get((header.format, header.channels), 8))
+        most = min(limits.input_pixels, limits.picture_bytes // _PIXEL_BYTES.get((header.format, 4 if header.clear else header.channels), 8))
         if header.height * header.width > most:
             raise _no_picture(param, f"over the pixel limit; the limit is {most:,} pixels")
     except BadSample as reason:
@@ -65,13 +61,30 @@ def measured(data: bytes, limits: Limits, param: str) -> ImageHeader:
 
 
 def pixels_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
-    """uint8 (H, W, C) of a PNG, JPEG or WebP file, upright; C is 1, 3, or 4 where it has alpha."""
+    """uint8 (H, W, C) of a PNG, JPEG or WebP file, upright; C is 1, 3, or 4 where it can be transparent."""
     header = measured(data, limits, param)
+    channels = 3 if header.format == "jpeg" and header.channels == 4 else header.channels
     try:
-        pixels = decode_image(data, 3 if header.format == "jpeg" and header.channels == 4 else header.channels)
+        return decode_image(data, 4 if header.clear else channels)
     except BadSample as reason:
         raise _no_picture(param, str(reason)) from None
-    return upright(pixels, data) if header.format == "jpeg" else pixels
+
+
+def mask_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
+    """uint8 (H, W, 1) of a PNG, JPEG or WebP file, upright: 255 where it is fully transparent, or, if nothing is, its grey levels.
+
+    Of a palette with colours, as segmentations have, the indices count: 255 where there is another than 0.
+    """
+    header = measured(data, limits, param)
+    try:
+        palette = None if header.clear else decode_palette(data)
+    except BadSample as reason:
+        raise _no_picture(param, str(reason)) from None
+    if palette is not None and (palette[1] != palette[1][:, :1]).any():
+        return (palette[0] > 0) * np.uint8(255)
+    pixels = pixels_of(data, limits, param)
+    empty = transparent(pixels)
+    return with_channels(pixels, 1) if empty is None else empty[:, :, None] * np.uint8(255)
 
 
 def check_pixels(files: Sequence[bytes], limits: Limits, param: str) -> None:
@@ -90,16 +103,6 @@ def _no_picture(param: str, reason: str) -> ApiError:
     return ApiError(400, message, param=param, code="invalid_image")
 
 
-def upright(pixels: np.ndarray, data: bytes) -> np.ndarray:
-    """As the camera was held, which a JPEG says beside its pixels."""
-    try:
-        turns, mirrored = _TURNS[Image.open(io.BytesIO(data), formats=("JPEG",)).getexif().get(_ORIENTATION, 1)]
-    except Exception:  # upright, or what Pillow raises on a strange tag
-        return pixels
-    turned = np.rot90(pixels, turns)
-    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
-
-
 def transparent(pixels: np.ndarray) -> np.ndarray | None:
     """bool (H, W), whether a picture is fully transparent there; None where it has no such place."""
     if pixels.shape[2] != 4 or not (empty := pixels[:, :, 3] == 0).any():
@@ -107,29 +110,19 @@ def transparent(pixels: np.ndarray) -> np.ndarray | None:
     return empty
 
 
-def opaque(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 1 or 3); what is transparent lies on white."""
-    return _on_white(pixels) if pixels.shape[2] == 4 else pixels
+def opaque(pixels: np.ndarray, background: Color = WHITE) -> np.ndarray:
+    """uint8 (H, W, 1 or 3); what is transparent lies on the background."""
+    return on_background(pixels, background) if pixels.shape[2] == 4 else pixels
 
 
-def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 (H, W, channels), channels 1 or 3; what is transparent lies on white."""
-    pixels = opaque(pixels)
+def with_channels(pixels: np.ndarray, channels: int, background: Color = WHITE) -> np.ndarray:
+    """uint8 (H, W, channels), channels 1 or 3; what is transparent lies on the background."""
+    pixels = opaque(pixels, background)
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
         return np.repeat(pixels, 3, axis=2)
     return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
-
-
-def _on_white(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) of (H, W, 4); some rows at a time, as products take more memory than their factors."""
-    made = np.empty((*pixels.shape[:2], 3), np.uint8)
-    for start in range(0, len(pixels), _ROWS):
-        rows = slice(start, start + _ROWS)
-        alpha = pixels[rows, :, 3:].astype(np.uint16)
-        made[rows] = (pixels[rows, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
-    return made
 
 
 def fitted(pixels: np.ndarray, width: int, height: int, *, smooth: bool = True) -> np.ndarray:
@@ -145,9 +138,9 @@ def fitted(pixels: np.ndarray, width: int, height: int, *, smooth: bool = True) 
     return np.asarray(scaled).reshape(height, width, channels)
 
 
-def fitted_with(pixels: np.ndarray, width: int, height: int, channels: int) -> np.ndarray:
+def fitted_with(pixels: np.ndarray, width: int, height: int, channels: int, background: Color = WHITE) -> np.ndarray:
     """uint8 (height, width, channels): cut and scaled, and then given its channels, which of the smaller picture takes less memory."""
-    return with_channels(fitted(opaque(pixels), width, height), channels)
+    return with_channels(fitted(opaque(pixels, background), width, height), channels)
 
 
 def batch_of(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -158,17 +151,23 @@ def batch_of(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return made
 
 
-def tensor_of(value: Value, name: str, port: Port, channels: int, limits: Limits) -> np.ndarray:
+def tensor_of(value: Value, name: str, port: Port, channels: int, limits: Limits, background: Color = WHITE) -> np.ndarray:
     """What an action takes as a tensor: a picture or a list of them as base64 or data URIs, a .npy file as such, or lists of numbers.
 
-    Pictures come out as `batch_of` gives them, of one channel where the port has a single one; numbers are float32, or whole as the port says.
+    Pictures come out as `batch_of` gives them, those of a port with a single channel as masks (`mask_of`); numbers are float32, or whole as
+    the port says.
     """
-    channels = 1 if "single" in port.axes else channels
+
+    def decode(file: bytes) -> np.ndarray:
+        if "single" in port.axes:
+            return mask_of(file, limits, name)
+        return with_channels(pixels_of(file, limits, name), channels, background)
+
     if value.starts(b'"'):
         data = file_of(_parsed(value, name), name)
-        return array_of(data, name, limits, whole=port.whole) if data[:6] == b"\x93NUMPY" else pictures_of([data], name, channels, limits)
+        return array_of(data, name, limits, whole=port.whole) if data[:6] == b"\x93NUMPY" else pictures_of([data], name, limits, decode)
     if value.starts(b"[", b'"'):
-        return pictures_of([file_of(one, name) for one in _parsed(value, name)], name, channels, limits)
+        return pictures_of([file_of(one, name) for one in _parsed(value, name)], name, limits, decode)
     if value.starts(b"["):
         return numbers_of(value.text(), name, limits, whole=port.whole)
     raise ApiError(400, f"{name} must be a picture, a .npy file or lists of numbers; /v1/models has its schema", param=name)
@@ -185,16 +184,13 @@ def _parsed(value: Value, name: str) -> Any:
     return parsed
 
 
-def pictures_of(files: Sequence[bytes], name: str, channels: int, limits: Limits) -> np.ndarray:
-    """Pictures of one size, as they are."""
+def pictures_of(files: Sequence[bytes], name: str, limits: Limits, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    """Pictures of one size, as `decode` makes them of files, uint8 (H, W, C)."""
     check_pixels(files, limits, name)
-    sizes = [sorted(image_header(file)[1:3]) for file in files]  # sorted, as one of them may lie on its side
+    sizes = [image_header(file)[1:3] for file in files]
     if any(size != sizes[0] for size in sizes) or len(sizes) * math.prod(sizes[0]) > limits.input_pixels:
         raise _differ(name)
-    pictures = [with_channels(pixels_of(file, limits, name), channels) for file in files]
-    if len({picture.shape for picture in pictures}) != 1:
-        raise _differ(name)
-    return batch_of(pictures)
+    return batch_of([decode(file) for file in files])
 
 
 def _differ(name: str) -> ApiError:

@@ -55,7 +55,7 @@ def _taken(card: ModelCard, action: str, content: bytes, limits: Limits) -> tupl
     tensors = {name: value for name, value in own.items() if name in tensors_of(card, action)}
     plain = checked_arguments(card, action, _parsed({name: value for name, value in own.items() if name not in tensors}), limits, later=own)
     known = card.actions[action]
-    arrays = {name: tensor_of(value, name, known.inputs[name].port, card.sizes.channels, limits) for name, value in tensors.items()}
+    arrays = {name: tensor_of(value, name, known.inputs[name].port, card.sizes.channels, limits, card.background) for name, value in tensors.items()}
     arguments = {**plain, **arrays}
     check_given(card, action, arguments)
     check_action(limits, known, arguments, card.sizes)

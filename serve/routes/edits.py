@@ -15,7 +15,7 @@ from serve.backend import ModelCard
 from serve.front import of, respond
 from serve.inference.abilities import action_for
 from serve.inference.request import seeds_from
-from serve.parsing.image_decoding import batch_of, fitted, fitted_with, opaque, transparent, with_channels
+from serve.parsing.image_decoding import batch_of, fitted, fitted_with, mask_of, opaque, transparent, with_channels
 from serve.routes.beside import beside
 from serve.routes.bodies import Picture, body_of
 from serve.routes.describing import route
@@ -30,7 +30,9 @@ class Edit(Drawn):
     """POST /v1/images/edits."""
 
     image: Picture | Annotated[list[Picture], Field(min_length=1, max_length=1)]
-    mask: Picture | None = Field(None, description="Filled is what is fully transparent, or, without alpha, what is white.")
+    mask: Picture | None = Field(
+        None, description="Filled is what is fully transparent, or, if nothing is, what is white; of a palette with colours, all but its first."
+    )
     prompt: Text | None = None
     mode: Literal["auto", "inpaint", "outpaint", "image_to_image", "edit"] | None = None
     strength: Share | None = Field(None, description="How far from the picture: 0 keeps it, 1 forgets it.")
@@ -44,13 +46,15 @@ async def edits(request: Request) -> Response:
     """Changes a picture: fills a part of it, continues it, or draws it anew after words."""
     body, front = await body_of(request, Edit), of(request)
     limits = front.options.limits
-    given = await decoded([body.mask], limits, "mask", _mask) if body.mask else []
-    ((picture, empty),) = await decoded([_single(body.image)], limits, "image", lambda pixels: (opaque(pixels), transparent(pixels)))
+    given = await decoded([body.mask], limits, "mask", lambda pixels: pixels[:, :, 0] >= 128, mask_of) if body.mask else []
+    ((pixels, empty),) = await decoded([_single(body.image)], limits, "image", lambda pixels: (pixels, transparent(pixels)))
     mask = given[0] if given else empty
     wanted = _modes(body, mask is not None)
     uses = tuple(f"images.edits.{mode}" for mode in wanted)
     card = front.card(body.model, uses, f"edits of this kind ({' or '.join(wanted)})")
     action = card.actions[action_for(card, *uses)]
+    picture = await beside(opaque, pixels, card.background)
+    del pixels
     count = body.n or 1
     seeds = seeds_from(body.seed, count)
     sides = sides_of(card, body.size, limits, None if action.name == "outpaint" else (picture.shape[1], picture.shape[0]))
@@ -68,13 +72,6 @@ async def edits(request: Request) -> Response:
 
 def _single(image: str | list[str]) -> str:
     return image if isinstance(image, str) else image[0]
-
-
-def _mask(given: np.ndarray) -> np.ndarray:
-    """bool (H, W), whether a picture is to be filled there."""
-    if given.shape[2] == 4:
-        return given[:, :, 3] == 0
-    return with_channels(given, 1)[:, :, 0] >= 128
 
 
 def _modes(body: Edit, masked: bool) -> tuple[str, ...]:

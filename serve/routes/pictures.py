@@ -87,10 +87,16 @@ def steps_of(card: ModelCard, action: Action, asked: int | None) -> int:
     return steps
 
 
-async def decoded(texts: Sequence[str], limits: Limits, param: str, then: Callable[[np.ndarray], T]) -> list[T]:
+async def decoded(
+    texts: Sequence[str],
+    limits: Limits,
+    param: str,
+    then: Callable[[np.ndarray], T],
+    decode: Callable[[bytes, Limits, str], np.ndarray] = pixels_of,
+) -> list[T]:
     """What `then` makes of each picture that came as text, uint8 (H, W, C). They are decoded beside the loop, and only one is there at a time."""
     files = await beside(_files, texts, limits, param)
-    return [await beside(lambda file: then(pixels_of(file, limits, param)), file) for file in files]
+    return [await beside(lambda file: then(decode(file, limits, param)), file) for file in files]
 
 
 async def fitted_batch(
@@ -107,7 +113,7 @@ async def fitted_batch(
         if sides is None:
             sides = sides_of(card, size, limits, (pixels.shape[1], pixels.shape[0]))
             check_scaled(limits, len(texts) * count, sides)
-        return fitted_with(pixels, *sides, card.sizes.channels)
+        return fitted_with(pixels, *sides, card.sizes.channels, card.background)
 
     pictures = await decoded(texts, limits, param, fit)
     assert sides is not None  # there is at least one

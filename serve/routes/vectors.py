@@ -117,5 +117,5 @@ async def _of_pictures(
 
 def _shrunk(pixels: np.ndarray, card: ModelCard) -> np.ndarray:
     """A picture as the model was trained on: a square cut from its middle, of the model's size."""
-    side = card.sizes.side
-    return fitted_with(pixels, side, side, card.sizes.channels) if side else with_channels(pixels, card.sizes.channels)
+    side, form = card.sizes.side, (card.sizes.channels, card.background)
+    return fitted_with(pixels, side, side, *form) if side else with_channels(pixels, *form)

@@ -1,6 +1,6 @@
 """From a member's bytes to a value, by an allow-list of extensions; no other member is opened, and no code from data runs.
 
-Images are measured from their header before any decoder sees them: JPEG, PNG and WebP, one frame, within a pixel limit.
+Here are all but images, which are measured (`image_header`) before they are decoded (`images`).
 """
 
 from __future__ import annotations
@@ -9,28 +9,25 @@ import functools
 import io
 import json
 import math
-import struct
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import simplejpeg
-from PIL import Image
 
 KINDS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label", "json": "json", "npy": "array"}
-"""Kind of value by extension; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`."""
+"""Kind of value by extension; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`.
+
+An image in a field that is not called `image` is numbers by place, a map: it is read as one channel, of a palette PNG the indices.
+"""
 LIMIT_BYTES = {"image": 64 << 20, "text": 1 << 20, "label": 64, "json": 4 << 20, "array": 64 << 20}
 LIMIT_PIXELS = 1 << 26
 LIMIT_LABELS = 1 << 22
 """Most classes: each has a name in memory, whether a sample has it or not."""
-_MAX_CHUNKS = 256  # of a PNG before its pixels
-_MAX_SCANS = 100  # of a JPEG: each passes over all pixels and may take 100 bytes; writers use 10
 _LARGEST_HEADER = 8192  # bytes of a .npy file before its numbers
-_SMALL = 8192  # bytes that hold no more scans than that
 
 
 REASONS = (
     "undecodable", "undecodable header", "several frames", "over the pixel limit", "over the byte limit",
+    "more than 16 bits", "unknown colours", "mask of 16 bits",
     "non-UTF-8", "empty caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
     CHANGED := "changed since it was indexed", UNREADABLE := "unreadable shard",
 )  # fmt: skip
@@ -41,113 +38,6 @@ FOUND_WHILE_READING = ("killed its reader", "hung its reader", CHANGED, UNREADAB
 
 class BadSample(ValueError):
     """A member that cannot be used; the message is one of `REASONS`, under which it is counted."""
-
-
-class ImageHeader(NamedTuple):
-    """An image's header: format, pixels, channels (1 grey, 3 colour, 4 with alpha or CMYK)."""
-
-    format: str
-    height: int
-    width: int
-    channels: int
-
-
-def _jpeg_header(data: bytes) -> ImageHeader:
-    if len(data) > _SMALL and data.count(b"\xff\xda") > _MAX_SCANS + (len(data) >> 15):  # by chance there is one in 64 KB of other content
-        raise BadSample("undecodable header")
-    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    return ImageHeader("jpeg", int(height), int(width), {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(colorspace, 3))
-
-
-def _png_header(data: bytes) -> ImageHeader:
-    width, height, _, color = struct.unpack_from(">IIBB", data, 16)
-    at = 8
-    for _ in range(_MAX_CHUNKS):
-        kind = data[at + 4 : at + 8]
-        if kind == b"IDAT":
-            return ImageHeader("png", height, width, {0: 1, 4: 4, 6: 4}.get(color, 3))
-        if kind == b"acTL":
-            raise BadSample("several frames")
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    raise BadSample("undecodable header")
-
-
-def _webp_header(data: bytes) -> ImageHeader:
-    """The three forms of WebP: RFC 9649, sections 2.5 to 2.7."""
-    kind, alpha = data[12:16], False
-    if kind == b"VP8X":
-        if data[20] & 0x02:
-            raise BadSample("several frames")
-        alpha = bool(data[20] & 0x10)
-        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
-    elif kind == b"VP8L":
-        word = int.from_bytes(data[21:25], "little")
-        width, height, alpha = 1 + (word & 0x3FFF), 1 + (word >> 14 & 0x3FFF), bool(word >> 28 & 1)
-    elif kind == b"VP8 ":
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
-    else:
-        raise BadSample("undecodable header")
-    return ImageHeader("webp", height, width, 4 if alpha else 3)
-
-
-def image_header(data: bytes) -> ImageHeader:
-    """Measures a JPEG, PNG or WebP without decoding it. BadSample where it is none, has several frames or too many pixels."""
-    try:
-        if data[:3] == b"\xff\xd8\xff":
-            header = _jpeg_header(data)
-        elif data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
-            header = _png_header(data)
-        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            header = _webp_header(data)
-        else:
-            raise BadSample("undecodable header")
-    except BadSample:
-        raise
-    except (ValueError, KeyError, IndexError, struct.error):
-        raise BadSample("undecodable header") from None
-    if not header.height or not header.width:
-        raise BadSample("undecodable header")
-    if header.height * header.width > LIMIT_PIXELS:
-        raise BadSample("over the pixel limit")
-    return header
-
-
-def _pillow(data: bytes, header: ImageHeader, channels: int) -> np.ndarray:
-    image = Image.open(io.BytesIO(data), formats=(header.format.upper(),))
-    if (image.height, image.width) != (header.height, header.width):
-        raise BadSample("undecodable")
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    wanted = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
-    return np.asarray(image if image.mode == wanted else image.convert(wanted))
-
-
-def _jpeg(data: bytes, header: ImageHeader, channels: int, at_least: tuple[int, int]) -> np.ndarray | None:
-    """The fast way; None for what it does not take: CMYK, alpha, and files with flaws that do not matter, which Pillow tells from others."""
-    if header.channels == 4 or channels == 4:
-        return None
-    height, width = min(at_least[0], header.height), min(at_least[1], header.width)
-    try:
-        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", min_height=height, min_width=width, min_factor=2 if height else 1)
-    except ValueError:
-        return None
-
-
-def decode_image(data: bytes, channels: int = 3, at_least: int | tuple[int, int] = 0) -> np.ndarray:
-    """An image as uint8 (H, W, channels), channels 1, 3 or 4.
-
-    With `at_least` a JPEG may be decoded at a fraction of its size: both sides no smaller than that many pixels, or height and width
-    no smaller than two. Several times faster. BadSample where it cannot be decoded.
-    """
-    header = image_header(data)
-    try:
-        image = _jpeg(data, header, channels, (at_least, at_least) if isinstance(at_least, int) else at_least) if header.format == "jpeg" else None
-        image = _pillow(data, header, channels) if image is None else image
-    except BadSample:
-        raise
-    except Exception as error:  # what a codec raises on hostile bytes is not a closed list
-        raise BadSample("undecodable") from error
-    return image if image.ndim == 3 else image[:, :, None]
 
 
 def decode_text(data: bytes) -> str:
@@ -214,13 +104,3 @@ def decode_array(data: bytes) -> StoredArray:
     """Numbers of a .npy file, read-only."""
     shape, kind, start = array_header(data)
     return np.frombuffer(data, kind, offset=start).reshape(shape).view(StoredArray)
-
-
-CHECKS: dict[str, Callable[[bytes], Any]] = {
-    "image": image_header,
-    "text": decode_text,
-    "label": decode_label,
-    "json": decode_json,
-    "array": array_header,
-}
-"""Check of a member by kind, which it must pass before its sample gets a number."""

@@ -1,4 +1,7 @@
-"""An image as a shard stores it: its own bytes where these will do, otherwise upright, shrunk and encoded again."""
+"""An image as a shard stores it: its own bytes where these will do, otherwise upright, shrunk and encoded again.
+
+Bytes that are kept keep their turn, and are read upright; what is encoded again is upright without it, and transparent where it was.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 
-from genlib.data.codecs.decode import LIMIT_BYTES, LIMIT_PIXELS, BadSample, image_header
+from genlib.data.codecs.decode import LIMIT_BYTES, LIMIT_PIXELS, BadSample
+from genlib.data.codecs.image_header import image_header, mask_header
+from genlib.data.codecs.images import opened, plain
+from genlib.data.codecs.orientation import turn_of, upright
 from genlib.files import IrregularError, read_regular
 
 _OTHERS = ("BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
@@ -40,7 +46,7 @@ def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:
     """(extension, bytes) of an image for a shard: unchanged where it is a JPEG, PNG or WebP of one frame and no larger than `size`.
 
     Otherwise it is turned upright and shrunk to `size` pixels on the shorter side, never up; JPEG and WebP stay such, all else
-    becomes PNG. BadSample or SkippedSample says why it cannot be used.
+    becomes PNG. Of a JPEG with several pictures the first is taken. BadSample or SkippedSample says why it cannot be used.
     """
     if len(data) > LIMIT_BYTES["image"]:
         raise BadSample("over the byte limit")
@@ -49,54 +55,74 @@ def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:
     except BadSample as reason:
         if str(reason) != "undecodable header":
             raise
-        return _encoded(data, _OTHERS, size)
+        return _encoded_other(data, size)
     if not size or min(header.height, header.width) <= size:
         return _EXTENSION[header.format.upper()], data
-    return _encoded(data, (header.format.upper(),), size)
-
-
-def _encoded(data: bytes, formats: tuple[str, ...], size: int) -> tuple[str, bytes]:
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
+        return _encoded(opened(data, header.format.upper()), header.format.upper(), size, header.turn)
+    except BadSample:
+        raise
+    except Exception:  # what a codec raises on hostile bytes is not a closed list
+        raise BadSample("undecodable") from None
+
+
+def stored_mask(data: bytes) -> tuple[str, bytes]:
+    """(extension, bytes) of a mask for a shard: unchanged where it is a JPEG, PNG or WebP, else a grey PNG of its numbers, see `decode_map`."""
+    if len(data) > LIMIT_BYTES["image"]:
+        raise BadSample("over the byte limit")
+    try:
+        return f"mask.{_EXTENSION[mask_header(data).format.upper()]}", data
+    except BadSample as reason:
+        if str(reason) != "undecodable header":
+            raise
+    return f"mask.{_EXTENSION['PNG']}", _encoded_other(data, 0, mask=True)[1]
+
+
+def _encoded_other(data: bytes, size: int, mask: bool = False) -> tuple[str, bytes]:
+    """Of an image in a format that shards do not hold; of a mask the palette is left out."""
+    try:
+        image = opened(data, *_OTHERS)
     except Image.DecompressionBombError:
         raise BadSample("over the pixel limit") from None
-    except Exception:  # what a codec raises on hostile bytes is not a closed list
+    except Exception:  # see `stored_image`
         raise SkippedSample("not an image") from None
     if image.width * image.height > LIMIT_PIXELS:
         raise BadSample("over the pixel limit")
-    kind = image.format if image.format in _EXTENSION else "PNG"
     try:
         if getattr(image, "is_animated", False):
             raise BadSample("several frames")
-        image = _shrunk(image, size)
-        buffer = io.BytesIO()
-        image.save(buffer, kind, **({} if kind == "PNG" else {"quality": _QUALITY}))
-    except (BadSample, SkippedSample):
+        if mask:
+            image = _numbers(image)
+        # Pillow turns a TIFF itself as it is decoded
+        turn = turn_of(image.info.get("exif") or b"", image.info.get("xmp") or b"") if image.format == "AVIF" else 1
+        return _encoded(image, "PNG", size, turn)
+    except BadSample:
         raise
     except Exception:
         raise BadSample("undecodable") from None
+
+
+def _numbers(image: Image.Image) -> Image.Image:
+    """A mask as grey."""
+    if image.mode.startswith("I;16"):
+        raise BadSample("mask of 16 bits")
+    return Image.fromarray(np.asarray(image)) if image.mode == "P" else plain(image).convert("L")
+
+
+def _encoded(image: Image.Image, kind: str, size: int, turn: int) -> tuple[str, bytes]:
+    buffer = io.BytesIO()
+    _shrunk(image, size, turn).save(buffer, kind, **({} if kind == "PNG" else {"quality": _QUALITY}))
     return _EXTENSION[kind], buffer.getvalue()
 
 
-def _shrunk(image: Image.Image, size: int) -> Image.Image:
+def _shrunk(image: Image.Image, size: int, turn: int) -> Image.Image:
     """The image upright, in 8 bits, its shorter side at most `size` pixels where that is not 0."""
     if size:
         image.draft(None, (2 * size, 2 * size))  # a JPEG at a fraction, which is still twice what is wanted
-    image = _plain(ImageOps.exif_transpose(image))
-    image.info.clear()  # profiles and comments are not pixels
+    pixels = np.asarray(plain(image))
+    image = Image.fromarray(upright(pixels, turn))  # without profiles and comments, which are not pixels
     scale = size / min(image.size) if size else 1.0
     if scale >= 1:
         return image
     width, height = (max(size, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Grey, RGB or RGBA of 8 bits."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise SkippedSample("more than 16 bits")
-    clear = "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-    wanted = "RGBA" if clear else "L" if image.mode in ("1", "L") else "RGB"
-    return image if image.mode == wanted else image.convert(wanted)

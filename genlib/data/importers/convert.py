@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from genlib.data.codecs.decode import LIMIT_BYTES, BadSample, decode_label, decode_text
-from genlib.data.codecs.encode import SkippedSample, file_bytes, stored_image
+from genlib.data.codecs.encode import SkippedSample, file_bytes, stored_image, stored_mask
 from genlib.data.index import shard_index
 from genlib.data.shards.writer import ShardWriter
 from genlib.files import read_regular, write_atomically
 
-CONVERT_VERSION = 1
+CONVERT_VERSION = 2
 """Changes when the same input would give other bytes."""
 _MEASURED, _MOST_SAMPLES, _FILLED = 64, 65_536, 0.85  # samples to see how large they are, most samples a part, share of a shard to fill
 _RECORD_BYTES = 64 << 20
@@ -40,6 +40,7 @@ class RawSample:
     """The split, where the input knows it; otherwise it is drawn from the name."""
     problem: str = ""
     """Why the sample cannot be used, where the input knows it."""
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +103,15 @@ class PartRecord:
 
 
 def members(raw: RawSample, size: int = 0) -> dict[str, bytes]:
-    """Members of a sample for a shard: an image, and txt and cls where it has them. BadSample or SkippedSample where it cannot be used."""
+    """Members of a sample for a shard: an image, and a mask, txt and cls where it has them. BadSample or SkippedSample where it cannot be used."""
     if raw.problem:
         raise SkippedSample(raw.problem)
     if raw.image is None:
         raise SkippedSample("missing image")
     data = file_bytes(raw.image, LIMIT_BYTES["image"], "image") if isinstance(raw.image, Path) else raw.image
     found = dict([stored_image(data, size)])
+    if raw.mask is not None:
+        found.update([stored_mask(file_bytes(raw.mask, LIMIT_BYTES["image"], "mask"))])
     if raw.caption is not None:
         found["txt"] = _caption(raw.caption)
     if raw.label is not None:

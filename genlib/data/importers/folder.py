@@ -1,4 +1,4 @@
-"""A folder of images: with captions beside them (NAME.txt), or in class folders, or neither."""
+"""A folder of images: with captions beside them (NAME.txt), or in class folders, or neither; with masks (NAME.mask.png) or without."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from genlib.data.importers.convert import ConversionInput, RawSample
 
-IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
+IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".mpo", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "validation"}
 """Folders at the top that are splits where there are no others."""
 FolderLabels = Literal["auto", "folders", "none"]
@@ -26,12 +26,14 @@ class ImageEntry:
     split: str = ""
     label: int | None = None
     captioned: bool = False
+    mask: str = ""
+    """Path of its mask below the root."""
 
 
 def open_folder(root: Path, labels: FolderLabels = "auto") -> ConversionInput:
     """The images below a folder, in order of their paths. ValueError where there are none, or where its layout says two things.
 
-    Where any image has a caption beside it, all need one. With `labels` "auto", images that lie in two or more folders, none of
+    Where any image has a caption or a mask beside it, all need one. With `labels` "auto", images that lie in two or more folders, none of
     them at the top, and have no captions, get the folder's number as label. Folders train and val at the top are splits.
     """
     if not root.is_dir():
@@ -39,6 +41,7 @@ def open_folder(root: Path, labels: FolderLabels = "auto") -> ConversionInput:
     images, captions, others, digest = _walk(root)
     if not images:
         raise ValueError(f"{root} holds no images ({', '.join(sorted(IMAGES))}); check the path")
+    images, masks = _apart(images)
     split_of = _splits(root, images)
     captioned = bool(captions)
     names = _class_names(root, images, bool(split_of), captioned, labels)
@@ -48,8 +51,9 @@ def open_folder(root: Path, labels: FolderLabels = "auto") -> ConversionInput:
         parts = path.split("/")
         split = split_of[parts[0]] if split_of else ""
         label = number[parts[1 if split_of else 0]] if names else None
-        entries.append(ImageEntry(path, split, label, os.path.splitext(path)[0] in captions))
-    read = partial(read_entries, root.absolute(), captioned)
+        stem = os.path.splitext(path)[0]
+        entries.append(ImageEntry(path, split, label, stem in captions, masks.get(stem, "")))
+    read = partial(read_entries, root.absolute(), captioned, bool(masks))
     return ConversionInput(
         read=read,
         cut=lambda size: [entries[at : at + size] for at in range(0, len(entries), size)],
@@ -60,13 +64,13 @@ def open_folder(root: Path, labels: FolderLabels = "auto") -> ConversionInput:
     )
 
 
-def read_entries(root: Path, captioned: bool, entries: Sequence[ImageEntry]) -> Iterator[RawSample]:
+def read_entries(root: Path, captioned: bool, masked: bool, entries: Sequence[ImageEntry]) -> Iterator[RawSample]:
     """The samples of some entries."""
     for entry in entries:
         path = root / entry.path
-        problem = "missing caption" if captioned and not entry.captioned else ""
+        problem = "missing caption" if captioned and not entry.captioned else "missing mask" if masked and not entry.mask else ""
         caption = path.with_suffix(".txt") if captioned else None
-        yield RawSample(entry.path, path, caption, entry.label, entry.split, problem)
+        yield RawSample(entry.path, path, caption, entry.label, entry.split, problem, root / entry.mask if entry.mask else None)
 
 
 def _walk(root: Path) -> tuple[list[str], set[str], int, str]:
@@ -89,6 +93,14 @@ def _walk(root: Path) -> tuple[list[str], set[str], int, str]:
     others = len(ordered) - len(images) - len(captions)
     digest = hashlib.sha256("\0".join(f"{path}\0{found[path]}" for path in ordered).encode("utf-8", "surrogateescape")).hexdigest()
     return images, captions, others, digest
+
+
+def _apart(images: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Pictures, and masks by the stem of their picture: NAME.mask.EXT is one where there is a NAME."""
+    stems = {os.path.splitext(path)[0] for path in images}
+    masks = {stem[:-5]: path for path in images if (stem := os.path.splitext(path)[0]).endswith(".mask") and stem[:-5] in stems}
+    taken = set(masks.values())
+    return [path for path in images if path not in taken], masks
 
 
 def _size(entry: os.DirEntry) -> int:

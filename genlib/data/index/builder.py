@@ -6,16 +6,25 @@ import math
 import re
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from genlib.data.codecs.decode import CHECKS, KINDS, LIMIT_BYTES, BadSample, ImageHeader
+from genlib.data.codecs.decode import KINDS, LIMIT_BYTES, BadSample, array_header, decode_json, decode_label, decode_text
+from genlib.data.codecs.image_header import ImageHeader, image_header, mask_header
 from genlib.data.index import tar
 from genlib.data.index.content import FileContent
 from genlib.data.index.validation import FIELD, FIRST_BYTES, MAX_FIELDS, MAX_NUMBERS, NUMBER, SUSPECT
 
 _FIELD, _NUMBER = re.compile(FIELD), re.compile(NUMBER)
+_CHECKS: dict[str, Callable[[bytes], Any]] = {
+    "image": image_header,
+    "text": decode_text,
+    "label": decode_label,
+    "json": decode_json,
+    "array": array_header,
+}
 
 
 def printable_key(key: bytes) -> str:
@@ -31,6 +40,11 @@ def field_of(extension: str) -> tuple[str, str] | None:
     if kind is None or (prefix and not _FIELD.fullmatch(prefix)) or (prefix in KINDS.values() and prefix != kind):
         return None
     return (prefix or kind), kind
+
+
+def check_of(field: str, kind: str) -> Callable[[bytes], Any]:
+    """The check of a member, which it must pass before its sample gets a number."""
+    return mask_header if kind == "image" and (field == "mask" or field.endswith("_mask")) else _CHECKS[kind]
 
 
 class IndexBuilder:
@@ -84,7 +98,7 @@ class IndexBuilder:
 
     def check(self, members: tar.Members) -> dict[bytes, ImageHeader]:
         """Drops rows with a member that is cut off, too large or undecodable; what the images say of themselves."""
-        kinds = [kind for _, kind in self.columns]
+        kinds, checks = [kind for _, kind in self.columns], [check_of(*column) for column in self.columns]
         image, label, facts = (self.columns.get((name, name), -1) for name in ("image", "label", "json"))
         headers: dict[bytes, ImageHeader] = {}
         end = len(self.data)
@@ -98,7 +112,7 @@ class IndexBuilder:
                     if size > LIMIT_BYTES[kind]:
                         raise BadSample("over the byte limit")
                     data = self.data[start : start + size]
-                    value, self.sums[number] = CHECKS[kind](data), zlib.crc32(data)
+                    value, self.sums[number] = checks[column](data), zlib.crc32(data)
                     if column == image:
                         headers[key] = value
                     elif column == label:

@@ -53,7 +53,7 @@ class ShardIndex:
     masks: np.ndarray
     """(n,) uint32: bit f is set where field f is present; see `SUSPECT`."""
     pixels: np.ndarray
-    """(n, 2) int32: height and width of the field `image`."""
+    """(n, 2) int32: height and width of the field `image`, upright."""
     numbers: np.ndarray
     """(n, K) float64: numbers of the JSON member by name, and the label; nan where a sample has none."""
     key_ends: np.ndarray

@@ -20,7 +20,7 @@ from genlib.data import array_file
 from genlib.data.codecs.decode import KINDS, LIMIT_BYTES, LIMIT_LABELS, LIMIT_PIXELS, REASONS
 from genlib.data.index import tar
 
-INDEX_VERSION = 4
+INDEX_VERSION = 5
 SUSPECT = 1 << 31
 """Bit of a row next to damage. If such a row is incomplete, the damage is the reason, and is counted already."""
 MAX_FIELDS = 16

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from genlib.config import Color
 from genlib.data.caches.disk_cache import DiskCache
 from genlib.data.reading.reader import SampleReader
 from genlib.data.reading.remote_segments import RemoteSegments
@@ -49,6 +50,7 @@ class BatchDecoder:
     transform: Transform
     seed: int
     channels: int
+    background: Color
     cache_bytes: int
     disk_cache_bytes: int
 
@@ -59,7 +61,9 @@ class BatchDecoder:
 
     def _reader(self, shards: ShardSet, on_sample: Callable[[int], None]) -> SampleReader:
         segments = segments_of(shards, self.disk_cache_bytes)
-        return SampleReader(shards, channels=self.channels, cache_bytes=self.cache_bytes, segments=segments, on_sample=on_sample)
+        return SampleReader(
+            shards, channels=self.channels, background=self.background, cache_bytes=self.cache_bytes, segments=segments, on_sample=on_sample
+        )
 
     def decode(self, readers: tuple[SampleReader, SampleReader | None], rows: BatchRows, bad: Mapping[int, str] | None = None) -> Batch:
         """Tensors of the rows; `failed` (B,) says why one is a stand-in, or a partner of it is, see `SampleReader.read`; the transform may

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from genlib.config import Color
 from genlib.data.caches.lru import LruCache
 from genlib.data.codecs.decode import (
     CHANGED,
@@ -22,11 +23,11 @@ from genlib.data.codecs.decode import (
     BadSample,
     StoredArray,
     decode_array,
-    decode_image,
     decode_json,
     decode_label,
     decode_text,
 )
+from genlib.data.codecs.images import WHITE, decode_image, decode_map
 from genlib.data.index.storage_path import StoragePath
 from genlib.data.reading.remote_segments import RemoteSegments
 from genlib.data.shards.shard_set import ShardSet
@@ -44,6 +45,7 @@ AtLeast = int | tuple[int, int]
 class SampleReader:
     """Decodes samples of a set into values by field; every process that reads has its own.
 
+    `channels` are those of the field `image`, `background` is the colour behind what is transparent, see `decode_image`.
     `on_sample` is called with the number of each sample before it is decoded. `segments` fetches members of shards at URLs.
     """
 
@@ -52,11 +54,12 @@ class SampleReader:
         shards: ShardSet,
         *,
         channels: int = 3,
+        background: Color = WHITE,
         cache_bytes: int = 0,
         segments: RemoteSegments | None = None,
         on_sample: Callable[[int], None] | None = None,
     ):
-        self.shards, self.channels, self.segments, self._on_sample = shards, channels, segments, on_sample
+        self.shards, self.channels, self.background, self.segments, self._on_sample = shards, channels, background, segments, on_sample
         self._files = LruCache(self._open, _OPEN_SHARDS)
         self._cache: dict[tuple[int, AtLeast, tuple[str, ...]], tuple[Any, ...]] = {}
         self._cache_left = cache_bytes
@@ -130,7 +133,10 @@ class SampleReader:
             for field, data in zip(fields, members, strict=True):
                 kind = self.shards.kinds[field]
                 if kind == "image":
-                    values.append(decode_image(data or b"", self.channels if field == "image" else 1, at_least if field == "image" else 0))
+                    picture = field == "image"
+                    values.append(
+                        decode_image(data or b"", self.channels, at_least, self.background) if picture else decode_map(data or b"", self.background)
+                    )
                     # it may stay in the cache: a transform that wrote into it would change every later epoch
                     values[-1].flags.writeable = False
                 else:

@@ -13,8 +13,15 @@ from genlib.data.codecs.decode import StoredArray
 from genlib.types import Batch, Samples
 
 
-def fit_square(image: np.ndarray, side: int) -> np.ndarray:
-    """The middle square of an image, scaled to `side` pixels with antialiasing. uint8 (H, W, C) -> (side, side, C)."""
+def _filter(smooth: bool) -> Image.Resampling:
+    return Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+
+
+def fit_square(image: np.ndarray, side: int, smooth: bool = True) -> np.ndarray:
+    """The middle square of an image, scaled to `side` pixels with antialiasing. uint8 (H, W, C) -> (side, side, C).
+
+    Not `smooth`, each pixel is one of the image's own, as a map of numbers needs it.
+    """
     height, width, channels = image.shape
     if height == width == side:
         return image
@@ -22,14 +29,15 @@ def fit_square(image: np.ndarray, side: int) -> np.ndarray:
     top, left = (height - short) / 2, (width - short) / 2
     picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
     box = (left, top, left + short, top + short)
-    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box=box)).reshape(side, side, channels)
+    return np.asarray(picture.resize((side, side), _filter(smooth), box=box)).reshape(side, side, channels)
 
 
-def fit_box(image: np.ndarray, width: int, height: int, x: float = 0.5, y: float = 0.5) -> tuple[np.ndarray, tuple[int, int]]:
+def fit_box(image: np.ndarray, width: int, height: int, x: float = 0.5, y: float = 0.5, smooth: bool = True) -> tuple[np.ndarray, tuple[int, int]]:
     """An image scaled with antialiasing until it just covers a box, and cut to it. uint8 (H, W, C) -> (height, width, C).
 
     x and y in [0, 1] place the box on the side that is too long: 0 left and top, 0.5 in the middle. Also returns (left, top), the
     box's place in pixels of the scaled image, with which SDXL is conditioned (Podell et al. 2023, arXiv:2307.01952, section 2.2).
+    `smooth` is that of `fit_square`.
     """
     high, wide, channels = image.shape
     if width * high >= height * wide:
@@ -42,14 +50,14 @@ def fit_box(image: np.ndarray, width: int, height: int, x: float = 0.5, y: float
     across, down = wide / scaled_width, high / scaled_height
     box = (left * across, top * down, min(wide, (left + width) * across), min(high, (top + height) * down))
     picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
-    cut = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box)).reshape(height, width, channels)
+    cut = np.asarray(picture.resize((width, height), _filter(smooth), box=box)).reshape(height, width, channels)
     return cut, (left, top)
 
 
-def stack_images(images: Sequence[np.ndarray], side: int = 0) -> np.ndarray:
+def stack_images(images: Sequence[np.ndarray], side: int = 0, smooth: bool = True) -> np.ndarray:
     """Images (H, W, C) of any size -> uint8 (B, side, side, C); with side 0 all must have one size already, kept."""
     if side:
-        images = [image if image.shape[0] == image.shape[1] == side else fit_square(image, side) for image in images]
+        images = [image if image.shape[0] == image.shape[1] == side else fit_square(image, side, smooth) for image in images]
     elif any(image.shape != images[0].shape for image in images):
         other = next(image.shape for image in images if image.shape != images[0].shape)
         raise ValueError(f"images have many sizes, {images[0].shape[:2]} and {other[:2]} among them; give one with --data.image-size")
@@ -77,8 +85,9 @@ def pad_sequences(values: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 class PlainTransform:
-    """Images to float32 (B, C, H, W) in [0, 1] under `image`, masks and other images the same, labels to int64 (B,); no augmentation.
+    """Images to float32 (B, C, H, W) in [0, 1] under `image`, labels to int64 (B,); no augmentation.
 
+    Masks and other maps become float32 (B, 1, H, W): their numbers, such as a palette's indices, over 255, never mixed by scaling.
     A batch of an aspect-ratio bucket is of the bucket's size, else images are squares. Labels come from `.cls` members, else from a
     number `label` in the `.json` ones. A `.npy` member `name` becomes (B, T, ...) with zeros behind the shorter ones, and
     `name_length` (B,). Fields of partners begin with their role: `positive_image`.
@@ -104,7 +113,7 @@ class PlainTransform:
             if isinstance(values[0], StoredArray):
                 batch[name], batch[f"{name}_length"] = pad_sequences(values)
             elif isinstance(values[0], np.ndarray):
-                batch[name] = to_float(self._stacked(values, samples.bucket_size))
+                batch[name] = to_float(self._stacked(values, samples.bucket_size, smooth=name == "image"))
             elif isinstance(values[0], int):
                 batch[name] = torch.tensor(values, dtype=torch.int64)
         labels = [facts.get("label") for facts in samples.fields.get("json", ())]
@@ -112,7 +121,7 @@ class PlainTransform:
             batch["label"] = torch.tensor(labels, dtype=torch.int64)
         return batch
 
-    def _stacked(self, images: Sequence[np.ndarray], bucket_size: tuple[int, int] | None) -> np.ndarray:
+    def _stacked(self, images: Sequence[np.ndarray], bucket_size: tuple[int, int] | None, smooth: bool = True) -> np.ndarray:
         if bucket_size is None:
-            return stack_images(images, self.image_size)
-        return np.stack([fit_box(image, *bucket_size)[0] for image in images])
+            return stack_images(images, self.image_size, smooth)
+        return np.stack([fit_box(image, *bucket_size, smooth=smooth)[0] for image in images])

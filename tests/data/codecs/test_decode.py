@@ -7,7 +7,9 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from genlib.data.codecs.decode import BadSample, decode_image, image_header
+from genlib.data.codecs.decode import BadSample
+from genlib.data.codecs.image_header import image_header
+from genlib.data.codecs.images import decode_image
 from tests.data.shards import picture
 
 RAMP = np.add.outer(np.arange(32), 3 * np.arange(48)).astype(np.uint8)[:, :, None].repeat(3, axis=2)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genlib.data.codecs.decode import BadSample, decode_image, image_header
+from genlib.data.codecs.decode import BadSample
 from genlib.data.codecs.encode import SkippedSample, stored_image
+from genlib.data.codecs.image_header import image_header
+from genlib.data.codecs.images import decode_image
 
 
 def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (40, 20), **options) -> bytes:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from genlib.config import DataConfig
-from genlib.data.codecs.decode import BadSample, decode_image, decode_json, decode_label, decode_text, image_header
+from genlib.data.codecs.decode import BadSample, decode_json, decode_label, decode_text
+from genlib.data.codecs.image_header import image_header
+from genlib.data.codecs.images import decode_image
 from genlib.data.index import tar
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source

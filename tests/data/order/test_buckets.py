@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genlib.config import DataConfig
-from genlib.data.codecs.decode import decode_image
+from genlib.data.codecs.images import decode_image
 from genlib.data.order.buckets import BucketOrder, _parts, bucket_numbers, bucket_sizes, nearest_bucket
 from genlib.data.order.mixture import deal
 from genlib.data.order.sample_order import SMALL_SET_BYTES, WINDOW, block_samples

@@ -1,0 +1,106 @@
+"""A palette PNG as a mask gives its indices, not how bright its colours are: classes of like brightness stay apart.
+
+Sets like VOC's: index 1 shown in dark red, 2 in dark green.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genlib.config import DataConfig
+from genlib.data.codecs.images import decode_image
+from genlib.data.importers.convert import ConversionPlan, InputPart, write_part
+from genlib.data.importers.folder import open_folder
+from genlib.data.shards.shard_set import ShardSet
+from genlib.data.source import open_source
+from genlib.ports import PORTS
+from serve.limits import Limits
+from serve.parsing.image_decoding import mask_of, tensor_of
+from tests.data.shards import picture, write_tar
+from tests.field.pictures import encoded, half_red, paths_of, read_back, read_shards
+from tests.serve.models import uri
+from tests.serve.test_image_decoding import given_as
+
+CLASSES = np.repeat(np.repeat(np.array([[0, 1, 2], [3, 20, 255]], np.uint8), 16, 0), 16, 1)
+COLORS = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+
+
+def mask(colors: list[int] = COLORS, turn: int = 1, indices: np.ndarray = CLASSES, **options) -> bytes:
+    """A palette PNG."""
+    image = Image.fromarray(indices, "P")
+    image.putpalette(colors + [77] * (768 - len(colors)) if indices.max() > 3 else colors)
+    return encoded(image, "PNG", turn, **options)
+
+
+@pytest.mark.parametrize("field", ["mask", "seg", "person_mask"])
+def test_a_tar_gives_indices(tmp_path: Path, field: str) -> None:
+    few = (CLASSES > 0).astype(np.uint8) + (CLASSES == 2)
+    files = {"whole": mask(), "turned": mask(turn=6), "of 2 bits": mask(indices=few, bits=2), "with a clear one": mask(transparency=0)}
+    members = {f"{name}.{end}": data for name, own in files.items() for end, data in (("png", picture(1)), (f"{field}.png", own))}
+    _, found = read_back(tmp_path, members, field)
+    assert (found["whole"][:, :, 0] == CLASSES).all()
+    assert (found["turned"][:, :, 0] == np.rot90(CLASSES, 3)).all()
+    assert (found["of 2 bits"][:, :, 0] == few).all()
+    assert (found["with a clear one"][:, :, 0] == CLASSES).all()
+
+
+def test_a_batch_has_them_unmixed_in_any_size(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-00000.tar", [("0.jpg", encoded(half_red(48, 32), "JPEG")), ("0.mask.png", mask())])
+    for size, step in ((0, 0), (24, 0), (32, 8)):
+        source = open_source(DataConfig(train=str(tmp_path), image_size=size, bucket_step=step))
+        found = next(source.batches("train", 1))["mask"]
+        assert found.shape[1] == 1
+        assert set((found * 255).round().int().flatten().tolist()) <= set(CLASSES.flatten().tolist())
+
+
+def test_a_palette_picture_that_is_no_mask_gives_its_colours() -> None:
+    assert decode_image(mask())[0, [0, 20, 40]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+
+
+def test_a_grey_mask_keeps_its_levels_and_one_of_16_bits_is_counted(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(CLASSES.astype(np.uint16)).save(buffer, "PNG")
+    good = [("0.png", picture(1)), ("0.mask.png", encoded(Image.fromarray(CLASSES), "PNG"))]
+    shards, found = read_back(tmp_path, dict([*good, ("1.png", picture(1)), ("1.mask.png", buffer.getvalue())]), "mask")
+    assert (found["0"][:, :, 0] == CLASSES).all()
+    assert dict(shards.bad) == {"mask of 16 bits": 1}
+    depth = ShardSet.open([write_tar(tmp_path / "depth-0.tar", [("1.png", picture(1)), ("1.depth.png", buffer.getvalue())])])
+    assert len(depth) == 1
+
+
+def test_a_server_fills_what_a_segmentation_marks() -> None:
+    filled = mask_of(mask(), Limits(), "mask")[:, :, 0]
+    assert ((filled == 255) == (CLASSES > 0)).all()
+    assert set(np.unique(filled)) == {0, 255}
+    port = tensor_of(given_as(uri(mask(turn=6))), "mask", PORTS["mask"], 3, Limits())
+    assert port.shape == (1, 1, 48, 32)
+    assert ((port[0, 0] == 255) == np.rot90(CLASSES > 0, 3)).all()
+
+
+def test_a_server_takes_a_mask_of_black_and_white_by_its_colours() -> None:
+    bright = (CLASSES > 0).astype(np.uint8)
+    white_first = mask([255, 255, 255, 0, 0, 0], indices=1 - bright)
+    for data in (white_first, encoded(Image.fromarray(bright * 255), "PNG"), encoded(Image.fromarray(bright * 255).convert("RGBA"), "PNG")):
+        assert ((mask_of(data, Limits(), "mask")[:, :, 0] == 255) == (bright > 0)).all()
+    clear = np.dstack([np.zeros((32, 48, 3), np.uint8), 255 - bright * 255])
+    assert ((mask_of(encoded(Image.fromarray(clear), "PNG"), Limits(), "mask")[:, :, 0] == 255) == (bright > 0)).all()
+
+
+@pytest.mark.parametrize("size", [0, 16])
+def test_a_folder_takes_masks_beside_the_pictures(tmp_path: Path, size: int) -> None:
+    masks = {"a": ("png", mask()), "b": ("tif", encoded(Image.open(io.BytesIO(mask())), "TIFF")), "c": ("jpg", b"")}
+    for name, (end, data) in masks.items():
+        (tmp_path / f"{name}.jpg").write_bytes(encoded(half_red(48, 32), "JPEG"))
+        if data:
+            (tmp_path / f"{name}.mask.{end}").write_bytes(data)
+    source = open_folder(tmp_path)
+    (part,) = source.cut(100)
+    record = write_part(ConversionPlan(out=tmp_path / "out", read=source.read, size=size), InputPart(0, part))
+    assert (source.total, record.samples, record.bad) == (3, {"train": 2}, {"missing mask": 1})
+    found = read_shards(ShardSet.open(paths_of(tmp_path / "out")), "mask")
+    assert [(one[:, :, 0] == CLASSES).all() for one in found.values()] == [True, True]
