@@ -117,7 +117,8 @@ class ShardSource:
         `SampleReader.read`. UnreadableSample where that is for a reason that may pass.
         """
         split, transform = self._split("train"), PlainTransform(self._config.image_size) if transform is None else transform
-        reader = SampleReader(split.shards, channels=self.spec.channels, segments=split.reader.segments)  # without a cache
+        background = color(self._config.background)
+        reader = SampleReader(split.shards, channels=self.spec.channels, background=background, segments=split.reader.segments)  # without a cache
         return self._batches(reader, _rows_once(groups, size, split.order), transform, 0, 0, self._counted_once)
 
     def _batches(

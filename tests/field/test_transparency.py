@@ -91,7 +91,9 @@ def test_a_tar_is_read_on_the_background(tmp_path: Path, background: Color) -> N
 def test_a_source_takes_the_background_of_its_data(tmp_path: Path) -> None:
     read_back(tmp_path, {"0.png": FILES["RGBA.png"]})
     for text, corner in (("white", (1, 1, 1)), ("black", (0, 0, 0)), ("#ff8000", (1, 128 / 255, 0))):
-        batch = next(open_source(DataConfig(train=str(tmp_path), background=text)).batches("train", 1))
+        source = open_source(DataConfig(train=str(tmp_path), background=text))
+        batch = next(source.batches("train", 1))
+        assert next(source.once([np.arange(1)], 1))["image"].equal(batch["image"]), "as it is encoded ahead"
         assert batch["image"][0, :, 0, 0].tolist() == pytest.approx(corner)
         assert batch["image"][0, :, 16, 16].tolist() == [0, 0, 0]
 
