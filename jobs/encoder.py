@@ -65,7 +65,7 @@ def opened(work: Ahead, kept: Path) -> tuple[ShardSource, Any]:
     """The samples, and where what is made of them is kept."""
     from genlib.data.source import open_source
 
-    source = open_source(replace(work.stage.data, readers=0), kept)
+    source = open_source(replace(work.stage.data, readers=0), kept, needs=work.stage.task.fields)
     return source, source.encoded(work.identity, work.stage.train.encoded_dir)
 
 

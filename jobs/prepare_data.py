@@ -34,7 +34,7 @@ from genlib.data.builtin import fashion_mnist as fashion_files
 from genlib.data.builtin import icons as icon_fonts
 from genlib.data.builtin import shapes as shape_source
 from genlib.data.builtin.catalog import WrittenSet, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
-from genlib.data.importers.folder import FolderLabels, open_folder
+from genlib.data.importers.folder import FolderLabels, FolderSplits, open_folder
 from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingface
 from genlib.data.importers.table import open_table
 from genlib.data.shards.discovery import all_shards
@@ -47,15 +47,25 @@ from jobs.prepare.show import table as facts
 To = Annotated[Output, tyro.conf.arg(name="")]
 
 
-def folder(where: tyro.conf.Positional[Path], output: To, labels: FolderLabels = "auto") -> None:
-    """Images of a folder: with captions NAME.txt beside them, or in class folders, or neither; train/ and val/ at its top are splits.
+def folder(
+    where: tyro.conf.Positional[Path],
+    output: To,
+    labels: FolderLabels = "auto",
+    splits: FolderSplits = "auto",
+    caption_ending: str = "",
+    caption_column: str = "",
+) -> None:
+    """Images of a folder: with captions NAME.txt or NAME.caption beside them or in metadata.jsonl, or in class folders, or neither.
 
     Args:
         where: The folder; all folders in it are searched.
         output: What to write.
         labels: Whether the folder an image lies in is its label; auto: if no image lies outside of one and none has a caption.
+        splits: Whether folders at the top called like splits (Train, val, test) are such; auto: if there are no others.
+        caption_ending: Ending of the files with captions, such as .caption; by default .txt, else other usual ones.
+        caption_column: Column of metadata.csv, .jsonl or .parquet with the captions; by default text, caption or the only one with texts.
     """
-    print(convert("folder", open_folder(where, labels), output))
+    print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column), output))
 
 
 def table(where: tyro.conf.Positional[Path], output: To, image_column: str, caption_column: str = "", label_column: str = "") -> None:
@@ -65,8 +75,8 @@ def table(where: tyro.conf.Positional[Path], output: To, image_column: str, capt
         where: The table.
         output: What to write.
         image_column: Name of the column with the paths.
-        caption_column: Name of the column with the captions.
-        label_column: Name of the column with the labels: numbers from 0, or names of classes.
+        caption_column: Name of the column with the captions: texts, or lists of them, of which training draws one at each visit.
+        label_column: Name of the column with the labels: numbers from 0, or names of classes; -1 and NaN are missing.
     """
     print(convert("table", open_table(where, image_column, caption_column, label_column), output))
 
@@ -91,7 +101,7 @@ def huggingface(
         split: Its split for training; one called validation or test becomes validation-*.tar.
         validation_split: Its split for validation, if both are wanted.
         image_column: Column with the images; by default the only one of that kind.
-        caption_column: Column with the captions; of a list the first is taken.
+        caption_column: Column with the captions: texts, or lists of them, of which training draws one at each visit.
         label_column: Column with the labels; by default the only one of classes.
         config: Configuration of a data set on the hub that has several.
         revision: Its commit, tag or branch.
@@ -173,7 +183,7 @@ def digits(out: Path, size: int = 8) -> None:
 
 
 def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, decode: bool = False) -> None:
-    """Reads every header and caption anew and prints counts as JSON; exits with 1 where too many samples are bad.
+    """Reads every header and caption anew and prints counts as JSON; exits with 1 where too many samples are bad. Members seen are used or counted.
 
     Args:
         shards: Folders, tars or patterns.
@@ -181,7 +191,12 @@ def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, 
         decode: Decode all pixels too, which takes far longer.
     """
     found = checked(_places(shards), decode)
-    print(json.dumps({"shards": found.shards, "samples": found.samples, "bad": dict(sorted(found.bad.items()))}))
+    members = {"seen": found.members.seen, "used": found.members.used, "unused": dict(sorted(found.members.unused.items()))}
+    print(json.dumps({"shards": found.shards, "samples": found.samples, "bad": dict(sorted(found.bad.items())), "members": members}))
+    if found.members.endings:
+        print(
+            f"endings that are not read: {', '.join(f'{ending} {count:,}' for ending, count in found.members.endings.most_common())}", file=sys.stderr
+        )
     if found.joined:
         print(found.joined, file=sys.stderr)
     for reason, name in sorted(found.first.items()):

@@ -22,6 +22,7 @@ from genlib.data.caches.encoded import EncodedStore
 from genlib.data.codecs.decode import CHANGED, REASONS, UNREADABLE
 from genlib.data.dataset import bucket_order, is_builtin, map_here, open_buckets, open_sets, sizes_of
 from genlib.data.dataset_cache import NamedSets
+from genlib.data.described import described
 from genlib.data.order.buckets import BucketOrder
 from genlib.data.order.mixture import MixtureOrder
 from genlib.data.order.partners import PartnerSampler
@@ -47,6 +48,8 @@ class ShardSource:
     """`genlib.types.DataSource` over WebDataset shards; see `open_source`."""
 
     def __init__(self, splits: dict[str, Split], other: Split | None, spec: DataSpec, config: DataConfig):
+        self.described = ""
+        """What was taken for captions, labels and splits."""
         self.spec, self.failures = spec, Counter()
         """`failures`: samples that could not be decoded after they were indexed, by reason, each time they were met."""
         self._splits, self._other, self._config, self._read = splits, other, config, 0
@@ -67,7 +70,7 @@ class ShardSource:
         if field not in split.shards.fields:
             raise ValueError(
                 f"data.train={split.where!r}: no sample has a {member.get(field, field)}, but this task needs one; "
-                f"the samples have: {', '.join(split.shards.fields) or 'nothing'}"
+                f"the samples have: {', '.join(split.shards.common) or 'nothing'}{self.spec.caption_hint if field == 'text' else ''}"
             )
 
     def batches(
@@ -132,7 +135,8 @@ class ShardSource:
         other = self._other.shards if self._other else None
         fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*split.shards.fields, *(other.fields if other else ())]))
         cache = _cache_bytes(self._config, len(self._splits)) // max(1, self._config.readers)  # each reader process has a cache of its own
-        return BatchDecoder(split.shards, other, fields, transform, seed, self.spec.channels, cache, _disk_bytes(self._config), stored)
+        disk = _disk_bytes(self._config)
+        return BatchDecoder(split.shards, other, fields, transform, seed, self.spec.channels, cache, disk, stored, draws=split.order is not None)
 
     def _counted(self, split: str, batch: Batch) -> Batch:
         """The batch without `failed`, which is counted and named; ValueError where too many samples fail."""
@@ -161,7 +165,8 @@ class ShardSource:
             )
 
     def captions(self, split: str, limit: int) -> Iterator[str]:
-        """Captions of the first `limit` samples in stored order; nothing where the split has none. Samples that fail are left out."""
+        """Captions of the first `limit` samples in stored order, of several the first; nothing where the split has none. Samples that fail are
+        left out."""
         if self._lacks(split) or "text" not in self._split(split).shards.fields:
             return
         chosen = self._split(split)
@@ -191,27 +196,27 @@ def _warn_of_small(buckets: BucketOrder, size: int) -> None:
         log.warning("buckets %s have fewer samples than a batch of %d, which then holds some of them more than once", names, size)
 
 
-def open_source(config: DataConfig, cached: Path | None = None, each: MapShards = map_here) -> ShardSource:
+def open_source(config: DataConfig, cached: Path | None = None, each: MapShards = map_here, needs: Sequence[str] = ()) -> ShardSource:
     """Opens the shards that the config names, indexing those that were not. ValueError where there are none, or none usable.
 
-    `cached` is the folder of `open_and_cache`; `each` maps a function over shards that are not indexed.
+    `cached` is the folder of `open_and_cache`; `each` maps a function over shards that are not indexed; `needs` see `TaskConfig.fields`.
     """
-    sets = (dataset_cache.read_sets(cached, config) if cached else {}) or open_sets(config, each)
+    sets = (dataset_cache.read_sets(cached, config, needs) if cached else {}) or open_sets(config, each, needs)
     return _source(sets, config, open_buckets(config, *sets["train"], cached, each))
 
 
-def open_and_cache(config: DataConfig, folder: Path, each: MapShards = map_here) -> ShardSource:
+def open_and_cache(config: DataConfig, folder: Path, each: MapShards = map_here, needs: Sequence[str] = ()) -> ShardSource:
     """Opens the shards on the driver of a run, and caches them for the `open_source` of its workers. ValueError as there.
 
     Built-in sets are not cached. If the folder cannot be written, every worker looks at every shard.
     """
     with suppress(OSError):
         dataset_cache.remove(folder)
-    sets = open_sets(config, each)
+    sets = open_sets(config, each, needs)
     numbers = open_buckets(config, *sets["train"], each=each)
     with suppress(OSError):
         if not is_builtin(config):
-            dataset_cache.write_sets(folder, config, sets)
+            dataset_cache.write_sets(folder, config, needs, sets)
             if numbers is not None:
                 dataset_cache.write_buckets(folder, sets["train"][1], sizes_of(config), numbers)
     return _source(sets, config, numbers)
@@ -225,7 +230,9 @@ def _source(sets: NamedSets, config: DataConfig, numbers: np.ndarray | None) -> 
         reader = SampleReader(shards, channels=spec.channels, cache_bytes=cache, segments=segments_of(shards, _disk_bytes(config)))
         splits[name] = Split(where, shards, reader, _order(shards, where, config, numbers) if name == "train" else None)
     spec = replace(spec, vector_size=vector_size(splits["train"].reader))
-    return ShardSource(splits, splits.pop("other", None), spec, config)
+    source = ShardSource(splits, splits.pop("other", None), spec, config)
+    source.described = described(sets)
+    return source
 
 
 def _cache_bytes(config: DataConfig, sets: int) -> int:

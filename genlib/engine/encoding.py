@@ -225,6 +225,8 @@ def _why_not(source: DataSource, transform: Transform | None, mode: str, ahead: 
         return "the samples of this source have no numbers by which to keep what they are encoded to"
     if getattr(transform, "partners", ()):
         return "the task wants other samples beside each, so that what it encodes is not of one sample alone"
+    if source.spec.several_captions and "text" in (getattr(transform, "fields", None) or ("text",)):
+        return "one of a sample's captions is drawn at each visit, so that what it encodes differs from visit to visit"
     if mode == "ahead" and ahead is None:
         return "only jobs/train.py can encode before training"
     return ""

@@ -229,7 +229,7 @@ CASES: dict[str, Callable[[], Case]] = {
     # text and labels
     "no UTF-8 in a caption": lambda: _bad("non-UTF-8", "txt", b"caf\xe9"),
     "surrogates in a caption": lambda: _bad("non-UTF-8", "txt", b"\xed\xa0\x80"),
-    "empty caption": lambda: _bad("empty caption", "txt", b"\n \t"),
+    "empty caption": lambda: _bad("missing caption", "txt", b"\n \t"),
     "caption of 2 MB": lambda: _bad("over the byte limit", "txt", b"x" * (2 << 20)),
     "caption of NUL": lambda: Case(instead("txt", b"a\0b"), ALL),
     **{f"label {value!r}": partial(_bad, "bad label", "cls", value) for value in

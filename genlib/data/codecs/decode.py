@@ -16,8 +16,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-KINDS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label", "json": "json", "npy": "array"}
-"""Kind of value by extension; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`."""
+KINDS = {
+    "jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "caption": "text", "text": "text", "transcript": "text",
+    "cls": "label", "json": "json", "jsn": "json", "npy": "array",
+}  # fmt: skip
+"""Kind of value by extension; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`. Of a sample's
+texts the first ending here counts."""
 LIMIT_BYTES = {"image": 64 << 20, "text": 1 << 20, "label": 64, "json": 4 << 20, "array": 64 << 20}
 LIMIT_PIXELS = 1 << 26
 LIMIT_LABELS = 1 << 22
@@ -29,10 +33,10 @@ _SMALL = 8192  # bytes that hold no more scans than that
 
 REASONS = (
     "undecodable", "undecodable header", "several frames", "over the pixel limit", "over the byte limit",
-    "non-UTF-8", "empty caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
-    CHANGED := "changed since it was indexed", UNREADABLE := "unreadable shard",
+    "non-UTF-8", "missing caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
+    CHANGED := "changed since it was indexed", UNREADABLE := "unreadable shard", "missing label",
 )  # fmt: skip
-"""Why a sample may fail. The last four are found while reading: by the supervisor of reader processes, or by the checksums in the index."""
+"""Why a sample may fail. Some are found while reading: by the supervisor of reader processes, or by the checksums in the index."""
 
 
 class BadSample(ValueError):
@@ -146,20 +150,27 @@ def decode_image(data: bytes, channels: int = 3, at_least: int | tuple[int, int]
     return image if image.ndim == 3 else image[:, :, None]
 
 
+def plain_text(text: str) -> str:
+    """A text without a byte order mark at its start, stripped."""
+    return text.strip().removeprefix("\ufeff").lstrip()
+
+
 def decode_text(data: bytes) -> str:
-    """UTF-8 text, stripped. BadSample where it is not UTF-8 or empty."""
+    """UTF-8 text, stripped, without a byte order mark. BadSample where it is not UTF-8 or empty."""
     try:
-        text = data.decode("utf-8").strip()
+        text = plain_text(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise BadSample("non-UTF-8") from None
     if not text:
-        raise BadSample("empty caption")
+        raise BadSample("missing caption")
     return text
 
 
 def decode_label(data: bytes) -> int:
-    """A class number, 0 or more."""
-    text = data.strip()
+    """A class number, 0 or more. BadSample where it is none; -1, empty, `nan` and `None` say that it is missing."""
+    text = data.removeprefix(b"\xef\xbb\xbf").strip()
+    if text.lower() in (b"", b"-1", b"nan", b"none"):
+        raise BadSample("missing label")
     if not text.isdigit() or len(text) > 9 or int(text) >= LIMIT_LABELS:
         raise BadSample("bad label")
     return int(text)
