@@ -41,6 +41,7 @@ from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
 from jobs.prepare.check import verify as checked
 from jobs.prepare.convert import Output, convert
+from jobs.prepare.layout import layout
 from jobs.prepare.show import bucket_counts, draw_sheet
 from jobs.prepare.show import table as facts
 
@@ -54,6 +55,7 @@ def folder(
     splits: FolderSplits = "auto",
     caption_ending: str = "",
     caption_column: str = "",
+    repeats: bool = False,
 ) -> None:
     """Images of a folder: with captions NAME.txt or NAME.caption beside them or in metadata.jsonl, or in class folders, or neither.
 
@@ -64,8 +66,9 @@ def folder(
         splits: Whether folders at the top called like splits (Train, val, test) are such; auto: if there are no others.
         caption_ending: Ending of the files with captions, such as .caption; by default .txt, else other usual ones.
         caption_column: Column of metadata.csv, .jsonl or .parquet with the captions; by default text, caption or the only one with texts.
+        repeats: Take the images of a folder 10_name ten times, with `name` as caption where they have none, as sd-scripts does.
     """
-    print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column), output))
+    print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column, repeats), output))
 
 
 def table(where: tyro.conf.Positional[Path], output: To, image_column: str, caption_column: str = "", label_column: str = "") -> None:
@@ -213,16 +216,19 @@ def look(
     bucket_step: int = 0,
     bucket_max_aspect: float = 2.0,
 ) -> None:
-    """Draws a contact sheet of samples spread evenly over the shards, and prints what they hold.
+    """Draws a contact sheet of samples spread evenly over the shards, and prints what they hold; of anything else the layout and the command.
 
     Args:
-        shards: Folders, tars or patterns.
+        shards: Folders, tars or patterns; or one folder of images, table or zip, which is looked at and nothing more.
         out: The picture.
         count: Samples to show.
         image_size: Pixels a side of the square that each aspect-ratio bucket is as large as.
         bucket_step: What the sides of buckets are multiples of; then it prints how many samples each would have.
         bucket_max_aspect: Largest ratio of a bucket's sides.
     """
+    if len(shards) == 1 and (lines := layout(Path(shards[0]).expanduser())) is not None:
+        print(lines)
+        return
     config = DataConfig(image_size=image_size, bucket_step=bucket_step, bucket_max_aspect=bucket_max_aspect)
     found = ShardSet.open(_places(shards), each=partial(parallel_map, label="indexing"))
     draw_sheet(found, out, count)

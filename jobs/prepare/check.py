@@ -21,8 +21,8 @@ _AT_ONCE = 32  # samples decoded at once, which bounds memory
 
 
 @dataclass(slots=True)
-class Members:
-    """Members of all tars: `seen` = `used` + the sum of `unused`."""
+class MemberCounts:
+    """MemberCounts of all tars: `seen` = `used` + the sum of `unused`."""
 
     seen: int
     used: int
@@ -43,7 +43,7 @@ class Findings:
     bad: Counter[str]
     first: dict[str, str]
     joined: str
-    members: Members
+    members: MemberCounts
 
     @property
     def share(self) -> float:
@@ -69,8 +69,8 @@ def verify(places: Sequence[StoragePath], decode: bool = False) -> Findings:
     return findings
 
 
-def _members(found: ShardSet) -> Members:
-    return Members(found.seen, found.used, Counter(found.unused), Counter(found.endings))
+def _members(found: ShardSet) -> MemberCounts:
+    return MemberCounts(found.seen, found.used, Counter(found.unused), Counter(found.endings))
 
 
 def _decode(found: ShardSet, findings: Findings) -> None:

@@ -24,6 +24,7 @@ from genlib.data.importers.table import open_table
 from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source
+from genlib.ports.kinds import WordsPort
 from jobs.generate import read_prompts
 from tests.data.importers.test_convert import stored
 from tests.data.shards import picture, write_tar
@@ -202,6 +203,10 @@ def test_a_prompt_file_as_windows_writes_it(tmp_path: Path) -> None:
         lines.write_text(f'{{"prompt": {wrong}}}\n')
         with pytest.raises(ValueError, match=r"line 1: the prompt is .*; it must be a text"):
             read_prompts(lines, "prompt")
+
+
+def test_a_request_loses_its_byte_order_mark() -> None:
+    assert WordsPort(kind="texts", axes=("batch",)).taken(["\ufeffa cat", "a dog"]) == ["a cat", "a dog"]
 
 
 def test_all_shards_are_there(tmp_path: Path) -> None:

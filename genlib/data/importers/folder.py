@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from genlib.data.importers.convert import ConversionInput, RawSample
 from genlib.data.importers.labels import in_words, numbered
-from genlib.data.importers.metadata import Metadata, read_metadata
+from genlib.data.importers.metadata import METADATA, Metadata, read_metadata
 from genlib.data.split_names import split_named
 
 IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
@@ -64,13 +65,19 @@ class FilesFound:
 
 
 def open_folder(
-    root: Path, labels: FolderLabels = "auto", splits: FolderSplits = "auto", caption_ending: str = "", caption_column: str = ""
+    root: Path,
+    labels: FolderLabels = "auto",
+    splits: FolderSplits = "auto",
+    caption_ending: str = "",
+    caption_column: str = "",
+    repeats: bool = False,
 ) -> ConversionInput:
     """The images below a folder, in order of their paths. ValueError where there are none, or where its layout says two things.
 
     Where any image has a caption, in a file beside it or in a metadata file, all need one. With `labels` "auto", images that lie in two or
     more folders, none of them at the top, and have no captions, get the folder's class as label, see `genlib.data.importers.labels`.
-    Folders at the top that are called like splits are such where there are no others.
+    Folders at the top that are called like splits are such where there are no others. With `repeats` a folder at the top called `10_name` is
+    taken ten times, and `name` is the caption of its images that have none, as sd-scripts does.
     """
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}")
@@ -79,15 +86,17 @@ def open_folder(
         raise ValueError(f"{root} holds no images ({', '.join(sorted(IMAGES))}); check the path")
     split_of = _splits(root, files.images, splits)
     metadata = read_metadata(root, files.metadata, caption_column) if files.metadata else None
-    captioned = bool(metadata and metadata.captioned) or bool(files.captions)
+    captioned = bool(metadata and metadata.captioned) or bool(files.captions) or repeats
     classes = _classes(root, files.images, split_of, captioned or bool(metadata and metadata.labelled), labels)
     numbers, names = numbered(metadata.labels) if metadata and metadata.labelled and not classes else numbered(set(classes.values()))
     entries = [_entry(path, files, metadata, split_of, classes, numbers) for path in files.images]
     if metadata and (metadata.captioned or metadata.labelled):
         absent = sorted(metadata.rows.keys() - set(files.images))
         entries += [ImageEntry(path, problem=metadata.rows[path].problem or "missing image") for path in absent]
+    if repeats:
+        entries = [named for entry in entries for named in [_named(entry)] * _repeats(entry.path)[0]]
     read = partial(read_entries, root.absolute(), captioned, bool(metadata and metadata.captioned), bool(numbers))
-    how = {"splits": splits, "caption_ending": caption_ending, "caption_column": caption_column}
+    how = {"splits": splits, "caption_ending": caption_ending, "caption_column": caption_column, "repeats": repeats}
     what = f"column {metadata.label_column!r}" if metadata and metadata.labelled and not classes else "folders"
     return ConversionInput(
         read=read,
@@ -101,6 +110,7 @@ def open_folder(
             "labels": in_words(numbers, names, what) if numbers else "none",
             "splits": ", ".join(f"{top} is {split}" for top, split in sorted(split_of.items())) or "none",
             "files": files.in_words(),
+            **_repeat_words(files.images, repeats),
         },
     )
 
@@ -123,12 +133,35 @@ def _entry(
     return ImageEntry(path, split, numbers.get(classes[path]) if classes else None, files.captions.get(path))
 
 
+def _repeats(path: str) -> tuple[int, str]:
+    """How often the images of a folder `10_name` at the top are taken, and the name; once, without a name, where it is called otherwise."""
+    found = re.fullmatch(r"(\d{1,4})_(.+)", path.partition("/")[0]) if "/" in path else None
+    return (max(1, int(found[1])), found[2]) if found else (1, "")
+
+
+def _named(entry: ImageEntry) -> ImageEntry:
+    """The entry with its folder's name as caption, in a list, where it has none."""
+    name = _repeats(entry.path)[1]
+    return replace(entry, caption=[name]) if name and entry.caption is None and not entry.problem else entry
+
+
+def _repeat_words(images: Sequence[str], repeats: bool) -> dict[str, str]:
+    tops = sorted({path.partition("/")[0] for path in images if _repeats(path)[1]})
+    if not tops:
+        return {}
+    first = f"{tops[0]} {_repeats(f'{tops[0]}/')[0]:,} times"
+    told = f"as folders say, {first}" if repeats else f"none; --repeats takes {first}, as sd-scripts does"
+    return {"repeats": told}
+
+
 def read_entries(root: Path, captioned: bool, listed: bool, labelled: bool, entries: Sequence[ImageEntry]) -> Iterator[RawSample]:
     """The samples of some entries; `listed`: their captions are from a metadata file."""
     for entry in entries:
         problem = entry.problem or ("missing caption" if captioned and entry.caption is None else "")
         problem = problem or ("missing label" if labelled and (entry.label is None or entry.label < 0) else "")
         caption = entry.caption if listed or not isinstance(entry.caption, str) else root / entry.caption
+        if not listed and isinstance(caption, list):
+            caption = caption[0]
         yield RawSample(entry.path, root / entry.path, caption if captioned else None, entry.label, entry.split, problem)
 
 
@@ -154,7 +187,7 @@ def _walk(root: Path, caption_ending: str) -> FilesFound:
         stem, ending = os.path.splitext(path)
         if ending.lower() in IMAGES:
             continue
-        if os.path.basename(path) in ("metadata.csv", "metadata.jsonl", "metadata.parquet"):
+        if os.path.basename(path) in METADATA:
             files.metadata.append(path)
         elif ending.lower() in endings and stem in named:
             beside.setdefault(stem, []).append((endings.index(ending.lower()), path))

@@ -1,10 +1,12 @@
 """Metadata files of image folders, as `datasets` reads them: metadata.csv, .jsonl or .parquet in a folder, for the images of it and below.
 
 The column `file_name`, or one that ends in `_file_name`, has paths relative to the file; see the guide "Create an image dataset" of `datasets`.
+The labels of StyleGAN's folders and zips are read too: dataset.json, {"labels": [[path, label], ...]}.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +17,10 @@ from genlib.data.codecs.captions import has_caption, is_missing
 from genlib.data.codecs.decode import BadSample
 from genlib.data.importers.labels import label_text
 from genlib.data.importers.table import caption_cell, columns_of, table_reader
+from genlib.files import read_regular
 
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "dataset.json")
+_JSON_BYTES = 1 << 30
 _CAPTIONS = ("text", "caption", "captions", "prompt", "description")
 _LABEL = "label"
 
@@ -63,6 +68,9 @@ def read_metadata(root: Path, files: Sequence[str], caption_column: str = "") ->
     found = Metadata(list(files))
     for name in sorted(files, key=lambda path: path.count("/")):  # the nearest file to an image has the last word
         path = root / name
+        if path.name == "dataset.json":
+            _read_labels(found, root, name)
+            continue
         columns = columns_of(path)
         image = next((column for column in ("file_name", *columns) if column in columns and column.endswith("file_name")), "")
         if not image:
@@ -81,6 +89,22 @@ def read_metadata(root: Path, files: Sequence[str], caption_column: str = "") ->
         for row in found.rows.values():
             row.caption = [row.caption] if isinstance(row.caption, str) else row.caption
     return found
+
+
+def _read_labels(found: Metadata, root: Path, name: str) -> None:
+    """Adds the labels of a dataset.json, which has none where it is of another kind."""
+    try:
+        values = json.loads(read_regular(root / name, _JSON_BYTES).removeprefix(b"\xef\xbb\xbf"))
+        pairs = [(str(path), label) for path, label in values["labels"] or ()]
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    for path, label in pairs:
+        row = found.rows.setdefault(os.path.normpath(os.path.join(os.path.dirname(name), path)), MetadataRow())
+        try:
+            row.label = label_text(label)
+        except BadSample as reason:
+            row.problem = str(reason)
+    found.label_column = found.label_column or ("labels" if pairs else "")
 
 
 def _row(cells: Mapping[str, Any], caption: str, label: str) -> MetadataRow:

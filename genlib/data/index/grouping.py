@@ -28,7 +28,7 @@ _ENDING_CHARACTERS, _ENDINGS = 16, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Extension:
     """What a member's extension says: `png` or `mask.png`."""
 
     prefix: str
@@ -45,10 +45,10 @@ class Ending:
         return (self.prefix or self.kind), self.kind
 
 
-def ending_of(extension: bytes) -> Ending:
+def ending_of(extension: bytes) -> Extension:
     """An extension, in any case, taken apart at its last dot."""
     prefix, _, last = extension.decode("utf-8", "replace").lower().rpartition(".")
-    return Ending(prefix, last, KINDS.get(last, ""))
+    return Extension(prefix, last, KINDS.get(last, ""))
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes]:
@@ -77,7 +77,7 @@ class Groups:
     cut: dict[bytes, None] = field(default_factory=dict)
     """Names of samples whose key a dot cuts off."""
 
-    def column(self, ending: Ending) -> int | str:
+    def column(self, ending: Extension) -> int | str:
         """The column of a member with such an ending, or why it has none."""
         found = ending.field
         if found is None:
@@ -122,7 +122,7 @@ def group(members: tar.Members) -> Groups:
     return groups
 
 
-def _second(groups: Groups, row: dict[int, int], column: int, number: int, first: Ending, second: Ending) -> None:
+def _second(groups: Groups, row: dict[int, int], column: int, number: int, first: Extension, second: Extension) -> None:
     """A sample's second member for one field: of captions in two files the ending that is used most counts, of all else the first member."""
     if first.kind == "text" and first.last != second.last:
         groups.unused[OTHER_TEXT] += 1
@@ -134,7 +134,7 @@ def _second(groups: Groups, row: dict[int, int], column: int, number: int, first
         groups.repeated.append(groups.keys[number])
 
 
-def _cut_keys(parts: Sequence[tuple[bytes, bytes]], known: Mapping[bytes, Ending]) -> set[bytes]:
+def _cut_keys(parts: Sequence[tuple[bytes, bytes]], known: Mapping[bytes, Extension]) -> set[bytes]:
     """Keys that are the beginning of a longer one with a dot in it, `22` of `22.05.jpg` and `22.05.txt`, and not samples with fields of their own.
 
     Such a field is of one kind, and beside it lies the sample's plain member; see `_is_cut`.
@@ -156,6 +156,6 @@ def _is_cut(found: Mapping[str, set[str]]) -> bool:
     return False
 
 
-def _shown(ending: Ending) -> str:
+def _shown(ending: Extension) -> str:
     text = f".{ending.last}"[:_ENDING_CHARACTERS]
     return text if ending.last and text.isprintable() else "none"
