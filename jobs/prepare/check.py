@@ -22,7 +22,7 @@ _AT_ONCE = 32  # samples decoded at once, which bounds memory
 
 @dataclass(slots=True)
 class MemberCounts:
-    """MemberCounts of all tars: `seen` = `used` + the sum of `unused`."""
+    """Members of all tars: `seen` = `used` + the sum of `unused`."""
 
     seen: int
     used: int

@@ -141,6 +141,16 @@ def test_in_a_mixture_counts_what_the_task_reads(tmp_path: Path) -> None:
     assert alone.spec.digest == needed.spec.digest
 
 
+def test_a_place_with_single_captions_takes_the_first_of_the_others(tmp_path: Path) -> None:
+    lists = [entry for n in range(3) for entry in ((f"{n}.png", picture(n)), (f"{n}.txt", b"one"), (f"{n}.captions.txt", b"one\ntwo"))]
+    write_tar(tmp_path / "a" / "0.tar", lists)
+    text_set(tmp_path / "b", text=b"plain")
+    mixed = open_source(DataConfig(train=f"{tmp_path / 'a'}::{tmp_path / 'b'}"), needs=("image", "text"))
+    assert mixed.num_samples("train") == 7
+    assert set(captions(mixed).values()) == {"one", "plain"}
+    assert set(captions(open_source(DataConfig(train=str(tmp_path / "a")))).values()) == {"one", "two"}
+
+
 @pytest.mark.parametrize("ending", ["caption", "TXT", "text", "transcript"])
 def test_other_names_of_text_members(tmp_path: Path, ending: str) -> None:
     assert set(captions(open_source(DataConfig(train=str(text_set(tmp_path / "set", ending, b"\xef\xbb\xbfone")))), steps=1).values()) == {"one"}

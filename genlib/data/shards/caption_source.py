@@ -56,12 +56,19 @@ def caption_source(
     member, key = ("text" if "text" in common else ""), ""
     if field:
         member, key = _named(field, kinds, metas)
-    elif CAPTIONS in common and kinds[CAPTIONS] == "text":
+    elif CAPTIONS in common and kinds[CAPTIONS] == "text" and not any(map(_has_text_alone, metas)):
         member = CAPTIONS
     if not member:
         return None
     usual: Draw = "random" if key or member == CAPTIONS else "all"
     return CaptionSource(member, key, usual if choice == "auto" else choice)
+
+
+def _has_text_alone(meta: Mapping[str, Any]) -> bool:
+    """Whether a shard has samples with a .txt and no member of several captions, as one place of a mixture may; then .txt counts for all."""
+    columns = {name: column for column, (name, _) in enumerate(meta["fields"])}
+    text, several = (1 << columns[name] if name in columns else 0 for name in ("text", CAPTIONS))
+    return any(mask & text and not mask & several for mask, _ in meta["masks"])
 
 
 def _named(field: str, kinds: Mapping[str, str], metas: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
