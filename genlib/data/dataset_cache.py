@@ -26,7 +26,7 @@ _MOST_BYTES = 1 << 36
 """Largest file that is read; the buckets of a set of ten billion samples take less."""
 
 
-def write_sets(folder: Path, config: DataConfig, needs: Sequence[str], sets: NamedSets) -> None:
+def write_sets(folder: Path, config: DataConfig, sets: NamedSets, needs: Sequence[str] = ()) -> None:
     """Writes all sets of a configuration; `needs` are the fields that samples must have."""
     for split, (where, shards) in sets.items():
         facts, arrays = shards.facts_and_arrays()
@@ -34,7 +34,7 @@ def write_sets(folder: Path, config: DataConfig, needs: Sequence[str], sets: Nam
         write_atomically(folder / f"{split}.set", packed(json.dumps(said), arrays))
 
 
-def read_sets(folder: Path, config: DataConfig, needs: Sequence[str]) -> NamedSets:
+def read_sets(folder: Path, config: DataConfig, needs: Sequence[str] = ()) -> NamedSets:
     """The sets that were written for this configuration; empty where any is absent."""
     sets, splits = {}, []
     for path in sorted(folder.glob("*.set")):

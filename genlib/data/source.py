@@ -216,7 +216,7 @@ def open_and_cache(config: DataConfig, folder: Path, each: MapShards = map_here,
     numbers = open_buckets(config, *sets["train"], each=each)
     with suppress(OSError):
         if not is_builtin(config):
-            dataset_cache.write_sets(folder, config, needs, sets)
+            dataset_cache.write_sets(folder, config, sets, needs)
             if numbers is not None:
                 dataset_cache.write_buckets(folder, sets["train"][1], sizes_of(config), numbers)
     return _source(sets, config, numbers)
