@@ -264,6 +264,11 @@ class DataConfig(Config):
     """Share of each place joined by '::' in `train`, of any run of samples; a small one then repeats sooner. Empty takes all as one set."""
     filters: tuple[str, ...] = ()
     """What a training sample must be, like 'width>=256' 'aesthetic>5': width, height, pixels, aspect, caption_bytes, label, numbers of its JSON."""
+    caption_field: str = ""
+    """Where captions lie, if not in the members .txt (.caption, .text): a field of the samples' JSON, like caption, or name in `KEY.name.txt`."""
+    captions: Literal["auto", "all", "first", "random"] = "auto"
+    """Of a picture's several captions, a list in JSON or the lines of a text: one drawn at each visit (random), the first, or all as one text.
+    auto draws from lists and from `KEY.captions.txt`, which has one a line, and takes any other text as one caption."""
     bucket_step: int = limited(0, at_least=0)
     """Aspect-ratio buckets: each training batch is of one size, about image_size**2 pixels with sides in multiples of this; 0: all are squares."""
     bucket_max_aspect: float = limited(2.0, at_least=1)
@@ -309,6 +314,8 @@ class DataConfig(Config):
 class TaskConfig(Config):
     """Base of every family's configuration."""
 
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of samples without which its task cannot learn from one, such as image and text; empty are those that most samples have."""
     roles: ClassVar[tuple[str, ...]] = ()
     """Roles of the upstream tasks that its task needs; a stage names a stage for each in its `needs`."""
 

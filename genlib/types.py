@@ -49,6 +49,10 @@ class DataSpec:
     """Pixels a side that the source stores; 0 where samples have no image or many sizes."""
     class_names: tuple[str, ...] = ()
     has_captions: bool = False
+    several_captions: bool = False
+    """Whether one of a sample's captions is drawn at each visit, so that what is made of it differs from visit to visit."""
+    json_texts: tuple[str, ...] = ()
+    """Fields of the samples' JSON with texts, where no captions are read: among them may be the one with captions."""
     vector_size: int = 0
     """Numbers in the `.npy` member `KEY.npy` of the first sample; 0 where samples have none."""
     num_samples: int = 0
@@ -61,6 +65,12 @@ class DataSpec:
     """Pixels of which the sides of all training images are multiples, where batches are of aspect-ratio buckets; 0: all are squares."""
     order_version: int = 1
     """Version of the function that orders samples; another version is another order."""
+
+    @property
+    def caption_hint(self) -> str:
+        """The end of a sentence on captions that are not there: how to name a field of the samples' JSON that has them."""
+        names = ", ".join(self.json_texts[:12])
+        return f"; their JSON has texts in the fields {names}: name the one with captions by --data.caption-field" if names else ""
 
 
 @dataclass(slots=True)

@@ -53,7 +53,8 @@ def encode_stage(command: Command, run: Path, stage: Stage, workers: Workers) ->
     kept = run_folder.set_folder(run, command.stages, stage)
     folder = run_folder.stage_folder(run, command.stages, stage)
     upstream = {role: final_of(command, run, name) for role, name in stage.needs.items()}
-    task, blueprint = fresh_task(stage, recipe=command.recipe, source=open_source(stage.data, kept), folder=folder, upstream=upstream)
+    source = open_source(stage.data, kept, needs=stage.task.fields)
+    task, blueprint = fresh_task(stage, recipe=command.recipe, source=source, folder=folder, upstream=upstream)
     if not task.encodes:
         return False
     with stderr_in(run / "log" / "encode.txt"):  # Ray's core writes there how it finds that Ray Data starts actors

@@ -54,7 +54,7 @@ class EncodingWork:
         """What is encoded of the samples."""
         from genlib.data.source import open_source
 
-        source = open_source(replace(self.stage.data, readers=0), self.data)
+        source = open_source(replace(self.stage.data, readers=0), self.data, needs=self.stage.task.fields)
         return source.encoded_set(self.identity, self.stage.train.encoded_dir)
 
     def restored(self) -> Task:

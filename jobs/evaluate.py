@@ -150,11 +150,12 @@ def main(arguments: Sequence[str]) -> int:
     from genlib.data.source import open_source
 
     # read one after the other and square: pictures are compared at one size
-    data = dataclasses.replace(from_json(DataConfig, checkpoint.read_manifest(final).data), bucket_step=0)
+    manifest = checkpoint.read_manifest(final)
+    data = dataclasses.replace(from_json(DataConfig, manifest.data), bucket_step=0)
     if options.validation is not None:
         data = dataclasses.replace(data, validation=options.validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source = open_source(data)
+    source = open_source(data, needs=manifest.blueprint.config_class().fields)
     # other held-out samples have a folder of their own: the run's scores and pictures stay
     folder = folder if options.validation is None else folder / f"on-{source.spec.validation_name}"
     metrics, measured = read_json(folder / "metrics.json"), bool(options.features or options.clip)
@@ -166,6 +167,7 @@ def main(arguments: Sequence[str]) -> int:
         metrics = {**metrics, **score_pictures(final, source, folder, device, options)}
         write_json(folder / "metrics.json", metrics)
     refresh(folder.parent)
+    print(source.described, file=sys.stderr)
     print(table(metrics))
     return 0
 

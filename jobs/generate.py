@@ -125,12 +125,13 @@ def write_shard(order: PictureOrder, block: int, files: Sequence[bytes], facts: 
 def read_prompts(path: Path, kind: str) -> list[dict[str, Any]]:
     """The lines of a prompt file as `prompt` or `label`, whatever the model takes. ValueError names the first line that is wrong."""
     try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        text = path.read_bytes().decode("utf-8-sig").replace("\r", "\n")
+        lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompts {path} cannot be read ({type(error).__name__}); name a text file with a prompt a line") from None
     if not lines:
         raise ValueError(f"--prompts {path} is empty; write a prompt a line")
-    return [one_line(line, number, path, kind) for number, line in enumerate(lines, 1)]
+    return [one_line(line, number, path, kind) for number, line in lines]
 
 
 def one_line(line: str, number: int, path: Path, kind: str) -> dict[str, Any]:
@@ -144,6 +145,8 @@ def one_line(line: str, number: int, path: Path, kind: str) -> dict[str, Any]:
             raise ValueError(f'{path}, line {number}: {line[:60]!r} is no object like {{"{kind}": ..., "seed": 0}}')
     else:
         values = {kind: line}
+    if kind == "prompt" and not (isinstance(values[kind], str) and values[kind].strip()):
+        raise ValueError(f"{path}, line {number}: the prompt is {json.dumps(values[kind])[:60]}; it must be a text that is not empty")
     if kind == "label" and not str(values[kind]).isdecimal():
         raise ValueError(f"{path}, line {number}: {values[kind]!r} is no label; this model makes pictures of the numbers of classes")
     return {**values, kind: int(values[kind]) if kind == "label" else str(values[kind])}

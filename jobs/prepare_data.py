@@ -34,21 +34,30 @@ from genlib.data.builtin import fashion_mnist as fashion_files
 from genlib.data.builtin import icons as icon_fonts
 from genlib.data.builtin import shapes as shape_source
 from genlib.data.builtin.catalog import WrittenSet, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
-from genlib.data.importers.folder import FolderLabels, open_folder
+from genlib.data.importers.folder import FolderLabels, FolderSplits, open_folder
 from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingface
 from genlib.data.importers.table import open_table
 from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
 from jobs.prepare.check import verify as checked
 from jobs.prepare.convert import Output, convert
+from jobs.prepare.layout import layout
 from jobs.prepare.show import bucket_counts, draw_sheet
 from jobs.prepare.show import table as facts
 
 To = Annotated[Output, tyro.conf.arg(name="")]
 
 
-def folder(where: tyro.conf.Positional[Path], output: To, labels: FolderLabels = "auto") -> None:
-    """Images of a folder: with captions NAME.txt beside them, or in class folders, or neither; train/ and val/ at its top are splits.
+def folder(
+    where: tyro.conf.Positional[Path],
+    output: To,
+    labels: FolderLabels = "auto",
+    splits: FolderSplits = "auto",
+    caption_ending: str = "",
+    caption_column: str = "",
+    repeats: bool = False,
+) -> None:
+    """Images of a folder: with captions NAME.txt or NAME.caption beside them or in metadata.jsonl, or in class folders, or neither.
 
     NAME.mask.png beside NAME.jpg is its mask.
 
@@ -56,8 +65,12 @@ def folder(where: tyro.conf.Positional[Path], output: To, labels: FolderLabels =
         where: The folder; all folders in it are searched.
         output: What to write.
         labels: Whether the folder an image lies in is its label; auto: if no image lies outside of one and none has a caption.
+        splits: Whether folders at the top called like splits (Train, val, test) are such; auto: if there are no others.
+        caption_ending: Ending of the files with captions, such as .caption; by default .txt, else other usual ones.
+        caption_column: Column of metadata.csv, .jsonl or .parquet with the captions; by default text, caption or the only one with texts.
+        repeats: Take the images of a folder 10_name ten times, with `name` as caption where they have none, as sd-scripts does.
     """
-    print(convert("folder", open_folder(where, labels), output))
+    print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column, repeats), output))
 
 
 def table(where: tyro.conf.Positional[Path], output: To, image_column: str, caption_column: str = "", label_column: str = "") -> None:
@@ -67,8 +80,8 @@ def table(where: tyro.conf.Positional[Path], output: To, image_column: str, capt
         where: The table.
         output: What to write.
         image_column: Name of the column with the paths.
-        caption_column: Name of the column with the captions.
-        label_column: Name of the column with the labels: numbers from 0, or names of classes.
+        caption_column: Name of the column with the captions: texts, or lists of them, of which training draws one at each visit.
+        label_column: Name of the column with the labels: numbers from 0, or names of classes; -1 and NaN are missing.
     """
     print(convert("table", open_table(where, image_column, caption_column, label_column), output))
 
@@ -93,7 +106,7 @@ def huggingface(
         split: Its split for training; one called validation or test becomes validation-*.tar.
         validation_split: Its split for validation, if both are wanted.
         image_column: Column with the images; by default the only one of that kind.
-        caption_column: Column with the captions; of a list the first is taken.
+        caption_column: Column with the captions: texts, or lists of them, of which training draws one at each visit.
         label_column: Column with the labels; by default the only one of classes.
         config: Configuration of a data set on the hub that has several.
         revision: Its commit, tag or branch.
@@ -175,7 +188,7 @@ def digits(out: Path, size: int = 8) -> None:
 
 
 def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, decode: bool = False) -> None:
-    """Reads every header and caption anew and prints counts as JSON; exits with 1 where too many samples are bad.
+    """Reads every header and caption anew and prints counts as JSON; exits with 1 where too many samples are bad. Members seen are used or counted.
 
     Args:
         shards: Folders, tars or patterns.
@@ -183,7 +196,12 @@ def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, 
         decode: Decode all pixels too, which takes far longer.
     """
     found = checked(_places(shards), decode)
-    print(json.dumps({"shards": found.shards, "samples": found.samples, "bad": dict(sorted(found.bad.items()))}))
+    members = {"seen": found.members.seen, "used": found.members.used, "unused": dict(sorted(found.members.unused.items()))}
+    print(json.dumps({"shards": found.shards, "samples": found.samples, "bad": dict(sorted(found.bad.items())), "members": members}))
+    if found.members.endings:
+        print(
+            f"endings that are not read: {', '.join(f'{ending} {count:,}' for ending, count in found.members.endings.most_common())}", file=sys.stderr
+        )
     if found.joined:
         print(found.joined, file=sys.stderr)
     for reason, name in sorted(found.first.items()):
@@ -200,16 +218,19 @@ def look(
     bucket_step: int = 0,
     bucket_max_aspect: float = 2.0,
 ) -> None:
-    """Draws a contact sheet of samples spread evenly over the shards, and prints what they hold.
+    """Draws a contact sheet of samples spread evenly over the shards, and prints what they hold; of anything else the layout and the command.
 
     Args:
-        shards: Folders, tars or patterns.
+        shards: Folders, tars or patterns; or one folder of images, table or zip, which is looked at and nothing more.
         out: The picture.
         count: Samples to show.
         image_size: Pixels a side of the square that each aspect-ratio bucket is as large as.
         bucket_step: What the sides of buckets are multiples of; then it prints how many samples each would have.
         bucket_max_aspect: Largest ratio of a bucket's sides.
     """
+    if len(shards) == 1 and (lines := layout(Path(shards[0]).expanduser())) is not None:
+        print(lines)
+        return
     config = DataConfig(image_size=image_size, bucket_step=bucket_step, bucket_max_aspect=bucket_max_aspect)
     found = ShardSet.open(_places(shards), each=partial(parallel_map, label="indexing"))
     draw_sheet(found, out, count)

@@ -122,10 +122,11 @@ def check_stage_data(stage: Stage, cached: Path) -> None:
     from genlib.data.source import open_and_cache
 
     try:
-        spec = open_and_cache(stage.data, cached, partial(parallel_map, label="indexing", local_below=64)).spec
+        source = open_and_cache(stage.data, cached, partial(parallel_map, label="indexing", local_below=64), stage.task.fields)
     except (ValueError, OSError):  # data that this node does not see: its workers may, or say why not
         return
-    stage.task.check_data(spec)
+    print(source.described, flush=True)
+    stage.task.check_data(source.spec)
 
 
 def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:

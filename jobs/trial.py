@@ -150,19 +150,20 @@ def fit_here(stage: Stage, trials: Trials, folder: Path) -> int:
 
     torch.set_num_threads(max(1, int(trials.each.get("CPU", 1))))
     device = torch.device("cuda" if trials.each.get("GPU") else "cpu")
+    source = source_of(stage.data, trials.kept, stage.task.fields)
     final = fit(
-        stage, recipe=trials.recipe, source=source_of(stage.data, trials.kept), folder=folder, device=device, upstream=trials.upstream,
+        stage, recipe=trials.recipe, source=source, folder=folder, device=device, upstream=trials.upstream,
         listener=listener(folder, trials),
     )  # fmt: skip
     return checkpoint.read_manifest(final).step
 
 
 @lru_cache(maxsize=2)
-def source_of(data: Any, kept: Path) -> Any:
+def source_of(data: Any, kept: Path, needs: tuple[str, ...]) -> Any:
     """The samples, opened once for all trials of this actor: they share its index and its memory of what was decoded."""
     from genlib.data.source import open_source
 
-    return open_source(data, kept)
+    return open_source(data, kept, needs=needs)
 
 
 def listener(trial: Path, trials: Trials) -> Any:

@@ -187,7 +187,7 @@ def search_spec(command: Command[TuneOptions], stage: Stage, ranges: Space, run:
     from genlib.data.source import open_source
     from genlib.task import encoded
 
-    source = open_source(stage.data, run / "data")
+    source = open_source(stage.data, run / "data", needs=stage.task.fields)
     tasks = {role: checkpoint.load_task(path) for role, path in upstream.items()}
     task = stage.task.build(source.spec, tasks).eval()
     task.prepare(source)

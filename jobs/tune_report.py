@@ -88,7 +88,8 @@ def score_best(best: TrialResult, run: Path) -> None:
     link.symlink_to(os.path.relpath(best.folder, run))
     final = checkpoint.find(best.folder)
     if final and not (best.folder / "metrics.json").exists():
-        source = open_source(from_json(DataConfig, checkpoint.read_manifest(final).data), run / "data")
+        manifest = checkpoint.read_manifest(final)
+        source = open_source(from_json(DataConfig, manifest.data), run / "data", needs=manifest.blueprint.config_class().fields)
         evaluate(final, source, best.folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 

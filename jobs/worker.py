@@ -86,7 +86,8 @@ def train(job: WorkerJob, device: torch.device) -> None:
     finals: dict[str, Path] = {}
     for stage in job.stages:
         folder = stage_folder(job.run, job.stages, stage)
-        source = open_source(stage.data, set_folder(job.run, job.stages, stage))
+        kept = set_folder(job.run, job.stages, stage)
+        source = open_source(stage.data, kept, needs=stage.task.fields)
         upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
         finals[stage.name] = fit(
             stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(job.control)

@@ -39,8 +39,11 @@ def map_here(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
                 reported = now
 
 
-def open_sets(config: DataConfig, each: MapShards = map_here) -> NamedSets:
-    """Opens the sets that a configuration names. ValueError where there are none, or none usable."""
+def open_sets(config: DataConfig, each: MapShards = map_here, needs: Sequence[str] = ()) -> NamedSets:
+    """Opens the sets that a configuration names. ValueError where there are none, or none usable.
+
+    `needs` are the fields that samples of training and validation must have; empty are those that most of them have.
+    """
     if not config.train:
         raise ValueError(f"data.train is empty; give a folder of shards, a pattern like 'dir/{{00000..00099}}.tar', or one of {', '.join(BUILTIN)}")
     sets = {}
@@ -52,7 +55,8 @@ def open_sets(config: DataConfig, each: MapShards = map_here) -> NamedSets:
                     f"data.{split}={path!r}: there are no shards (.tar files).{hint} Check the path, or make some with jobs/prepare_data.py"
                 )
         paths = [path for group in groups for path in group]
-        shards = ShardSet.open(paths, config.filters if split == "train" else (), each, [len(group) for group in groups])
+        how = {} if split == "other" else {"needs": needs, "caption_field": config.caption_field, "captions": config.captions}
+        shards = ShardSet.open(paths, config.filters if split == "train" else (), each, [len(group) for group in groups], **how)
         if not len(shards):
             raise ValueError(f"data.{split}={where!r}: {len(paths)} shards hold no usable sample; dropped: {shards.why_bad()}")
         sets[split] = (where, shards)

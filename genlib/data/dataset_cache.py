@@ -26,21 +26,21 @@ _MOST_BYTES = 1 << 36
 """Largest file that is read; the buckets of a set of ten billion samples take less."""
 
 
-def write_sets(folder: Path, config: DataConfig, sets: NamedSets) -> None:
-    """Writes all sets of a configuration."""
+def write_sets(folder: Path, config: DataConfig, sets: NamedSets, needs: Sequence[str] = ()) -> None:
+    """Writes all sets of a configuration; `needs` are the fields that samples must have."""
     for split, (where, shards) in sets.items():
         facts, arrays = shards.facts_and_arrays()
-        said = {"asked": _asked(config), "splits": list(sets), "where": where, "state": facts}
+        said = {"asked": _asked(config, needs), "splits": list(sets), "where": where, "state": facts}
         write_atomically(folder / f"{split}.set", packed(json.dumps(said), arrays))
 
 
-def read_sets(folder: Path, config: DataConfig) -> NamedSets:
+def read_sets(folder: Path, config: DataConfig, needs: Sequence[str] = ()) -> NamedSets:
     """The sets that were written for this configuration; empty where any is absent."""
     sets, splits = {}, []
     for path in sorted(folder.glob("*.set")):
         facts, arrays = _read(path)
         try:
-            if facts["asked"] != _asked(config):
+            if facts["asked"] != _asked(config, needs):
                 return {}
             splits = facts["splits"]
             sets[path.stem] = (facts["where"], ShardSet.restore(facts["state"], arrays))
@@ -66,8 +66,9 @@ def remove(folder: Path) -> None:
         old.unlink()
 
 
-def _asked(config: DataConfig) -> dict[str, Any]:
-    return {"train": config.train, "validation": config.validation, "other": config.other, "filters": list(config.filters)}
+def _asked(config: DataConfig, needs: Sequence[str]) -> dict[str, Any]:
+    places = {"train": config.train, "validation": config.validation, "other": config.other, "filters": list(config.filters)}
+    return {**places, "needs": list(needs), "captions": [config.caption_field, config.captions]}
 
 
 def _buckets_of(shards: ShardSet, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from genlib.data import dataset_cache
 from genlib.data.codecs.decode import CHANGED, FOUND_WHILE_READING, REASONS, UNREADABLE
 from genlib.data.dataset import bucket_order, is_builtin, map_here, open_buckets, open_sets, sizes_of
 from genlib.data.dataset_cache import NamedSets
+from genlib.data.described import described
 from genlib.data.encoded_set import EncodedSet, StackedArrays
 from genlib.data.order.buckets import BucketOrder
 from genlib.data.order.mixture import MixtureOrder
@@ -47,6 +48,8 @@ class ShardSource:
     """`genlib.types.DataSource` over WebDataset shards; see `open_source`."""
 
     def __init__(self, splits: dict[str, Split], other: Split | None, spec: DataSpec, config: DataConfig):
+        self.described = ""
+        """What was taken for captions, labels and splits."""
         self.spec, self.failures = spec, Counter()
         """`failures`: samples that could not be decoded after they were indexed, by reason, each time they were met."""
         self._splits, self._other, self._config, self._read = splits, other, config, 0
@@ -67,7 +70,7 @@ class ShardSource:
         if field not in split.shards.fields:
             raise ValueError(
                 f"data.train={split.where!r}: no sample has a {member.get(field, field)}, but this task needs one; "
-                f"the samples have: {', '.join(split.shards.fields) or 'nothing'}"
+                f"the samples have: {', '.join(split.shards.common) or 'nothing'}{self.spec.caption_hint if field == 'text' else ''}"
             )
 
     def batches(
@@ -97,7 +100,8 @@ class ShardSource:
         if chosen.encoded is not None:
             reader, transform = chosen.encoded, StackedArrays(Path(chosen.encoded.where(0)).parent)  # type: ignore[arg-type]
         cache = _cache_bytes(self._config, len(self._splits))
-        return self._batches(reader, rows, transform, seed, cache, partial(self._counted, split))
+        decoder = self._decoder(reader.shards, transform, seed, cache, draws=chosen.order is not None)
+        return self._batches(reader, rows, decoder, partial(self._counted, split))
 
     def encoded_set(self, identity: str, folder: str = "") -> EncodedSet:
         """See `DataSource.encoded_set`."""
@@ -119,13 +123,11 @@ class ShardSource:
         split, transform = self._split("train"), PlainTransform(self._config.image_size) if transform is None else transform
         background = color(self._config.background)
         reader = SampleReader(split.shards, channels=self.spec.channels, background=background, segments=split.reader.segments)  # without a cache
-        return self._batches(reader, _rows_once(groups, size, split.order), transform, 0, 0, self._counted_once)
+        decoder = self._decoder(reader.shards, transform, 0, 0, draws=False)
+        return self._batches(reader, _rows_once(groups, size, split.order), decoder, self._counted_once)
 
-    def _batches(
-        self, reader: SampleReader, rows: Iterator[BatchRows], transform: Transform, seed: int, cache: int, counted: Callable[[Batch], Batch]
-    ) -> Iterator[Batch]:
+    def _batches(self, reader: SampleReader, rows: Iterator[BatchRows], decoder: BatchDecoder, counted: Callable[[Batch], Batch]) -> Iterator[Batch]:
         processes = self._config.readers
-        decoder = self._decoder(reader.shards, transform, seed, cache)
         if reader.segments:
             rows = reader.segments.ahead(rows, BatchRows.to_read, for_others=processes > 0)
         if not processes:
@@ -138,12 +140,12 @@ class ShardSource:
         finally:
             pool.close()
 
-    def _decoder(self, shards: ShardSet, transform: Transform, seed: int, cache: int) -> BatchDecoder:
+    def _decoder(self, shards: ShardSet, transform: Transform, seed: int, cache: int, draws: bool) -> BatchDecoder:
         other = self._other.shards if self._other else None
         fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*shards.fields, *(other.fields if other else ())]))
         cache //= max(1, self._config.readers)  # each reader process has a cache of its own
         channels, background = self.spec.channels, color(self._config.background)
-        return BatchDecoder(shards, other, fields, transform, seed, channels, background, cache, _disk_bytes(self._config))
+        return BatchDecoder(shards, other, fields, transform, seed, channels, background, cache, _disk_bytes(self._config), draws)
 
     def _counted_once(self, batch: Batch) -> Batch:
         """As `_counted`, with `failed`."""
@@ -182,7 +184,8 @@ class ShardSource:
             )
 
     def captions(self, split: str, limit: int) -> Iterator[str]:
-        """Captions of the first `limit` samples in stored order; nothing where the split has none. Samples that fail are left out."""
+        """Captions of the first `limit` samples in stored order, of several the first; nothing where the split has none. Samples that fail are
+        left out."""
         if self._lacks(split) or "text" not in self._split(split).shards.fields:
             return
         chosen = self._split(split)
@@ -220,27 +223,27 @@ def _warn_of_small(buckets: BucketOrder, size: int) -> None:
         log.warning("buckets %s have fewer samples than a batch of %d, which then holds some of them more than once", names, size)
 
 
-def open_source(config: DataConfig, cached: Path | None = None, each: MapShards = map_here) -> ShardSource:
+def open_source(config: DataConfig, cached: Path | None = None, each: MapShards = map_here, needs: Sequence[str] = ()) -> ShardSource:
     """Opens the shards that the config names, indexing those that were not. ValueError where there are none, or none usable.
 
-    `cached` is the folder of `open_and_cache`; `each` maps a function over shards that are not indexed.
+    `cached` is the folder of `open_and_cache`; `each` maps a function over shards that are not indexed; `needs` see `TaskConfig.fields`.
     """
-    sets = (dataset_cache.read_sets(cached, config) if cached else {}) or open_sets(config, each)
+    sets = (dataset_cache.read_sets(cached, config, needs) if cached else {}) or open_sets(config, each, needs)
     return _source(sets, config, open_buckets(config, *sets["train"], cached, each))
 
 
-def open_and_cache(config: DataConfig, folder: Path, each: MapShards = map_here) -> ShardSource:
+def open_and_cache(config: DataConfig, folder: Path, each: MapShards = map_here, needs: Sequence[str] = ()) -> ShardSource:
     """Opens the shards on the driver of a run, and caches them for the `open_source` of its workers. ValueError as there.
 
     Built-in sets are not cached. If the folder cannot be written, every worker looks at every shard.
     """
     with suppress(OSError):
         dataset_cache.remove(folder)
-    sets = open_sets(config, each)
+    sets = open_sets(config, each, needs)
     numbers = open_buckets(config, *sets["train"], each=each)
     with suppress(OSError):
         if not is_builtin(config):
-            dataset_cache.write_sets(folder, config, sets)
+            dataset_cache.write_sets(folder, config, sets, needs)
             if numbers is not None:
                 dataset_cache.write_buckets(folder, sets["train"][1], sizes_of(config), numbers)
     return _source(sets, config, numbers)
@@ -255,7 +258,9 @@ def _source(sets: NamedSets, config: DataConfig, numbers: np.ndarray | None) -> 
         reader = SampleReader(shards, channels=spec.channels, background=background, cache_bytes=cache, segments=segments)
         splits[name] = Split(where, shards, reader, _order(shards, where, config, numbers) if name == "train" else None)
     spec = replace(spec, vector_size=vector_size(splits["train"].reader))
-    return ShardSource(splits, splits.pop("other", None), spec, config)
+    source = ShardSource(splits, splits.pop("other", None), spec, config)
+    source.described = described(sets)
+    return source
 
 
 def _cache_bytes(config: DataConfig, sets: int) -> int:

@@ -30,6 +30,8 @@ def spec_of(train: ShardSet, config: DataConfig) -> DataSpec:
         image_size=(config.image_size or one_size) if "image" in train.fields else 0,
         class_names=names,
         has_captions="text" in train.fields,
+        several_captions=train.captions is not None and train.captions.draw == "random",
+        json_texts=() if "text" in train.fields else tuple(train.json_texts),
         num_samples=len(train),
         bucket_step=config.bucket_step,
         digest=_digest(train, config),

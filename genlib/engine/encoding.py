@@ -104,10 +104,13 @@ def encoded_source(
     if not name:
         return None
     mode, kept, why_not = stage.train.encode, source.encoded_set(name, stage.train.encoded_dir), ""
+    transform = task.transform(train=True)
     if kept is None:
         why_not = "the samples of this source have no numbers by which to keep what they are encoded to"
-    elif getattr(task.transform(train=True), "partners", ()):
+    elif getattr(transform, "partners", ()):
         why_not = "the task wants other samples beside each, so that what it encodes is not of one sample alone"
+    elif source.spec.several_captions and "text" in (getattr(transform, "fields", None) or ("text",)):
+        why_not = "one of a sample's captions is drawn at each visit, so that what it encodes differs from visit to visit"
     elif not _seen_by_all(kept.folder):
         why_not = f"the workers' nodes do not share {kept.folder.parent}, so that train.encoded_dir must name another folder"
     if why_not and mode == "ahead":

@@ -83,9 +83,10 @@ class SamplePort(Port):
 
 
 def _word(value: Any, port: Port) -> str:
-    """One text of a port."""
+    """One text of a port, without a byte order mark at its start, as training's captions are."""
     if not isinstance(value, str):
         raise ValueError("must be a string")
+    value = value.removeprefix("\ufeff")
     if port.choices and value not in port.choices:
         raise ValueError(f"must be one of {', '.join(port.choices)}")
     return value

@@ -21,14 +21,29 @@ _AT_ONCE = 32  # samples decoded at once, which bounds memory
 
 
 @dataclass(slots=True)
+class MemberCounts:
+    """Members of all tars: `seen` = `used` + the sum of `unused`."""
+
+    seen: int
+    used: int
+    """Those of usable samples."""
+    unused: Counter[str]
+    """All others by reason."""
+    endings: Counter[str]
+    """Frequent endings of those that are not read."""
+
+
+@dataclass(slots=True)
 class Findings:
-    """Shards, usable samples, bad ones by reason, the first of each as `shard:key`, and a sentence on tars joined by cat, if there are any."""
+    """Shards, usable samples, bad ones by reason, the first of each as `shard:key`, what became of the members of the tars, and a sentence on tars
+    joined by cat, if there are any."""
 
     shards: int
     samples: int
     bad: Counter[str]
     first: dict[str, str]
     joined: str
+    members: MemberCounts
 
     @property
     def share(self) -> float:
@@ -48,10 +63,14 @@ def verify(places: Sequence[StoragePath], decode: bool = False) -> Findings:
     """Indexes every shard anew, and with `decode` opens every member of every sample; many shards in parallel."""
     with once_connected() if decode and len(places) >= LOCAL_BELOW else nullcontext():
         found = ShardSet.open(places, each=lambda _, some: parallel_map(shard_index.build, some, label="checking"))
-        findings = Findings(len(places), len(found), Counter(found.bad), dict(found.first_bad), found.about_joined())
+        findings = Findings(len(places), len(found), Counter(found.bad), dict(found.first_bad), found.about_joined(), _members(found))
         if decode:
             _decode(found, findings)
     return findings
+
+
+def _members(found: ShardSet) -> MemberCounts:
+    return MemberCounts(found.seen, found.used, Counter(found.unused), Counter(found.endings))
 
 
 def _decode(found: ShardSet, findings: Findings) -> None:
@@ -60,6 +79,9 @@ def _decode(found: ShardSet, findings: Findings) -> None:
     for broken in parallel_map(partial(decode_shard, found), shards, label="decoding", name=lambda at: str(found.paths[at])):
         findings.samples -= broken.bad.total()
         findings.bad += broken.bad
+        for reason, count in broken.bad.items():
+            findings.members.unused[reason] += count * len(found.stored)
+            findings.members.used -= count * len(found.stored)
         findings.first = {**broken.first, **findings.first}
 
 

@@ -59,7 +59,7 @@ def convert(verb: str, source: ConversionInput, output: Output) -> str:
         total, resumed = run(plan, source, samples)
         if not sum(total.samples.values()):
             raise ValueError(f"{out}: none of the samples can be used: {bad_in_words(total)}")
-        write_facts(out, **source.facts, samples=total.samples, bad=total.bad)
+        write_facts(out, **source.facts, **({"taken": source.said} if source.said else {}), samples=total.samples, bad=total.bad)
     draw_sheet(ShardSet.open([out / name for name in sorted(total.shards)]), out / "contact_sheet.png", 192)
     return in_words(total, resumed, source, out)
 
@@ -143,14 +143,13 @@ def bad_in_words(total: PartRecord) -> str:
 
 
 def in_words(total: PartRecord, resumed: int, source: ConversionInput, out: Path) -> str:
-    """The one line of counts."""
+    """The one line of counts: samples seen are those that were written and those that are bad."""
+    seen = sum(total.samples.values()) + sum(total.bad.values())
     samples = " and ".join(f"{count:,} {split}" for split, count in total.samples.items())
     megabytes = sum(total.shards.values()) / 1e6
     line = f"{samples} samples in {len(total.shards):,} shards, {megabytes:,.1f} MB; bad: {bad_in_words(total) or 'none'}"
-    if source.facts.get("class_names"):
-        line += f"; {len(source.facts['class_names']):,} classes"
-    if source.facts.get("ignored_files"):
-        line += f"; other files: {source.facts['ignored_files']:,}"
+    line += f"; {seen:,} samples seen = {sum(total.samples.values()):,} used + {sum(total.bad.values()):,} bad"
+    line += "".join(f"; {name}: {words}" for name, words in source.said.items())
     if resumed:
         line += f"; {resumed:,} parts were there already"
     return f"{line}; picture: {out / 'contact_sheet.png'}"

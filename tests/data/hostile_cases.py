@@ -229,9 +229,10 @@ CASES: dict[str, Callable[[], Case]] = {
     # text and labels
     "no UTF-8 in a caption": lambda: _bad("non-UTF-8", "txt", b"caf\xe9"),
     "surrogates in a caption": lambda: _bad("non-UTF-8", "txt", b"\xed\xa0\x80"),
-    "empty caption": lambda: _bad("empty caption", "txt", b"\n \t"),
+    "empty caption": lambda: _bad("missing caption", "txt", b"\n \t"),
     "caption of 2 MB": lambda: _bad("over the byte limit", "txt", b"x" * (2 << 20)),
     "caption of NUL": lambda: Case(instead("txt", b"a\0b"), ALL),
     **{f"label {value!r}": partial(_bad, "bad label", "cls", value) for value in
-        (b"-1", b"1.5", b"99999999999999999999", b"999999999", b"0x10", b"1_0", "١".encode(), b"", b"1" * 60)},
+        (b"-2", b"1.5", b"99999999999999999999", b"999999999", b"0x10", b"1_0", "١".encode(), b"1" * 60)},
+    **{f"label {value!r}": partial(_bad, "missing label", "cls", value) for value in (b"-1", b"", b"nan")},
 }  # fmt: skip

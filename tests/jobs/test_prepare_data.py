@@ -45,13 +45,14 @@ def test_an_unknown_verb_and_a_place_that_cannot_be_written_are_one_sentence(tmp
 def test_verify_prints_one_json_object_and_exits_by_the_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_set(tmp_path, 20)
     main(["verify", str(tmp_path)])
-    assert json.loads(capsys.readouterr().out) == {"shards": 2, "samples": 20, "bad": {}}
+    assert json.loads(capsys.readouterr().out) == {"shards": 2, "samples": 20, "bad": {}, "members": {"seen": 60, "used": 60, "unused": {}}}
     write_tar(tmp_path / "00001.tar", [*pair(1), ("x.png", b"no"), ("x.txt", b"x"), ("x.cls", b"1")])
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(tmp_path)])
     assert ended.value.code == 1
     output = capsys.readouterr()
-    assert json.loads(output.out) == {"shards": 2, "samples": 11, "bad": {"undecodable header": 1}}
+    members = {"seen": 36, "used": 33, "unused": {"undecodable header": 3}}
+    assert json.loads(output.out) == {"shards": 2, "samples": 11, "bad": {"undecodable header": 1}, "members": members}
     assert "undecodable header: first is 00001.tar:x" in output.err
     main(["verify", str(tmp_path), "--max-bad", "0.1"])
 

@@ -51,12 +51,16 @@ def test_a_folder_becomes_shards_that_train(tmp_path: Path, capsys: pytest.Captu
         write(tmp_path / "in" / name, content)
     main(["folder", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "16"])
     line = capsys.readouterr().out
-    assert line.startswith("3 train samples in 1 shards, 0.0 MB; bad: 1 not an image, first dog/d.png; 2 classes; picture: ")
+    assert line.startswith(
+        "3 train samples in 1 shards, 0.0 MB; bad: 1 not an image, first dog/d.png; 4 samples seen = 3 used + 1 bad; captions: none; "
+        "labels: 2 classes by name from folders: cat is 0, dog is 1; splits: none; files: 4 seen = 4 images; picture: "
+    )
     assert line.count("\n") == 1
     source = open_source(DataConfig(train=str(tmp_path / "out"), image_size=16))
     assert source.spec.class_names == ("cat", "dog")
     assert source.num_samples("train") == 3
     facts = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert facts.pop("taken")["files"] == "4 seen = 4 images"
     assert facts == {"name": "in", "class_names": ["cat", "dog"], "samples": {"train": 3}, "bad": {"not an image": 1}}
     assert Image.open(tmp_path / "out" / "contact_sheet.png").width > 500
 
@@ -231,12 +235,13 @@ def test_verify_decodes_pixels_where_it_is_told_to(tmp_path: Path, capsys: pytes
     main(["folder", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     capsys.readouterr()
     main(["verify", str(tmp_path / "out")])
-    assert json.loads(capsys.readouterr().out) == {"shards": 1, "samples": 2, "bad": {}}
+    assert json.loads(capsys.readouterr().out) == {"shards": 1, "samples": 2, "bad": {}, "members": {"seen": 2, "used": 2, "unused": {}}}
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(tmp_path / "out"), "--decode", "--max-bad", "0.4"])
     assert ended.value.code == 1
     output = capsys.readouterr()
-    assert json.loads(output.out) == {"shards": 1, "samples": 1, "bad": {"undecodable": 1}}
+    members = {"seen": 2, "used": 1, "unused": {"undecodable": 1}}
+    assert json.loads(output.out) == {"shards": 1, "samples": 1, "bad": {"undecodable": 1}, "members": members}
     assert "undecodable: first is train-00000-000:00000000001" in output.err
 
 

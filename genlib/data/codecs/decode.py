@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 
-KINDS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "cls": "label", "json": "json", "npy": "array"}
-"""Kind of value by extension; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`.
+KINDS = {
+    "jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "text", "caption": "text", "text": "text", "transcript": "text",
+    "cls": "label", "json": "json", "jsn": "json", "npy": "array",
+}  # fmt: skip
+"""Kind of value by extension; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`. Of a sample's
+texts the first ending here counts.
 
 An image in a field that is not called `image` is numbers by place, a map: it is read as one channel, of a palette PNG the indices.
 """
@@ -28,8 +32,8 @@ _LARGEST_HEADER = 8192  # bytes of a .npy file before its numbers
 REASONS = (
     "undecodable", "undecodable header", "several frames", "over the pixel limit", "over the byte limit",
     "more than 16 bits", "unknown colours", "mask of 16 bits",
-    "non-UTF-8", "empty caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
-    CHANGED := "changed since it was indexed", UNREADABLE := "unreadable shard",
+    "non-UTF-8", "missing caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
+    CHANGED := "changed since it was indexed", UNREADABLE := "unreadable shard", "missing label",
 )  # fmt: skip
 """Why a sample may fail. A new one goes to the end, as encoded sets keep their numbers."""
 FOUND_WHILE_READING = ("killed its reader", "hung its reader", CHANGED, UNREADABLE)
@@ -40,20 +44,27 @@ class BadSample(ValueError):
     """A member that cannot be used; the message is one of `REASONS`, under which it is counted."""
 
 
+def plain_text(text: str) -> str:
+    """A text without a byte order mark at its start, stripped."""
+    return text.strip().removeprefix("\ufeff").lstrip()
+
+
 def decode_text(data: bytes) -> str:
-    """UTF-8 text, stripped. BadSample where it is not UTF-8 or empty."""
+    """UTF-8 text, stripped, without a byte order mark. BadSample where it is not UTF-8 or empty."""
     try:
-        text = data.decode("utf-8").strip()
+        text = plain_text(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise BadSample("non-UTF-8") from None
     if not text:
-        raise BadSample("empty caption")
+        raise BadSample("missing caption")
     return text
 
 
 def decode_label(data: bytes) -> int:
-    """A class number, 0 or more."""
-    text = data.strip()
+    """A class number, 0 or more. BadSample where it is none; -1, empty, `nan` and `None` say that it is missing."""
+    text = data.removeprefix(b"\xef\xbb\xbf").strip()
+    if text.lower() in (b"", b"-1", b"nan", b"none"):
+        raise BadSample("missing label")
     if not text.isdigit() or len(text) > 9 or int(text) >= LIMIT_LABELS:
         raise BadSample("bad label")
     return int(text)

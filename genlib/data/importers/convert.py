@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genlib.data.codecs.captions import CAPTIONS, MISSING, as_lines, captions_of
 from genlib.data.codecs.decode import LIMIT_BYTES, BadSample, decode_label, decode_text
 from genlib.data.codecs.encode import SkippedSample, file_bytes, stored_image, stored_mask
 from genlib.data.index import shard_index
@@ -34,7 +35,8 @@ class RawSample:
     name: str
     """Its name in the input, for messages and for the draw of held-out samples: a path, or a row's number."""
     image: bytes | Path | None
-    caption: str | bytes | Path | None = None
+    caption: str | bytes | Path | Sequence[Any] | None = None
+    """A text, a file with it, or a list of texts: then a sample's first one goes to the member .txt, and all to .captions.txt, a line each."""
     label: int | str | None = None
     split: str = ""
     """The split, where the input knows it; otherwise it is drawn from the name."""
@@ -59,6 +61,8 @@ class ConversionInput:
     """Samples, where it is known before they are read."""
     facts: dict[str, Any] = field(default_factory=dict)
     """For `dataset.json`: class_names and the like."""
+    said: dict[str, str] = field(default_factory=dict)
+    """What was taken for captions, labels, splits and files, in words for the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +117,25 @@ def members(raw: RawSample, size: int = 0) -> dict[str, bytes]:
     if raw.mask is not None:
         found.update([stored_mask(file_bytes(raw.mask, LIMIT_BYTES["image"], "mask"))])
     if raw.caption is not None:
-        found["txt"] = _caption(raw.caption)
+        found.update(_captions(raw.caption))
     if raw.label is not None:
         found["cls"] = str(decode_label(str(raw.label).encode())).encode()
     return found
 
 
-def _caption(caption: str | bytes | Path) -> bytes:
+def _captions(caption: str | bytes | Path | Sequence[Any]) -> dict[str, bytes]:
     if isinstance(caption, Path):
         caption = file_bytes(caption, LIMIT_BYTES["text"], "caption")
-    data = caption.encode("utf-8", "surrogateescape") if isinstance(caption, str) else caption
+    if not isinstance(caption, str | bytes):
+        found = captions_of(caption)
+        if not found:
+            raise BadSample(MISSING)
+        first = {"txt": _text(as_lines(found[:1]).encode("utf-8", "surrogateescape"))}
+        return {**first, f"{CAPTIONS}.txt": _text(as_lines(found).encode("utf-8", "surrogateescape"))}
+    return {"txt": _text(caption.encode("utf-8", "surrogateescape") if isinstance(caption, str) else caption)}
+
+
+def _text(data: bytes) -> bytes:
     if len(data) > LIMIT_BYTES["text"]:
         raise BadSample("over the byte limit")
     return decode_text(data).encode()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from genlib.config import nearest
+from genlib.data.codecs.decode import BadSample
 from genlib.data.importers.convert import ConversionInput, RawSample
+from genlib.data.importers.labels import as_number, in_words, label_text, numbered
+from genlib.data.importers.table import caption_cell
+from genlib.data.split_names import HELD_OUT, split_in, split_of_path
 
-VALIDATION = ("validation", "valid", "val", "test", "dev")
+_MOST_LABELS = 100_000
 _LOOKED_AT = 5  # first rows of a streaming set, from which the types of columns are inferred
 
 
@@ -53,11 +57,14 @@ class HuggingfaceDataset:
 
 
 def parquet_files(path: Path, split: str) -> list[str]:
-    """The file itself, or a folder's files whose names begin with the split, else all; in order."""
+    """The file itself, or a folder's files that have the split in their names or folders, else those without any split's name; in order."""
     if path.is_file():
         return [str(path)] if path.suffix == ".parquet" else []
     found = sorted(path.rglob("*.parquet")) if path.is_dir() else []
-    return [str(file) for file in found if file.name.startswith(split)] or [str(file) for file in found]
+    said = {file: split_of_path(file.relative_to(path).as_posix()) for file in found}
+    wanted = split_in(split)
+    own = [file for file in found if file.name.startswith(split)] or [file for file in found if wanted and said[file] == wanted]
+    return [str(file) for file in own or [file for file in found if not said[file]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,10 @@ def open_huggingface(
     features = _features(found[split])
     columns = _columns(where.path, features, image, caption, label)
     names = getattr(features.get(columns.label), "names", None)
-    read = partial(read_range, where, columns, validation_split)
+    lists = type(features.get(columns.caption)).__name__ in ("List", "LargeList", "Sequence", "list")
+    labels, own_names = ({}, []) if names or not columns.label else _labels(where, found, columns.label)
+    read = partial(read_range, where, columns, validation_split, lists, labels)
+    names = names or own_names
     total = None if where.streaming else sum(len(data) for data in found.values())
     state = {name: _state(data, where.streaming) for name, data in found.items()}
     how = {"config": where.config, "revision": where.revision, "streaming": where.streaming}
@@ -99,7 +109,33 @@ def open_huggingface(
         identity=identity,
         total=total,
         facts={"name": Path(where.path).name, **({"class_names": list(names)} if names else {})},
+        said={
+            "captions": f"column {columns.caption!r}{', lists' if lists else ''}" if columns.caption else "none",
+            "labels": _label_words(columns.label, labels, names),
+            "splits": ", ".join(f"{name} is {_written(name, validation_split)}" for name in splits),
+        },
     )
+
+
+def _labels(where: HuggingfaceDataset, found: Mapping[str, Any], column: str) -> tuple[Mapping[str, int], list[str]]:
+    """The labels of a column that names no classes. ValueError where it would have to be read to its end first."""
+    if where.streaming:
+        raise ValueError(f"{where.path}: the column {column!r} has no names of classes, which takes a look at all rows; leave --streaming out")
+    texts = {label_text(value) for data in found.values() for value in data.unique(column)}
+    if len(texts) > _MOST_LABELS:
+        raise ValueError(f"column {column!r} holds more than {_MOST_LABELS:,} different values, so it is no label; leave --label-column out")
+    return numbered(texts - {""})
+
+
+def _label_words(column: str, labels: Mapping[str, int], names: Sequence[str]) -> str:
+    if not column:
+        return "none"
+    return in_words(labels, names, f"column {column!r}") if labels else f"{len(names):,} classes that column {column!r} names"
+
+
+def _written(split: str, validation_split: str) -> str:
+    """The split under which a data set's one is written."""
+    return "validation" if split == validation_split or (not validation_split and split_in(split) in HELD_OUT) else "train"
 
 
 @lru_cache(maxsize=4)
@@ -153,15 +189,17 @@ def _few(read: Any, found: Mapping[str, Any], split: str, streaming: bool, count
     return iter(()) if streaming else read(RowRange(split, 0, min(count, len(found[split]))))
 
 
-def read_range(where: HuggingfaceDataset, columns: Columns, validation_split: str, span: RowRange) -> Iterator[RawSample]:
+def read_range(
+    where: HuggingfaceDataset, columns: Columns, validation_split: str, lists: bool, labels: Mapping[str, int], span: RowRange
+) -> Iterator[RawSample]:
     """The samples of a span."""
     import datasets
 
     data = _opened(where, span.split).select_columns(_names(columns))
     if isinstance(_features(data)[columns.image], datasets.Image):
         data = data.cast_column(columns.image, datasets.Image(decode=False))
-    held_out = "validation" if span.split == validation_split or (not validation_split and span.split in VALIDATION) else ""
-    chosen = "train" if validation_split and not held_out else held_out
+    held_out = _written(span.split, validation_split) == "validation"
+    chosen = "validation" if held_out else "train" if validation_split else ""
     if where.streaming:
         rows = enumerate(data.shard(span.stop, span.start))
         name = f"{span.split}:{span.start}:"
@@ -169,19 +207,24 @@ def read_range(where: HuggingfaceDataset, columns: Columns, validation_split: st
         rows = zip(range(span.start, span.stop), data.select(range(span.start, span.stop)), strict=True)
         name = f"{span.split}:"
     for number, row in rows:
-        yield _raw(f"{name}{number}", row, columns, chosen)
+        yield _raw(f"{name}{number}", row, columns, chosen, lists, labels)
 
 
-def _raw(name: str, row: Mapping[str, Any], columns: Columns, split: str) -> RawSample:
-    caption, label = row.get(columns.caption), row.get(columns.label)
-    if isinstance(caption, list):
-        caption = next(iter(caption), None)
+def _raw(name: str, row: Mapping[str, Any], columns: Columns, split: str, lists: bool, labels: Mapping[str, int]) -> RawSample:
+    caption: Any = None
+    label: int | None = None
     problem = ""
-    if columns.caption and not isinstance(caption, str):
-        problem = "missing caption"
-    elif columns.label and (label is None or label == -1):
-        problem = "missing label"
-    return RawSample(name, _image(row[columns.image]), caption, label, split, problem)
+    try:
+        if columns.caption:
+            caption = caption_cell(row.get(columns.caption))
+            problem = "" if caption is not None else "missing caption"
+        if columns.label:
+            text = label_text(row.get(columns.label))
+            label = labels.get(text) if labels else as_number(text)
+            problem = problem or ("missing label" if label is None or label < 0 else "")
+    except BadSample as reason:
+        problem = str(reason)
+    return RawSample(name, _image(row[columns.image]), [caption] if lists and isinstance(caption, str) else caption, label, split, problem)
 
 
 def _image(value: Any) -> bytes | Path | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import IO, Any, AnyStr
 
 from genlib.config import nearest
+from genlib.data.codecs.captions import captions_of, is_missing
+from genlib.data.codecs.decode import BadSample
 from genlib.data.importers.convert import ConversionInput, RawSample
+from genlib.data.importers.labels import in_words, label_text, numbered
 from genlib.files import open_regular, regular_status
 
 _CELL_BYTES = 4 << 20
@@ -30,7 +33,7 @@ class TableRow:
 
     number: int
     image: str = ""
-    caption: str | None = None
+    caption: str | list[Any] | None = None
     label: str = ""
     problem: str = ""
 
@@ -38,15 +41,15 @@ class TableRow:
 def open_table(path: Path, image: str, caption: str = "", label: str = "") -> ConversionInput:
     """The rows of a table, in order, with the names of its columns. ValueError where the table or a column is not there.
 
-    Labels that are all whole numbers are used as they are; others are class names, numbered in sorted order.
+    A caption is a text or a list of texts. For labels see `genlib.data.importers.labels`.
     """
     before = _state(path)
-    rows = partial(_rows, _reader(path), image, caption, label)
-    count, names = _scan(rows(), label)
+    rows = partial(_rows, table_reader(path, caption), image, caption, label)
+    count, lists, texts = _scan(rows(), label)
     if not count:
         raise ValueError(f"{path} has no rows")
-    numbers = {name: str(number) for number, name in enumerate(names)}
-    read = partial(read_rows, path.absolute().parent, bool(caption), bool(label), numbers)
+    labels, names = numbered(texts)
+    read = partial(read_rows, path.absolute().parent, bool(caption), bool(label), labels, lists)
 
     def cut(size: int) -> Iterator[list[TableRow]]:
         source = rows()
@@ -64,6 +67,10 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> Co
         identity={"rows": count, "digest": digest, "image_column": image, "caption_column": caption, "label_column": label},
         total=count,
         facts={"name": path.stem, **({"class_names": names} if names else {})},
+        said={
+            "captions": f"column {caption!r}{', lists' if lists else ''}" if caption else "none",
+            "labels": in_words(labels, names, f"column {label!r}") if label else "none",
+        },
     )
 
 
@@ -76,12 +83,13 @@ def _state(path: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def read_rows(folder: Path, captioned: bool, labelled: bool, numbers: Mapping[str, str], rows: Sequence[TableRow]) -> Iterator[RawSample]:
-    """The samples of some rows."""
+def read_rows(folder: Path, captioned: bool, labelled: bool, labels: Mapping[str, int], lists: bool, rows: Sequence[TableRow]) -> Iterator[RawSample]:
+    """The samples of some rows. Where any row has a list of captions, `lists`, all do."""
     for row in rows:
-        label = numbers.get(row.label, row.label) if labelled else None
+        label = labels.get(row.label) if labelled else None
         problem = row.problem or _problem(row, captioned, labelled)
-        yield RawSample(row.image or f"row {row.number}", folder / row.image, row.caption if captioned else None, label, problem=problem)
+        caption = [row.caption] if lists and isinstance(row.caption, str) else row.caption
+        yield RawSample(row.image or f"row {row.number}", folder / row.image, caption if captioned else None, label, problem=problem)
 
 
 def _problem(row: TableRow, captioned: bool, labelled: bool) -> str:
@@ -94,7 +102,7 @@ def _problem(row: TableRow, captioned: bool, labelled: bool) -> str:
     return "missing label" if labelled and not row.label else ""
 
 
-def _reader(path: Path) -> Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]]:
+def table_reader(path: Path, caption: str = "") -> Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]]:
     """A function that reads the table: given columns, yields each row's cells by column, or the reason why a row has none."""
     ending = path.suffix.lower()
     if ending in (".csv", ".tsv"):
@@ -102,8 +110,20 @@ def _reader(path: Path) -> Callable[[Sequence[str]], Iterator[Mapping[str, Any] 
     if ending in (".jsonl", ".ndjson"):
         return partial(_json_lines, path)
     if ending in (".parquet", ".pq"):
-        return partial(_parquet, path)
+        return partial(_parquet, path, caption)
     raise ValueError(f"{path}: a table is .csv, .tsv, .jsonl or .parquet")
+
+
+def columns_of(path: Path) -> list[str]:
+    """Names of a table's columns. ValueError where it cannot be read."""
+    _state(path)
+    ending = path.suffix.lower()
+    if ending in (".parquet", ".pq"):
+        return list(_parquet_file(path).schema_arrow.names)
+    columns: dict[str, None] = {}
+    for cells in islice(table_reader(path)([]), _LOOKED_AT):
+        columns.update(dict.fromkeys(cells) if not isinstance(cells, str) else {})
+    return [column for column in columns if isinstance(column, str)]
 
 
 def _rows(reader: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]], image: str, caption: str, label: str) -> Iterator[TableRow]:
@@ -112,24 +132,38 @@ def _rows(reader: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]], 
         if isinstance(cells, str):
             yield TableRow(number, problem=cells)
         else:
-            text = cells.get(caption)
-            yield TableRow(number, _text(cells.get(image)), None if text is None else _text(text), _text(cells.get(label)))
+            yield _row(number, cells, image, caption, label)
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+def _row(number: int, cells: Mapping[str, Any], image: str, caption: str, label: str) -> TableRow:
+    path = cells.get(image)
+    where = "" if is_missing(path) else str(path)
+    try:
+        texts = caption_cell(cells.get(caption)) if caption else None
+        return TableRow(number, where, texts, label_text(cells.get(label)) if label else "")
+    except BadSample as reason:
+        return TableRow(number, where, problem=str(reason))
 
 
-def _scan(rows: Iterable[TableRow], label: str) -> tuple[int, list[str]]:
-    """How many rows there are, and the names of their classes: none where labels are numbers, or there are no labels."""
-    count, names = 0, set()
+def caption_cell(value: Any) -> str | list[Any] | None:
+    """A cell's caption or captions; None where it has none. BadSample where it holds something else."""
+    if isinstance(value, str) and value.strip().lower() == "nan":  # as str() makes of pandas' NaN
+        return None
+    if not captions_of(value):
+        return None
+    return value if isinstance(value, str) else list(value)
+
+
+def _scan(rows: Iterable[TableRow], label: str) -> tuple[int, bool, set[str]]:
+    """How many rows there are, whether any caption is a list, and the labels that there are."""
+    count, lists, names = 0, False, set()
     for row in rows:
-        count += 1
+        count, lists = count + 1, lists or isinstance(row.caption, list)
         if label and row.label:
             names.add(row.label)
             if len(names) > _LABELS:
                 raise ValueError(f"column {label!r} holds more than {_LABELS:,} different values, so it is no label; leave --label-column out")
-    return count, [] if all(re.fullmatch(r"\d{1,9}", name) for name in names) else sorted(names)
+    return count, lists, names
 
 
 def _check_columns(path: Path, columns: Sequence[str], there: Sequence[str]) -> None:
@@ -170,26 +204,43 @@ def _lines(file: IO[AnyStr], path: Path, end: AnyStr) -> Iterator[AnyStr]:
 
 def _json_object(line: bytes) -> Mapping[str, Any] | str:
     try:
-        cells = json.loads(line) if len(line) <= _CELL_BYTES else None
+        cells = json.loads(line.removeprefix(codecs.BOM_UTF8)) if len(line) <= _CELL_BYTES else None
     except (ValueError, RecursionError):
         return "bad JSON"
     return cells if isinstance(cells, dict) else "bad JSON"
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+def _parquet(path: Path, caption: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
     import pyarrow
-    from pyarrow import parquet
 
-    try:
-        file = parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from None
+    file = _parquet_file(path)
     schema = file.schema_arrow
     _check_columns(path, columns, schema.names)
     if pyarrow.types.is_nested(schema.field(columns[0]).type) or pyarrow.types.is_binary(schema.field(columns[0]).type):
         raise ValueError(f"{path}: the column {columns[0]!r} holds images and not paths; use the verb huggingface")
+    if caption and not _is_text(schema.field(caption).type):
+        raise ValueError(f"{path}: the column {caption!r} holds {schema.field(caption).type}; captions are texts or lists of texts")
     try:
         for batch in file.iter_batches(batch_size=4096, columns=list(columns)):
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read to its end ({' '.join(str(error).split())}); write it anew") from None
+
+
+def _parquet_file(path: Path) -> Any:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from None
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a column's type is text, a list of texts, or nothing at all."""
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from genlib.data.codecs.decode import KINDS, LIMIT_BYTES, BadSample, array_header, decode_json, decode_label, decode_text
+from genlib.data.codecs.captions import has_caption
+from genlib.data.codecs.decode import LIMIT_BYTES, BadSample, array_header, decode_json, decode_label, decode_text
 from genlib.data.codecs.image_header import ImageHeader, image_header, mask_header
-from genlib.data.index import tar
+from genlib.data.index import grouping, tar
 from genlib.data.index.content import FileContent
-from genlib.data.index.validation import FIELD, FIRST_BYTES, MAX_FIELDS, MAX_NUMBERS, NUMBER, SUSPECT
+from genlib.data.index.validation import DOT_IN_KEY, DUPLICATE, FIRST_BYTES, MAX_NUMBERS, MAX_TEXTS, NUMBER, SUSPECT, TEXT_CHARACTERS
 
-_FIELD, _NUMBER = re.compile(FIELD), re.compile(NUMBER)
+_NUMBER = re.compile(NUMBER)
 _CHECKS: dict[str, Callable[[bytes], Any]] = {
     "image": image_header,
     "text": decode_text,
@@ -33,32 +34,24 @@ def printable_key(key: bytes) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def field_of(extension: str) -> tuple[str, str] | None:
-    """(field, kind) of a member by its extension, `png` or `mask.png`; None where the allow-list has no decoder for it."""
-    prefix, _, last = extension.lower().rpartition(".")
-    kind = KINDS.get(last)
-    if kind is None or (prefix and not _FIELD.fullmatch(prefix)) or (prefix in KINDS.values() and prefix != kind):
-        return None
-    return (prefix or kind), kind
-
-
 def check_of(field: str, kind: str) -> Callable[[bytes], Any]:
     """The check of a member, which it must pass before its sample gets a number."""
     return mask_header if kind == "image" and (field == "mask" or field.endswith("_mask")) else _CHECKS[kind]
 
 
 class IndexBuilder:
-    """Collects the rows of one shard: `group` its members by key, `check` each, then make the `arrays`."""
+    """Collects the rows of one shard: its members by key, `check` each, then make the `arrays`."""
 
-    def __init__(self, data: FileContent):
-        self.data = data
-        self.columns: dict[tuple[str, str], int] = {}
-        self.known: dict[bytes, int | None] = {}  # extension -> column
-        self.rows: dict[bytes, dict[int, int]] = {}  # key -> column -> member
-        self.repeated: set[bytes] = set()
+    def __init__(self, data: FileContent, members: tar.Members):
+        self.data, self.members = data, members
+        self.groups = grouping.group(members)
+        self.columns, self.rows, self.unused = self.groups.columns, self.groups.rows, self.groups.unused
         self.bad: Counter[str] = Counter()
         self.first: dict[str, str] = {}
         self.numbers: dict[str, dict[bytes, float]] = {}  # name -> key -> value
+        self.texts: dict[str, int] = {}  # name of a field with text in JSON -> its bit
+        self.texts_of: dict[bytes, int] = {}  # key -> bits
+        self.lists: dict[str, None] = {}
         self.highest_label = -1
         self.sums: dict[int, int] = {}  # member -> CRC-32
 
@@ -67,37 +60,21 @@ class IndexBuilder:
         self.bad[reason] += 1
         self.first.setdefault(reason, printable_key(key[:FIRST_BYTES]))
 
-    def _column(self, extension: bytes) -> int | None:
-        field = field_of(extension.decode("utf-8", "replace"))
-        if field is None or (field not in self.columns and len(self.columns) >= MAX_FIELDS):
-            return None
-        if any(name == field[0] and kind != field[1] for name, kind in self.columns):
-            return None  # a field is of one kind in a shard, the first
-        return self.columns.setdefault(field, len(self.columns))
+    def count_groups(self) -> None:
+        """Counts what grouping found wrong."""
+        for number, reason in self.members.damage:
+            self.count(reason, self.members.names[number - 1] if number else b"the start")
+        for key in dict.fromkeys(self.groups.repeated):
+            self.count(DUPLICATE, key)
+        for name in self.groups.cut:
+            self.count(DOT_IN_KEY, name)
 
-    def group(self, members: tar.Members) -> list[bytes]:
-        """Members to rows by key, the name up to the first dot of its last part; returns the key of every member."""
-        keys = []
-        for number, name in enumerate(members.names):
-            slash = name.rfind(b"/") + 1
-            dot = name.find(b".", slash)
-            key, extension = (name[:dot], name[dot + 1 :]) if dot > slash else (name, b"")
-            keys.append(key)
-            if extension not in self.known:
-                self.known[extension] = self._column(extension)
-            column = self.known[extension]
-            if column is None:
-                continue
-            row = self.rows.setdefault(key, {})
-            if column not in row:
-                row[column] = number
-            elif key not in self.repeated:  # the first one stays
-                self.repeated.add(key)
-                self.count("duplicate", key)
-        return keys
+    def _drop(self, key: bytes, reason: str) -> None:
+        self.unused[reason] += len(self.rows.pop(key))
 
-    def check(self, members: tar.Members) -> dict[bytes, ImageHeader]:
+    def check(self) -> dict[bytes, ImageHeader]:
         """Drops rows with a member that is cut off, too large or undecodable; what the images say of themselves."""
+        members = self.members
         kinds, checks = [kind for _, kind in self.columns], [check_of(*column) for column in self.columns]
         image, label, facts = (self.columns.get((name, name), -1) for name in ("image", "label", "json"))
         headers: dict[bytes, ImageHeader] = {}
@@ -107,7 +84,7 @@ class IndexBuilder:
                 for column, number in row.items():
                     kind, start, size = kinds[column], members.offsets[number], members.sizes[number]
                     if start + size > end:
-                        del self.rows[key]  # the damage is noted once, for the shard
+                        self._drop(key, tar.TRUNCATED)  # the damage is noted once, for the shard
                         break
                     if size > LIMIT_BYTES[kind]:
                         raise BadSample("over the byte limit")
@@ -121,21 +98,36 @@ class IndexBuilder:
                     elif column == facts:
                         self._note(key, value)
             except BadSample as reason:
-                del self.rows[key]
+                self._drop(key, str(reason))
                 self.count(str(reason), key)
         return headers
 
     def _note(self, key: bytes, facts: dict[str, Any]) -> None:
-        """Keeps the numbers of a JSON member, for filters; a label there gives way to a member of its own."""
+        """Keeps the numbers of a JSON member, for filters, and which fields are captions; a label there gives way to a member of its own."""
         for name, value in facts.items():
+            if isinstance(value, str | list):
+                self._note_text(key, name, value)
+                continue
             if type(value) not in (int, float, bool) or not abs(value) < 1e300:
                 continue
             if name not in self.numbers and (len(self.numbers) >= MAX_NUMBERS or not _NUMBER.fullmatch(name)):
                 continue
             self.numbers.setdefault(name, {}).setdefault(key, float(value))
 
-    def arrays(self, members: tar.Members, keys: list[bytes], headers: dict[bytes, ImageHeader]) -> dict[str, np.ndarray]:
+    def _note_text(self, key: bytes, name: str, value: str | list[Any]) -> None:
+        if not has_caption(value):
+            return
+        if name not in self.texts:
+            if len(self.texts) >= MAX_TEXTS or not 0 < len(name) <= TEXT_CHARACTERS or not name.isprintable():
+                return
+            self.texts[name] = 1 << len(self.texts)
+        self.texts_of[key] = self.texts_of.get(key, 0) | self.texts[name]
+        if isinstance(value, list):
+            self.lists.setdefault(name)
+
+    def arrays(self, headers: dict[bytes, ImageHeader]) -> dict[str, np.ndarray]:
         """The arrays of the index, one entry a row."""
+        members, keys = self.members, self.groups.keys
         spans = np.full((len(self.rows), len(self.columns), 2), -1, np.int64)
         rows = [(n, column, number) for n, row in enumerate(self.rows.values()) for column, number in row.items()]
         sums = np.zeros(spans.shape[:2], np.uint32)
@@ -154,6 +146,7 @@ class IndexBuilder:
             "masks": masks,
             "pixels": np.array(pixels, np.int32).reshape(-1, 2),
             "numbers": np.array(numbers, np.float64).reshape(len(self.rows), len(self.numbers)),
+            "texts": np.array([self.texts_of.get(key, 0) for key in self.rows], np.uint32),
             "key_ends": np.cumsum([len(key) for key in self.rows], dtype=np.int64),
             "key_bytes": np.frombuffer(b"".join(self.rows), np.uint8),
         }
@@ -162,12 +155,10 @@ class IndexBuilder:
 def build_arrays(data: FileContent, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The facts of a shard, beside those in `meta`, and the arrays of its index."""
     members = tar.scan(data)
-    builder = IndexBuilder(data)
-    for number, reason in members.damage:
-        builder.count(reason, members.names[number - 1] if number else b"the start")
-    keys = builder.group(members)
-    headers = builder.check(members)
-    arrays = builder.arrays(members, keys, headers)
+    builder = IndexBuilder(data, members)
+    builder.count_groups()
+    headers = builder.check()
+    arrays = builder.arrays(headers)
     values, counts = np.unique(arrays["masks"], return_counts=True)
     facts = {
         "digest": digest_of(data, members.behind_end > 0),
@@ -180,6 +171,11 @@ def build_arrays(data: FileContent, meta: dict[str, Any]) -> tuple[dict[str, Any
         "sizes": sorted(Counter(map(tuple, arrays["pixels"].tolist())))[:2],
         "channels": {str(channels): count for channels, count in Counter(headers[key].channels for key in builder.rows if key in headers).items()},
         "joined": [members.behind_end, members.end],
+        "members": members.seen,
+        "unused": dict(builder.unused),
+        "endings": builder.groups.common_endings(),
+        "texts": list(builder.texts),
+        "lists": list(builder.lists),
     }
     return {**meta, **facts}, arrays
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from genlib.data.index import sidecar_files, storage_path, validation
 from genlib.data.index.builder import build_arrays, digest_of, printable_key
-from genlib.data.index.content import FileChangedError
+from genlib.data.index.content import FileChangedError, FileContent
 from genlib.data.index.storage_path import StoragePath
 from genlib.data.index.validation import ARRAYS, INDEX_VERSION, LIMIT_SIDECAR_BYTES
 
@@ -45,7 +45,8 @@ class ShardIndex:
     meta: dict[str, Any]
     """version, size, tag, changed (when, of a local file), digest, fields (name, kind), masks (pairs of present fields' bits and number
     of rows), bad, first, numbers (names), highest_label, sizes (the first two), channels, joined (members behind the first end of the
-    archive, and where in bytes that is)."""
+    archive, and where in bytes that is), members (files and links seen), unused (members in no row, by reason), endings (frequent ones
+    that are not read), texts (names of JSON fields with captions), lists (those of them that are lists)."""
     spans: np.ndarray
     """(n, F, 2) int64: offset and size in bytes of each member; -1 where the sample has none."""
     sums: np.ndarray
@@ -56,6 +57,8 @@ class ShardIndex:
     """(n, 2) int32: height and width of the field `image`, upright."""
     numbers: np.ndarray
     """(n, K) float64: numbers of the JSON member by name, and the label; nan where a sample has none."""
+    texts: np.ndarray
+    """(n,) uint32: bit k is set where the JSON member has a caption in the field `texts[k]`."""
     key_ends: np.ndarray
     key_bytes: np.ndarray
 
@@ -86,10 +89,28 @@ def build(path: StoragePath, identity: Mapping[str, Any] | None = None) -> dict[
     identity = identity or _identity(path)
     with storage_path.open_content(path) as data:
         data.check_unchanged(identity["size"])
+        _check_plain(path, data)
         meta, arrays = build_arrays(data, dict(identity))
         data.check_unchanged(identity["size"])
     _keep(path, meta, arrays)
     return meta
+
+
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip -c"),
+    b"BZh": ("bzip2", "bunzip2 -c"),
+    b"\xfd7zXZ": ("xz", "xz -dc"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dc"),
+}
+
+
+def _check_plain(path: StoragePath, data: FileContent) -> None:
+    """ValueError where the shard is a compressed tar, whose samples cannot be read in any order."""
+    start = data[0:6]
+    for magic, (name, command) in _COMPRESSED.items():
+        if start.startswith(magic):
+            plain = path.name.removesuffix(".gz").replace(".tgz", ".tar")
+            raise ValueError(f"shard {path} is compressed by {name}; unpack it: `{command} {path.name} > unpacked/{plain}`")
 
 
 def _keep(path: StoragePath, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -16,6 +16,7 @@ from genlib.data.index.tar_header import (
     BLOCK,
     GNU_LINK,
     GNU_NAME,
+    LINKS,
     MEMBER_KEYS,
     PAX,
     PAX_GLOBAL,
@@ -50,6 +51,15 @@ class Members:
     """Where the archive ends although members follow, in bytes; 0 where none do."""
     before_end: int = 0
     """Members before that end."""
+    links: int = 0
+    """Links to other files, which are not followed."""
+    unusable: int = 0
+    """Regular files that are stored with holes left out, or whose name is lost."""
+
+    @property
+    def seen(self) -> int:
+        """All files and links."""
+        return len(self.names) + self.links + self.unusable
 
     @property
     def behind_end(self) -> int:
@@ -203,7 +213,9 @@ class _Scanner:
         return None
 
     def _take_member(self, kind: int, name: bytes, at: int, size: int) -> None:
-        if kind in REGULAR and not self.unusable:
+        if kind in REGULAR and self.unusable:
+            self.found.unusable += 1
+        elif kind in REGULAR:
             self.found.names.append(name if self.name is None else self.name)
             self.found.offsets.append(at + BLOCK)
             self.found.sizes.append(size)
@@ -214,6 +226,7 @@ class _Scanner:
         if kind in (PAX_GLOBAL, GNU_LINK):
             return
         if kind not in (PAX, GNU_NAME):
+            self.found.links += kind in LINKS
             self._next_member()
             return
         record = self.data[at + BLOCK : at + BLOCK + size] if size <= _EXTENSION_BYTES else b""

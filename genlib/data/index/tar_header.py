@@ -11,6 +11,8 @@ BLOCK = 512
 """Bytes of a header, to whose multiples the data behind it are filled up."""
 REGULAR = b"\x0007"
 """Types of regular files."""
+LINKS = b"12"
+"""Types of hard and symbolic links."""
 _WITHOUT_DATA = b"123456"
 """Types without data, whatever their size field says: links, devices, folders, pipes."""
 PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK = b"xgLK"

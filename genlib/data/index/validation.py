@@ -29,14 +29,23 @@ FIELD = r"[a-z0-9_]{1,32}"
 NUMBER = r"[A-Za-z0-9_.]{1,64}"
 FIRST_BYTES = 1024
 """Longest part of a bad sample's name that is stored, for messages."""
-DROP_REASONS = ("duplicate", tar.BROKEN, tar.TRUNCATED, tar.TRAILING, *REASONS)
-"""DropReason a sample may have no number."""
+DUPLICATE = "duplicate"
+DOT_IN_KEY = "dot in the key, which ends it: unpack the tar and read it with `prepare_data.py folder`"
+DROP_REASONS = (DUPLICATE, DOT_IN_KEY, tar.BROKEN, tar.TRUNCATED, tar.TRAILING, *REASONS)
+"""Why a sample may have no number."""
+UNKNOWN_ENDING, OTHER_TEXT, OTHER_KIND = "ending that is not read", "second caption file", "another kind of a field"
+TOO_MANY_FIELDS, LINK, UNUSABLE = f"more than {MAX_FIELDS} fields", "link", "sparse file or lost name"
+UNUSED_REASONS = (UNKNOWN_ENDING, OTHER_TEXT, OTHER_KIND, TOO_MANY_FIELDS, LINK, UNUSABLE, *DROP_REASONS)
+"""Why a member may be in no row."""
+MAX_TEXTS, TEXT_CHARACTERS = 32, 64
+"""Fields of JSON members with text that are noted, and longest name of one."""
 ARRAYS = {
     "spans": np.int64,
     "sums": np.uint32,
     "masks": np.uint32,
     "pixels": np.int32,
     "numbers": np.float64,
+    "texts": np.uint32,
     "key_ends": np.int64,
     "key_bytes": np.uint8,
 }
@@ -67,7 +76,15 @@ def _known(reason: str) -> str:
     return reason
 
 
+def _known_unused(reason: str) -> str:
+    _require(reason in UNUSED_REASONS)
+    return reason
+
+
 DropReason = Annotated[str, AfterValidator(_known)]
+UnusedReason = Annotated[str, AfterValidator(_known_unused)]
+PositiveNumber = Annotated[int, Field(ge=1, lt=1 << 62)]
+ShortText = Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS), AfterValidator(_printable)]
 
 
 class ShardFacts(TypedDict):
@@ -88,6 +105,11 @@ class ShardFacts(TypedDict):
     sizes: Annotated[list[NumberPair], Field(max_length=2)]
     channels: dict[Literal["1", "3", "4"], NaturalNumber]
     joined: NumberPair
+    members: NaturalNumber
+    unused: dict[UnusedReason, PositiveNumber]
+    endings: Annotated[dict[ShortText, PositiveNumber], Field(max_length=16)]
+    texts: Annotated[list[ShortText], Field(max_length=MAX_TEXTS)]
+    lists: Annotated[list[ShortText], Field(max_length=MAX_TEXTS)]
 
 
 _FACTS = TypeAdapter(ShardFacts)
@@ -124,7 +146,7 @@ def _rows(meta: Mapping[str, Any]) -> int:
 def _most_bytes(meta: Mapping[str, Any]) -> int:
     """Bytes of all arrays: the number of rows is known, and their names are part of the shard."""
     fields, numbers = len(meta["fields"]), len(meta["numbers"])
-    return _rows(meta) * (20 * fields + 8 * numbers + 20) + meta["size"]
+    return _rows(meta) * (20 * fields + 8 * numbers + 24) + meta["size"]
 
 
 def _check_meta(meta: Mapping[str, Any]) -> None:
@@ -132,6 +154,8 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     _require(len(set(names)) == len(names) and len(set(meta["numbers"])) == len(meta["numbers"]))
     _require(all(kind in kinds and (name == kind or name not in kinds) for name, kind in meta["fields"]))
     _require(set(meta["first"]) <= set(meta["bad"]))
+    _require(len(set(meta["texts"])) == len(meta["texts"]) and set(meta["lists"]) <= set(meta["texts"]))
+    _require(meta["members"] <= meta["size"] // tar.BLOCK)
     _require(_rows(meta) <= meta["size"] // tar.BLOCK)  # each took a header at least
 
 
@@ -139,9 +163,9 @@ def _check_shapes(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> 
     """The shapes follow from the number of rows."""
     rows, fields = _rows(meta), len(meta["fields"])
     _require({name: array.dtype.type for name, array in arrays.items()} == ARRAYS)
-    wanted = {"spans": (rows, fields, 2), "sums": (rows, fields), "masks": (rows,), "pixels": (rows, 2), "numbers": (rows, len(meta["numbers"]))}
-    names = arrays["key_bytes"]
-    _require({name: array.shape for name, array in arrays.items()} == {**wanted, "key_ends": (rows,), "key_bytes": (names.size,)})
+    wanted = {"spans": (rows, fields, 2), "sums": (rows, fields), "pixels": (rows, 2), "numbers": (rows, len(meta["numbers"]))}
+    names, one_each = arrays["key_bytes"], dict.fromkeys(("masks", "texts", "key_ends"), (rows,))
+    _require({name: array.shape for name, array in arrays.items()} == {**wanted, **one_each, "key_bytes": (names.size,)})
     _require(names.size <= meta["size"])
 
 
@@ -153,6 +177,7 @@ def _check_arrays(
     masks: np.ndarray,
     pixels: np.ndarray,
     numbers: np.ndarray,
+    texts: np.ndarray,
     key_ends: np.ndarray,
     key_bytes: np.ndarray,
 ) -> None:
@@ -160,6 +185,9 @@ def _check_arrays(
     _require(not sums[~present.T].any())
     columns = {name: present[column] for column, (name, _) in enumerate(meta["fields"])}
     _check_masks(meta, masks, present)
+    _require(meta["members"] == int(present.sum()) + sum(meta["unused"].values()))
+    _require(not (texts & np.uint32(0xFFFFFFFF << len(meta["texts"]) & 0xFFFFFFFF)).any())
+    _require(not texts[~columns.get("json", np.zeros(len(masks), bool))].any())
     heights, widths = np.ascontiguousarray(pixels.T).astype(np.int64)
     _check_pixels(meta, heights, widths, columns.get("image", np.zeros(len(masks), bool)))
     if "label" in columns:

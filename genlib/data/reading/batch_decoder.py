@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from genlib import random
 from genlib.config import Color
 from genlib.data.caches.disk_cache import DiskCache
 from genlib.data.reading.reader import SampleReader
@@ -53,6 +54,8 @@ class BatchDecoder:
     background: Color
     cache_bytes: int
     disk_cache_bytes: int
+    draws: bool = False
+    """Whether one of a sample's several captions is drawn, by its position; otherwise the first counts."""
 
     def start(self, on_sample: Callable[[int], None]) -> Callable[[BatchRows, Mapping[int, str]], Batch]:
         """See `ReaderWork`."""
@@ -88,10 +91,15 @@ class BatchDecoder:
     def _read(self, reader: SampleReader, numbers: np.ndarray, rows: BatchRows, bad: Mapping[int, str] | None) -> Samples:
         fields = [field for field in self.fields if field in reader.shards.fields]
         at_least = self.transform.image_size if rows.bucket_size is None else self.transform.image_size and (rows.bucket_size[1], rows.bucket_size[0])
-        keys, values, failed = reader.read(numbers, fields, at_least, bad)
+        keys, values, failed = reader.read(numbers, fields, at_least, bad, self._draws(reader.shards, rows.positions))
         stored = reader.shards.pixels(numbers)[:, ::-1] if "image" in fields else np.zeros((0, 2))
         facts = {"seed": self.seed, "bucket_size": rows.bucket_size, "original_sizes": stored.astype(np.int64)}
         return Samples(position=rows.positions, keys=keys, fields=values, failed=failed, partners={}, **facts)
+
+    def _draws(self, shards: ShardSet, positions: np.ndarray) -> list[float] | None:
+        if not self.draws or shards.captions is None or shards.captions.draw != "random":
+            return None
+        return random.uniform(torch.from_numpy(positions), seed=self.seed, stream="captions").tolist()
 
 
 def _facts(rows: BatchRows, failed: np.ndarray) -> Batch:

@@ -30,6 +30,7 @@ from genlib.data.codecs.decode import (
 from genlib.data.codecs.images import WHITE, decode_image, decode_map
 from genlib.data.index.storage_path import StoragePath
 from genlib.data.reading.remote_segments import RemoteSegments
+from genlib.data.shards.caption_source import drawn
 from genlib.data.shards.shard_set import ShardSet
 from genlib.files import open_regular, read_at
 
@@ -128,7 +129,7 @@ class SampleReader:
     def _decode(self, shard: int, ordinal: int, fields: tuple[str, ...], at_least: AtLeast) -> tuple[Any, ...] | str:
         """(name, value of each field), or why the sample fails."""
         try:
-            name, members = self.members(shard, ordinal, fields)
+            name, members = self.members(shard, ordinal, [self.shards.member_of(field) for field in fields])
             values: list[Any] = [name]
             for field, data in zip(fields, members, strict=True):
                 kind = self.shards.kinds[field]
@@ -139,6 +140,8 @@ class SampleReader:
                     )
                     # it may stay in the cache: a transform that wrote into it would change every later epoch
                     values[-1].flags.writeable = False
+                elif field == "text" and self.shards.captions is not None:
+                    values.append(self.shards.captions.decode(data or b""))
                 else:
                     values.append(_STAND_IN[kind] if data is None else _DECODE[kind](data))
                 if field == "label" and values[-1] > self.shards.highest_label:  # an index that lied: a model may have no such class
@@ -165,12 +168,18 @@ class SampleReader:
         return row
 
     def read(
-        self, samples: np.ndarray, fields: Sequence[str], at_least: AtLeast = 0, bad: Mapping[int, str] | None = None
+        self,
+        samples: np.ndarray,
+        fields: Sequence[str],
+        at_least: AtLeast = 0,
+        bad: Mapping[int, str] | None = None,
+        draws: Sequence[float] | None = None,
     ) -> tuple[list[str], dict[str, list[Any]], np.ndarray]:
         """Names, values by field and failed (B,) uint8 of samples (B,): 0 for a good one, else 1 + the number of its reason in `REASONS`.
 
         `at_least` is the side to which an image may shrink, or its height and width; 0 as stored. Samples in `bad` fail for the
-        reason there, unread. Rows that fail hold stand-ins: a black image like the first good one, an empty text, label 0.
+        reason there, unread. Rows that fail hold stand-ins: a black image like the first good one, an empty text, label 0. Of several
+        captions of a sample, `draws` (B,) in [0, 1) says which one it is; the first without them.
         """
         fields, bad = tuple(fields), bad or {}
         shards, ordinals = self.shards.locate(samples)
@@ -184,7 +193,10 @@ class SampleReader:
                 for row, sample in zip(rows, samples, strict=True)
             ]  # fmt: skip
         columns = [list(column) for column in zip(*rows, strict=True)]
-        return columns[0], dict(zip(fields, columns[1:], strict=True)), failed
+        values = dict(zip(fields, columns[1:], strict=True))
+        if "text" in values:
+            values["text"] = drawn(values["text"], draws)
+        return columns[0], values, failed
 
     def _stand_in(self, sample: int, fields: tuple[str, ...], good: tuple[Any, ...] | None, at_least: AtLeast) -> tuple[Any, ...]:
         height, width = (at_least or 1, at_least or 1) if isinstance(at_least, int) else at_least

@@ -47,8 +47,8 @@ class RemoteSegments:
         number = sample // self.samples
         ends, data = self._recent[shard, number]
         row = sample - max(number * self.samples, int(self.shards.starts[shard]))
-        columns = [self.shards.fields.index(field) if field in self.shards.fields else -1 for field in fields]
-        columns_at = [row * len(self.shards.fields) + column for column in columns]
+        columns = [self.shards.stored.index(field) if field in self.shards.stored else -1 for field in fields]
+        columns_at = [row * len(self.shards.stored) + column for column in columns]
         return [bytes(data[int(ends[at]) : int(ends[at + 1])]) if column >= 0 else None for at, column in zip(columns_at, columns, strict=True)]
 
     def _is_remote(self, shard: int) -> bool:
@@ -59,7 +59,7 @@ class RemoteSegments:
         index, rows = self.shards.rows(shard)
         start = int(self.shards.starts[shard])
         mine = rows[max(0, number * self.samples - start) : (number + 1) * self.samples - start]
-        columns = [index.fields[field] for field in self.shards.fields]
+        columns = [index.fields[field] for field in self.shards.stored]
         assert isinstance(index.path, RemoteFile)
         return (
             index.path,

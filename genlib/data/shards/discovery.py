@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,18 +14,40 @@ from braceexpand import braceexpand
 from genlib.data.index.storage_path import StoragePath
 from genlib.data.remote import remote_file
 from genlib.data.remote.remote_file import RemoteFile
+from genlib.data.split_names import HELD_OUT, split_of_path
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "validation")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 P = TypeVar("P", Path, RemoteFile)
 
 
-def _of_split(shards: list[P], split: str, only_split: bool) -> list[P]:
-    """A folder's `SPLIT-*.tar`; where it has none, all that no other split claims."""
-    own = [path for path in shards if path.name.startswith(f"{split}-")]
-    if own or only_split:
-        return own
-    return [path for path in shards if not path.name.startswith(tuple(f"{other}-" for other in SPLITS))] or (shards if split != "train" else [])
+def _below(folder: str, shards: Sequence[P]) -> list[tuple[str, P]]:
+    """Each shard with its path below a folder, which alone says its split."""
+    begin = folder.rstrip("/") + "/"
+    return [((path.url if isinstance(path, RemoteFile) else path.as_posix()).removeprefix(begin), path) for path in shards]
+
+
+def _of_split(folder: str, shards: list[P], split: str, only_split: bool) -> list[P]:
+    """The shards that a split's name is in; where none is, those without any split's name. For held-out samples test where there is no validation."""
+    splits = {path: split_of_path(name) for name, path in _below(folder, shards)}
+    wanted = [split] if split == "train" else list(HELD_OUT)
+    for name in wanted:
+        if own := [path for path in shards if splits[path] == name]:
+            return own
+    if only_split:
+        return []
+    unnamed = [path for path in shards if not splits[path]]
+    if split == "train" and shards and not unnamed:
+        example = shards[0].name
+        raise ValueError(f"{folder} holds held-out shards alone, such as {example}; to train on them name them: '{folder.rstrip('/')}/*.tar'")
+    return unnamed or (shards if split != "train" else [])
+
+
+def _mixed(folder: str, shards: Sequence[P]) -> bool:
+    """Whether some shards are called like held-out ones, and others are not."""
+    held_out = [split_of_path(name) in HELD_OUT for name, _ in _below(folder, shards)]
+    return any(held_out) and not all(held_out)
 
 
 def _of_pattern(pattern: str) -> list[Path]:
@@ -42,15 +65,40 @@ def _of_pattern(pattern: str) -> list[Path]:
 
 def _at_url(where: str, split: str, only_split: bool) -> list[RemoteFile]:
     """Shards at a URL: a folder of a store that can be listed, or a pattern."""
-    if where.endswith(".tar") or "*" in where or "{" in where:
-        return [] if only_split else remote_file.expand(where)
-    found = [file for file in remote_file.expand(where.rstrip("/") + "/") if file.name.endswith(".tar")]
-    return _of_split(sorted(found, key=lambda file: file.url), split, only_split)
+    if where.endswith((".tar", *COMPRESSED)) or "*" in where or "{" in where:
+        found = remote_file.expand(where)
+        fixed = where.partition("*")[0].rpartition("/")[0]
+        return _of_split(fixed, found, split, only_split) if "*" in where and _mixed(fixed, found) else [] if only_split else found
+    listed = remote_file.expand(where.rstrip("/") + "/")
+    found = sorted((file for file in listed if file.name.endswith(".tar")), key=lambda file: file.url)
+    _check_compressed(where, found, [file.name for file in listed])
+    return _of_split(where, found, split, only_split)
+
+
+def _check_compressed(folder: object, shards: Sequence[object], names: Sequence[str]) -> None:
+    """ValueError where a folder holds compressed shards alone; a warning where it holds some."""
+    packed = [name for name in names if name.endswith(COMPRESSED)]
+    if not packed:
+        return
+    way_out = f"compressed shards cannot be read in any order: unpack them first, for example `gunzip {packed[0]}`"
+    if packed[0].endswith(".tgz"):
+        way_out = f"compressed shards cannot be read in any order: unpack them first, for example `gunzip --suffix .tgz {packed[0]}`"
+    if not shards:
+        raise ValueError(f"{folder} holds {len(packed):,} compressed shards, such as {packed[0]}; {way_out}")
+    log.warning("%s holds %d compressed shards beside the others, which are left out, such as %s; %s", folder, len(packed), packed[0], way_out)
 
 
 def _tars_in(folder: Path) -> list[Path]:
+    """Tars of a folder; where it has none, those of the folders in it."""
     try:
-        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".tar")]
+        names = sorted(os.listdir(folder))
+        found = [folder / name for name in names if name.endswith(".tar")]
+        if not found:
+            names = sorted(os.path.relpath(os.path.join(where, name), folder) for where, _, some in os.walk(folder) for name in some)
+            names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+            found = [folder / name for name in names if name.endswith(".tar")]
+        _check_compressed(folder, found, names)
+        return found
     except OSError as error:
         raise ValueError(
             f"the folder {folder} cannot be listed ({error.strerror}); give this user the right to read it, or name another one"
@@ -60,16 +108,18 @@ def _tars_in(folder: Path) -> list[Path]:
 def find_shards(where: str, split: str = "train", *, only_split: bool = False) -> list[StoragePath]:
     """Shards that a text names: a folder, a tar, or a pattern with braces or `*`, local or at a URL.
 
-    A folder gives its `SPLIT-*.tar` where it has such, else all tars that no other split claims; `only_split` wants the first alone.
+    Of a folder the shards count that have the split in their name or in that of a folder in it (`genlib.data.split_names`), or else those without
+    any split's name; `only_split` wants the first alone. The same holds for a pattern with `*` that takes in both kinds.
     """
     if remote_file.is_remote(where):
         return list(_at_url(where, split, only_split))
     path = Path(where).expanduser()
     if path.is_dir():
-        return list(_of_split(_tars_in(path), split, only_split))
-    if only_split:
-        return []
-    return [Path(name) for name in sorted(glob.glob(str(path)))] if "*" in where and "{" not in where else list(_of_pattern(str(path)))
+        return list(_of_split(path.as_posix(), _tars_in(path), split, only_split))
+    if "*" in where and "{" not in where:
+        found, fixed = [Path(name) for name in sorted(glob.glob(str(path)))], path.as_posix().partition("*")[0].rpartition("/")[0]
+        return list(_of_split(fixed, found, split, only_split) if _mixed(fixed, found) else [] if only_split else found)
+    return [] if only_split else list(_of_pattern(str(path)))
 
 
 def split_paths(where: str) -> list[str]:
@@ -79,7 +129,15 @@ def split_paths(where: str) -> list[str]:
 
 def all_shards(where: str) -> list[StoragePath]:
     """Shards of every split at paths joined by `::`. ValueError where there are none."""
-    paths = [path for part in split_paths(where) for split in SPLITS for path in find_shards(part, split, only_split=split != "train")]
+    paths: list[StoragePath] = []
+    for part in split_paths(where):
+        if remote_file.is_remote(part):
+            pattern = part.endswith((".tar", *COMPRESSED)) or "*" in part or "{" in part
+            paths += [file for file in remote_file.expand(part if pattern else part.rstrip("/") + "/") if file.name.endswith(".tar")]
+        elif (path := Path(part).expanduser()).is_dir():
+            paths += _tars_in(path)
+        else:
+            paths += map(Path, sorted(glob.glob(str(path)))) if "*" in part and "{" not in part else _of_pattern(str(path))
     if not paths:
         raise ValueError(f"{where!r}: there are no shards (.tar files); check the path, or make some with jobs/prepare_data.py")
     return list(dict.fromkeys(paths))

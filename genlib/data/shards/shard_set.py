@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,23 +18,22 @@ from genlib.data.caches.lru import LruCache
 from genlib.data.index import filters, shard_index
 from genlib.data.index.filters import parse as parse_filter
 from genlib.data.index.storage_path import PathList, StoragePath
-from genlib.data.index.validation import SUSPECT
+from genlib.data.shards import usable
+from genlib.data.shards.caption_source import CaptionSource, Choice, caption_source, text_fields
+from genlib.data.shards.usable import MapShards, Wanted
 
 log = logging.getLogger(__name__)
 INDEX_MEMORY_BYTES = 128 << 20
 """Memory for the shards' indices in a process; the least recently used are read again when they are needed."""
-_NO_COLUMN = 30  # a bit beyond all columns: see `MAX_FIELDS`
-MapShards = Callable[[Callable, Any], Iterable]
-"""Maps a function over many shards, results in their order."""
 
 
 @dataclass(eq=False)
 class ShardSet:
     """The usable samples of some shards, numbered 0 ... len - 1 in stored order.
 
-    A field that at least half of the samples have is a field of the set, and a sample without it is bad ("missing member"). What
-    does not pass the filters gets no number either. In memory are the shards' names and where their samples start; it can be
-    pickled, and written to a file.
+    A field that at least half of the samples have is a field of the set, and a sample without it is bad ("missing member"); where it is said
+    which fields are needed, what counts is these. What does not pass the filters gets no number either. In memory are the shards' names and
+    where their samples start; it can be pickled, and written to a file.
     """
 
     paths: PathList
@@ -42,8 +41,17 @@ class ShardSet:
     parts: list[int]
     """Numbers of shards, one for each path that the user named."""
     fields: list[str]
+    """What a sample gives; `text` is its caption, wherever that lies."""
     kinds: dict[str, str]
     """Kind of value by field, see `KINDS`."""
+    stored: list[str]
+    """Fields of the members that every sample has."""
+    common: list[str]
+    """Fields that at least half of all samples have, needed or not."""
+    captions: CaptionSource | None
+    """Where captions lie; None where there are none."""
+    json_texts: list[str]
+    """JSON fields in which any sample has a text."""
     starts: np.ndarray
     """(shards + 1,) int64: number of the first sample of each shard, and of all samples."""
     num_bytes: int
@@ -56,6 +64,12 @@ class ShardSet:
     """By name of a shard that has members behind the end of the archive: how many, and the byte of that end."""
     filtered: int
     """Samples that do not pass the filters."""
+    seen: int
+    """Members of all tars, and links in them."""
+    unused: Counter[str]
+    """Members that are of no sample, by reason."""
+    endings: Counter[str]
+    """Frequent endings of members that are not read."""
     channels: Counter[int]
     """Images by number of channels."""
     sizes: list[tuple[int, int]]
@@ -68,52 +82,72 @@ class ShardSet:
     """SHA-256 over the fields, the digests of all shards and the filters: the identity of the samples."""
 
     def __post_init__(self) -> None:
-        self._filters = [filters.parse(text) for text in self.filters]
+        kinds = {name: self.kinds[name] for name in self.stored}
+        self._wanted = Wanted(kinds, self.captions.key if self.captions else "", tuple(map(parse_filter, self.filters)))
         self._loaded = LruCache(self._load, INDEX_MEMORY_BYTES, lambda loaded: loaded[0].num_bytes)
 
     @classmethod
-    def open(cls, paths: Sequence[StoragePath], filters: Sequence[str] = (), each: MapShards = map, parts: Sequence[int] = ()) -> ShardSet:
+    def open(
+        cls,
+        paths: Sequence[StoragePath],
+        filters: Sequence[str] = (),
+        each: MapShards = map,
+        parts: Sequence[int] = (),
+        needs: Sequence[str] = (),
+        caption_field: str = "",
+        captions: Choice = "auto",
+    ) -> ShardSet:
         """Opens shards, and indexes those that have no valid index. ValueError where one cannot be opened.
 
-        `each` maps a function over many shards, results in their order; a parallel one indexes in parallel.
+        `each` maps a function over many shards, results in their order; a parallel one indexes in parallel. `needs` are the fields
+        without which a sample does not count, empty those that at least half of all samples have.
         """
-        listed, chosen = PathList(paths), [parse_filter(text) for text in filters]
+        listed = PathList(paths)
         metas = list(each(shard_index.facts, listed))
-        fields, kinds = _common_fields(metas)
-        wanted = {name: kinds[name] for name in fields}
-        counts = _counts(listed, metas, wanted, chosen, each)
-        bad, first_bad = _bad(listed, metas, wanted)
-        digests = [meta["digest"] for meta in metas]
+        common, kinds = _common_fields(metas)
+        source = caption_source(caption_field, captions, {*common, *(set(needs) & kinds.keys())}, kinds, metas)
+        stored = _stored_fields(metas, common, kinds, needs, source)
+        wanted = Wanted({name: kinds[name] for name in stored}, source.key if source else "", tuple(map(parse_filter, filters)))
+        counted = usable.counts(listed, metas, wanted, each)
+        bad, first_bad = usable.bad(listed, metas, wanted, counted)
+        digests, counts = [meta["digest"] for meta in metas], [passing for _, passing in counted]
         opened = cls(
             paths=listed,
             filters=tuple(filters),
             parts=list(parts) or [len(paths)],
-            fields=fields,
-            kinds=kinds,
+            fields=sorted({*stored, *(["text"] if source else [])}),
+            kinds={**kinds, **({"text": "text"} if source else {})},
+            stored=stored,
+            common=common,
+            captions=source,
+            json_texts=text_fields(metas),
             starts=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
             num_bytes=sum(meta["size"] for meta in metas),
             bad=bad,
             first_bad=first_bad,
             joined={path.name: meta["joined"] for path, meta in zip(listed, metas, strict=True) if meta["joined"][0]},
-            filtered=sum(_usable(meta, wanted) for meta in metas) - sum(counts),
+            filtered=sum(captioned - passing for captioned, passing in counted),
+            seen=sum(meta["members"] for meta in metas),
+            unused=usable.unused(metas, wanted, counted),
+            endings=sum((Counter(meta["endings"]) for meta in metas), Counter()),
             channels=sum((Counter({int(c): n for c, n in meta["channels"].items()}) for meta in metas), Counter()),
             sizes=sorted({tuple(size) for meta in metas for size in meta["sizes"] if size != [0, 0]})[:2],
             highest_label=max((meta["highest_label"] for meta in metas), default=-1),
             digests=np.array([int(digest[:16], 16) for digest in digests], np.uint64),
-            digest=hashlib.sha256(json.dumps([fields, digests, *([list(filters)] if filters else [])]).encode()).hexdigest(),
+            digest=_digest(common, digests, filters, _choices(metas, common, kinds, wanted, source)),
         )
         if warning := opened.about_joined():
             log.warning("%s", warning)
         return opened
 
     def __reduce__(self) -> tuple:
-        return ShardSet, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return ShardSet, tuple(getattr(self, each.name) for each in dataclasses.fields(self))
 
     def facts_and_arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """All of it, for a file: what fits into JSON, and plain arrays. `restore` is the inverse."""
-        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        facts = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         paths, arrays = facts.pop("paths"), {name: facts.pop(name) for name in ("starts", "digests")}
-        return facts, {**arrays, **paths.arrays()}
+        return {**facts, "captions": self.captions and dataclasses.astuple(self.captions)}, {**arrays, **paths.arrays()}
 
     @classmethod
     def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ShardSet:
@@ -121,7 +155,8 @@ class ShardSet:
         names = {name: arrays[name] for name in ("name_start", "name_ends", "names")}
         plain = {  # what JSON turned into something else
             "filters": tuple(facts["filters"]),
-            "bad": Counter(facts["bad"]),
+            "captions": facts["captions"] and CaptionSource(*facts["captions"]),
+            **{name: Counter(facts[name]) for name in ("bad", "unused", "endings")},
             "channels": Counter({int(channels): count for channels, count in facts["channels"].items()}),
             "sizes": [tuple(size) for size in facts["sizes"]],
         }
@@ -142,9 +177,13 @@ class ShardSet:
         return int(self.starts[-1])
 
     @property
-    def _wanted(self) -> dict[str, str]:
-        """Kinds of the set's fields, by name."""
-        return {name: self.kinds[name] for name in self.fields}
+    def used(self) -> int:
+        """Members of all samples: `seen` less those that are `unused`."""
+        return len(self) * len(self.stored)
+
+    def member_of(self, field: str) -> str:
+        """The field of the shards in which a field of the set lies: of captions it may be another one."""
+        return self.captions.member if field == "text" and self.captions else field
 
     def why_bad(self) -> str:
         """Reasons and counts in words."""
@@ -154,7 +193,7 @@ class ShardSet:
     def _load(self, number: int) -> tuple[shard_index.ShardIndex, np.ndarray]:
         digest = f"{self.digests[number]:016x}"
         shard = shard_index.load(self.paths[number], digest)
-        rows = _rows(shard, self._wanted, self._filters)
+        rows = self._wanted.rows(shard)
         if not shard.meta["digest"].startswith(digest) or len(rows) != self.starts[number + 1] - self.starts[number]:
             raise ValueError(f"shard {shard.path} changed while it was in use; start again")
         return shard, rows
@@ -177,7 +216,7 @@ class ShardSet:
     def all_pixels(self, each: MapShards = map) -> Iterator[np.ndarray]:
         """Height and width of all samples' images, one array (n, 2) a shard; `each` as for `open`."""
         counts = np.diff(self.starts).tolist()
-        for path, count, pixels in zip(self.paths, counts, each(partial(_pixels, kinds=self._wanted, chosen=self._filters), self.paths), strict=True):
+        for path, count, pixels in zip(self.paths, counts, each(partial(usable.pixels, wanted=self._wanted), self.paths), strict=True):
             if len(pixels) != count:
                 raise ValueError(f"shard {path} changed while it was in use; start again")
             yield pixels
@@ -203,62 +242,35 @@ def _common_fields(metas: list[dict[str, Any]]) -> tuple[list[str], dict[str, st
     return sorted({name for (name, kind), rows in have.items() if 2 * rows >= total and kinds[name] == kind}), kinds
 
 
-def _usable(meta: dict[str, Any], kinds: Mapping[str, str]) -> int:
-    """Rows of a shard that have all fields."""
-    bits = _field_bits(meta, kinds)
-    return sum(rows for mask, rows in meta["masks"] if mask & bits == bits)
+def _stored_fields(
+    metas: Sequence[Mapping[str, Any]], common: Sequence[str], kinds: Mapping[str, str], needs: Sequence[str], source: CaptionSource | None
+) -> list[str]:
+    """Fields of the members that a sample must have. Of those that are not needed, the ones that every sample with the needed ones has."""
+    own = [source.member] if source else []
+    if not needs:
+        return sorted({*common, *own})
+    needed = {*own, *(name for name in needs if name in kinds and (name != "text" or not source))}
+    wanted, everywhere = Wanted({name: kinds[name] for name in needed}), set(common) - needed
+    for meta in metas:
+        need, columns = wanted.bits(meta), {name: column for column, (name, kind) in enumerate(meta["fields"]) if kinds[name] == kind}
+        masks = [mask for mask, _ in meta["masks"] if mask & need == need]
+        everywhere = {name for name in everywhere if all(name in columns and mask >> columns[name] & 1 for mask in masks)}
+    return sorted(needed | everywhere)
 
 
-def _counts(paths: PathList, metas: list[dict[str, Any]], kinds: Mapping[str, str], chosen: Sequence[filters.Filter], each: MapShards) -> list[int]:
-    """Usable samples of each shard. Filters need every shard's whole index."""
-    if not chosen:
-        return [_usable(meta, kinds) for meta in metas]
-    filters.check_known(chosen, sorted({name for meta in metas for name in meta["numbers"]}))
-    return list(each(partial(_count, kinds=kinds, chosen=chosen), paths))
+def _choices(
+    metas: Sequence[Mapping[str, Any]], common: Sequence[str], kinds: Mapping[str, str], wanted: Wanted, source: CaptionSource | None
+) -> list[Any]:
+    """What beside the shards decides which samples there are and what they say; empty for the usual."""
+    chosen: list[Any] = []
+    usual = Wanted({name: kinds[name] for name in common})
+    if sum(map(usual.complete, metas)) != sum(map(wanted.complete, metas)):
+        chosen += ["needs", sorted(wanted.kinds)]
+    if source and source != CaptionSource():
+        chosen += ["captions", *dataclasses.astuple(source)]
+    return chosen
 
 
-def _bad(paths: PathList, metas: list[dict[str, Any]], kinds: Mapping[str, str]) -> tuple[Counter[str], dict[str, str]]:
-    """How many samples were dropped for each reason, and the first of each as `shard:key`."""
-    bad: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    for path, meta in zip(paths, metas, strict=True):
-        bad.update(meta["bad"])
-        for reason, key in meta["first"].items():
-            first.setdefault(reason, f"{path.name}:{key}")
-        bits = _field_bits(meta, kinds)
-        missing = sum(rows for mask, rows in meta["masks"] if mask < SUSPECT and mask & bits != bits)
-        if missing:
-            bad["missing member"] += missing
-            if "missing member" not in first:
-                first["missing member"] = f"{path.name}:{_first_missing(path, bits)}"
-    return bad, first
-
-
-def _first_missing(path: StoragePath, bits: int) -> str:
-    shard = shard_index.load(path)
-    return shard.key(int(np.flatnonzero((shard.masks & np.uint32(bits | SUSPECT)) != bits)[0]))
-
-
-def _rows(shard: shard_index.ShardIndex, kinds: Mapping[str, str], chosen: Sequence[filters.Filter]) -> np.ndarray:
-    """Usable rows of a shard: those that have all fields and pass the filters."""
-    bits = np.uint32(_field_bits(shard.meta, kinds))
-    whole = (shard.masks & bits) == bits
-    return np.flatnonzero(whole & filters.passing(chosen, shard) if chosen else whole)
-
-
-def _field_bits(meta: dict[str, Any], kinds: Mapping[str, str]) -> int:
-    """Bits that a row has with all fields of these kinds; a bit beyond all columns where the shard lacks a field altogether."""
-    columns = {(name, kind): column for column, (name, kind) in enumerate(meta["fields"])}
-    return sum(1 << column for column in {columns.get(field, _NO_COLUMN) for field in kinds.items()})
-
-
-def _count(path: StoragePath, kinds: Mapping[str, str], chosen: Sequence[filters.Filter]) -> int:
-    """Usable samples of one shard."""
-    shard = shard_index.load(path)
-    return len(_rows(shard, kinds, chosen))
-
-
-def _pixels(path: StoragePath, kinds: Mapping[str, str], chosen: Sequence[filters.Filter]) -> np.ndarray:
-    """Height and width of the images of one shard's usable samples."""
-    shard = shard_index.load(path)
-    return shard.pixels[_rows(shard, kinds, chosen)]
+def _digest(fields: Sequence[str], digests: Sequence[str], filters: Sequence[str], choices: Sequence[Any]) -> str:
+    parts = [list(fields), list(digests), *([list(filters)] if filters else []), *([list(choices)] if choices else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,9 +57,12 @@ class CLIPConfig(TaskConfig):
     templates: tuple[str, ...] = ("{}",)
     """Sentences around a name whose directions are averaged in zero-shot classification."""
 
+    fields: ClassVar[tuple[str, ...]] = ("image", "text")
+
     def check_data(self, data: DataSpec) -> None:
         if not data.has_captions:
-            raise ValueError("CLIP learns from captions, but the samples have none (.txt members); give shards of image-text pairs with --data.train")
+            way_out = data.caption_hint or "; give shards of image-text pairs with --data.train"
+            raise ValueError(f"CLIP learns from captions, but the samples have none (.txt members){way_out}")
         if len(self.mean) not in (1, data.channels) or len(self.std) not in (1, data.channels):
             raise ValueError(
                 f"task.mean and task.std have {len(self.mean)} and {len(self.std)} values, images {data.channels} channels; give one or one a channel"

@@ -55,7 +55,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(SkippedSample, match=r"^unreadable image$"):
         members(RawSample("x", tmp_path / "nul\0"))
     good = picture()
-    wrong = [(" \n", None, "empty caption"), (b"\xff", None, "non-UTF-8"), ("x\udcff", None, "non-UTF-8"), ("x", -1, "bad label")]
+    wrong = [(" \n", None, "missing caption"), (b"\xff", None, "non-UTF-8"), ("x\udcff", None, "non-UTF-8"), ("x", -1, "missing label")]
     for caption, label, reason in wrong:
         with pytest.raises(BadSample, match=f"^{reason}$"):
             members(RawSample("x", good, caption, label))

@@ -46,7 +46,7 @@ BAD: dict[str, tuple[str, list[Entry]]] = {
     "no image": ("missing member", good("png")),
     "no caption": ("missing member", good("txt")),
     "nothing known": ("missing member", [("00001.txt", b"only text")]),
-    "empty caption": ("empty caption", [*good("txt"), ("00001.txt", b" \n")]),
+    "empty caption": ("missing caption", [*good("txt"), ("00001.txt", b" \n")]),
     "latin-1 caption": ("non-UTF-8", [*good("txt"), ("00001.txt", "caf\xe9".encode("latin-1"))]),
     "bad json": ("bad JSON", [*good(), ("00001.json", b"{")]),
     "deep json": ("bad JSON", [*good(), ("00001.json", b"[" * 100_000)]),

@@ -47,6 +47,7 @@ class LatentConfig(TaskConfig):
     guidance_scale: float = limited(5.0, at_least=0)
     """Guidance of those pictures, and of `generate` where none is given; 1 is none."""
 
+    fields: ClassVar[tuple[str, ...]] = ("image", "text")
     roles: ClassVar[tuple[str, ...]] = ("autoencoder", "text")
 
     @property
@@ -56,9 +57,8 @@ class LatentConfig(TaskConfig):
 
     def check_data(self, data: DataSpec) -> None:
         if not data.has_captions:
-            raise ValueError(
-                "latent diffusion learns from captions, but the samples have none (.txt members); give shards that have with --data.train"
-            )
+            way_out = data.caption_hint or "; give shards that have with --data.train"
+            raise ValueError(f"latent diffusion learns from captions, but the samples have none (.txt members){way_out}")
 
     def check_inputs(self, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         """ValueError where the data or the upstream tasks cannot serve."""

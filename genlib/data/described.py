@@ -1,0 +1,39 @@
+"""What was taken for samples, captions, labels and splits, in one line at the start of a run: a wrong guess is seen before it costs anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from genlib.data.dataset_cache import NamedSets
+from genlib.data.shards.shard_set import ShardSet
+
+_NAMED = 3  # reasons, and fields of JSON, that the line names
+
+
+def described(sets: NamedSets) -> str:
+    """The line on the sets of a configuration."""
+    return "data: " + "; ".join(_parts(sets))
+
+
+def _parts(sets: NamedSets) -> Iterator[str]:
+    train = sets["train"][1]
+    yield f"{len(train):,} samples of {_shards(train)}, fields {', '.join(train.fields) or 'none'}"
+    if train.captions:
+        yield f"captions from {train.captions.in_words()}"
+    elif train.json_texts:
+        yield f"no captions, though JSON fields have texts: {', '.join(train.json_texts[:_NAMED])}"
+    else:
+        yield "no captions"
+    yield f"labels 0 to {train.highest_label}" if "label" in train.fields else "no labels"
+    held_out = sets.get("validation")
+    yield f"held out {len(held_out[1]):,} samples of {_shards(held_out[1])}" if held_out else "nothing held out"
+    if train.bad or train.filtered:
+        yield f"left out {train.why_bad()}"
+    if train.unused:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in train.unused.most_common(_NAMED))
+        yield f"members {train.seen:,} = {train.used:,} used + {train.unused.total():,} not ({reasons})"
+
+
+def _shards(shards: ShardSet) -> str:
+    paths = shards.paths
+    return f"{len(paths):,} shard{'s' * (len(paths) > 1)} ({paths[0].name}{f' to {paths[-1].name}' if len(paths) > 1 else ''})"

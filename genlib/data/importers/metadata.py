@@ -1,0 +1,127 @@
+"""Metadata files of image folders, as `datasets` reads them: metadata.csv, .jsonl or .parquet in a folder, for the images of it and below.
+
+The column `file_name`, or one that ends in `_file_name`, has paths relative to the file; see the guide "Create an image dataset" of `datasets`.
+The labels of StyleGAN's folders and zips are read too: dataset.json, {"labels": [[path, label], ...]}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genlib.data.codecs.captions import has_caption, is_missing
+from genlib.data.codecs.decode import BadSample
+from genlib.data.importers.labels import label_text
+from genlib.data.importers.table import caption_cell, columns_of, table_reader
+from genlib.files import read_regular
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "dataset.json")
+_JSON_BYTES = 1 << 30
+_CAPTIONS = ("text", "caption", "captions", "prompt", "description")
+_LABEL = "label"
+
+
+@dataclass(slots=True)
+class MetadataRow:
+    """What a metadata file says of one image."""
+
+    caption: str | list[Any] | None = None
+    label: str = ""
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Metadata:
+    """All metadata files below a root: rows by path of the image."""
+
+    files: list[str]
+    rows: dict[str, MetadataRow] = field(default_factory=dict)
+    caption_column: str = ""
+    label_column: str = ""
+
+    @property
+    def captioned(self) -> bool:
+        """Whether they have captions."""
+        return bool(self.caption_column)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether they have labels."""
+        return bool(self.label_column)
+
+    @property
+    def labels(self) -> set[str]:
+        """All labels."""
+        return {row.label for row in self.rows.values() if row.label}
+
+    def in_words(self) -> str:
+        """Where captions are from, for the result."""
+        return f"column {self.caption_column!r} of {self.files[0]}" + (f" and {len(self.files) - 1:,} more" if len(self.files) > 1 else "")
+
+
+def read_metadata(root: Path, files: Sequence[str], caption_column: str = "") -> Metadata:
+    """The rows of some metadata files. ValueError where one has no column of file names, or several that may be the caption."""
+    found = Metadata(list(files))
+    for name in sorted(files, key=lambda path: path.count("/")):  # the nearest file to an image has the last word
+        path = root / name
+        if path.name == "dataset.json":
+            _read_labels(found, root, name)
+            continue
+        columns = columns_of(path)
+        image = next((column for column in ("file_name", *columns) if column in columns and column.endswith("file_name")), "")
+        if not image:
+            raise ValueError(f"{path} has no column file_name with the paths of images. It has: {', '.join(columns)}")
+        rows = list(table_reader(path)([image, *(column for column in columns if column != image)]))
+        caption = _caption_column(path, [column for column in columns if not column.endswith("file_name")], rows, caption_column)
+        found.caption_column = found.caption_column or caption
+        found.label_column = found.label_column or (_LABEL if _LABEL in columns and caption != _LABEL else "")
+        for cells in table_reader(path)([column for column in (image, caption, found.label_column) if column]):
+            if isinstance(cells, str) or is_missing(cells.get(image)):
+                found.rows.setdefault(f"{name}: a row without a file name", MetadataRow(problem="bad row in a metadata file"))
+                continue
+            where = os.path.normpath(os.path.join(os.path.dirname(name), str(cells[image])))
+            found.rows[where] = _row(cells, caption, found.label_column)
+    if any(isinstance(row.caption, list) for row in found.rows.values()):
+        for row in found.rows.values():
+            row.caption = [row.caption] if isinstance(row.caption, str) else row.caption
+    return found
+
+
+def _read_labels(found: Metadata, root: Path, name: str) -> None:
+    """Adds the labels of a dataset.json, which has none where it is of another kind."""
+    try:
+        values = json.loads(read_regular(root / name, _JSON_BYTES).removeprefix(b"\xef\xbb\xbf"))
+        pairs = [(str(path), label) for path, label in values["labels"] or ()]
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    for path, label in pairs:
+        row = found.rows.setdefault(os.path.normpath(os.path.join(os.path.dirname(name), path)), MetadataRow())
+        try:
+            row.label = label_text(label)
+        except BadSample as reason:
+            row.problem = str(reason)
+    found.label_column = found.label_column or ("labels" if pairs else "")
+
+
+def _row(cells: Mapping[str, Any], caption: str, label: str) -> MetadataRow:
+    try:
+        return MetadataRow(caption_cell(cells.get(caption)) if caption else None, label_text(cells.get(label)) if label else "")
+    except BadSample as reason:
+        return MetadataRow(problem=str(reason))
+
+
+def _caption_column(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any] | str], asked: str) -> str:
+    if asked:
+        if asked not in columns:
+            raise ValueError(f"{path} has no column {asked!r}; it has: {', '.join(columns)}")
+        return asked
+    if known := [column for column in _CAPTIONS if column in columns]:
+        return known[0]
+    texts = [column for column in columns if column != _LABEL and any(not isinstance(row, str) and has_caption(row.get(column)) for row in rows)]
+    if len(texts) > 1:
+        raise ValueError(f"{path}: which column holds the captions? Give --caption-column, one of {', '.join(texts)}")
+    return texts[0] if texts else ""
