@@ -80,7 +80,8 @@ def interruptible(work: Callable[[], int]) -> int:
         try:
             return _Command(work, heard).run()
         finally:
-            sys.stdout.flush()  # here, where it may fail, and not as Python exits
+            if sys.stdout:  # none where the caller closed it
+                sys.stdout.flush()  # here, where it may fail, and not as Python exits
     except BrokenPipeError:
         if not _reader_is_gone():  # it was another connection that broke
             raise
@@ -93,6 +94,8 @@ def interruptible(work: Callable[[], int]) -> int:
 
 def _reader_is_gone() -> bool:
     """Whether stdout is a pipe that nobody reads any more."""
+    if not sys.stdout:
+        return False
     stdout = select.poll()
     stdout.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in stdout.poll(0))

@@ -217,7 +217,7 @@ def test_gradient_of_the_last_kernels_from_what_went_in_and_out() -> None:
     torch.testing.assert_close(adversarial.last_layer_gradient(x, gradient), torch.autograd.grad(out, layer.weight, gradient)[0])
 
 
-def test_a_value_is_handed_on_with_a_gradient_of_its_own() -> None:
+def test_a_value_has_the_custom_gradient() -> None:
     made, gradient = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 3, 4, 4)
     value = adversarial.with_custom_gradient(torch.tensor([1.5, -2.0]), gradient, made)
     assert value.tolist() == [1.5, -2.0]
