@@ -52,9 +52,8 @@ class Guard:
     def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics, open_paths: Collection[str]) -> None:
         self.app, self.options, self.metrics, self.open_paths = app, options, metrics, frozenset(open_paths)
         self.digests = [hashlib.sha256(key.encode()).digest() for key in options.keys]
-        self.open = self.at_once = 0
+        self.open = self.at_once = self.held_bytes = 0
         metrics.open.set_function(lambda: self.open)
-        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
