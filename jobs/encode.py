@@ -22,6 +22,7 @@ from pathlib import Path
 from cluster.connect import connected
 from cluster.preflight import check_cluster_fits
 from genlib import checkpoint
+from genlib.engine.encoding import why_no_set
 from genlib.engine.fit import fresh_task
 from genlib.recipe import Stage
 from jobs import run_folder
@@ -57,6 +58,8 @@ def encode_stage(command: Command, run: Path, stage: Stage, workers: Workers) ->
     task, blueprint = fresh_task(stage, recipe=command.recipe, source=source, folder=folder, upstream=upstream)
     if not task.encodes:
         return False
+    if why_not := why_no_set(source, source.encoded_set("", stage.train.encoded_dir), task.transform(train=True)):
+        raise ValueError(f"stage {stage.name} cannot be encoded ahead: {why_not}; train with train.encode fly")
     with stderr_in(run / "log" / "encode.txt"):  # Ray's core writes there how it finds that Ray Data starts actors
         encode_by_workers(EncodingWork.of(stage, task, blueprint, folder, kept), workers)
     return True

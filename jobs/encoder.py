@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genlib.checkpoint import Blueprint
-from genlib.engine.encoder import Encoder, Progress, encode_missing, rows_at_once
+from genlib.engine.encoder import Encoder, EncodingProgress, encode_missing, rows_at_once
 from genlib.engine.encoding import frozen_state, identity
 from genlib.recipe import Stage
 from genlib.task import Task
@@ -88,7 +88,7 @@ def encode_by_workers(work: EncodingWork, workers: Workers) -> None:
     missing = kept.missing()
     if not missing:
         return print(f"all samples are encoded already, in {kept.folder}", flush=True)
-    progress = Progress(kept, len(missing))
+    progress = EncodingProgress(kept, len(missing))
     try:
         for _ in encoded_shards(work, workers, missing):
             progress.add(1)

@@ -40,7 +40,7 @@ Decode = Callable[[Iterable[np.ndarray], int, Transform | None], Iterator[Batch]
 """`ShardSource.once`."""
 
 
-class EncodedSet:
+class EncodedShards:
     """See `genlib.types.EncodedSet`. `decode` gives the original samples, `reread` the original source with its training samples read from here."""
 
     def __init__(self, folder: Path, num_samples: int, decode: Decode, reread: Callable[[ShardSet], DataSource], shard_samples: int = 0) -> None:
@@ -119,7 +119,7 @@ class EncodedSet:
         numbers = [torch.arange(first, first + len(batch["sample"])) for first, batch in zip(starts, made, strict=False)]
         count = starts[-1]
         with tempfile.TemporaryDirectory(prefix=".trial-", dir=self.folder.parent) as folder:
-            small = EncodedSet(Path(folder) / self.folder.name, count, self._decode, self._reread, count)
+            small = EncodedShards(Path(folder) / self.folder.name, count, self._decode, self._reread, count)
             clock = [time.perf_counter()]
             small.write(0, ({**batch, "sample": number} for number, batch in zip(numbers, made, strict=True)))
             clock.append(time.perf_counter())

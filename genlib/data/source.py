@@ -22,7 +22,7 @@ from genlib.data.codecs.decode import CHANGED, FOUND_WHILE_READING, REASONS, UNR
 from genlib.data.dataset import bucket_order, is_builtin, map_here, open_buckets, open_sets, sizes_of
 from genlib.data.dataset_cache import NamedSets
 from genlib.data.described import described
-from genlib.data.encoded_set import EncodedSet, StackedArrays
+from genlib.data.encoded_set import EncodedShards, StackedArrays
 from genlib.data.order.buckets import BucketOrder
 from genlib.data.order.mixture import MixtureOrder
 from genlib.data.order.partners import PartnerSampler
@@ -103,10 +103,10 @@ class ShardSource:
         decoder = self._decoder(reader.shards, transform, seed, cache, draws=chosen.order is not None)
         return self._batches(reader, rows, decoder, partial(self._counted, split))
 
-    def encoded_set(self, identity: str, folder: str = "") -> EncodedSet:
+    def encoded_set(self, identity: str, folder: str = "") -> EncodedShards:
         """See `DataSource.encoded_set`."""
         root = Path(folder).absolute() if folder else cache_folder() / "encoded"
-        return EncodedSet(root / identity, self.num_samples("train"), self.once, self._with_encoded)
+        return EncodedShards(root / identity, self.num_samples("train"), self.once, self._with_encoded)
 
     def _with_encoded(self, shards: ShardSet) -> ShardSource:
         """This source, whose training batches are of encoded samples, by the same numbers in the same order."""

@@ -51,7 +51,7 @@ def encode_missing(encoder: Encoder, missing: list[int], device: torch.device, s
     if not missing:
         return True
     rank, world = distributed.rank(), distributed.world_size()
-    mine, progress = missing[rank::world], Progress(encoder.kept, len(missing))
+    mine, progress = missing[rank::world], EncodingProgress(encoder.kept, len(missing))
     batches = encoder.decoded(mine, device)
     made = map(encoder, batches)
     try:
@@ -89,7 +89,7 @@ def _plain(error: Exception | None) -> Exception | None:
     )
 
 
-class Progress:
+class EncodingProgress:
     """Lines of rank 0 on how many of some missing shards are encoded."""
 
     def __init__(self, kept: EncodedSet, count: int) -> None:

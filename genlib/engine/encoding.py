@@ -28,7 +28,7 @@ from genlib.engine.stop import Interrupted
 from genlib.recipe import Stage
 from genlib.storage import lacks_room, stopped, why
 from genlib.task import Task
-from genlib.types import DataSource, DataSpec, EncodedSet, UnreadableSample
+from genlib.types import DataSource, DataSpec, EncodedSet, Transform, UnreadableSample
 
 FORMAT = 2
 _WARM_UP, _TRIALS = 1, 3
@@ -103,15 +103,9 @@ def encoded_source(
     """
     if not name:
         return None
-    mode, kept, why_not = stage.train.encode, source.encoded_set(name, stage.train.encoded_dir), ""
-    transform = task.transform(train=True)
-    if kept is None:
-        why_not = "the samples of this source have no numbers by which to keep what they are encoded to"
-    elif getattr(transform, "partners", ()):
-        why_not = "the task wants other samples beside each, so that what it encodes is not of one sample alone"
-    elif source.spec.several_captions and "text" in (getattr(transform, "fields", None) or ("text",)):
-        why_not = "one of a sample's captions is drawn at each visit, so that what it encodes differs from visit to visit"
-    elif not _seen_by_all(kept.folder):
+    mode, kept = stage.train.encode, source.encoded_set(name, stage.train.encoded_dir)
+    why_not = why_no_set(source, kept, task.transform(train=True))
+    if not why_not and kept is not None and not _seen_by_all(kept.folder):
         why_not = f"the workers' nodes do not share {kept.folder.parent}, so that train.encoded_dir must name another folder"
     if why_not and mode == "ahead":
         raise ValueError(f"train.encode is ahead, but {why_not}; use fly")
@@ -133,6 +127,17 @@ def encoded_source(
     if not done:
         raise Interrupted(first, stage.train.steps, None)
     return kept.source()
+
+
+def why_no_set(source: DataSource, kept: EncodedSet | None, transform: Transform | None) -> str:
+    """Why what is encoded of the samples is no data set; empty where it can be one."""
+    if kept is None:
+        return "the samples of this source have no numbers by which to keep what they are encoded to"
+    if getattr(transform, "partners", ()):
+        return "the task wants other samples beside each, so that what it encodes is not of one sample alone"
+    if source.spec.several_captions and "text" in (getattr(transform, "fields", None) or ("text",)):
+        return "one of a sample's captions is drawn at each visit, so that what it encodes differs from visit to visit"
+    return ""
 
 
 def say(reason: str, kept: EncodedSet | None = None) -> None:

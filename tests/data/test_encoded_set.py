@@ -16,7 +16,7 @@ import torch
 
 from genlib.config import DataConfig
 from genlib.data import encoded_set
-from genlib.data.encoded_set import EncodedSet
+from genlib.data.encoded_set import EncodedShards
 from genlib.data.source import ShardSource, open_source
 from genlib.types import Batch, Samples, UnreadableSample
 from tests.data.shards import pair, write_set, write_tar
@@ -52,7 +52,7 @@ def source(tmp_path: Path) -> ShardSource:
     return open_source(DataConfig(train=str(write_set(tmp_path / "set", COUNT))))
 
 
-def fill(kept: EncodedSet, shards: list[int] | None = None) -> EncodedSet:
+def fill(kept: EncodedShards, shards: list[int] | None = None) -> EncodedShards:
     shards = kept.missing() if shards is None else shards
     made = kept.decoded(shards, 6, Mean())
     for shard in shards:
@@ -60,7 +60,7 @@ def fill(kept: EncodedSet, shards: list[int] | None = None) -> EncodedSet:
     return kept
 
 
-def encoded(source: ShardSource, folder: Path) -> EncodedSet:
+def encoded(source: ShardSource, folder: Path) -> EncodedShards:
     return source.encoded_set("identity", str(folder / "encoded"))
 
 
@@ -125,7 +125,7 @@ def test_a_sample_that_may_be_read_another_time_is_not_kept_as_bad(source: Shard
     fill(encoded(open_source(DataConfig(train=str(tmp_path / "set"))), tmp_path))
 
 
-def bytes_of(kept: EncodedSet) -> list[bytes]:
+def bytes_of(kept: EncodedShards) -> list[bytes]:
     return [path.read_bytes() for path in sorted(kept.folder.glob("*.tar"))]
 
 
@@ -210,7 +210,7 @@ def test_the_disk_keeps_room_for_checkpoints(source: ShardSource, tmp_path: Path
         fill(kept)
 
 
-def write_with_limit(kept: EncodedSet, most_bytes: int) -> None:
+def write_with_limit(kept: EncodedShards, most_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     with pytest.raises(OSError, match="File too large"):
         fill(kept)
@@ -225,7 +225,7 @@ def test_a_disk_that_is_full_leaves_nothing_half(source: ShardSource, tmp_path: 
     assert list(kept.folder.iterdir()) == []
 
 
-def write_slowly(kept: EncodedSet) -> None:
+def write_slowly(kept: EncodedShards) -> None:
     def made() -> Iterator[Batch]:
         for number, batch in enumerate(kept.decoded([0, 1, 2], 4, Mean())):
             yield batch

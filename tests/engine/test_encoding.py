@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from genlib import checkpoint
-from genlib.data.encoded_set import EncodedSet
+from genlib.data.encoded_set import EncodedShards
 from genlib.data.source import ShardSource, open_source
 from genlib.engine.encoding import EncodingCosts, frozen_state, identity, should_keep
 from genlib.engine.evaluate import evaluate
@@ -82,7 +82,7 @@ def calls(root: Path) -> list[int]:
     return found
 
 
-def kept(root: Path) -> EncodedSet | None:
+def kept(root: Path) -> EncodedShards | None:
     """What there is of encoded samples."""
     folders = list((root / "encoded").glob("*"))
     assert len(folders) <= 1
@@ -157,15 +157,15 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("shard", range(0, SHARDS, 2))
 def test_a_run_that_ends_while_it_encodes_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch, shard: int) -> None:
-    write = EncodedSet.write
+    write = EncodedShards.write
 
-    def write_until(self: EncodedSet, number: int, made) -> None:
+    def write_until(self: EncodedShards, number: int, made) -> None:
         if number == shard:
             raise Killed
         write(self, number, made)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EncodedSet, "write", write_until)
+        patch.setattr(EncodedShards, "write", write_until)
         with pytest.raises(Killed):
             train(root, "run", second(root, encode="ahead", steps=2))
     assert missing(root) == list(range(shard, SHARDS))
@@ -197,14 +197,14 @@ def test_a_damaged_shard_is_made_again(root: Path) -> None:
 
 
 def broken_on_one_rank(root: Path) -> None:
-    write = EncodedSet.write
+    write = EncodedShards.write
 
-    def write_but(self: EncodedSet, number: int, made) -> None:
+    def write_but(self: EncodedShards, number: int, made) -> None:
         if number == 3:
             raise ValueError("shard 3 is unlucky")
         write(self, number, made)
 
-    EncodedSet.write = write_but  # type: ignore[method-assign]
+    EncodedShards.write = write_but  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"^shard 3 is unlucky$"):
         train(root, "broken", second(root, encode="ahead"))
 
@@ -214,7 +214,7 @@ def test_a_failure_on_one_rank_ends_all_with_its_sentence(root: Path) -> None:
     assert missing(root) == [3, 4, 5]
 
 
-def full(self: EncodedSet, shard: int, made) -> None:
+def full(self: EncodedShards, shard: int, made) -> None:
     raise OSError(errno.ENOSPC, "No space left on device", str(self.path(shard)))
 
 
@@ -223,8 +223,8 @@ def test_a_full_disk_is_a_sentence_ahead_and_on_the_fly_for_auto(root: Path, mon
     path = kept(root).path(1)  # type: ignore[union-attr]
     path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(EncodedSet, "write", full)
-        patch.setattr(EncodedSet, "trial", lambda *_: (1e-9, 1e-9, 1000))
+        patch.setattr(EncodedShards, "write", full)
+        patch.setattr(EncodedShards, "trial", lambda *_: (1e-9, 1e-9, 1000))
         with pytest.raises(
             StorageError, match=rf"{path} cannot be written: No space left on device; .*; make room there, then the same command goes"
         ):

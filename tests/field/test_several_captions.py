@@ -15,7 +15,7 @@ import pytest
 from genlib.config import DataConfig
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import ShardSource, open_source
-from genlib.engine.encoding import _why_not
+from genlib.engine.encoding import why_no_set
 from genlib.types import Batch, Samples
 from tests.data.shards import Entry, pair, picture, write_tar
 
@@ -112,7 +112,9 @@ def test_draws_depend_on_seed_and_position_alone(tmp_path: Path) -> None:
 def test_the_lines_of_a_text_are_one_caption_or_several_by_choice(tmp_path: Path, choice, found: set[str]) -> None:
     source = open_source(DataConfig(train=str(text_set(tmp_path / "set")), captions=choice))
     assert set(captions(source).values()) == found
-    assert bool(_why_not(source, Texts(), "cache", None)) == (choice == "random")  # what a frozen network makes of a drawn caption is not kept
+    assert bool(why_no_set(source, source.encoded_set("name"), Texts())) == (
+        choice == "random"
+    )  # what a frozen network makes of a drawn caption is not kept
 
 
 def test_held_out_samples_show_their_first_caption(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from cluster.local import Head, local_head
 from genlib import checkpoint
-from genlib.data.encoded_set import EncodedSet
+from genlib.data.encoded_set import EncodedShards
 from genlib.data.source import open_source
 from tests.encoders import stages
 from tests.jobs.runs import launch
@@ -29,7 +29,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load_weights(max((run / "on_eyes" / "checkpoints").glob("step_*")))
 
 
-def set_in(folder: Path) -> EncodedSet:
+def set_in(folder: Path) -> EncodedShards:
     (found,) = folder.iterdir()
     return open_source(stages()[0].data).encoded_set(found.name, str(folder))
 
