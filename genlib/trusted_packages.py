@@ -11,7 +11,9 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
@@ -74,7 +76,13 @@ def _named_recipes() -> Iterator[tuple[str, str]]:
 
 
 def _points() -> Iterator[EntryPoint]:
-    return iter(entry_points(group=GROUP))
+    return iter(_points_on(tuple(sys.path)))
+
+
+@cache
+def _points_on(path: tuple[str, ...]) -> list[EntryPoint]:
+    """Entry points of what is installed on that search path, where looking takes some milliseconds."""
+    return list(entry_points(group=GROUP))
 
 
 def _top(module: str) -> str:

@@ -13,12 +13,16 @@ from genlib.companions import Companions
 from genlib.task import Task
 
 
-def families(kind: type[Task] = Task) -> set[type[Task]]:
+def families() -> set[type[Task]]:
     """All tasks of this library that recipes bring along."""
     for recipe in registry.RECIPES:
         registry.load(recipe)
-    found = {kind} if kind.__module__.startswith("genlib.") else set()
-    return found.union(*map(families, kind.__subclasses__()))
+    return {kind for kind in subclasses(Task) if kind.__module__.startswith("genlib.")}
+
+
+def subclasses(kind: type) -> set[type]:
+    """A class and all below it."""
+    return {kind}.union(*map(subclasses, kind.__subclasses__()))
 
 
 def names() -> dict[str, str]:
