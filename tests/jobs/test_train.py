@@ -28,9 +28,10 @@ def test_a_run_is_quiet_ends_with_its_scores_and_is_then_finished(head: Head, tm
     command = ("toy", "--workers", "2", "--train.strategy", "zero2", "--run", "r")
     code, out, err = launch(*command, runs=tmp_path, RAY_ADDRESS=head.address)
     assert (code, err) == (0, "")
-    first, *lines = out.splitlines()
+    first, data, *lines = out.splitlines()
     at = lines.index("evaluating")
     assert first == f"run r in {tmp_path / 'r'}"
+    assert data.startswith("data: 1,442 samples of 1 shard (train-00000.tar), fields image, label, text; captions from KEY.txt; labels 0 to 9; held")
     assert lines[:at]
     assert [line for line in lines[:at] if not LINE.fullmatch(line)] == []
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
@@ -59,7 +60,9 @@ def test_stages_train_in_turn_on_any_number_of_workers(head: Head, tmp_path: Pat
 
 def test_a_workers_sentence_reaches_the_user_without_retries(head: Head, tmp_path: Path) -> None:
     code, out, err = launch("toy", "--task.fault", "value", "--workers", "2", runs=tmp_path, RAY_ADDRESS=head.address)
-    assert (code, out) == (2, f"run toy in {tmp_path / 'toy'}\n")
+    assert code == 2
+    assert out.startswith(f"run toy in {tmp_path / 'toy'}\ndata: ")
+    assert out.count("\n") == 2
     assert err == "hidden units of this kind do not exist; use others\n"
     assert "Traceback" in (tmp_path / "toy" / "error.log").read_text()
 

@@ -57,7 +57,7 @@ def test_later_stages_leave_earlier_ones_as_they_were(final: dict[str, Path]) ->
 def test_earlier_stages_are_frozen_in_training(final: dict[str, Path], tmp_path: Path) -> None:
     """So that strategies leave them whole, and what they encode is known by their weights."""
     stage, upstream = STAGES["denoiser"], {role: final[role] for role in ("autoencoder", "text")}
-    task = Training(stage, "ldm_tiny", source_of(stage), tmp_path, torch.device("cpu"), upstream, Listener(), None).build()
+    task = Training(stage, "ldm_tiny", source_of(stage), tmp_path, torch.device("cpu"), upstream, Listener()).build()
     assert isinstance(task, LatentDiffusion)
     assert not any(weight.requires_grad for earlier in task.upstream.values() for weight in earlier.parameters())
     task.train()
