@@ -185,7 +185,7 @@ def search_spec(command: Command[TuneOptions], stage: Stage, ranges: Space, run:
 
     from genlib import checkpoint
     from genlib.data.source import open_source
-    from genlib.task import encoded
+    from genlib.encoded_batch import encoded
 
     source = open_source(stage.data, run / "data", needs=stage.task.fields)
     tasks = {role: checkpoint.load_task(path) for role, path in upstream.items()}

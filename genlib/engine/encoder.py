@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from genlib import distributed
+from genlib.encoded_batch import encode
 from genlib.engine.prefetcher import Prefetcher
 from genlib.recipe import Stage
-from genlib.task import Task, encode
+from genlib.task import Task
 from genlib.types import Batch, EncodedSet, UnreadableSample
 
 _MOST_ROWS = 64

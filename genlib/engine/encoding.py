@@ -1,6 +1,6 @@
 """When frozen networks encode samples: on the fly in every step, or ahead of the first one, kept as a data set of its own.
 
-Either way a loss sees what `genlib.task.encode` gives, rounded to float16; so weights do not tell which way was taken.
+Either way a loss sees what `genlib.encoded_batch.encode` gives, rounded to float16; so weights do not tell which way was taken.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ import torch
 
 from genlib import distributed
 from genlib.config import TrainConfig
+from genlib.encoded_batch import encoded
 from genlib.engine.strategy import Strategy
-from genlib.task import Task, encoded
+from genlib.task import Task
 from genlib.types import DataSource
 
 

@@ -14,6 +14,7 @@ import torch
 from genlib import checkpoint, companions, distributed
 from genlib.checkpoint import Blueprint, DataState, Manifest
 from genlib.config import to_json
+from genlib.encoded_batch import encoded, widened
 from genlib.engine.ema import Ema
 from genlib.engine.encoding import encoded_source, identity
 from genlib.engine.evaluate import evaluate
@@ -29,7 +30,7 @@ from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import check_trackers_installed
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, file_system
-from genlib.task import Phase, Task, encoded, widened
+from genlib.task import Phase, Task
 from genlib.types import Batch, DataSource, Step
 
 _MOST_FAILED_SAVES = 3

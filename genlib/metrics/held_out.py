@@ -7,7 +7,8 @@ from itertools import islice
 
 import torch
 
-from genlib.task import Task, encoded
+from genlib.encoded_batch import encoded
+from genlib.task import Task
 from genlib.types import Batch, DataSource, Transform
 
 BATCH = 500

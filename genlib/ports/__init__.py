@@ -11,6 +11,6 @@ has an entry for each row of a call: row i of what comes out is a function of ro
 call as a whole. The ports there are stand in `genlib.ports.vocabulary`; a family whose values are of another kind adds one by `register`.
 """
 
-from genlib.ports.kinds import PORTS, choice, register, resolved  # noqa: F401
 from genlib.ports.port import BATCH, MAX_SEED, Port, Sizes  # noqa: F401
+from genlib.ports.port_classes import PORTS, choice, register, resolved  # noqa: F401
 from genlib.ports.vocabulary import *  # noqa: F403

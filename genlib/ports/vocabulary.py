@@ -7,8 +7,8 @@ from typing import Annotated
 
 from torch import Tensor
 
-from genlib.ports.kinds import MaskPort, NumbersPort, SamplePort, WordsPort, register
 from genlib.ports.port import BATCH, MAX_SEED, Port
+from genlib.ports.port_classes import MaskPort, NumbersPort, SamplePort, WordsPort, register
 
 _PIXELS = ("channel", "height", "width")
 Image = Annotated[Tensor, register(Port(kind="image", axes=(BATCH, *_PIXELS), low=0, high=1, picture=True))]

@@ -15,6 +15,7 @@ import torch
 from genlib import checkpoint
 from genlib.data.encoded_set import EncodedShards
 from genlib.data.source import ShardSource, open_source
+from genlib.encoded_batch import encode, encoded
 from genlib.engine.encoding import EncodingCosts, frozen_state, identity, should_keep
 from genlib.engine.evaluate import evaluate
 from genlib.engine.fit import Listener, fit, fresh_task
@@ -24,7 +25,7 @@ from genlib.engine.strategies import strategy_of
 from genlib.metrics.held_out import mean_values
 from genlib.recipe import Stage
 from genlib.storage import StorageError
-from genlib.task import Task, encode, encoded
+from genlib.task import Task
 from genlib.types import Batch
 from jobs.encoder import EncodingWork
 from tests.encoders import OnEyes, stages

@@ -24,7 +24,7 @@ from genlib.data.importers.table import open_table
 from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source
-from genlib.ports.kinds import WordsPort
+from genlib.ports.port_classes import WordsPort
 from jobs.generate import read_prompts
 from tests.data.importers.test_convert import stored
 from tests.data.shards import picture, write_tar

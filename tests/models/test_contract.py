@@ -18,11 +18,12 @@ import torch
 from genlib import checkpoint, companions, registry
 from genlib.config import OptimConfig, from_json, to_json
 from genlib.data.source import ShardSource
+from genlib.encoded_batch import encoded
 from genlib.engine.prefetcher import with_weight
 from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Players
 from genlib.recipe import Stage
-from genlib.task import Task, encoded, weighted_mean
+from genlib.task import Task, weighted_mean
 from genlib.types import Batch, DataSpec, Step
 from tests.models.stages import CPU, source_of, train_stage
 from tests.processes import run_ranks

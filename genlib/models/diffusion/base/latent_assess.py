@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from genlib.encoded_batch import encoded
 from genlib.metrics.held_out import held_out
 from genlib.models.diffusion.base.latent import LatentTask
 from genlib.pictures import save_contact_sheet
-from genlib.task import encoded
 from genlib.types import DataSource
 
 MOST_SAMPLES = 1024

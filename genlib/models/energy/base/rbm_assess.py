@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from genlib.charts import COLORS, chart
+from genlib.encoded_batch import encoded
 from genlib.functional.gibbs import BernoulliUnits, Draw
 from genlib.functional.partition import MOST_ENUMERATED, annealed_log_partition, enumerated_units, log_partition
 from genlib.metrics.held_out import held_out
 from genlib.models.energy.base.contrastive import ContrastiveTask
 from genlib.pictures import save_contact_sheet
-from genlib.task import encoded
 from genlib.types import Batch, DataSource
 
 MOST_SAMPLES = 10_000
