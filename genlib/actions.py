@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ class Input:
     default: Any = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: a server asks for its properties many times a request
 class Action:
     """Something a task can do: plain values, so that it may stand on a card far from the task."""
 
@@ -48,28 +49,35 @@ class Action:
         """The same for a task of such sizes: samples that come out are images or vectors."""
         return replace(self, result=resolved(self.result, sizes))
 
-    @property
+    @functools.cached_property
     def summary(self) -> str:
         """The docstring's first paragraph, in one line."""
         return " ".join(self.doc.split("\n\n")[0].split())
 
-    @property
+    @functools.cached_property
     def rows(self) -> tuple[str, ...]:
         """Inputs that have an entry for each row."""
         return tuple(name for name, one in self.inputs.items() if one.port.rows)
 
-    @property
+    @functools.cached_property
     def required(self) -> tuple[str, ...]:
         """Inputs that must be given."""
         return tuple(name for name, one in self.inputs.items() if one.required)
 
+    @functools.cached_property
+    def _kinds(self) -> dict[str, str]:
+        """The first input of each kind of port, in the order of the inputs."""
+        return {one.port.kind: name for name, one in reversed([*self.inputs.items()])}
+
     def named(self, *kinds: str) -> str | None:
         """The first input of one of these kinds of ports; None where it has none."""
+        if len(kinds) == 1:
+            return self._kinds.get(kinds[0])
         return next((name for name, one in self.inputs.items() if one.port.kind in kinds), None)
 
     def taken(self, values: Mapping[str, Any], limits: Mapping[str, int] | None = None) -> dict[str, Any]:
         """Keyword arguments for the method, arrays as tensors on the CPU. ValueError in one sentence, without the value, where they do not fit."""
-        if unknown := sorted(set(values) - set(self.inputs)):
+        if unknown := sorted(values.keys() - self.inputs.keys()):
             raise ValueError(f"{self.name} takes no argument {unknown[0][:40]!r}; it takes {', '.join(self.inputs)}")
         if missing := [name for name in self.required if name not in values]:
             raise ValueError(f"{self.name} needs {missing[0]}; give it")
