@@ -74,7 +74,7 @@ def folder(
 
 
 def table(where: tyro.conf.Positional[Path], output: To, image_column: str, caption_column: str = "", label_column: str = "") -> None:
-    """Images whose paths a table lists: .csv, .tsv, .jsonl or .parquet. Paths are relative to the table.
+    """Images whose paths a table lists: .csv, .tsv, .json, .jsonl or .parquet. Paths are relative to the table.
 
     Args:
         where: The table.

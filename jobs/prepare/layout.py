@@ -9,10 +9,9 @@ from pathlib import Path
 
 from genlib.data.importers.convert import ConversionInput
 from genlib.data.importers.folder import open_folder
-from genlib.data.importers.table import columns_of
+from genlib.data.importers.table import TABLES, columns_of
 from genlib.data.shards.discovery import COMPRESSED
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
 _COMMAND = "python jobs/prepare_data.py"
 
 
@@ -20,7 +19,7 @@ def layout(path: Path) -> str | None:
     """Lines on a folder, a table or a zip; None where the path is or holds tars, or is none of these."""
     if path.is_dir():
         return None if any(file.name.endswith((".tar", *COMPRESSED)) for file in path.rglob("*.t*")) else "\n".join(_folder(path))
-    if path.suffix.lower() in _TABLES and path.is_file():
+    if path.suffix.lower() in TABLES and path.is_file():
         return "\n".join(_table(path))
     return "\n".join(_zip(path)) if path.suffix.lower() == ".zip" and path.is_file() else None
 

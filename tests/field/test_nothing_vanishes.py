@@ -1,6 +1,6 @@
 """Members seen are members used and members counted by reason, whatever a tar holds.
 
-webdataset/webdataset#237, huggingface/datasets#7144: keys with dots.
+webdataset/webdataset#237, huggingface/datasets#7144: keys with dots. TritonDataCenter/triton-dehydrated#29, openhatch/oh-mainline#931: macOS's tar.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from genlib.data.index.validation import DOT_IN_KEY, LINK, OTHER_KIND, OTHER_TEXT, UNKNOWN_ENDING
+from genlib.data.index.validation import DOT_IN_KEY, HIDDEN, LINK, OTHER_KIND, OTHER_TEXT, UNKNOWN_ENDING
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.shards.usable import MISSING_MEMBER, NOT_READ
 from tests.data.shards import pair, picture, write_tar
@@ -62,6 +62,23 @@ def test_every_other_member_has_its_reason(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.LNKTYPE, "00000.png"
         tar.addfile(link, io.BytesIO())
     found = opened(path)
-    assert found.unused == {UNKNOWN_ENDING: 3, OTHER_TEXT: 1, NOT_READ: 1, MISSING_MEMBER: 1, LINK: 1}
-    assert found.endings == {".md": 1, "none": 2}
+    assert found.unused == {HIDDEN: 1, UNKNOWN_ENDING: 2, OTHER_TEXT: 1, NOT_READ: 1, MISSING_MEMBER: 1, LINK: 1}
+    assert found.endings == {".md": 1, "none": 1}
     assert opened(path, filters=["label>0"]).unused["does not pass the filters"] == 3
+
+
+def test_what_macos_tars_beside_each_file_is_hidden(tmp_path: Path) -> None:
+    beside = [(f"./._{name}", b"\0\5\x16\7") for name, _ in pair(0)]
+    found = opened(write_tar(tmp_path / "0.tar", [entry for one in zip(beside, pair(0), strict=True) for entry in one]))
+    assert (len(found), found.unused) == (1, {HIDDEN: len(beside)})
+
+
+def test_a_set_of_pictures_that_no_decoder_takes_says_which_they_are(tmp_path: Path) -> None:
+    found = opened(write_tar(tmp_path / "0.tar", [("a.tif", b"II*"), ("b.tif", b"II*"), ("c.gif", b"GIF8")]))
+    assert found.why_bad() == f"members, {UNKNOWN_ENDING} 3 (.tif, .gif); `prepare_data.py folder` reads more kinds of images"
+
+
+def test_captions_in_json_have_no_bytes_to_filter_by(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [("a.png", picture()), ("a.json", b'{"caption": "a long caption"}')])
+    with pytest.raises(ValueError, match=r"data.filters: caption_bytes is known of captions in text members, and .* field 'caption' of JSON members"):
+        ShardSet.open([path], caption_field="caption", filters=("caption_bytes>=5",))

@@ -1,7 +1,8 @@
 """Metadata files of image folders, as `datasets` reads them: metadata.csv, .jsonl or .parquet in a folder, for the images of it and below.
 
 The column `file_name`, or one that ends in `_file_name`, has paths relative to the file; see the guide "Create an image dataset" of `datasets`.
-The labels of StyleGAN's folders and zips are read too: dataset.json, {"labels": [[path, label], ...]}.
+The labels of StyleGAN's folders and zips are read too: dataset.json, {"labels": [[path, label], ...]} or {"labels": {path: label}}.
+Several rows of a file for one image are several captions of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from genlib.data.codecs.captions import has_caption, is_missing
 from genlib.data.codecs.decode import BadSample
 from genlib.data.importers.labels import label_text
-from genlib.data.importers.table import caption_cell, columns_of, table_reader
+from genlib.data.importers.table import below, caption_cell, columns_of, table_reader
 from genlib.files import read_regular
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "dataset.json")
@@ -74,17 +75,21 @@ def read_metadata(root: Path, files: Sequence[str], caption_column: str = "") ->
         columns = columns_of(path)
         image = next((column for column in ("file_name", *columns) if column in columns and column.endswith("file_name")), "")
         if not image:
-            raise ValueError(f"{path} has no column file_name with the paths of images. It has: {', '.join(columns)}")
+            way = f"read it as a table, `prepare_data.py table {path} --image-column ...`"
+            raise ValueError(f"{path} has no column file_name with the paths of images, but {', '.join(columns)}; name it so, or {way}")
         rows = list(table_reader(path)([image, *(column for column in columns if column != image)]))
         caption = _caption_column(path, [column for column in columns if not column.endswith("file_name")], rows, caption_column)
         found.caption_column = found.caption_column or caption
         found.label_column = found.label_column or (_LABEL if _LABEL in columns and caption != _LABEL else "")
+        here: dict[str, MetadataRow] = {}
         for cells in table_reader(path)([column for column in (image, caption, found.label_column) if column]):
             if isinstance(cells, str) or is_missing(cells.get(image)):
                 found.rows.setdefault(f"{name}: a row without a file name", MetadataRow(problem="bad row in a metadata file"))
                 continue
-            where = os.path.normpath(os.path.join(os.path.dirname(name), str(cells[image])))
-            found.rows[where] = _row(cells, caption, found.label_column)
+            where = _below(root, os.path.dirname(name), str(cells[image]))
+            row = _row(cells, caption, found.label_column)
+            here[where] = _joined(here[where], row) if where in here else row
+        found.rows |= here
     if any(isinstance(row.caption, list) for row in found.rows.values()):
         for row in found.rows.values():
             row.caption = [row.caption] if isinstance(row.caption, str) else row.caption
@@ -95,7 +100,8 @@ def _read_labels(found: Metadata, root: Path, name: str) -> None:
     """Adds the labels of a dataset.json, which has none where it is of another kind."""
     try:
         values = json.loads(read_regular(root / name, _JSON_BYTES).removeprefix(b"\xef\xbb\xbf"))
-        pairs = [(str(path), label) for path, label in values["labels"] or ()]
+        listed = values["labels"] or ()
+        pairs = [(str(path), label) for path, label in (listed.items() if isinstance(listed, dict) else listed)]
     except (OSError, ValueError, TypeError, KeyError):
         return
     for path, label in pairs:
@@ -105,6 +111,22 @@ def _read_labels(found: Metadata, root: Path, name: str) -> None:
         except BadSample as reason:
             row.problem = str(reason)
     found.label_column = found.label_column or ("labels" if pairs else "")
+
+
+def _below(root: Path, folder: str, name: str) -> str:
+    """The path below the root of an image that is named from one of its folders."""
+    path = os.path.join(folder, below(root / folder, name))
+    return os.path.normpath(os.path.relpath(path, root.absolute()) if os.path.isabs(path) else path)
+
+
+def _joined(first: MetadataRow, second: MetadataRow) -> MetadataRow:
+    """What two rows say of one image: all captions once each, and one label."""
+    if first.problem or second.problem or first.label != second.label:
+        return MetadataRow(problem=first.problem or second.problem or "two labels in a metadata file")
+    captions: dict[str, None] = {}
+    for row in (first, second):
+        captions |= dict.fromkeys([row.caption] if isinstance(row.caption, str) else row.caption or ())
+    return MetadataRow(list(captions) if len(captions) > 1 else next(iter(captions), None), first.label)
 
 
 def _row(cells: Mapping[str, Any], caption: str, label: str) -> MetadataRow:

@@ -1,4 +1,4 @@
-"""A table of image paths, captions and labels: CSV, TSV, JSON lines or Parquet. Paths are relative to the table."""
+"""A table of image paths, captions and labels: CSV, TSV, JSON lines, a JSON list of objects, or Parquet. Paths are relative to the table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import codecs
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +20,12 @@ from genlib.data.codecs.captions import captions_of, is_missing
 from genlib.data.codecs.decode import BadSample
 from genlib.data.importers.convert import ConversionInput, RawSample
 from genlib.data.importers.labels import in_words, label_text, numbered
-from genlib.files import open_regular, regular_status
+from genlib.files import open_regular, read_regular, regular_status
 
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".pq")
+"""Endings of tables."""
 _CELL_BYTES = 4 << 20
+_JSON_BYTES = 1 << 30
 _LINE_BYTES = 64 << 20
 _LABELS = 100_000
 _LOOKED_AT = 100  # rows of JSON lines in which a column must turn up
@@ -44,7 +48,7 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> Co
     A caption is a text or a list of texts. For labels see `genlib.data.importers.labels`.
     """
     before = _state(path)
-    rows = partial(_rows, table_reader(path, caption), image, caption, label)
+    rows = partial(_rows, path.absolute().parent, table_reader(path, caption), image, caption, label)
     count, lists, texts = _scan(rows(), label)
     if not count:
         raise ValueError(f"{path} has no rows")
@@ -106,12 +110,14 @@ def table_reader(path: Path, caption: str = "") -> Callable[[Sequence[str]], Ite
     """A function that reads the table: given columns, yields each row's cells by column, or the reason why a row has none."""
     ending = path.suffix.lower()
     if ending in (".csv", ".tsv"):
-        return partial(_csv, path, "\t" if ending == ".tsv" else ",")
+        return partial(_csv, path, "\t" if ending == ".tsv" else "")
     if ending in (".jsonl", ".ndjson"):
         return partial(_json_lines, path)
+    if ending == ".json":
+        return partial(_json_list, path)
     if ending in (".parquet", ".pq"):
         return partial(_parquet, path, caption)
-    raise ValueError(f"{path}: a table is .csv, .tsv, .jsonl or .parquet")
+    raise ValueError(f"{path}: a table is {', '.join(TABLES)}")
 
 
 def columns_of(path: Path) -> list[str]:
@@ -126,18 +132,27 @@ def columns_of(path: Path) -> list[str]:
     return [column for column in columns if isinstance(column, str)]
 
 
-def _rows(reader: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]], image: str, caption: str, label: str) -> Iterator[TableRow]:
+def _rows(
+    folder: Path, reader: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]], image: str, caption: str, label: str
+) -> Iterator[TableRow]:
     columns = [column for column in (image, caption, label) if column]
     for number, cells in enumerate(reader(columns), 1):
         if isinstance(cells, str):
             yield TableRow(number, problem=cells)
         else:
-            yield _row(number, cells, image, caption, label)
+            yield _row(folder, number, cells, image, caption, label)
 
 
-def _row(number: int, cells: Mapping[str, Any], image: str, caption: str, label: str) -> TableRow:
+def below(folder: Path, name: str) -> str:
+    """A path as a table has it, as it is below the table's folder. Where there is no such file, backslashes are what Windows has between folders."""
+    if "\\" in name and not os.path.lexists(folder / name):
+        name = name.replace("\\", "/")
+    return name
+
+
+def _row(folder: Path, number: int, cells: Mapping[str, Any], image: str, caption: str, label: str) -> TableRow:
     path = cells.get(image)
-    where = "" if is_missing(path) else str(path)
+    where = "" if is_missing(path) else below(folder, str(path))
     try:
         texts = caption_cell(cells.get(caption)) if caption else None
         return TableRow(number, where, texts, label_text(cells.get(label)) if label else "")
@@ -175,12 +190,19 @@ def _check_columns(path: Path, columns: Sequence[str], there: Sequence[str]) -> 
 def _csv(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
     csv.field_size_limit(_CELL_BYTES)
     with TextIOWrapper(BufferedReader(open_regular(path)), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(_lines(file, path, ""), delimiter=delimiter)
+        reader = csv.DictReader(_lines(file, path, ""), delimiter=delimiter or _delimiter(file))
         try:
             _check_columns(path, columns, list(reader.fieldnames or ()))
             yield from reader
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}; repair it, or give the table as .jsonl") from None
+
+
+def _delimiter(file: IO[str]) -> str:
+    """What stands between the columns of a .csv: a comma, or the semicolon or tab that spreadsheets write where a comma is for decimals."""
+    header = file.readline(_LINE_BYTES)
+    file.seek(0)
+    return next((sign for sign in ",;\t" if sign in header), ",")
 
 
 def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
@@ -192,6 +214,21 @@ def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any
         _check_columns(path, columns, list(seen))
         file.seek(0)
         yield from (_json_object(line) for line in _lines(file, path, b"") if line.strip())
+
+
+def _json_list(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+    try:
+        rows = json.loads(read_regular(path, _JSON_BYTES).removeprefix(codecs.BOM_UTF8))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); write it anew") from None
+    if not isinstance(rows, list):
+        names = f" with {', '.join(list(rows)[:5])}" if isinstance(rows, dict) else ""
+        raise ValueError(
+            f"{path} is JSON{names}, and no list of objects with a path and a caption each, as a table is; write it as one, or as .jsonl"
+        )
+    there = dict.fromkeys(name for row in rows[:_LOOKED_AT] if isinstance(row, dict) for name in row)
+    _check_columns(path, columns, list(there))
+    yield from (row if isinstance(row, dict) else "bad JSON" for row in rows)
 
 
 def _lines(file: IO[AnyStr], path: Path, end: AnyStr) -> Iterator[AnyStr]:

@@ -13,6 +13,7 @@ from genlib.data.index.validation import (
     DOT_IN_KEY,
     DUPLICATE,
     FIELD,
+    HIDDEN,
     LINK,
     MAX_FIELDS,
     OTHER_KIND,
@@ -56,6 +57,11 @@ def split_name(name: bytes) -> tuple[bytes, bytes]:
     slash = name.rfind(b"/") + 1
     dot = name.find(b".", slash)
     return (name[:dot], name[dot + 1 :]) if dot > slash else (name, b"")
+
+
+def _is_hidden(name: bytes) -> bool:
+    """Whether a member is a hidden file, such as `._a.jpg`, which macOS's tar writes beside `a.jpg` and no picture is in."""
+    return name.startswith(b".", name.rfind(b"/") + 1)
 
 
 @dataclass(slots=True)
@@ -105,6 +111,9 @@ def group(members: tar.Members) -> Groups:
         if cut and key in cut and known[extension].kind and known[extension].prefix:
             groups.unused[DOT_IN_KEY] += 1
             groups.cut.setdefault(members.names[number].rpartition(b".")[0])
+            continue
+        if _is_hidden(members.names[number]):
+            groups.unused[HIDDEN] += 1
             continue
         column = columns.get(extension)
         if column is None:

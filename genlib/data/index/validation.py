@@ -33,9 +33,10 @@ DUPLICATE = "duplicate"
 DOT_IN_KEY = "dot in the key, which ends it: unpack the tar and read it with `prepare_data.py folder`"
 DROP_REASONS = (DUPLICATE, DOT_IN_KEY, tar.BROKEN, tar.TRUNCATED, tar.TRAILING, *REASONS)
 """Why a sample may have no number."""
-UNKNOWN_ENDING, OTHER_TEXT, OTHER_KIND = "ending that is not read", "second caption file", "another kind of a field"
+HIDDEN, UNKNOWN_ENDING = "hidden file", "ending that is not read"
+OTHER_TEXT, OTHER_KIND = "second caption file", "another kind of a field"
 TOO_MANY_FIELDS, LINK, UNUSABLE = f"more than {MAX_FIELDS} fields", "link", "sparse file or lost name"
-UNUSED_REASONS = (UNKNOWN_ENDING, OTHER_TEXT, OTHER_KIND, TOO_MANY_FIELDS, LINK, UNUSABLE, *DROP_REASONS)
+UNUSED_REASONS = (HIDDEN, UNKNOWN_ENDING, OTHER_TEXT, OTHER_KIND, TOO_MANY_FIELDS, LINK, UNUSABLE, *DROP_REASONS)
 """Why a member may be in no row."""
 MAX_TEXTS, TEXT_CHARACTERS = 32, 64
 """Fields of JSON members with text that are noted, and longest name of one."""

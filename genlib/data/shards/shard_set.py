@@ -108,6 +108,9 @@ class ShardSet:
         source = caption_source(caption_field, captions, {*common, *(set(needs) & kinds.keys())}, kinds, metas)
         stored = _stored_fields(metas, common, kinds, needs, source)
         wanted = Wanted({name: kinds[name] for name in stored}, source.key if source else "", tuple(map(parse_filter, filters)))
+        if wanted.caption_key and any(one.name == "caption_bytes" for one in wanted.filters):
+            where = f"the captions are the field {wanted.caption_key!r} of JSON members"
+            raise ValueError(f"data.filters: caption_bytes is known of captions in text members, and {where}; leave that filter out")
         counted = usable.counts(listed, metas, wanted, each)
         bad, first_bad = usable.bad(listed, metas, wanted, counted)
         digests, counts = [meta["digest"] for meta in metas], [passing for _, passing in counted]
@@ -186,9 +189,12 @@ class ShardSet:
         return self.captions.member if field == "text" and self.captions else field
 
     def why_bad(self) -> str:
-        """Reasons and counts in words."""
+        """Reasons and counts in words: of samples, or of members where they make up no samples at all."""
         reasons = {**self.bad, **({f"not {' and '.join(self.filters)}": self.filtered} if self.filtered else {})}
-        return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "nothing, they are empty"
+        if reasons or not self.unused:
+            return _in_words(reasons) or "nothing, they are empty"
+        endings = f" ({', '.join(self.endings)})" if self.endings else ""
+        return f"members, {_in_words(self.unused)}{endings}; `prepare_data.py folder` reads more kinds of images"
 
     def _load(self, number: int) -> tuple[shard_index.ShardIndex, np.ndarray]:
         digest = f"{self.digests[number]:016x}"
@@ -274,3 +280,7 @@ def _choices(
 def _digest(fields: Sequence[str], digests: Sequence[str], filters: Sequence[str], choices: Sequence[Any]) -> str:
     parts = [list(fields), list(digests), *([list(filters)] if filters else []), *([list(choices)] if choices else [])]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _in_words(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
