@@ -13,8 +13,17 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 os.environ["GENLIB_FAMILIES"] = "tests"  # checkpoints of the families that stand in tests are opened
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", category=FutureWarning)
+_NAME = 40
+"""Characters of a value in a test's name."""
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background: what tests start would not hear Ctrl-C either
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A short name for a long value: each process holds all names, and each report carries one, be it of 64 MiB."""
+    if isinstance(val, str | bytes) and len(val) > _NAME:
+        return f"{ascii(val[:_NAME])[:_NAME]} of {len(val)}"
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
