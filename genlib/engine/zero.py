@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -190,8 +191,9 @@ class Zero:
 
     def _pieces(self, player: str) -> Iterator[WeightPiece]:
         """What this rank holds of the player's weights."""
-        zero = self.engines[player].optimizer
-        for name, weight in self.players.weights[player].items():
+        zero, weights = self.engines[player].optimizer, self.players.weights[player]
+        weight: Any  # DeepSpeed has added attributes
+        for name, weight in weights.items():
             if self.stage == 3:
                 group, start, numel = zero.grad_position[zero.get_param_id(weight)]
                 flat = zero.fp32_partitioned_groups_flat[group]
