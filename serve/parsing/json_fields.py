@@ -213,7 +213,9 @@ class _Reader:
         if file and _is_file(self.content[start + 1 : found.end() - 1]):
             return found.end()
         if found.end() - start > self.text_bytes:
-            raise ApiError(400, f"{name} is neither base64 without white space nor a data URI; {WAY_OUT}", param=name, code="invalid_image")
+            most = self.limits.text_characters
+            message = f"{name} has a text of over {most} characters that is neither base64 without white space nor a data URI; {WAY_OUT}"
+            raise ApiError(400, message, param=name, code="invalid_image")
         self.words_bytes += found.end() - start
         if self.words_bytes > self.limits.words_bytes:
             message = f"the texts take more than {self.limits.words_bytes:,} bytes together; send fewer, or shorter ones"

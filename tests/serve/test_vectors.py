@@ -33,7 +33,11 @@ def test_a_picture_is_no_words_however_it_is_written(local: ModelPool) -> None:
         forms = [uri(file), f"data:;base64,{plain}", f"DATA:IMAGE/PNG;BASE64,{plain}", plain]
         rows = post(local, EMBED, {"model": "clip_tiny", "input": forms}).json()["data"]
         assert all(np.allclose(row["embedding"], rows[0]["embedding"], atol=1e-6) for row in rows)
-    for text, said in ((f"a {plain}", "characters"), (f"data:image/png,{plain}", "without ;base64"), ("https://example.org/a.png", "an address")):
+    for text, said in (
+        (f"a {plain}", "over 4000 characters that is neither base64"),
+        (f"data:image/png,{plain}", "without ;base64"),
+        ("https://example.org/a.png", "an address"),
+    ):
         problem = post(local, EMBED, {"model": "clip_tiny", "input": ["a cat", text]})
         assert (problem.status_code, problem.json()["error"]["param"]) == (400, "input")
         assert said in problem.json()["error"]["message"]
