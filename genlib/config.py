@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ class Config:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{type(self).__name__}.{f.name} is {value!r}; it must be a finite number")
             for name, limit in f.metadata.get("limits", {}).items():
                 words, test = _TESTS[name]
                 if not test(value, limit):

@@ -64,7 +64,7 @@ def facts(manifest: Manifest) -> dict[str, Any]:
 def table(metrics: dict[str, Any]) -> str:
     """Final scores for a person: a name and a value a line."""
     shown = {
-        name: f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        name: f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "nan" if value is None else str(value)
         for name, value in metrics.items()
     }
     width = max(map(len, shown), default=0)

@@ -1,14 +1,16 @@
-"""What a trial of a search reached, by step: a list in its folder."""
+"""What a trial of a search reached, by step: a list in its folder. A value that is not finite stands there as null."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genlib.json_text import json_text
 from genlib.storage import why
 
 
@@ -23,7 +25,7 @@ class Evaluations:
         self.rows = [row for row in self.rows if row["step"] < values["step"]] + [{**values, "time": time.time()}]
         try:
             partial = self.path.with_name(".evaluations.partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            partial.write_text("".join(json_text(row) + "\n" for row in self.rows))
             os.replace(partial, self.path)
         except OSError as error:
             if not self.failing:
@@ -34,10 +36,11 @@ class Evaluations:
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
-    """What the trial reached, by step; a line that was damaged is as good as none."""
+    """What the trial reached, by step, NaN where a value was not finite; a line that was damaged is as good as none."""
     path = _path(folder)
     lines = path.read_bytes().splitlines() if path.exists() else []
-    return [row for row in map(_row, lines) if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    rows = [row for row in map(_row, lines) if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
 def _row(line: bytes) -> object:

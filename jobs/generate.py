@@ -30,6 +30,7 @@ from cluster.parallel import once_connected, parallel_map
 from genlib import checkpoint
 from genlib.data.shards.writer import ShardWriter, png
 from genlib.files import write_atomically
+from genlib.json_text import json_text
 from genlib.metrics.conditions import drawing, sampler_options
 from genlib.task import Task
 from jobs.command_line import exit_code
@@ -104,7 +105,7 @@ def make(block: int, order: PictureOrder) -> int:
         write_shard(order, block, files, facts)
     else:
         for number, content, fact in zip(numbers, files, facts, strict=True):
-            write_atomically(order.path(number).with_suffix(".json"), (json.dumps(fact) + "\n").encode())
+            write_atomically(order.path(number).with_suffix(".json"), (json_text(fact) + "\n").encode())
             write_atomically(order.path(number), content)
     return len(files)
 
@@ -116,7 +117,7 @@ def write_shard(order: PictureOrder, block: int, files: Sequence[bytes], facts: 
     writer = ShardWriter(hidden, "block", max_count=len(files), max_bytes=1 << 40)
     for number, content, fact in zip(order.numbers(block), files, facts, strict=True):
         text = {"txt": fact["prompt"].encode()} if "prompt" in fact else {"cls": str(fact["label"]).encode()} if "label" in fact else {}
-        writer.write(f"{number:08d}", {"png": content, **text, "json": json.dumps(fact).encode()})
+        writer.write(f"{number:08d}", {"png": content, **text, "json": json_text(fact).encode()})
     (written,) = writer.commit()
     os.replace(written, order.shard(block))
     shutil.rmtree(hidden, ignore_errors=True)

@@ -17,7 +17,6 @@ if __name__ == "__main__":  # before imports that take a second
 
     ends_quietly()
 
-import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -39,6 +38,7 @@ from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingfa
 from genlib.data.importers.table import open_table
 from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
+from genlib.json_text import json_text
 from jobs.prepare.check import verify as checked
 from jobs.prepare.convert import Output, convert
 from jobs.prepare.layout import layout
@@ -197,7 +197,7 @@ def verify(shards: tyro.conf.Positional[tuple[str, ...]], max_bad: float = 0.0, 
     """
     found = checked(_places(shards), decode)
     members = {"seen": found.members.seen, "used": found.members.used, "unused": dict(sorted(found.members.unused.items()))}
-    print(json.dumps({"shards": found.shards, "samples": found.samples, "bad": dict(sorted(found.bad.items())), "members": members}))
+    print(json_text({"shards": found.shards, "samples": found.samples, "bad": dict(sorted(found.bad.items())), "members": members}))
     if found.members.endings:
         print(
             f"endings that are not read: {', '.join(f'{ending} {count:,}' for ending, count in found.members.endings.most_common())}", file=sys.stderr

@@ -24,6 +24,7 @@ from typing import Any
 from genlib.checkpoint import newest
 from genlib.config import to_json
 from genlib.engine.same_run import CHANGEABLE, check_same_settings, completed, differences
+from genlib.json_text import json_text
 from genlib.recipe import Stage
 
 RAY_PACKAGE = "_ray_pkg_"
@@ -182,7 +183,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(value, indent=1) + "\n")
+        partial.write_text(json_text(value, indent=1) + "\n")
         os.replace(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)

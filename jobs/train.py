@@ -24,6 +24,7 @@ from cluster.preflight import check_cluster_fits, node_resources
 from cluster.signals import ends_well, keeps
 from genlib.checkpoint import checkpoints
 from genlib.config import to_json
+from genlib.json_text import json_text
 from genlib.recipe import Stage, check_started
 from jobs import run_folder
 from jobs.command_line import Command, RunOptions, exit_code, parse
@@ -68,10 +69,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def plan(command: Command, run: Path) -> str:
     """What would run, for `--dry-run`."""
-    import json
 
     stages = {stage.name: {name: to_json(getattr(stage, name)) for name in ("task", "train", "data")} for stage in command.stages}
-    return json.dumps({"recipe": command.recipe, "run": str(run), "workers": command.options.workers, "stages": stages}, indent=1)
+    return json_text({"recipe": command.recipe, "run": str(run), "workers": command.options.workers, "stages": stages}, indent=1)
 
 
 def train(command: Command, run: Path) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from genlib.engine.stop import Interrupted
+from genlib.json_text import json_text
 from genlib.recipe import Stage
 from genlib.storage import Held, gone, lacks_room, stopped
 from jobs.control import Stopped, asked_to_stop, control_file
@@ -197,7 +198,7 @@ def report(values: Mapping[str, Any], checkpoint: Path | None) -> None:
     if checkpoint is None:
         return tune.report(dict(values))
     with tempfile.TemporaryDirectory() as pointer:
-        (Path(pointer) / POINTER).write_text(json.dumps({"checkpoint": str(checkpoint)}))
+        (Path(pointer) / POINTER).write_text(json_text({"checkpoint": str(checkpoint)}))
         tune.report(dict(values), checkpoint=tune.Checkpoint.from_directory(pointer))
 
 

@@ -17,7 +17,9 @@ class TuneOptions:
     trials: int = 16
     """Trials in all; of a grid as many as it has points, of pbt the population. A search that is there goes on to more where this grows."""
     scheduler: Literal["asha", "pbt", "none"] = "asha"
-    """asha stops what falls behind early, pbt lets the worst take over the best's weights with changed values, none trains all to the end."""
+    """asha stops what falls behind early, pbt lets the worst take over the best's weights with changed values, none trains all to the end.
+
+    A metric that is NaN or infinite is the worst of all: asha stops such a trial, pbt replaces it, and one that ends so has failed."""
     search: Literal["optuna", "random", "grid"] = "optuna"
     """How values are chosen: by Optuna's TPE from what trials reached so far, at random, or all points of a grid."""
     grid_points: int = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -95,6 +96,9 @@ class Follower(Callback):
     def outcome(self, trial: Trial) -> tuple[str, str]:
         """Whether it was trained to the end, and why not."""
         last, steps = trial.last_result or {}, self.spec.stage.train.steps
+        if not math.isfinite(value := last.get(self.spec.metric, 0.0)):
+            trouble = f": {last['trouble']}" if last.get("trouble") else ""
+            return "failed", f"at step {last.get('step')}: {self.spec.metric.removeprefix('val/')} is {value}{trouble}"
         if last.get("trouble"):
             return "stopped", f"at step {last.get('step')}: {last['trouble']}"
         if last.get("step", 0) >= steps:

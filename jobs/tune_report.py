@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.command_line import RunStopped
 from jobs.tune_schedulers import distributions, in_words
 from jobs.tune_trials import TrialResult, ranked, results, short_names, shown
 from tune_spaces.base import defaults
@@ -48,20 +49,28 @@ def importances(spec: SearchSpec, found: Sequence[TrialResult]) -> dict[str, flo
 
 
 def finish(spec: SearchSpec, run: Path) -> str:
-    """Writes trials.csv, pictures, report.html and the best trial's scores; what to tell the user."""
+    """Writes trials.csv, pictures, report.html and the best trial's scores; what to tell the user. RunStopped where no trial gave a value."""
     found = results(spec, run)
+    write_csv(run / "trials.csv", spec, found)
     best = next(iter(ranked(spec, found)), None)
     if best is None:
-        reasons = sorted({one.reason for one in found if one.reason})
-        return f"no trial reached an evaluation; {reasons[0] if reasons else 'see the trials folders'}"
+        raise RunStopped(without_value(spec, found, run))
     mattered = importances(spec, found)
-    write_csv(run / "trials.csv", spec, found)
     draw(spec, found, mattered, run)
     score_best(best, run)
     headline = f"{len(found)} trials, {sum(one.status == 'stopped' for one in found)} stopped early; {words_of(spec, found, best)}"
     what_next = closing(spec, found, best, mattered, run)
     write_html(spec, found, best, [headline, *what_next], run)
     return "\n".join([headline, *table(spec, found), *what_next])
+
+
+def without_value(spec: SearchSpec, found: Sequence[TrialResult], run: Path) -> str:
+    """Why there is no best trial, and what to do."""
+    reasons = "; ".join(f"T{one.number}: {one.reason}" for one in [one for one in found if one.reason][:3])
+    return (
+        f"none of {len(found)} trials gave a value of {spec.metric.removeprefix('val/')}{f' ({reasons})' if reasons else ''}; "
+        f"all stand in {run / 'trials.csv'}: give other ranges with --space and another name with --run, or more --trials"
+    )
 
 
 def write_csv(path: Path, spec: SearchSpec, found: Sequence[TrialResult]) -> None:
@@ -158,7 +167,8 @@ def write_html(spec: SearchSpec, found: Sequence[TrialResult], best: TrialResult
     rows = []
     for one in [*ranked(spec, found), *(one for one in found if one.value is None)]:
         values = [shown(one.values.get(name)) for name in names]
-        rows.append([f"T{one.number}", shown(one.value), f"{one.step:,}", f"{one.seconds:.0f}", *values, f"{one.status} {one.reason}".strip()])
+        value = "" if one.value is None else shown(one.value)
+        rows.append([f"T{one.number}", value, f"{one.step:,}", f"{one.seconds:.0f}", *values, f"{one.status} {one.reason}".strip()])
     pictures = {"": [run / name for name in ("curves.png", "slices.png", "importance.png")], "best trial: ": sorted(best.folder.glob("*.png"))}
     title = html.escape(f"Search {run.name}: {spec.command.recipe}")
     page = _PAGE.format(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -114,13 +116,14 @@ class TPEValues(GridValues):
         """A trial of before."""
         import optuna
 
-        state = {"finished": optuna.trial.TrialState.COMPLETE, "stopped": optuna.trial.TrialState.PRUNED}.get(one.status)
-        if state is None or one.value is None:
+        states = {"finished": optuna.trial.TrialState.COMPLETE, "stopped": optuna.trial.TrialState.PRUNED}
+        if one.curve and one.value is None:
+            known = {"state": optuna.trial.TrialState.PRUNED}  # see `tell`
+        elif one.curve and one.status in states:
+            known = {"state": states[one.status], "value": one.value, "intermediate_values": finite(one.curve)}
+        else:
             return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
-        return optuna.trial.create_trial(
-            state=state, value=one.value, params=in_words(self.spec, one.values), distributions=self.distributions,
-            intermediate_values=dict(one.curve),
-        )  # fmt: skip
+        return optuna.trial.create_trial(params=in_words(self.spec, one.values), distributions=self.distributions, **known)
 
     def of(self, number: int, given: dict[str, Any] | None, trial: str) -> dict[str, Any]:
         """See `GridValues`."""
@@ -138,11 +141,18 @@ class TPEValues(GridValues):
             self.study.tell(running, state=optuna.trial.TrialState.FAIL)
             return
         value = result[self.spec.metric]
-        if result["step"] >= self.spec.stage.train.steps:
+        if not math.isfinite(value):  # TPE passes over a trial that failed, and takes one pruned without any value for the worst of all
+            self.study.tell(running, state=optuna.trial.TrialState.PRUNED)
+        elif result["step"] >= self.spec.stage.train.steps:
             self.study.tell(running, value)
         else:
             running.report(value, result["step"])
             self.study.tell(running, state=optuna.trial.TrialState.PRUNED)
+
+
+def finite(curve: Sequence[tuple[int, float]]) -> dict[int, float]:
+    """The evaluations that gave a value, by step."""
+    return {step: value for step, value in curve if math.isfinite(value)}
 
 
 def distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
@@ -176,12 +186,18 @@ def search_algorithm(spec: SearchSpec, known: Sequence[TrialResult]) -> Searcher
     return BasicVariantGenerator(points_to_evaluate=searcher.rest()) if spec.options.scheduler == "pbt" else searcher
 
 
+def comparable(spec: SearchSpec, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result, with a metric that is not finite as the worst of all: Ray Tune compares NaN with nothing."""
+    worst = sys.float_info.max if spec.mode == "min" else -sys.float_info.max
+    return {**result, spec.metric: value if math.isfinite(value := result[spec.metric]) else worst}
+
+
 class Asha(ASHAScheduler):
-    """Ray Tune's, which knows trials by their numbers and so knows those of an earlier start."""
+    """Ray Tune's, which knows trials by their numbers and so knows those of an earlier start, and stops one whose metric is not finite."""
 
     def __init__(self, spec: SearchSpec, known: Sequence[TrialResult]) -> None:
         train = spec.stage.train
-        self.steps = train.steps
+        self.spec, self.steps = spec, train.steps
         super().__init__(
             time_attr="step", max_t=train.steps, grace_period=min(train.evaluate_every_steps, train.steps), reduction_factor=REDUCTION,
             metric=spec.metric, mode=spec.mode,
@@ -198,12 +214,14 @@ class Asha(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
         """As the base class does, by number; but a trial that is through ends by itself, with all it has to write."""
-        decision = super().on_trial_result(tune_controller, _by_number(trial), result)
+        decision = super().on_trial_result(tune_controller, _by_number(trial), comparable(self.spec, result))
+        if not math.isfinite(result[self.spec.metric]):
+            decision = TrialScheduler.STOP
         return TrialScheduler.CONTINUE if result["step"] >= self.steps else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
         """As the base class does, by number."""
-        super().on_trial_complete(tune_controller, _by_number(trial), result)
+        super().on_trial_complete(tune_controller, _by_number(trial), comparable(self.spec, result) if self.spec.metric in result else result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """As the base class does, by number."""
@@ -215,10 +233,13 @@ def _by_number(trial: Any) -> Any:
 
 
 class Population(PopulationBasedTraining):
-    """Ray Tune's; a trial that takes over another's values stays the trial it is, and one that is through ends with its own."""
+    """Ray Tune's; a trial that takes over another's values stays the trial it is, and one that is through ends with its own.
+
+    One whose metric is not finite is the worst of all.
+    """
 
     def __init__(self, spec: SearchSpec) -> None:
-        self.steps, generator = spec.stage.train.steps, np.random.default_rng(spec.options.seed)
+        self.spec, self.steps, generator = spec, spec.stage.train.steps, np.random.default_rng(spec.options.seed)
         self.space, self.judged = dict(spec.space), -1
         super().__init__(
             time_attr="step", metric=spec.metric, mode=spec.mode, perturbation_interval=spec.stage.train.evaluate_every_steps,
@@ -229,7 +250,9 @@ class Population(PopulationBasedTraining):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
         """As the base class does, but at the end."""
         self.judged = trial.config[NUMBER]  # the one that may take over another's values before this call returns
-        return TrialScheduler.CONTINUE if result["step"] >= self.steps else super().on_trial_result(tune_controller, trial, result)
+        if result["step"] >= self.steps:
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, comparable(self.spec, result))
 
     def explored(self, values: dict[str, Any]) -> dict[str, Any]:
         """Changed values of another trial, kept in their ranges, for the trial that is judged now."""

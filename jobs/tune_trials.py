@@ -23,7 +23,7 @@ class TrialResult:
     folder: Path
     values: dict[str, Any]
     curve: list[tuple[int, float]]
-    """(step, metric) of each evaluation."""
+    """(step, metric) of each evaluation; NaN where it was not finite."""
     status: str
     """finished, stopped or failed; unfinished where it was cut off."""
     reason: str
@@ -32,8 +32,8 @@ class TrialResult:
 
     @property
     def value(self) -> float | None:
-        """What it reached last."""
-        return self.curve[-1][1] if self.curve else None
+        """What it reached last; None where that is not finite, or nothing."""
+        return self.curve[-1][1] if self.curve and math.isfinite(self.curve[-1][1]) else None
 
     @property
     def step(self) -> int:
@@ -63,7 +63,7 @@ def _result(spec: SearchSpec, number: int, folder: Path, known: dict[str, Any]) 
 def ranked(spec: SearchSpec, found: Sequence[TrialResult]) -> list[TrialResult]:
     """Those that reached anything, best first; a trial trained further wins a tie."""
     sign = 1 if spec.mode == "min" else -1
-    reached = [(sign * value, -one.step, one.number, one) for one in found if (value := one.value) is not None and math.isfinite(value)]
+    reached = [(sign * value, -one.step, one.number, one) for one in found if (value := one.value) is not None]
     return [one for *_, one in sorted(reached, key=lambda row: row[:3])]
 
 

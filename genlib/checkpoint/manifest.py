@@ -18,6 +18,7 @@ from typing import Any
 
 from genlib import trusted_packages
 from genlib.config import Config, TaskConfig, from_json, to_json
+from genlib.json_text import json_text
 from genlib.task import Task
 from genlib.types import DataSpec
 
@@ -162,7 +163,7 @@ def step_of(name: str) -> int | None:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest, and its own sha256 in a file that `sha256sum --check` reads."""
-    data = json.dumps(to_json(manifest), indent=1).encode()
+    data = json_text(to_json(manifest), indent=1).encode()
     (folder / MANIFEST).write_bytes(data)
     (folder / DIGEST).write_text(_digest_line(data))
 

@@ -19,6 +19,7 @@ from genlib.config import DataConfig
 from genlib.data.array_file import packed, unpacked
 from genlib.data.shards.shard_set import ShardSet
 from genlib.files import write_atomically
+from genlib.json_text import json_text
 
 NamedSets = dict[str, tuple[str, ShardSet]]
 """For each split the text by which the user named it, and its samples."""
@@ -31,7 +32,7 @@ def write_sets(folder: Path, config: DataConfig, sets: NamedSets, needs: Sequenc
     for split, (where, shards) in sets.items():
         facts, arrays = shards.facts_and_arrays()
         said = {"asked": _asked(config, needs), "splits": list(sets), "where": where, "state": facts}
-        write_atomically(folder / f"{split}.set", packed(json.dumps(said), arrays))
+        write_atomically(folder / f"{split}.set", packed(json_text(said), arrays))
 
 
 def read_sets(folder: Path, config: DataConfig, needs: Sequence[str] = ()) -> NamedSets:
@@ -51,7 +52,7 @@ def read_sets(folder: Path, config: DataConfig, needs: Sequence[str] = ()) -> Na
 
 def write_buckets(folder: Path, shards: ShardSet, sizes: Sequence[tuple[int, int]], numbers: np.ndarray) -> None:
     """Writes the bucket of each training sample (n,), its number in `sizes`."""
-    write_atomically(folder / "train.buckets", packed(json.dumps(_buckets_of(shards, sizes)), {"numbers": numbers}))
+    write_atomically(folder / "train.buckets", packed(json_text(_buckets_of(shards, sizes)), {"numbers": numbers}))
 
 
 def read_buckets(folder: Path, shards: ShardSet, sizes: Sequence[tuple[int, int]]) -> np.ndarray | None:

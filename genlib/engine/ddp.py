@@ -20,7 +20,10 @@ class DistributedDataParallel(SingleDevice):
         if not dist.is_initialized():  # one process: nothing to average
             return loss_module
         # Buffers are not broadcast at each forward: what moves them is equal on all ranks, but for batch statistics (see after_step).
-        return nn.parallel.DistributedDataParallel(loss_module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # A weight that a loss does not reach has no gradient then; else the ranks would wait for one.
+        return nn.parallel.DistributedDataParallel(
+            loss_module, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
+        )  # fmt: skip
 
     def without_sync(self, loss_module: nn.Module) -> AbstractContextManager:
         return loss_module.no_sync() if isinstance(loss_module, nn.parallel.DistributedDataParallel) else super().without_sync(loss_module)

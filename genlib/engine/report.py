@@ -19,6 +19,7 @@ from torch import Tensor
 
 from genlib import distributed
 from genlib.engine.trackers import Trackers
+from genlib.json_text import json_text
 from genlib.storage import Held, LineFile, StorageError
 
 Row = dict[str, Any]
@@ -129,7 +130,7 @@ class Report:
         if not self.lead:
             return None
         line = self._summary(rows, rate, seconds)
-        written = self._write("".join(json.dumps(row) + "\n" for row in rows))
+        written = self._write("".join(json_text(row) + "\n" for row in rows))
         if self.trackers:
             self.trackers.log(line, room=written)
         print(self.live_line(line), flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from genlib import distributed
 from genlib.config import TrainConfig
 from genlib.engine.optim import clip_gradients, learning_rate, make_optimizer, parameter_groups, set_learning_rate
-from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, share
+from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, share, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Metrics, Step
 
@@ -94,22 +94,20 @@ class SingleDevice:
         for player, optimizer in self.optimizers.items():
             for i, (name, parameter) in enumerate(self.players.weights[player].items()):
                 mine = i % distributed.world_size() == distributed.rank()
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    if value is not None and value.shape == parameter.shape:  # not Adam's step counter, nor momentum that is off
-                        yield Shard(f"{player}/{name}/{key}", 0, value.view(-1), mine)
+                yield from state_shards(f"{player}/{name}", optimizer.state.get(parameter, {}), mine=mine)
 
-    def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Sequence[str]]) -> None:
+    def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Collection[str]]) -> None:
         for player, optimizer in self.optimizers.items():
             self.updates[player] = updates[player]
-            for parameter in self.players.weights[player].values():
-                optimizer.state[parameter] = blank_state(optimizer, parameter, updates[player], keys[player])
+            for name, parameter in self.players.weights[player].items():
+                optimizer.state[parameter] = blank_state(optimizer, parameter, updates[player], keys.get(f"{player}/{name}", ()))
 
 
-def blank_state(optimizer: Optimizer, weight: Tensor, updates: int, keys: Sequence[str]) -> dict[str, Tensor]:
-    """Optimizer state of one weight with zero tensors under `keys` and, where the optimizer counts updates, its counter."""
-    if not updates:
+def blank_state(optimizer: Optimizer, weight: Tensor, updates: int, keys: Collection[str]) -> dict[str, Tensor]:
+    """Optimizer state of one weight with zero tensors under `keys` and, where the optimizer counts updates, its counter; {} without keys."""
+    if not keys:
         return {}
-    state = {key: torch.zeros_like(weight, memory_format=torch.preserve_format) for key in keys}
+    state = {key: torch.zeros_like(weight, memory_format=torch.preserve_format) for key in keys if key != "step"}
     if not isinstance(optimizer, torch.optim.SGD):
         fused = optimizer.param_groups[0].get("fused")
         state["step"] = torch.tensor(float(updates), device=weight.device if fused else "cpu")

@@ -24,9 +24,10 @@ def save_optimizers(strategy: Strategy, path: Path) -> None:
 def load_optimizers(strategy: Strategy, files: Iterable[Path], updates: dict[str, int]) -> None:
     """Fills the strategy's live optimizer state from the files of all ranks of the run that saved it."""
     pieces = Pieces(files)
-    strategy.restore_optimizers(updates, {player: pieces.keys(player) for player in updates})
+    strategy.restore_optimizers(updates, pieces.keys())
     for shard in strategy.optimizer_shards():
-        pieces.read_into(shard)
+        if shard.name in pieces.where:  # a weight's own count of steps is not in older checkpoints: it is the player's
+            pieces.read_into(shard)
 
 
 class Pieces:
@@ -40,9 +41,13 @@ class Pieces:
                 name, _, offset = entry.rpartition("@")
                 self.where[name].append((int(offset), i, entry))
 
-    def keys(self, player: str) -> list[str]:
-        """Keys of the optimizer state that the player's weights have, e.g. exp_avg."""
-        return sorted({name.rpartition("/")[2] for name in self.where if name.startswith(f"{player}/")})
+    def keys(self) -> dict[str, list[str]]:
+        """Keys of the optimizer state by `player/weight`, e.g. exp_avg."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(self.where):
+            weight, _, key = name.rpartition("/")
+            found[weight].append(key)
+        return dict(found)
 
     def read_into(self, shard: Shard) -> None:
         """Copies what the shard covers; whatever cut the pieces have."""

@@ -6,7 +6,7 @@ frozen. A loss may therefore call any method of any network and take gradients o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +43,15 @@ class Update:
     applied: bool
 
 
+def state_shards(name: str, state: Mapping[str, Tensor | None], offset: int = 0, mine: bool = True) -> Iterator[Shard]:
+    """Shards `name/key` of a weight's optimizer state, or of that of its piece from `offset` on; `step`, how often it moved, belongs to the first."""
+    for key, value in state.items():
+        if key == "step" and value is not None:
+            yield Shard(f"{name}/step", 0, value.view(1), mine and offset == 0)
+        elif value is not None:  # momentum that is off
+            yield Shard(f"{name}/{key}", offset, value.view(-1), mine)
+
+
 class LossModule(nn.Module):
     """The one module a strategy wraps: its forward is the task's loss, averaged over the rows of this rank."""
 
@@ -57,6 +66,8 @@ class LossModule(nn.Module):
         with self.autocast():
             loss, metrics = self.loss(phase, batch, step)
         loss = weighted_mean(loss.float(), batch)
+        if not loss.requires_grad:
+            raise ValueError(f"the loss of phase {phase} reaches no weight that the phase trains; there is nothing to learn from it")
         # A loss that is not finite may still have finite gradients: such a factor poisons them, so that every rank skips the step.
         poison = loss.detach() * 0 + self.loss_weights[phase]
         return loss * poison, {"loss": loss.detach(), **{name: weighted_mean(value.detach().float(), batch) for name, value in metrics.items()}}
@@ -93,7 +104,11 @@ class Strategy(Protocol):
         ...
 
     def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
-        """One weight update from the micro-batches of this rank; skipped on all ranks where a loss or gradient is not finite."""
+        """One weight update from the micro-batches of this rank; skipped on all ranks where a loss or gradient is not finite.
+
+        A weight that the loss reaches in none of them, on no rank, stays as it is, and so does its optimizer state: neither momentum nor
+        decay moves it, and Adam counts no step of it.
+        """
         ...
 
     def after_step(self, step: Step) -> None:
@@ -116,8 +131,11 @@ class Strategy(Protocol):
         """This rank's live optimizer state, by `player/weight/key`."""
         ...
 
-    def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Sequence[str]]) -> None:
-        """Makes optimizer state as after `updates[player]` updates with the state tensors `keys[player]`, zero, to be filled."""
+    def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Collection[str]]) -> None:
+        """Makes optimizer state as after `updates[player]` updates with the state tensors `keys[player/weight]`, zero, to be filled.
+
+        A weight without any has not moved yet.
+        """
         ...
 
     @property

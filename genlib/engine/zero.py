@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,9 +19,10 @@ from torch import Tensor
 from genlib import distributed
 from genlib.config import TrainConfig
 from genlib.engine.ddp import average_batch_statistics
-from genlib.engine.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from genlib.engine.optim import learning_rate, parameter_groups, set_learning_rate
+from genlib.engine.partition_optimizer import PartitionOptimizer, WeightPiece, leaves
 from genlib.engine.single import blank_state, mean_metrics, whole_share
-from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of
+from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Step
 
@@ -64,7 +66,7 @@ class Zero:
         if self.stage == 3 and task.zero3_refusal:
             raise ValueError(f"{type(task).__name__} cannot train under zero3: {task.zero3_refusal}; use zero2")
         self.task, self.config = task.to(self.device), config
-        self.engines = {}
+        self.engines, self.optimizers = {}, {}
         self.players = Players(task)
         optims = {player: optim_of(config, player) for player in task.players()}
         # Noted before the first engine partitions all weights: a partition has lost its shape, by which decay is chosen.
@@ -72,11 +74,12 @@ class Zero:
         groups = {player: parameter_groups(task, self.players.weights[player], optim.weight_decay) for player, optim in optims.items()}
         for player, optim in optims.items():
             self.players.select(player)
-            optimizer = make_optimizer(groups[player], optim)
+            optimizer = PartitionOptimizer(groups[player], optim)
             loss_module = LossModule(task, config.precision, self.device, compile=config.compile)
             settings = self.settings(player)
             self.engines[player] = self.deepspeed.initialize(model=loss_module, optimizer=optimizer, config=settings, dist_init_required=False)[0]
-            self.updates[player] = 0
+            optimizer.divide(list(self._pieces(player)))
+            self.optimizers[player], self.updates[player] = optimizer, 0
 
     def settings(self, player: str) -> dict:
         """DeepSpeed's configuration; what it would choose by itself and differs from the other strategies is written out."""
@@ -107,17 +110,40 @@ class Zero:
 
     def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
         self.players.select(phase.player)
-        engine, optim = self.engines[phase.player], optim_of(self.config, phase.player)
-        set_learning_rate(engine.optimizer.optimizer, learning_rate(optim, step.index, step.total))
+        engine, optim, optimizer = self.engines[phase.player], optim_of(self.config, phase.player), self.optimizers[phase.player]
+        if optimizer.inner is not None:
+            set_learning_rate(optimizer.inner, learning_rate(optim, step.index, step.total))
         metrics = []
-        for batch in micro_batches:
+        for number, batch in enumerate(micro_batches):
             loss, values = engine(phase.name, batch, step)
+            self._note_used(phase.player, loss, first=number == 0)
             engine.backward(loss)
             engine.step()
             metrics.append(values)
         applied = not engine.optimizer.overflow  # set for any gradient that is not finite; weights and state are untouched then
         self.updates[phase.player] += applied
         return Update(mean_metrics(metrics), float(engine.get_global_grad_norm()), applied)
+
+    def _note_used(self, player: str, loss: Tensor, first: bool) -> None:
+        """Notes which weights get a gradient from this micro-batch, before DeepSpeed puts zeros, or what it has from the last step, for the others.
+
+        ValueError where the ranks differ, as they would then wait for each other in DeepSpeed. Under ZeRO-3 they do so where they call
+        other modules, and are not heard of any more.
+        """
+        optimizer, weights, reached = self.optimizers[player], self.players.weights[player], leaves(loss)
+        used = torch.tensor([float(id(weight) in reached) for weight in weights.values()], device=self.device)
+        shares = dict(zip(weights, distributed.mean_over_ranks(used).tolist(), strict=True))
+        if name := next((name for name, share in shares.items() if 0 < share < 1), ""):
+            raise ValueError(f"{player}.{name} has a gradient on some workers alone, which zero{self.stage} cannot add up; use --train.strategy ddp")
+        now = {name for name, share in shares.items() if share}
+        if not first and self.config.offload != "none" and (odd := sorted(now ^ optimizer.used)):
+            raise ValueError(
+                f"{player}.{odd[0]} has a gradient in some micro-batches of a step alone, which --train.offload {self.config.offload} loses; "
+                "use --train.offload none, or --train.accumulation 1"
+            )
+        if first and self.stage == 3 and len(now) < len(weights):
+            self.engines[player].optimizer.grad_partitions_flat_buffer.zero_()
+        optimizer.used = now if first else optimizer.used | now
 
     def after_step(self, step: Step) -> None:
         average_batch_statistics(self.task)
@@ -159,31 +185,32 @@ class Zero:
         return Shard(name, offset, values[: parameter.ds_numel - offset])
 
     def optimizer_shards(self) -> Iterator[Shard]:
-        for player, engine in self.engines.items():
-            for name, parameter in self.players.weights[player].items():
-                for key, offset, values in self._state_of(engine.optimizer, parameter):
-                    yield Shard(f"{player}/{name}/{key}", offset, values)
+        for player, optimizer in self.optimizers.items():
+            for piece in optimizer.pieces:
+                yield from state_shards(f"{player}/{piece.name}", optimizer.inner.state.get(piece.values, {}), piece.offset)
 
-    def _state_of(self, zero, parameter) -> Iterator[tuple[str, int, Tensor]]:
-        """This rank's part of the weight's optimizer state: key, offset in the weight, values; they are views of DeepSpeed's flat tensors."""
-        if self.stage == 3:
-            group, start, numel = zero.grad_position[zero.get_param_id(parameter)]
-            flat = zero.fp32_partitioned_groups_flat[group]
-            offset = distributed.rank() * numel  # partitions are equal; the last is padded
-            numel = max(0, min(numel, parameter.ds_numel - offset))
-        elif (mapping := parameter._hp_mapping) is None:  # none of this weight is here
-            return
-        else:
-            flat = zero.single_partition_of_fp32_groups[mapping.param_group_index]
-            start, numel = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
-            offset = mapping.lp_fragment_address.start
-        for key, value in zero.optimizer.state.get(flat, {}).items():
-            if value is not None and value.shape == flat.shape:  # not Adam's step counter
-                yield key, offset, value.narrow(0, start, numel)
+    def _pieces(self, player: str) -> Iterator[WeightPiece]:
+        """What this rank holds of the player's weights."""
+        zero, weights = self.engines[player].optimizer, self.players.weights[player]
+        weight: Any  # DeepSpeed has added attributes
+        for name, weight in weights.items():
+            if self.stage == 3:
+                group, start, numel = zero.grad_position[zero.get_param_id(weight)]
+                flat = zero.fp32_partitioned_groups_flat[group]
+                offset = distributed.rank() * numel  # partitions are equal; the last is padded
+                numel = min(numel, weight.ds_numel - offset)
+            elif (mapping := weight._hp_mapping) is None:  # none of this weight is here
+                continue
+            else:
+                flat = zero.single_partition_of_fp32_groups[mapping.param_group_index]
+                start, numel = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
+                offset = mapping.lp_fragment_address.start
+            if numel > 0:
+                yield WeightPiece(name, weight, offset, flat, start, torch.nn.Parameter(flat.detach().narrow(0, start, numel)))
 
-    def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Sequence[str]]) -> None:
-        for player, engine in self.engines.items():
+    def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Collection[str]]) -> None:
+        for player, optimizer in self.optimizers.items():
             self.updates[player] = updates[player]
-            zero = engine.optimizer
-            for flat in zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups:
-                zero.optimizer.state[flat] = blank_state(zero.optimizer, flat, updates[player], keys[player])
+            for piece in optimizer.pieces:
+                state = blank_state(optimizer.inner, piece.values, updates[player], keys.get(f"{player}/{piece.name}", ()))
+                optimizer.inner.state[piece.values] = state

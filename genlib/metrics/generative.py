@@ -6,6 +6,7 @@ Every rank makes and reads its share; what is summed up does not depend on who m
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -190,6 +191,8 @@ class _Blank:
 
     def card(self, score: str, value: float, network: FeatureNetwork, references: int, method: dict[str, Any]) -> Scorecard:
         asked, captions = self.asked, self.asked.conditions.captions
+        if not math.isfinite(value):
+            raise ValueError(f"the score {score} by {network.name} is {value}, which tells nothing; look at that network's training")
         reference, digest = (asked.reference, self.digest) if references else ("", "")
         conditions = _digest(caption.encode() for caption in captions) if any(captions) else ""
         return Scorecard(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genlib.config import Config, from_json, to_json
+from genlib.json_text import json_text
 
 MEASURED = ("value", "generator", "sampler", "seed")
 """Fields that tell what was measured; in any other, two scores to be compared are alike."""
@@ -74,7 +75,7 @@ def _short(value: Any) -> str:
 def save(path: Path, cards: Sequence[Scorecard]) -> None:
     """Writes them as JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps([to_json(card) for card in cards], indent=1) + "\n")
+    partial.write_text(json_text([to_json(card) for card in cards], indent=1) + "\n")
     os.replace(partial, path)
 
 

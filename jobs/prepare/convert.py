@@ -19,6 +19,7 @@ from genlib.data.importers.convert import CONVERT_VERSION, ConversionInput, Conv
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.shards.writer import UNFINISHED, write_facts
 from genlib.files import read_regular, write_atomically
+from genlib.json_text import json_text
 from jobs.prepare.show import draw_sheet
 
 _MANIFEST_BYTES = 64 << 20
@@ -106,7 +107,7 @@ def begin(out: Path, verb: str, source: ConversionInput, output: Output, shard_b
     if any(out.glob("*.tar")):
         raise ValueError(f"{out} holds shards of another origin; give another --out")
     samples = part_samples(source, output.size, shard_bytes)
-    write_atomically(path, json.dumps({**job, "samples_a_part": samples}, indent=1).encode() + b"\n")
+    write_atomically(path, json_text({**job, "samples_a_part": samples}, indent=1).encode() + b"\n")
     return samples
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from genlib.files import write_atomically
+from genlib.json_text import json_text
 from serve import private
 from serve.api_error import ApiError
 
@@ -61,7 +62,7 @@ class BackgroundJob:
         state = {**self.state(), **values}
         if state["status"] in ENDED:
             state.setdefault("ended_ns", time.time_ns())
-        self.write("state.json", json.dumps(state).encode())
+        self.write("state.json", json_text(state).encode())
         return state
 
     def write(self, name: str, content: bytes) -> None:
@@ -127,7 +128,7 @@ class BackgroundJob:
     def tell(self, kind: str, **values: Any) -> None:
         """Adds an event."""
         with private.open_file(self.folder / "events.jsonl", "ab") as file:
-            file.write(json.dumps({"type": kind, **values}).encode() + b"\n")
+            file.write(json_text({"type": kind, **values}).encode() + b"\n")
 
     def picture(self, name: str) -> bytes | None:
         """A picture by its file's name; None where it is gone."""

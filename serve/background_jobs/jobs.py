@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import tempfile
 import time
@@ -15,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from genlib.json_text import json_text
 from serve import private
 from serve.api_error import ApiError, as_problem, busy
 from serve.backend import Backend
@@ -62,7 +62,7 @@ class Jobs(JobFolder):
             "fingerprint": fingerprint, "attempts": 0,
         }  # fmt: skip
         with writing():
-            lock = self.place(job, to_bytes(work), json.dumps(state).encode())
+            lock = self.place(job, to_bytes(work), json_text(state).encode())
         if lock is not None:
             self.begin(job, lock)
         return job

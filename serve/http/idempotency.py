@@ -22,6 +22,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from genlib.files import write_atomically
+from genlib.json_text import json_text
 from serve import private
 from serve.api_error import ApiError, busy
 from serve.observability import Metrics
@@ -145,7 +146,7 @@ class Answers:
         """Keeps an answer, in place of the oldest ones; not where it would take the room of all, or nothing can be written."""
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers]
         known = {"fingerprint": fingerprint, "status": response.status_code, "headers": headers}
-        content = json.dumps(known).encode() + b"\n" + bytes(response.body)
+        content = json_text(known).encode() + b"\n" + bytes(response.body)
         size = size_on_disk(len(content))
         if size > self.limit_bytes - self.limit_bytes // _SLACK:
             return

@@ -19,6 +19,7 @@ from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.limits import Limits, check_entries
 from serve.parsing.json_fields import Taken, too_long
+from serve.parsing.refusals import unknown
 
 SEEDS = 2**63
 """Seeds are below this."""
@@ -116,7 +117,7 @@ def checked_arguments(card: ModelCard, action: str, values: Mapping[str, Any], l
     _check_texts(values, limits)
     for name, value in values.items():
         if name not in known.inputs:
-            raise ApiError(400, f"there is an argument that {action} does not take; it takes {', '.join(known.inputs)}", code="unknown_parameter")
+            raise unknown(name, known.inputs, by=action, what="argument")
         _check_value(known.inputs[name].port, name, value, limits)
     check_given(card, action, {*values, *later, *tensors_of(card, action)})
     return dict(values)
@@ -145,8 +146,7 @@ def check_given(card: ModelCard, action: str, names: Collection[str]) -> None:
 def taken_by(card: ModelCard, action: str, others: Collection[str]) -> Taken:
     """Which fields the body of an action may have, beside `others`."""
     names, tensors = card.actions[action].inputs, tensors_of(card, action)
-    refusal = f"there is an argument that {action} does not take; it takes {', '.join(names)}"
-    return Taken(names={*names, *others}, refusal=refusal, files=tensors, arrays=tensors)
+    return Taken(names={*names, *others}, said=tuple(names), by=action, what="argument", files=tensors, arrays=tensors)
 
 
 def _check_texts(values: Mapping[str, Any], limits: Limits) -> None:

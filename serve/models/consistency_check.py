@@ -23,6 +23,7 @@ from torch import Tensor
 import genlib
 from genlib.actions import Action
 from genlib.files import write_atomically
+from genlib.json_text import json_text
 from serve import private
 from serve.backend import ModelCard
 from serve.models.runner import Runner
@@ -150,7 +151,7 @@ def first(path: Path, made: Mapping[str, Sample]) -> Mapping[str, Sample]:
     """Writes a record, and says what it is: of several replicas that write one at a time the first counts. Deletes the oldest of many."""
     mine = path.with_suffix(f".{os.getpid()}.{id(made)}")
     private.make_folder(path.parent)
-    write_atomically(mine, json.dumps({name: asdict(sample) for name, sample in made.items()}).encode(), private.FILE)
+    write_atomically(mine, json_text({name: asdict(sample) for name, sample in made.items()}).encode(), private.FILE)
     try:
         os.link(mine, path)
     except FileExistsError:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,30 +19,10 @@ from serve.api_error import ApiError
 from serve.limits import Limits
 from serve.parsing import number_lists
 from serve.parsing.json_fields import Value, no_json
+from serve.parsing.text_files import field_of, file_of
 
-_DATA_URI = re.compile(r"data:[a-z]+/[a-z0-9.+-]+(?:;[a-z0-9=.-]+)*;base64,", re.IGNORECASE)
 _PIXEL_BYTES = {("png", 3): 11, ("png", 4): 16, ("jpeg", 4): 14, ("webp", 3): 24, ("webp", 4): 24}
 """Memory that a pixel takes while its picture is decoded and fitted, where it is more than 8; measured with Pillow 13."""
-
-
-def is_data_uri(text: str) -> bool:
-    """Whether a text holds a file rather than words."""
-    return text[:5].lower() == "data:" and _DATA_URI.match(text[:200]) is not None
-
-
-def file_of(text: str, param: str) -> bytes:
-    """The bytes of base64 text or of a data URI. Nothing is ever fetched."""
-    if text[:8].lower().startswith(("http://", "https://", "file://")):
-        raise ApiError(
-            400, f"{param} is an address, and this server fetches nothing; send the picture as a data URI", param=param, code="invalid_image"
-        )
-    start = _DATA_URI.match(text[:200])
-    try:
-        if not text.isascii():  # a copy of it would take up to four times as much
-            raise ValueError
-        return base64.b64decode(text[start.end() if start else 0 :], validate=True)
-    except (binascii.Error, ValueError):
-        raise ApiError(400, f"{param} is neither base64 nor a data URI", param=param, code="invalid_image") from None
 
 
 def measured(data: bytes, limits: Limits, param: str) -> ImageHeader:
@@ -87,11 +64,11 @@ def mask_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
     return with_channels(pixels, 1) if empty is None else empty[:, :, None] * np.uint8(255)
 
 
-def check_pixels(files: Sequence[bytes], limits: Limits, param: str) -> None:
-    """Problem where one is no picture, or they have too many pixels together."""
+def check_pixels(files: Sequence[bytes], limits: Limits, param: str, places: Sequence[str] = ()) -> None:
+    """Problem where one is no picture, or they have too many pixels together. `places` are theirs in the field `param`."""
     if len(files) > limits.inputs:
         raise ApiError(400, f"there are {len(files)} pictures, and one request may bring {limits.inputs}", param=param, code="limit_exceeded")
-    headers = [measured(file, limits, param) for file in files]
+    headers = [measured(file, limits, where) for file, where in zip(files, places or [param] * len(files), strict=True)]
     pixels = sum(header.height * header.width for header in headers)
     if pixels > limits.all_input_pixels:
         message = f"the pictures of {param} have {pixels:,} pixels together, and may have {limits.all_input_pixels:,}; send fewer, or smaller ones"
@@ -100,7 +77,7 @@ def check_pixels(files: Sequence[bytes], limits: Limits, param: str) -> None:
 
 def _no_picture(param: str, reason: str) -> ApiError:
     message = f"{param} cannot be used as a picture ({reason}); send a PNG, JPEG or WebP file of one frame"
-    return ApiError(400, message, param=param, code="invalid_image")
+    return ApiError(400, message, param=field_of(param), code="invalid_image")
 
 
 def transparent(pixels: np.ndarray) -> np.ndarray | None:
@@ -167,7 +144,8 @@ def tensor_of(value: Value, name: str, port: Port, channels: int, limits: Limits
         data = file_of(_parsed(value, name), name)
         return array_of(data, name, limits, whole=port.whole) if data[:6] == b"\x93NUMPY" else pictures_of([data], name, limits, decode)
     if value.starts(b"[", b'"'):
-        return pictures_of([file_of(one, name) for one in _parsed(value, name)], name, limits, decode)
+        texts = _parsed(value, name)
+        return pictures_of([file_of(one, f"{name}[{at}]") for at, one in enumerate(texts)], name, limits, decode)
     if value.starts(b"["):
         return numbers_of(value.text(), name, limits, whole=port.whole)
     raise ApiError(400, f"{name} must be a picture, a .npy file or lists of numbers; /v1/models has its schema", param=name)
@@ -179,14 +157,15 @@ def _parsed(value: Value, name: str) -> Any:
         parsed = pydantic_core.from_json(value.text(), cache_strings="none")
     except ValueError as error:
         raise no_json(str(error)) from None
-    if isinstance(parsed, list) and not all(isinstance(one, str) for one in parsed):
-        raise ApiError(400, f"{name} is no list of pictures; /v1/models has its schema", param=name, code="invalid_array")
+    if isinstance(parsed, list) and (odd := [at for at, one in enumerate(parsed) if not isinstance(one, str)]):
+        message = f"{name}[{odd[0]}] is no text, as the pictures of a list are; send each as data:image/png;base64,..."
+        raise ApiError(400, message, param=name, code="invalid_array")
     return parsed
 
 
 def pictures_of(files: Sequence[bytes], name: str, limits: Limits, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
     """Pictures of one size, as `decode` makes them of files, uint8 (H, W, C)."""
-    check_pixels(files, limits, name)
+    check_pixels(files, limits, name, [f"{name}[{at}]" for at in range(len(files))] if len(files) > 1 else ())
     sizes = [image_header(file)[1:3] for file in files]
     if any(size != sizes[0] for size in sizes) or len(sizes) * math.prod(sizes[0]) > limits.input_pixels:
         raise _differ(name)

@@ -14,6 +14,8 @@ import pydantic_core
 
 from serve.api_error import ApiError
 from serve.limits import Limits
+from serve.parsing.refusals import unknown
+from serve.parsing.text_files import WAY_OUT
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
@@ -40,8 +42,12 @@ class Taken:
     """Which fields a body may have."""
 
     names: Collection[str]
-    refusal: str
-    """What is said of any other."""
+    said: Collection[str] = ()
+    """Those that are named where another is refused; all, if none."""
+    by: str = "this"
+    """What takes them."""
+    what: str = "field"
+    """What they are to it."""
     files: Collection[str] = ()
     """Those of which a text may be a file as base64, of any length."""
     arrays: Collection[str] = ()
@@ -156,7 +162,7 @@ class _Reader:
         except ValueError:
             raise no_json(f"the name before byte {self.place} is no text") from None
         if name is None or name not in self.taken.names:
-            raise ApiError(400, self.taken.refusal, code="unknown_parameter")
+            raise unknown(name, self.taken.said or self.taken.names, by=self.taken.by, what=self.taken.what)
         return name
 
     def after_value(self, name: str) -> int:
@@ -207,7 +213,9 @@ class _Reader:
         if file and _is_file(self.content[start + 1 : found.end() - 1]):
             return found.end()
         if found.end() - start > self.text_bytes:
-            raise ApiError(400, f"{name} is neither base64 nor a data URI", param=name, code="invalid_image")
+            most = self.limits.text_characters
+            message = f"{name} has a text of over {most} characters that is neither base64 without white space nor a data URI; {WAY_OUT}"
+            raise ApiError(400, message, param=name, code="invalid_image")
         self.words_bytes += found.end() - start
         if self.words_bytes > self.limits.words_bytes:
             message = f"the texts take more than {self.limits.words_bytes:,} bytes together; send fewer, or shorter ones"

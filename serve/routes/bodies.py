@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import typing
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
@@ -18,9 +18,10 @@ from serve.front import of
 from serve.inference.schema import EXAMPLE
 from serve.limits import Limits
 from serve.parsing.json_fields import Taken, fields
+from serve.parsing.refusals import refused
 from serve.routes.beside import if_large
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T", bound="Body")
 
 
 def _whole(value: Any) -> Any:
@@ -41,6 +42,8 @@ class Body(BaseModel):
     """What every body has: unknown fields are refused, and numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=False, hide_input_in_errors=True)
+    hints: typing.ClassVar[Mapping[tuple[str, str], str]] = {}
+    """What is added to the refusal of a field that is of a kind such as "a number"."""
 
 
 _AS_JOB = (
@@ -76,7 +79,7 @@ async def body_of(request: Request, model: type[T]) -> T:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise _refused(error, model) from None
+        raise refused(error, model, model.hints) from None
 
 
 def checked(model: type[T], content: bytes, limits: Limits) -> T:
@@ -90,7 +93,7 @@ def validated(model: type[T], content: bytes) -> T:
     try:
         return model.model_validate_json(content, strict=True)
     except ValidationError as error:
-        raise _refused(error, model) from None
+        raise refused(error, model, model.hints) from None
 
 
 @functools.cache
@@ -98,7 +101,7 @@ def taken_by(model: type[BaseModel]) -> Taken:
     """Which fields there are, and in which a file may stand."""
     properties = model.model_json_schema(by_alias=True)["properties"]
     files = frozenset(name for name, schema in properties.items() if _takes_file(schema))
-    return Taken(names=tuple(properties), refusal=_unknown(tuple(properties)), files=files)
+    return Taken(names=tuple(properties), files=files)
 
 
 def _takes_file(schema: Any) -> bool:
@@ -108,10 +111,6 @@ def _takes_file(schema: Any) -> bool:
     if not isinstance(schema, dict):
         return False
     return "contentEncoding" in schema or schema.get("maxLength", 0) > _WORDS or any(map(_takes_file, schema.values()))
-
-
-def _unknown(names: Collection[str]) -> str:
-    return f"there is a field that this does not take; it takes {', '.join(names)}"
 
 
 def kind_of(request: Request, *, forms: bool) -> str:
@@ -154,26 +153,6 @@ async def _text_of(entry: UploadFile | str) -> str:
 def _takes_list(kind: Any) -> bool:
     """Whether a type has a list among its alternatives."""
     return typing.get_origin(kind) is list or any(_takes_list(one) for one in typing.get_args(kind))
-
-
-_MESSAGES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "missing", "finite_number", "too_short", "too_long",
-             "string_too_short", "string_too_long", "literal_error", "json_invalid", "value_error")  # fmt: skip
-"""Kinds of pydantic's messages that say more than the type, and nothing of what was sent."""
-
-
-def _refused(error: ValidationError, model: type[BaseModel]) -> ApiError:
-    """The first finding in a sentence."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    names = [field.alias or name for name, field in model.model_fields.items()]
-    name = str(first["loc"][0]) if first["loc"] and first["loc"][0] in names else None
-    if first["type"] == "extra_forbidden" or (first["loc"] and name is None):
-        return ApiError(400, _unknown(names), code="unknown_parameter")
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
-    telling = first["type"] in _MESSAGES or first["type"].endswith(("_type", "_parsing"))
-    said = first["msg"].removeprefix("Value error, ") if telling else "has a wrong form"
-    code = "missing_parameter" if first["type"] == "missing" else "invalid_value"
-    return ApiError(400, f"{name or 'the body'}: {said[0].lower()}{said[1:]}", param=name, code=code)
 
 
 def described(model: type[BaseModel], *, forms: bool = False) -> dict[str, Any]:

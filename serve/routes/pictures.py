@@ -15,7 +15,8 @@ from serve.inference.abilities import PICTURES
 from serve.inference.request import ActionCall, InferenceRequest, checked_arguments
 from serve.limits import Limits, check_cost, repeats_of
 from serve.options import ServeOptions
-from serve.parsing.image_decoding import batch_of, check_pixels, file_of, fitted_with, pixels_of
+from serve.parsing.image_decoding import batch_of, check_pixels, fitted_with, pixels_of
+from serve.parsing.text_files import file_of
 from serve.routes.beside import beside
 from serve.routes.bodies import Asked
 
@@ -93,10 +94,15 @@ async def decoded(
     param: str,
     then: Callable[[np.ndarray], T],
     decode: Callable[[bytes, Limits, str], np.ndarray] = pixels_of,
+    places: Sequence[int] = (),
 ) -> list[T]:
-    """What `then` makes of each picture that came as text, uint8 (H, W, C). They are decoded beside the loop, and only one is there at a time."""
-    files = await beside(_files, texts, limits, param)
-    return [await beside(lambda file: then(decode(file, limits, param)), file) for file in files]
+    """What `then` makes of each picture that came as text, uint8 (H, W, C). They are decoded beside the loop, and only one is there at a time.
+
+    `places` are theirs in the list `param`, by default 0 to their number.
+    """
+    where = [f"{param}[{at}]" for at in places or range(len(texts))] if places or len(texts) > 1 else [param]
+    files = await beside(_files, texts, limits, param, where)
+    return [await beside(lambda file, at: then(decode(file, limits, at)), file, at) for file, at in zip(files, where, strict=True)]
 
 
 async def fitted_batch(
@@ -127,10 +133,10 @@ def check_scaled(limits: Limits, pictures: int, sides: tuple[int, int]) -> None:
         raise ApiError(400, message, code="limit_exceeded")
 
 
-def _files(texts: Sequence[str], limits: Limits, param: str) -> list[bytes]:
+def _files(texts: Sequence[str], limits: Limits, param: str, places: Sequence[str]) -> list[bytes]:
     """The files, of which their headers say that they can be decoded."""
-    files = [file_of(text, param) for text in texts[: limits.inputs + 1]]
-    check_pixels(files, limits, param)
+    files = [file_of(text, where) for text, where in zip(texts[: limits.inputs + 1], places, strict=False)]
+    check_pixels(files, limits, param, places[: len(files)])
     return files
 
 

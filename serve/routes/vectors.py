@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -15,7 +16,8 @@ from serve.backend import ModelCard
 from serve.front import Front, of, respond
 from serve.inference.abilities import ABILITIES, action_for
 from serve.inference.request import ActionCall, InferenceRequest, checked_arguments
-from serve.parsing.image_decoding import batch_of, fitted_with, is_data_uri, with_channels
+from serve.parsing.image_decoding import batch_of, fitted_with, with_channels
+from serve.parsing.text_files import is_file
 from serve.routes.bodies import WHOLE, Asked, Picture, body_of
 from serve.routes.describing import route
 from serve.routes.pictures import check_scaled, decoded, pictured
@@ -27,9 +29,15 @@ _TEXTS, _IMAGES = "embeddings.texts", "embeddings.images"
 
 
 class Embedding(Asked):
-    """POST /v1/embeddings. A picture is a data URI, which is no part of OpenAI's API."""
+    """POST /v1/embeddings. A picture is a data URI, or base64 alone, which is no part of OpenAI's API."""
 
-    input: Words | Annotated[list[Words], Field(min_length=1, max_length=256)]
+    hints: ClassVar[Mapping[tuple[str, str], str]] = {
+        ("input", kind): "token numbers are of one model's vocabulary, so send the words" for kind in ("a number", "a list")
+    }
+
+    input: Words | Annotated[list[Words], Field(min_length=1, max_length=256)] = Field(
+        description="Words, or a picture (PNG, JPEG, WebP) as a data URI or as base64; or a list of such."
+    )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1), WHOLE] | None = Field(
         None, description="Of models trained to be cut short, of which there are none here."
@@ -53,8 +61,8 @@ async def embeddings(request: Request) -> Response:
         message = "these models were not trained for vectors that are cut short; leave dimensions out"
         raise ApiError(400, message, param="dimensions", code="unsupported_parameter")
     inputs = [body.input] if isinstance(body.input, str) else body.input
-    texts = [at for at, one in enumerate(inputs) if not is_data_uri(one)]
-    pictures = [at for at, one in enumerate(inputs) if is_data_uri(one)]
+    files = [is_file(one) for one in inputs]
+    texts, pictures = ([at for at, file in enumerate(files) if file == wanted] for wanted in (False, True))
     card = front.card(body.model, (_TEXTS if texts else _IMAGES,), f"embeddings of {'texts' if texts else 'pictures'}")
     calls: list[tuple[list[int], ActionCall]] = []
     if texts:
@@ -63,8 +71,10 @@ async def embeddings(request: Request) -> Response:
         calls.append((texts, ActionCall(action=action.name, arguments=arguments)))
     if pictures:
         if ABILITIES[_IMAGES](card) is None:
-            raise ApiError(400, "this model embeds no pictures; send texts alone", param="input", code="unsupported_parameter")
-        calls += await _of_pictures(front, card, card.actions[action_for(card, _IMAGES)], [inputs[at] for at in pictures], pictures, {}, "input")
+            message = f"input[{pictures[0]}] is a picture, and this model embeds none; send texts alone"
+            raise ApiError(400, message, param="input", code="unsupported_parameter")
+        action, listed = card.actions[action_for(card, _IMAGES)], not isinstance(body.input, str)
+        calls += await _of_pictures(front, card, action, [inputs[at] for at in pictures], pictures, {}, "input", listed=listed)
     work = _work("embeddings", card, calls, {"base64": body.encoding_format == "base64"})
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
@@ -83,7 +93,7 @@ async def classifications(request: Request) -> Response:
     given = {name: value for name, value in ((names, body.labels), (templates, body.templates)) if name and value}
     options = checked_arguments(card, action.name, given, front.options.limits)
     images = body.image if isinstance(body.image, list) else [body.image]
-    calls = await _of_pictures(front, card, action, images, list(range(len(images))), options, "image")
+    calls = await _of_pictures(front, card, action, images, list(range(len(images))), options, "image", listed=images is body.image)
     labels = body.labels or list(card.sizes.classes)
     work = _work("classifications", card, calls, {"labels": labels, "top": body.top or 0})
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
@@ -97,13 +107,21 @@ def _work(endpoint: str, card: ModelCard, calls: list[tuple[list[int], ActionCal
 
 
 async def _of_pictures(
-    front: Front, card: ModelCard, action: Action, texts: list[str], places: list[int], options: dict[str, Any], param: str
+    front: Front,
+    card: ModelCard,
+    action: Action,
+    texts: list[str],
+    places: list[int],
+    options: dict[str, Any],
+    param: str,
+    *,
+    listed: bool = True,
 ) -> list[tuple[list[int], ActionCall]]:
     """Calls for pictures of any sizes, those of one size together, each with the places of its rows."""
     groups: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     if card.sizes.side:
         check_scaled(front.options.limits, len(texts), (card.sizes.side, card.sizes.side))
-    pictures = await decoded(texts, front.options.limits, param, lambda pixels: _shrunk(pixels, card))
+    pictures = await decoded(texts, front.options.limits, param, lambda pixels: _shrunk(pixels, card), places=places if listed else ())
     for place, picture in zip(places, pictures, strict=True):
         groups.setdefault(picture.shape, []).append((place, picture))
     return [

@@ -29,6 +29,9 @@ class Toy(Task):
         time.sleep(self.config.seconds_per_step)
         return self.errors(batch["image"]), {}
 
+    def evaluate(self, batch: Batch) -> Metrics:
+        return {name: value * float("nan") if self.config.fault == "scoreless" else value for name, value in super().evaluate(batch).items()}
+
     def errors(self, image: Tensor) -> Tensor:
         return (self.net(image) - image.flatten(1)).square().mean(1)
 
@@ -49,8 +52,8 @@ class ToyConfig(TaskConfig):
     """Hidden units."""
     seconds_per_step: float = 0.0
     """Sleep in every step."""
-    fault: Literal["", "value", "runtime"] = ""
-    """What building the task raises."""
+    fault: Literal["", "value", "runtime", "scoreless"] = ""
+    """What building the task raises; `scoreless` makes its scores NaN."""
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Toy:
         if self.fault == "value":

@@ -17,7 +17,7 @@ from genlib.actions import Action, Input
 from genlib.ports import PORTS, Sizes
 from serve.api_error import ApiError
 from serve.limits import Limits, check_action, check_cost, rows_of
-from serve.parsing.image_decoding import array_of, fitted, is_data_uri, pixels_of, tensor_of, transparent, with_channels
+from serve.parsing.image_decoding import array_of, fitted, pixels_of, tensor_of, transparent, with_channels
 from serve.parsing.json_fields import Value
 from tests.serve.models import picture, png, uri
 
@@ -108,12 +108,6 @@ def test_codes_of_a_file_are_whole_numbers_and_no_levels_of_a_picture(kind: type
     codes = array_of(buffer.getvalue(), "codes", LIMITS, whole=True)
     assert codes.dtype.kind == "i"
     assert codes.tolist() == np.load(io.BytesIO(buffer.getvalue())).astype(np.int64).tolist()
-
-
-def test_a_data_uri_is_told_from_words() -> None:
-    assert is_data_uri("data:image/png;base64,AAAA")
-    assert is_data_uri("DATA:image/webp;base64,")
-    assert not any(map(is_data_uri, ("data: a word", "data:image/png,AAAA", "a cat", "")))
 
 
 @pytest.mark.parametrize(("pictures", "steps", "pixels"), [(10**6, 1, 64), (1, 10**9, 64), (1, 1, 99999**2), (64, 1000, 512 * 512)])

@@ -26,6 +26,25 @@ def test_texts_and_pictures_of_any_sizes_come_in_their_order(local: ModelPool) -
     assert np.allclose(rows[2]["embedding"], text[0], atol=1e-6)
 
 
+def test_a_picture_is_no_words_however_it_is_written(local: ModelPool) -> None:
+    """jina-ai/clip-as-service#1019; one that is longer than words may be, too."""
+    for file in (png(picture(32)), png(picture(200))):
+        plain = base64.b64encode(file).decode()
+        forms = [uri(file), f"data:;base64,{plain}", f"DATA:IMAGE/PNG;BASE64,{plain}", plain]
+        rows = post(local, EMBED, {"model": "clip_tiny", "input": forms}).json()["data"]
+        assert all(np.allclose(row["embedding"], rows[0]["embedding"], atol=1e-6) for row in rows)
+    for text, said in (
+        (f"a {plain}", "over 4000 characters that is neither base64"),
+        (f"data:image/png,{plain}", "without ;base64"),
+        ("https://example.org/a.png", "an address"),
+    ):
+        problem = post(local, EMBED, {"model": "clip_tiny", "input": ["a cat", text]})
+        assert (problem.status_code, problem.json()["error"]["param"]) == (400, "input")
+        assert said in problem.json()["error"]["message"]
+    problem = post(local, EMBED, {"model": "clip_tiny", "input": ["a cat", plain, plain[:-3]]}).json()["error"]
+    assert problem["message"].startswith("input[2] is neither base64 nor a data URI")
+
+
 def test_base64_is_the_same_numbers(local: ModelPool) -> None:
     plain, packed = (post(local, EMBED, {"input": "a cat", "encoding_format": form}).json()["data"][0]["embedding"] for form in ("float", "base64"))
     assert np.array_equal(np.frombuffer(base64.b64decode(packed), "<f4"), np.float32(plain))

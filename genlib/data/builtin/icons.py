@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from genlib.config import nearest
 from genlib.data.shards.writer import png
 from genlib.files import read_regular
+from genlib.json_text import json_text
 
 VERSION = 2
 _LIMIT_BYTES = 1 << 28
@@ -134,5 +135,5 @@ def samples(families: Iterable[Family], size: int, empty: list[str]) -> Iterator
             if image is None:
                 empty.append(f"{source.name}:{name}")
             else:
-                facts = json.dumps({"family": source.name, "name": name}).encode()
+                facts = json_text({"family": source.name, "name": name}).encode()
                 yield {"png": png(image), "txt": caption(name).encode(), "json": facts}

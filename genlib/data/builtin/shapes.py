@@ -5,7 +5,6 @@ Each sample is a pure function of (seed, split, number), so a set of any length 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from genlib.data.shards.writer import png
+from genlib.json_text import json_text
 
 VERSION = 1
 DEFAULT_SIZE = 32
@@ -83,7 +83,7 @@ def sample(number: int, split: str, size: int, seed: int = 0) -> dict[str, bytes
         "mask.png": png(mask),
         "txt": f"a {word} {color} {kind} {_where(x, y)}".encode(),
         "cls": str(KINDS.index(kind)).encode(),
-        "json": json.dumps(factors).encode(),
+        "json": json_text(factors).encode(),
     }
 
 

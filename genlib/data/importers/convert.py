@@ -21,6 +21,7 @@ from genlib.data.codecs.encode import SkippedSample, file_bytes, stored_image, s
 from genlib.data.index import shard_index
 from genlib.data.shards.writer import ShardWriter
 from genlib.files import read_regular, write_atomically
+from genlib.json_text import json_text
 
 CONVERT_VERSION = 2
 """Changes when the same input would give other bytes."""
@@ -184,7 +185,7 @@ def write_part(plan: ConversionPlan, part: InputPart) -> PartRecord:
         shard_index.build(path)
     counts = {split: writer.count for split, writer in sorted(writers.items())}
     record = PartRecord(counts, {path.name: path.stat().st_size for path in paths}, dict(sorted(bad.items())), first)
-    write_atomically(record_path(plan.out, part.number), json.dumps(asdict(record), sort_keys=True).encode())
+    write_atomically(record_path(plan.out, part.number), json_text(asdict(record), sort_keys=True).encode())
     return record
 
 

@@ -7,7 +7,6 @@ by accident fails its checksum and counts as absent.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from typing_extensions import TypedDict
 from genlib.data import array_file
 from genlib.data.codecs.decode import KINDS, LIMIT_BYTES, LIMIT_LABELS, LIMIT_PIXELS, REASONS
 from genlib.data.index import tar
+from genlib.json_text import json_text
 
 INDEX_VERSION = 5
 SUSPECT = 1 << 31
@@ -118,7 +118,7 @@ _FACTS = TypeAdapter(ShardFacts)
 
 def packed(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
     """The content of a sidecar."""
-    return array_file.packed(json.dumps(meta), arrays)
+    return array_file.packed(json_text(meta), arrays)
 
 
 def read(path: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:

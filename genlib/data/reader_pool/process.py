@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from genlib.data.reader_pool.shared_buffers import SharedBuffer, pack
+from genlib.json_text import json_text
 
 NO_SAMPLE = -1
 """Number of no sample: between samples, or between batches."""
@@ -131,7 +132,7 @@ def _answer(function: Callable[..., dict[str, Any]], *arguments: int) -> bytes:
         kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
         text = error.args[0] if len(error.args) == 1 and isinstance(error.args[0], str) else str(error)
         answer = {"error": [kind, text[:2000], traceback.format_exc()[-4000:]]}
-    return json.dumps(answer).encode()
+    return json_text(answer).encode()
 
 
 class _ReaderMain:

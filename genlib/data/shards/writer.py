@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from genlib.files import write_atomically
+from genlib.json_text import json_text
 
 UNFINISHED = ".*.tar.part"
 """Names of shards that are being written, or were when their writer was killed."""
@@ -107,4 +107,4 @@ def write_shards(folder: Path, split: str, samples: Iterable[Mapping[str, bytes]
 
 def write_facts(folder: Path, **facts: Any) -> None:
     """Writes `dataset.json` beside the shards: what a reader cannot see in them, such as name, class_names and counts of what was left out."""
-    write_atomically(folder / "dataset.json", json.dumps(facts, indent=1, sort_keys=True).encode() + b"\n")
+    write_atomically(folder / "dataset.json", json_text(facts, indent=1, sort_keys=True).encode() + b"\n")

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from genlib.json_text import json_text
+
 IDLE = {
     *("sample_size", "scaling_factor", "shift_factor", "latents_mean", "latents_std"),  # of diffusers' autoencoders and U-Nets
     *("force_upcast", "upcast_attention"),  # where fp16 would overflow
@@ -45,7 +47,7 @@ def save_component(module: nn.Module, folder: Path, settings: Mapping[str, Any] 
     values = {key: value for key, value in values.items() if key != "_name_or_path"}
     if not ours:
         values["architectures"] = [type(module).__name__]
-    (folder / "config.json").write_text(json.dumps({**values, **(settings or {})}, indent=2, sort_keys=True) + "\n")
+    (folder / "config.json").write_text(json_text({**values, **(settings or {})}, indent=2, sort_keys=True) + "\n")
     path = folder / f"{_FILES[0] if ours else _FILES[1]}.safetensors"
     prefix = _PREFIX if type(module).__name__ == "CLIPTextModel" else ""  # without it only transformers 5 finds them
     state = {name if name.startswith(prefix) else prefix + name: value.contiguous().cpu() for name, value in _once(module).items()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from genlib.json_text import json_text
 from genlib.models.base.components import save_component
 from genlib.models.diffusion.ddpm import PixelDiffusion
 
@@ -48,7 +48,7 @@ def write_pipeline(task: PixelDiffusion, net: nn.Module, folder: Path) -> None:
     }
     told_more = net.config.in_channels > net.config.out_channels or getattr(net, "class_embedding", None) is not None  # type: ignore[union-attr]
     if not told_more:  # no pipeline calls one that wants more than the noisy image
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "model_index.json").write_text(json_text(index, indent=2) + "\n")
     (folder / "README.md").write_text(model_card(task, net))
 
 

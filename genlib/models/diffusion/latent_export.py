@@ -7,13 +7,13 @@ for one on three; the refiner's folder is for `StableDiffusionXLImg2ImgPipeline`
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from genlib.json_text import json_text
 from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.models.autoencoders.base.image_files import latent_settings, rgb_model
 from genlib.models.base.components import adopt_component, save_component
@@ -183,8 +183,8 @@ def write_tokenizer(tower: FrozenTextTower, folder: Path) -> None:
     if inner.token_to_id(END) is not None:
         marks |= {"bos_token": START, "eos_token": END, "unk_token": END}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tower.length, **marks}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(marks, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(json_text(settings, indent=2) + "\n")
+    (folder / "special_tokens_map.json").write_text(json_text(marks, indent=2) + "\n")
 
 
 def write_index(task: LatentTask, folder: Path, pipeline: str, parts: Mapping[str, list], settings: Mapping[str, Any]) -> None:
@@ -192,7 +192,7 @@ def write_index(task: LatentTask, folder: Path, pipeline: str, parts: Mapping[st
     import diffusers
 
     index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **dict(sorted(parts.items())), **settings}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "model_index.json").write_text(json_text(index, indent=2) + "\n")
     (folder / "README.md").write_text(model_card(task, pipeline))
 
 

@@ -6,7 +6,6 @@ A residual tower is written as open_clip's ModifiedResNet; transformers has no s
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from genlib.json_text import json_text
 from genlib.models.representation.base.clip_towers import ImageTransformer, TextTower, VisionTransformer
 from genlib.models.representation.clip import CLIP
 from genlib.nn.residual_tower import ResidualTower, open_clip_weights
@@ -184,7 +184,7 @@ def _save(state: State, path: Path) -> None:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    path.write_text(json_text(values, indent=2) + "\n")
 
 
 def model_card(task: CLIP, library: str) -> str:
