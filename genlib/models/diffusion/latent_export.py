@@ -178,7 +178,7 @@ def write_tokenizer(tower: FrozenTextTower, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     inner = tower.tokenizer.tokenizer
     assert inner is not None
-    inner.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tower.tokenizer.to_json())
     marks: dict[str, Any] = {"pad_token": inner.id_to_token(tower.pad_token)}
     if inner.token_to_id(END) is not None:
         marks |= {"bos_token": START, "eos_token": END, "unk_token": END}

@@ -21,7 +21,7 @@ from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentatio
 from genlib.data.transforms.plain import stack_images
 from genlib.functional.contrastive import contrastive_loss
 from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
-from genlib.nn.tokenizer import TextTokenizer, load_bpe, train_bpe
+from genlib.nn.tokenizer import TextTokenizer, load_bpe
 from genlib.ports import Features, Image, Names, Probabilities, Sizes, Templates, Texts
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
@@ -43,7 +43,8 @@ class CLIPConfig(TaskConfig):
     temperature: float = tunable(0.07, low=0.02, high=0.2, log=True, above=0.01, at_most=1)
     """Temperature at the start; it is learnt, and never falls below 0.01."""
     tokenizer_file: str = ""
-    """Published vocabulary: tokenizer.json, a folder with vocab.json and merges.txt, or a list of merges; empty trains one on the captions."""
+    """Published vocabulary: tokenizer.json, a folder with vocab.json and merges.txt, or a list of merges; empty trains one on the captions.
+    Texts are cleaned as open_clip does it before any of them, and an export has that cleaning in it."""
     tokenizer_captions: int = limited(1_000_000, at_least=1)
     """Captions that a vocabulary is trained on, from the first."""
     mean: tuple[float, ...] = OPENAI_MEAN
@@ -118,7 +119,7 @@ class CLIP(Task):
 
     def prepare(self, source: DataSource) -> None:
         if not self.config.tokenizer_file:
-            self.tokenizer.use(train_bpe(source.captions("train", self.config.tokenizer_captions), self.config.text.vocab_size))
+            self.tokenizer.learn(source.captions("train", self.config.tokenizer_captions), self.config.text.vocab_size)
         if self.tokenizer.num_tokens > self.config.text.vocab_size:
             raise ValueError(
                 f"the tokenizer has {self.tokenizer.num_tokens} tokens, task.text.vocab_size is {self.config.text.vocab_size}; raise it to that"

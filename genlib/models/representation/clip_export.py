@@ -155,9 +155,7 @@ def _marks(task: CLIP) -> dict[str, int]:
 
 def write_tokenizer(task: CLIP, folder: Path) -> None:
     """tokenizer.json and what transformers' AutoTokenizer needs beside it; texts end at the context length with the end mark."""
-    tokenizer = task.tokenizer.tokenizer
-    assert tokenizer is not None
-    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(task.tokenizer.to_json())
     marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     _write_json(
         folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": task.config.text.context_length, **marks}
@@ -193,6 +191,13 @@ def model_card(task: CLIP, library: str) -> str:
         "open_clip": 'model = open_clip.create_model("local-dir:FOLDER")\ntokenizer = open_clip.get_tokenizer("local-dir:FOLDER")',
         "transformers": 'model = CLIPModel.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")',
     }
+    cleaning = {
+        "open_clip": "",
+        "transformers": """
+AutoTokenizer and CLIPProcessor clean texts by the rules in tokenizer.json, as open_clip does; CLIPTokenizer has rules of its own. None mends
+text that was decoded wrongly (mojibake): send it through `ftfy.fix_text` first.
+""",
+    }
     parameters = sum(p.numel() for p in task.net.parameters())
     return f"""---
 license: apache-2.0
@@ -213,7 +218,7 @@ and texts of up to {task.config.text.context_length} tokens, into {task.config.e
 ```python
 {loading[library]}
 ```
-
+{cleaning[library]}
 ## Training
 
 {task.data.num_samples:,} image-text pairs; data digest `{task.data.digest[:16]}`. Scores, steps, versions and configuration are in
