@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,8 @@ class CLIPConfig(TaskConfig):
     """Text tower."""
     embed_dim: int = limited(512, at_least=1)
     """Size of the space that both towers share."""
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    """Between the two layers of each transformer block: quick_gelu in OpenAI's towers, gelu in most of OpenCLIP's."""
     temperature: float = tunable(0.07, low=0.02, high=0.2, log=True, above=0.01, at_most=1)
     """Temperature at the start; it is learnt, and never falls below 0.01."""
     tokenizer_file: str = ""
@@ -108,13 +110,15 @@ class CLIP(Task):
     companions = Companions(
         assess="genlib.models.representation.clip_assess:assess",
         export="genlib.models.representation.clip_export:export",
+        load_pretrained="genlib.models.representation.clip_import:load_pretrained",
         example="genlib.models.representation.clip:example",
     )
 
     def __init__(self, config: CLIPConfig, data: DataSpec) -> None:
         super().__init__()
         self.config, self.data = config, data
-        self.net = TwoTowers(config.image.build(data.channels, config.embed_dim), config.text.build(config.embed_dim), config.temperature)
+        image = config.image.build(data.channels, config.embed_dim, config.activation)
+        self.net = TwoTowers(image, config.text.build(config.embed_dim, config.activation), config.temperature)
         self.tokenizer = TextTokenizer(config.text.context_length, load_bpe(Path(config.tokenizer_file)) if config.tokenizer_file else None)
 
     def prepare(self, source: DataSource) -> None:
