@@ -9,8 +9,11 @@ from torch import Tensor
 
 
 def clip_score(image: Tensor, text: Tensor) -> float:
-    """100 times the mean cosine of pairs, negative ones as 0, which is torchmetrics' scale. image, text (N, D) of length 1."""
-    return 100 * (image.double() * text.double()).sum(1).clamp(min=0).mean().item()
+    """100 times the mean cosine of pairs, 0 where that is negative, as torchmetrics' CLIPScore has it. image, text (N, D) of length 1.
+
+    The paper clamps each pair instead, and its scale is 2.5 where this one is 100.
+    """
+    return max(0.0, 100 * (image.double() * text.double()).sum(1).mean().item())
 
 
 def shuffled_clip_score(image: Tensor, text: Tensor, captions: Sequence[str], *, chunk: int = 1024) -> float:
@@ -26,7 +29,7 @@ def shuffled_clip_score(image: Tensor, text: Tensor, captions: Sequence[str], *,
     distinct = text.new_zeros(len(numbers), text.shape[1], dtype=torch.float64).index_copy_(0, own, text.double())
     total = torch.zeros((), dtype=torch.float64, device=text.device)
     for rows, mine in zip(image.double().split(chunk), own.split(chunk), strict=True):
-        cosine = (rows @ distinct.T).clamp(min=0)
+        cosine = rows @ distinct.T
         others = cosine @ count - cosine.gather(1, mine[:, None])[:, 0] * count[mine]
         total += (others / (len(captions) - count[mine])).sum()
-    return 100 * total.item() / len(captions)
+    return max(0.0, 100 * total.item() / len(captions))

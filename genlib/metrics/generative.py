@@ -229,7 +229,7 @@ def against_captions(seen: Seen, blank: _Blank) -> list[Scorecard]:
     assert read is not None, "`load_clip` refuses others"
     text = read(distinct)[[place[caption] for caption in captions]]
     scores = {"clip_score": clip.clip_score(image, text), "clip_score_shuffled": clip.shuffled_clip_score(image, text, captions)}
-    return [blank.card(name, value, network, 0, {"scale": 100}) for name, value in scores.items()]
+    return [blank.card(name, value, network, 0, {"scale": 100, "clamped": "mean"}) for name, value in scores.items()]
 
 
 class _Kept:

@@ -6,12 +6,11 @@ attention query, the mean of the map, gathers the map into a vector. Instead of 
 for an image depends neither on its batch nor on the number of ranks, and it folds into plain convolutions.
 
 Blocks keep one 3x3 and one 1x1 convolution of CLIP's bottleneck and do not widen fourfold. Activations are never negative, so the
-missing convolutions are identities that pass through ReLU, and the missing channels are zeros: `open_clip_weights` fills them in.
+missing convolutions are identities that pass through ReLU, and the missing channels are zeros: `genlib.nn.open_clip_residual` fills them in.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +18,6 @@ from torch import Tensor, nn
 
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))  # restores the variance that ReLU leaves of a normal variable (arXiv:2101.08692, section 4)
 STRIDE = 32
-EXPANSION = 4  # of ModifiedResNet's blocks
-BATCH_NORM_EPS = 1e-5
 
 
 class StandardisedConv(nn.Module):
@@ -146,68 +143,3 @@ def _blocks(width: int, layers: Sequence[int]) -> list[ResidualBlock]:
         blocks.append(ResidualBlock(channels // 2, channels, stride=2 if stage else 1))
         blocks.extend(ResidualBlock(channels, channels) for _ in range(count - 1))
     return blocks
-
-
-@torch.no_grad()
-def open_clip_weights(tower: ResidualTower) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tower as open_clip's ModifiedResNet: its state dict (fp32, names without "visual.") and open_clip's `vision_cfg`.
-
-    A grey tower (one channel) becomes one of three channels that averages them. Under ZeRO-3 gather the weights first.
-    """
-    if tower.in_channels not in (1, 3):
-        raise ValueError(f"open_clip's towers take RGB images, this one has in_channels {tower.in_channels}; train it with 1 or 3 to export it")
-    state: dict[str, Tensor] = {}
-    width, grey = tower.width, 3 // tower.in_channels
-    places = [(stage, index) for stage, count in enumerate(tower.layers) for index in range(count)]
-    stem = tower.stem.folded_weight().repeat(1, grey, 1, 1) / grey
-    _put_conv(state, "conv1", "bn1", stem, tower.stem.bias, (width // 2, 3))
-    identity = F.pad(torch.eye(width // 2, device=stem.device)[:, :, None, None], (1, 1, 1, 1))
-    _put_conv(state, "conv2", "bn2", identity, None, (width // 2, width // 2))
-    _put_conv(state, "conv3", "bn3", identity, None, (width, width // 2))
-    in_channels = width
-    for (stage, index), block in zip(places, tower.blocks, strict=True):
-        planes = width * 2**stage
-        _put_block(state, f"layer{stage + 1}.{index}.", block, in_channels, planes)
-        in_channels = EXPANSION * planes
-    _put_attention(state, tower.pool)
-    return state, {"layers": list(tower.layers), "width": width, "image_size": tower.image_size, "head_width": STRIDE * width // tower.heads}
-
-
-def _put_conv(state: dict[str, Tensor], conv: str, norm: str, weight: Tensor, bias: Tensor | None, shape: tuple[int, int]) -> None:
-    """A convolution padded with zeros to `shape` (out, in), and the batch norm that only adds its bias."""
-    out_channels, in_channels = shape
-    state[f"{conv}.weight"] = F.pad(weight.float(), (0, 0, 0, 0, 0, in_channels - weight.shape[1], 0, out_channels - weight.shape[0]))
-    one = weight.new_ones(out_channels, dtype=torch.float32)
-    state[f"{norm}.weight"], state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = one, 0 * one, one - BATCH_NORM_EPS
-    state[f"{norm}.bias"] = 0 * one if bias is None else F.pad(bias.float(), (0, out_channels - len(bias)))
-    state[f"{norm}.num_batches_tracked"] = torch.tensor(0, device=weight.device)
-
-
-def _put_block(state: dict[str, Tensor], prefix: str, block: nn.Module, in_channels: int, planes: int) -> None:
-    """A block as a bottleneck whose first convolution picks the channels in use; `in_channels` counts the padded ones."""
-    assert isinstance(block, ResidualBlock)
-    spatial, mix, shortcut = block.spatial, block.mix, block.shortcut
-    pick = torch.eye(spatial.weight.shape[1], device=spatial.weight.device)[:, :, None, None]
-    _put_conv(state, prefix + "conv1", prefix + "bn1", pick, None, (planes, in_channels))
-    _put_conv(state, prefix + "conv2", prefix + "bn2", spatial.folded_weight(), spatial.bias, (planes, planes))
-    _put_conv(state, prefix + "conv3", prefix + "bn3", mix.folded_weight(), mix.bias, (EXPANSION * planes, planes))
-    if shortcut is not None:
-        _put_conv(state, prefix + "downsample.0", prefix + "downsample.1", shortcut.folded_weight(), shortcut.bias, (EXPANSION * planes, in_channels))
-
-
-def _put_attention(state: dict[str, Tensor], pool: AttentionPool) -> None:
-    """Attention with every head padded by zeros to EXPANSION times its size."""
-    channels, heads = pool.position.shape[1], pool.heads
-    extra = (EXPANSION - 1) * channels
-
-    def pad_heads(x: Tensor) -> Tensor:  # (channels, ...) -> (EXPANSION * channels, ...)
-        split = x.float().unflatten(0, (heads, -1))
-        return torch.cat([split, split.new_zeros(heads, extra // heads, *x.shape[1:])], 1).flatten(0, 1)
-
-    state["attnpool.positional_embedding"] = F.pad(pool.position.float(), (0, extra))
-    # scores are divided by the root of a head's size, which grew
-    for name, linear, factor in (("q", pool.query, math.sqrt(EXPANSION)), ("k", pool.key, 1.0), ("v", pool.value, 1.0)):
-        state[f"attnpool.{name}_proj.weight"] = F.pad(factor * pad_heads(linear.weight), (0, extra))
-        state[f"attnpool.{name}_proj.bias"] = linear.weight.new_zeros(EXPANSION * channels, dtype=torch.float32)
-    state["attnpool.c_proj.weight"] = pad_heads(pool.project.weight.T).T.contiguous()
-    state["attnpool.c_proj.bias"] = pool.project.bias.float().clone()

@@ -11,10 +11,13 @@ import gzip
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
+
+from genlib.nn.text_cleaning import cleaned, rules
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -91,6 +94,23 @@ def load_bpe(path: Path) -> Tokenizer:
     return _with_ends(_pipeline(_bpe(_numbered(byte_order, merges), merges)))
 
 
+def _take_rules(tokenizer: Tokenizer) -> None:
+    """Takes out of a tokenizer.json of ours the rules that `TextTokenizer.to_json` put before its own normalizer: texts are clean when they come."""
+    steps, ours = _steps(tokenizer.normalizer), _steps(rules())
+    if steps[: len(ours)] == ours:
+        own = {"type": "Sequence", "normalizers": steps[len(ours) :]}
+        settings = json.loads(Tokenizer(models.BPE()).to_str())
+        tokenizer.normalizer = Tokenizer.from_str(json.dumps({**settings, "normalizer": own})).normalizer
+
+
+def _steps(normalizer: normalizers.Normalizer | None) -> list[dict[str, Any]]:
+    """What tokenizer.json says of it, step by step."""
+    empty = Tokenizer(models.BPE())
+    empty.normalizer = normalizer
+    settings = json.loads(empty.to_str())["normalizer"] or {}
+    return settings.get("normalizers", [settings])
+
+
 def _bytes_in_clip_order() -> Iterable[str]:
     """Letters that stand for the 256 bytes in the order in which GPT-2 and CLIP number them: printable ones first."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -101,12 +121,13 @@ def _bytes_in_clip_order() -> Iterable[str]:
 class TextTokenizer(nn.Module):
     """Texts to numbers (B, N): start, pieces, end, then zeros up to the longest text of the batch, a multiple of 4.
 
-    Padding is never seen: the text tower is causal and reads at the end mark. The vocabulary lives in the state dict.
+    Padding is never seen: the text tower is causal and reads at the end mark. The vocabulary lives in the state dict. With `cleans` texts
+    are cleaned as open_clip does it, whatever the vocabulary; without, they go through the vocabulary's own normalizer alone, as in transformers.
     """
 
-    def __init__(self, context_length: int, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, context_length: int, tokenizer: Tokenizer | None = None, *, cleans: bool = True) -> None:
         super().__init__()
-        self.context_length = context_length
+        self.context_length, self.cleans = context_length, cleans
         self.use(tokenizer)
 
     def use(self, tokenizer: Tokenizer | None) -> None:
@@ -117,6 +138,16 @@ class TextTokenizer(nn.Module):
         if tokenizer:
             tokenizer.no_truncation()
             tokenizer.no_padding()
+            if self.cleans:
+                _take_rules(tokenizer)
+
+    def learn(self, captions: Iterable[str], vocab_size: int) -> None:
+        """Takes a vocabulary of at most so many pieces that is trained on captions."""
+        self.use(train_bpe(map(self.clean, captions), vocab_size))
+
+    def clean(self, text: str) -> str:
+        """The text as it is cut into pieces."""
+        return cleaned(text) if self.cleans else text
 
     @property
     def num_tokens(self) -> int:
@@ -127,11 +158,20 @@ class TextTokenizer(nn.Module):
         """The number of a piece of the vocabulary; 0 where it has no such piece."""
         return (self.tokenizer.token_to_id(mark) if self.tokenizer else None) or 0
 
+    def to_json(self) -> str:
+        """The vocabulary as the field's tokenizer.json, which cleans texts by itself, but for what rules cannot do (`text_cleaning`)."""
+        assert self.tokenizer is not None, "the tokenizer was neither trained nor loaded"
+        if not self.cleans:
+            return self.tokenizer.to_str()
+        whole = Tokenizer.from_str(self.tokenizer.to_str())
+        whole.normalizer = normalizers.Sequence([rules(), whole.normalizer or normalizers.NFC()])
+        return whole.to_str()
+
     def fixed_length(self, pad_token: int) -> FixedLengthTokenizer:
         """The same vocabulary as what makes texts of one length."""
         assert self.tokenizer is not None, "the tokenizer was neither trained nor loaded"
         if pad_token not in self.fixed:  # copying a published vocabulary takes longer than encoding a batch
-            self.fixed[pad_token] = FixedLengthTokenizer(self.tokenizer, self.context_length, pad_token)
+            self.fixed[pad_token] = FixedLengthTokenizer(self.tokenizer, self.context_length, pad_token, cleans=self.cleans)
         return self.fixed[pad_token]
 
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -143,15 +183,18 @@ class TextTokenizer(nn.Module):
         return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
     def _pieces(self, text: str) -> list[int]:
-        """No piece spans a space, so that words can be remembered: cutting them anew took 200 microseconds a caption, remembered 2."""
+        """At least those that fit. No piece spans a space, so that words can be remembered: cutting them anew took 200 microseconds a caption,
+        remembered 2."""
         assert self.tokenizer is not None
         if len(self.words) > 200_000:
             self.words.clear()
         pieces = []
-        for word in text.split():
+        for word in self.clean(text).split():
             if word not in self.words:
                 self.words[word] = self.tokenizer.encode(word, add_special_tokens=False).ids
             pieces += self.words[word]
+            if len(pieces) >= self.context_length:
+                break
         return pieces
 
     def get_extra_state(self) -> Tensor:
@@ -168,11 +211,13 @@ class TextTokenizer(nn.Module):
 class FixedLengthTokenizer:
     """Texts to numbers (B, length) as transformers' tokenizers fill them up, with the vocabulary's own marks: for networks that see the padding."""
 
-    def __init__(self, tokenizer: Tokenizer, length: int, pad_token: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, length: int, pad_token: int, *, cleans: bool) -> None:
         self.tokenizer: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.cleans = cleans
         self.tokenizer.enable_truncation(length)
         self.tokenizer.enable_padding(length=length, pad_id=pad_token, pad_token=self.tokenizer.id_to_token(pad_token) or "")
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(B,) texts -> (B, length) int64; of a longer text the end is cut, never the mark after it."""
-        return torch.tensor([text.ids for text in self.tokenizer.encode_batch(list(texts))], dtype=torch.int64).view(len(texts), -1)
+        texts = list(map(cleaned, texts)) if self.cleans else list(texts)
+        return torch.tensor([text.ids for text in self.tokenizer.encode_batch(texts)], dtype=torch.int64).view(len(texts), -1)

@@ -114,16 +114,16 @@ def test_too_few_pictures_are_refused() -> None:
 def test_clip_scores_of_known_directions() -> None:
     half = math.sqrt(0.5)
     image, text = torch.tensor([[1.0, 0], [0, 1], [-1, 0]]), torch.tensor([[half, half], [0, 1], [1, 0]])
-    assert clip_score(image, text) == pytest.approx(100 * (half + 1 + 0) / 3)
+    assert clip_score(image, text) == pytest.approx(100 * (half + 1 - 1) / 3)
 
 
 def test_shuffled_clip_score_is_the_mean_over_captions_of_others() -> None:
     captions = [f"a thing of kind {i % 4}" for i in range(11)]
-    image, kinds = F.normalize(rows(11), dim=1), F.normalize(rows(4, seed=1), dim=1)
+    image, kinds = F.normalize(rows(11) + 0.5, dim=1), F.normalize(rows(4, seed=1) + 0.5, dim=1)
     text = kinds[[i % 4 for i in range(11)]]
     means = []
     for i in range(11):
-        others = [max(0.0, (image[i] @ text[j]).item()) for j in range(11) if captions[j] != captions[i]]
+        others = [(image[i] @ text[j]).item() for j in range(11) if captions[j] != captions[i]]
         means.append(sum(others) / len(others))
     assert shuffled_clip_score(image, text, captions, chunk=4) == pytest.approx(100 * sum(means) / 11, rel=1e-6)
     with pytest.raises(ValueError, match="at least two different captions"):

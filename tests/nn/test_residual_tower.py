@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlib.nn.residual_tower import ResidualTower, StandardisedConv, open_clip_weights
+from genlib.nn.open_clip_residual import open_clip_weights
+from genlib.nn.residual_tower import ResidualTower, StandardisedConv
 from tests.open_clip_stub import open_clip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,16 @@ def read_config(folder: Path) -> dict[str, Any]:
         inner = sorted(child for child in folder.glob("*/config.json")) if folder.is_dir() else []
         hint = f", such as {inner[0].parent}" if inner else ""
         raise ValueError(f"{folder} has no config.json; name the folder of one component in diffusers' or transformers' format{hint}")
-    return _read_json(path)
+    return read_json(path)
+
+
+def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
+    """All tensors of `stem`.safetensors, whole or in pieces, by the names there. ValueError where they are missing, broken or a pickle."""
+    found: dict[str, Tensor] = {}
+    for path in _weight_files(folder, (stem,)):
+        with _opened(path) as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return found
 
 
 def _from_diffusers(module: nn.Module) -> bool:
@@ -98,7 +107,8 @@ def _once(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if value.is_meta or seen.setdefault((value.data_ptr(), value.shape), name) == name}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A stranger's JSON object. ValueError where it is none, or too large to be settings."""
     try:
         if path.stat().st_size > _MOST_JSON_BYTES:
             raise ValueError("too large")
@@ -163,12 +173,12 @@ def _our_name(theirs: str, wanted: Mapping[str, Tensor]) -> str | None:
     return name if name in wanted else None
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _weight_files(folder: Path, stems: Sequence[str] = _FILES) -> list[Path]:
     """The safetensors files of the folder, whole or in pieces. ValueError where there are none, or only pickles."""
-    for stem in _FILES:
+    for stem in stems:
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
-            pieces = _read_json(index).get("weight_map")
+            pieces = read_json(index).get("weight_map")
             names = sorted(set(pieces.values())) if isinstance(pieces, dict) and all(isinstance(v, str) for v in pieces.values()) else []
             if not names or any(Path(name).name != name or not (folder / name).is_file() for name in names):
                 raise ValueError(f"{index} names files that are not in its folder; get the folder again")
@@ -179,7 +189,7 @@ def _weight_files(folder: Path) -> list[Path]:
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
         raise ValueError(f"{folder} has its weights as a pickle alone ({pickles[0]}), which can run code when it is read; get them as safetensors")
-    raise ValueError(f"{folder} has no weights: {' or '.join(f'{stem}.safetensors' for stem in _FILES)}; get the folder again")
+    raise ValueError(f"{folder} has no weights: {' or '.join(f'{stem}.safetensors' for stem in stems)}; get the folder again")
 
 
 def _opened(path: Path) -> Any:

@@ -9,6 +9,7 @@ from torch import nn
 
 from genlib.json_text import json_text
 from genlib.models.base.components import save_component
+from genlib.models.diffusion.base.process import steps_with_a_time_too_many
 from genlib.models.diffusion.ddpm import PixelDiffusion
 
 
@@ -52,6 +53,19 @@ def write_pipeline(task: PixelDiffusion, net: nn.Module, folder: Path) -> None:
     (folder / "README.md").write_text(model_card(task, net))
 
 
+def right_steps(levels: int) -> str:
+    """What the card says of the numbers of steps: those two pipelines' own schedulers are right for some alone."""
+    some = steps_with_a_time_too_many(levels)
+    spoilt = (
+        f", and with {len(some)} of them ({', '.join(map(str, some[:3]))} ...) both pipelines ask at a time -1, which spoils the picture"
+        if some
+        else ""
+    )
+    return (
+        f"Give a number of steps that divides {levels}: with others DDIMPipeline walks from points that are not quite those at which it asks{spoilt}."
+    )
+
+
 def model_card(task: PixelDiffusion, net: nn.Module) -> str:
     """What the folder holds and how it is used."""
     channels, side, _ = task.shape
@@ -71,6 +85,7 @@ def model_card(task: PixelDiffusion, net: nn.Module) -> str:
         f"# Pixel diffusion, {side} x {side} pixels, {channels} channel{'s' if channels > 1 else ''}", "",
         f"{sum(p.numel() for p in net.parameters()):,} parameters; the network predicts {task.config.process.prediction}"
         f" under the {task.config.process.beta_schedule} schedule of {task.config.process.timesteps} steps.", "",
+        *([] if classes else [right_steps(task.config.process.timesteps), ""]),
         *([f"Labels: {numbered}; {len(classes)} is none of them.", ""] if classes else []),
         "```python", use, "```", "",
     ])  # fmt: skip

@@ -18,7 +18,7 @@ from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.models.autoencoders.base.image_files import latent_settings, rgb_model
 from genlib.models.base.components import adopt_component, save_component
 from genlib.models.diffusion.base.latent import LatentTask
-from genlib.models.diffusion.base.process import DiscreteConfig
+from genlib.models.diffusion.base.process import DiscreteConfig, steps_with_a_time_too_many
 from genlib.models.diffusion.ldm import LatentDiffusion
 from genlib.models.diffusion.sd3 import SD3
 from genlib.models.diffusion.sdxl import SDXLRefiner
@@ -144,12 +144,15 @@ def centred(model: Any, autoencoder: ImageAutoencoder) -> Any:
 
 
 def write_scheduler(process: DiscreteConfig, folder: Path) -> str:
-    """The deterministic sampler on the levels that training saw, from the last one on; its class's name."""
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    """The deterministic sampler on the levels that training saw, from the last one on; its class's name.
 
-    settings = process.scheduler_config(timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=0)
-    DDIMScheduler(**settings).save_pretrained(folder)
-    return "DDIMScheduler"
+    DPM-Solver of order 1 is DDIM, and diffusers' walks between the times at which it asks; its DDIM scheduler does so only where the number of
+    steps divides that of the levels.
+    """
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+    DPMSolverMultistepScheduler(**process.scheduler_config(timestep_spacing="trailing", solver_order=1)).save_pretrained(folder)
+    return "DPMSolverMultistepScheduler"
 
 
 def write_text_encoder(tower: FrozenTextTower, folder: Path, suffix: str, *, projected: bool) -> list[str]:
@@ -178,7 +181,7 @@ def write_tokenizer(tower: FrozenTextTower, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     inner = tower.tokenizer.tokenizer
     assert inner is not None
-    inner.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tower.tokenizer.to_json())
     marks: dict[str, Any] = {"pad_token": inner.id_to_token(tower.pad_token)}
     if inner.token_to_id(END) is not None:
         marks |= {"bos_token": START, "eos_token": END, "unk_token": END}
@@ -209,8 +212,16 @@ def described(task: LatentTask) -> str:
     ending = " with zero terminal signal" if process.zero_terminal_snr else ""
     levels = process.timesteps
     return (
-        f"the network predicts {process.prediction} under the {process.beta_schedule} schedule of\n{levels} steps{ending}. Sample with a number "
-        f"of steps that divides {levels}:\nwith others diffusers' DDIM scheduler walks from points that are not quite those at which it asks"
+        f"the network predicts {process.prediction} under the {process.beta_schedule} schedule of\n{levels} steps{ending}. The sampler is DPM-Solver "
+        f"of order 1, which is DDIM, with any number of steps{asked_once_more(levels)}"
+    )
+
+
+def asked_once_more(levels: int) -> str:
+    """What the card says of the numbers of steps at which diffusers has a time too many."""
+    some = steps_with_a_time_too_many(levels)
+    return (
+        f";\nwith {len(some)} of these ({', '.join(map(str, some[:3]))} ...) diffusers asks once more at the end, which hardly shows" if some else ""
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentatio
 from genlib.data.transforms.plain import stack_images
 from genlib.functional.contrastive import contrastive_loss
 from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
-from genlib.nn.tokenizer import TextTokenizer, load_bpe, train_bpe
+from genlib.nn.tokenizer import TextTokenizer, load_bpe
 from genlib.ports import Features, Image, Names, Probabilities, Sizes, Templates, Texts
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
@@ -40,10 +40,13 @@ class CLIPConfig(TaskConfig):
     """Text tower."""
     embed_dim: int = limited(512, at_least=1)
     """Size of the space that both towers share."""
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    """Between the two layers of each transformer block: quick_gelu in OpenAI's towers, gelu in most of OpenCLIP's."""
     temperature: float = tunable(0.07, low=0.02, high=0.2, log=True, above=0.01, at_most=1)
     """Temperature at the start; it is learnt, and never falls below 0.01."""
     tokenizer_file: str = ""
-    """Published vocabulary: tokenizer.json, a folder with vocab.json and merges.txt, or a list of merges; empty trains one on the captions."""
+    """Published vocabulary: tokenizer.json, a folder with vocab.json and merges.txt, or a list of merges; empty trains one on the captions.
+    Texts are cleaned as open_clip does it before any of them, and an export has that cleaning in it."""
     tokenizer_captions: int = limited(1_000_000, at_least=1)
     """Captions that a vocabulary is trained on, from the first."""
     mean: tuple[float, ...] = OPENAI_MEAN
@@ -107,18 +110,20 @@ class CLIP(Task):
     companions = Companions(
         assess="genlib.models.representation.clip_assess:assess",
         export="genlib.models.representation.clip_export:export",
+        load_pretrained="genlib.models.representation.clip_import:load_pretrained",
         example="genlib.models.representation.clip:example",
     )
 
     def __init__(self, config: CLIPConfig, data: DataSpec) -> None:
         super().__init__()
         self.config, self.data = config, data
-        self.net = TwoTowers(config.image.build(data.channels, config.embed_dim), config.text.build(config.embed_dim), config.temperature)
+        image = config.image.build(data.channels, config.embed_dim, config.activation)
+        self.net = TwoTowers(image, config.text.build(config.embed_dim, config.activation), config.temperature)
         self.tokenizer = TextTokenizer(config.text.context_length, load_bpe(Path(config.tokenizer_file)) if config.tokenizer_file else None)
 
     def prepare(self, source: DataSource) -> None:
         if not self.config.tokenizer_file:
-            self.tokenizer.use(train_bpe(source.captions("train", self.config.tokenizer_captions), self.config.text.vocab_size))
+            self.tokenizer.learn(source.captions("train", self.config.tokenizer_captions), self.config.text.vocab_size)
         if self.tokenizer.num_tokens > self.config.text.vocab_size:
             raise ValueError(
                 f"the tokenizer has {self.tokenizer.num_tokens} tokens, task.text.vocab_size is {self.config.text.vocab_size}; raise it to that"

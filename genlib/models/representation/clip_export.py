@@ -11,17 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genlib.json_text import json_text
 from genlib.models.representation.base.clip_towers import ImageTransformer, TextTower, VisionTransformer
 from genlib.models.representation.clip import CLIP
-from genlib.nn.residual_tower import ResidualTower, open_clip_weights
+from genlib.models.representation.open_clip_names import State, to_open_clip
+from genlib.nn.open_clip_residual import open_clip_weights
+from genlib.nn.residual_tower import ResidualTower
 from genlib.nn.tokenizer import END, START
-
-State = dict[str, Tensor]
 
 
 def export(task: CLIP, folder: Path) -> None:
@@ -57,17 +56,18 @@ def write_open_clip(task: CLIP, folder: Path) -> None:
     config, text = task.config, task.config.text
     if isinstance(config.image, VisionTransformer):
         image = config.image
-        state = open_clip_vision(_rgb_vision(hugging_face(task.net.image).state_dict()), image.layers)
+        state = to_open_clip(_rgb_vision(hugging_face(task.net.image).state_dict()))
         vision_cfg: dict[str, Any] = {
             "image_size": image.image_size, "layers": image.layers, "width": image.width, "patch_size": image.patch_size,
             "head_width": image.width // image.heads,
         }  # fmt: skip
     else:
         assert isinstance(task.net.image, ResidualTower)
-        state, vision_cfg = open_clip_weights(task.net.image)
+        tower, vision_cfg = open_clip_weights(task.net.image)
+        state = {f"visual.{name}": value for name, value in tower.items()}
     model = {
         "embed_dim": config.embed_dim,
-        "quick_gelu": True,
+        "quick_gelu": config.activation == "quick_gelu",
         "vision_cfg": vision_cfg,
         "text_cfg": {
             "context_length": text.context_length, "vocab_size": text.vocab_size, "width": text.width, "heads": text.heads, "layers": text.layers,
@@ -77,7 +77,7 @@ def write_open_clip(task: CLIP, folder: Path) -> None:
     mean, std = _three(config.mean), _three(config.std)
     preprocess = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
     _write_json(folder / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": preprocess})
-    state = {f"visual.{name}": value for name, value in state.items()} | open_clip_text(hugging_face(task.net.text).state_dict(), text.layers)
+    state |= to_open_clip(hugging_face(task.net.text).state_dict())
     _save({**state, "logit_scale": bounded_scale(task)}, folder / "open_clip_model.safetensors")
     write_tokenizer(task, folder)
     (folder / "README.md").write_text(model_card(task, "open_clip"))
@@ -92,51 +92,6 @@ def hugging_face(tower: nn.Module) -> Any:
 def bounded_scale(task: CLIP) -> Tensor:
     """Logarithm of the scale of logits, a scalar."""
     return task.net.logit_scale.clamp(max=math.log(100.0))[0]
-
-
-def open_clip_text(state: Mapping[str, Tensor], layers: int) -> State:
-    """transformers' text tower under open_clip's names."""
-    return {
-        "token_embedding.weight": state["text_model.embeddings.token_embedding.weight"],
-        "positional_embedding": state["text_model.embeddings.position_embedding.weight"],
-        "ln_final.weight": state["text_model.final_layer_norm.weight"],
-        "ln_final.bias": state["text_model.final_layer_norm.bias"],
-        "text_projection": state["text_projection.weight"].T,
-        **_blocks(state, "text_model.encoder", layers),
-    }
-
-
-def open_clip_vision(state: Mapping[str, Tensor], layers: int) -> State:
-    """transformers' image tower under open_clip's names."""
-    return {
-        "class_embedding": state["vision_model.embeddings.class_embedding"],
-        "conv1.weight": state["vision_model.embeddings.patch_embedding.weight"],
-        "positional_embedding": state["vision_model.embeddings.position_embedding.weight"],
-        "ln_pre.weight": state["vision_model.pre_layrnorm.weight"],
-        "ln_pre.bias": state["vision_model.pre_layrnorm.bias"],
-        "ln_post.weight": state["vision_model.post_layernorm.weight"],
-        "ln_post.bias": state["vision_model.post_layernorm.bias"],
-        "proj": state["visual_projection.weight"].T,
-        **_blocks(state, "vision_model.encoder", layers),
-    }
-
-
-def _blocks(state: Mapping[str, Tensor], encoder: str, layers: int) -> State:
-    """Transformer blocks; open_clip keeps query, key and value in one matrix."""
-    found: State = {}
-    for i in range(layers):
-        ours, theirs = f"{encoder}.layers.{i}", f"transformer.resblocks.{i}"
-        for kind in ("weight", "bias"):
-            found[f"{theirs}.attn.in_proj_{kind}"] = torch.cat([state[f"{ours}.self_attn.{part}_proj.{kind}"] for part in "qkv"])
-            names = {
-                "self_attn.out_proj": "attn.out_proj",
-                "layer_norm1": "ln_1",
-                "layer_norm2": "ln_2",
-                "mlp.fc1": "mlp.c_fc",
-                "mlp.fc2": "mlp.c_proj",
-            }
-            found |= {f"{theirs}.{new}.{kind}": state[f"{ours}.{old}.{kind}"] for old, new in names.items()}
-    return found
 
 
 def _rgb_vision(state: Mapping[str, Tensor]) -> State:
@@ -155,9 +110,7 @@ def _marks(task: CLIP) -> dict[str, int]:
 
 def write_tokenizer(task: CLIP, folder: Path) -> None:
     """tokenizer.json and what transformers' AutoTokenizer needs beside it; texts end at the context length with the end mark."""
-    tokenizer = task.tokenizer.tokenizer
-    assert tokenizer is not None
-    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(task.tokenizer.to_json())
     marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     _write_json(
         folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": task.config.text.context_length, **marks}
@@ -193,6 +146,13 @@ def model_card(task: CLIP, library: str) -> str:
         "open_clip": 'model = open_clip.create_model("local-dir:FOLDER")\ntokenizer = open_clip.get_tokenizer("local-dir:FOLDER")',
         "transformers": 'model = CLIPModel.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")',
     }
+    cleaning = {
+        "open_clip": "",
+        "transformers": """
+AutoTokenizer and CLIPProcessor clean texts by the rules in tokenizer.json, as open_clip does; CLIPTokenizer has rules of its own. None mends
+text that was decoded wrongly (mojibake): send it through `ftfy.fix_text` first.
+""",
+    }
     parameters = sum(p.numel() for p in task.net.parameters())
     return f"""---
 license: apache-2.0
@@ -213,7 +173,7 @@ and texts of up to {task.config.text.context_length} tokens, into {task.config.e
 ```python
 {loading[library]}
 ```
-
+{cleaning[library]}
 ## Training
 
 {task.data.num_samples:,} image-text pairs; data digest `{task.data.digest[:16]}`. Scores, steps, versions and configuration are in

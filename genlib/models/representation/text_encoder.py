@@ -20,7 +20,7 @@ from genlib.config import TaskConfig, limited
 from genlib.data.transforms.plain import PlainTransform
 from genlib.models.base.components import adopt_component
 from genlib.models.representation.base.clip_towers import TextTransformer, attention
-from genlib.nn.tokenizer import END, TextTokenizer, load_bpe, train_bpe
+from genlib.nn.tokenizer import END, TextTokenizer, load_bpe
 from genlib.task import Phase, Task
 from genlib.types import DataSource, DataSpec
 
@@ -67,7 +67,9 @@ class T5EncoderConfig(TaskConfig):
 
 
 class FixedTextEncoder(Task):
-    """Base of both: nothing to train; weights come from `load_pretrained`, in a smoke run from chance."""
+    """Base of both: nothing to train; weights come from `load_pretrained`, in a smoke run from chance.
+
+    Texts are cleaned by the folder's tokenizer alone, as in the pipelines that the folders are of."""
 
     phases: tuple[Phase, ...] = ()
     companions = Companions(load_pretrained="genlib.models.representation.text_encoder:load_pretrained")
@@ -80,7 +82,7 @@ class FixedTextEncoder(Task):
 
     def prepare(self, source: DataSource) -> None:
         """A tokenizer of the captions, for towers of random weights; `load_pretrained` replaces it."""
-        self.tokenizer.use(train_bpe(source.captions("train", 100_000), self.vocab_size))
+        self.tokenizer.learn(source.captions("train", 100_000), self.vocab_size)
 
     @property
     def vocab_size(self) -> int:
@@ -112,7 +114,7 @@ class TextEncoder(FixedTextEncoder):
         )  # fmt: skip
         self.text_model = CLIPTextModelWithProjection(settings) if config.embed_dim else CLIPTextModel(settings)
         self.text_model.set_attn_implementation(attention())
-        self.tokenizer = TextTokenizer(config.text.context_length)
+        self.tokenizer = TextTokenizer(config.text.context_length, cleans=False)
         self.register_buffer("pad_token", torch.tensor([1]))
 
     def prepare(self, source: DataSource) -> None:
@@ -134,7 +136,7 @@ class T5Encoder(FixedTextEncoder):
                 d_kv=config.head_dim, feed_forward_proj="gated-gelu", tie_word_embeddings=False,  # type: ignore[call-arg]
             )
         )  # fmt: skip
-        self.tokenizer = TextTokenizer(config.context_length)
+        self.tokenizer = TextTokenizer(config.context_length, cleans=False)
         self.register_buffer("pad_token", torch.tensor([0]))
 
 

@@ -6,6 +6,7 @@ Ho et al. 2020 (arXiv:2006.11239) for the process and the loss, Salimans & Ho 20
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -91,6 +92,12 @@ class DiscreteConfig(Config):
             "rescale_betas_zero_snr": self.zero_terminal_snr,
             **options,
         }
+
+
+def steps_with_a_time_too_many(levels: int) -> list[int]:
+    """Numbers of steps for which diffusers' trailing spacing gives a time more, -1, after the last: numpy.arange(levels, 0, -levels / steps) is one
+    longer where the quotient was rounded down. Ours (`genlib.functional.grids.trailing`) has as many times as steps."""
+    return [steps for steps in range(1, levels + 1) if math.ceil(levels / (levels / steps)) > steps]
 
 
 def denoising_loss(

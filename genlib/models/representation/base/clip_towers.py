@@ -37,7 +37,7 @@ class VisionTransformer(Config):
             whole = max(1, self.image_size // self.patch_size) * self.patch_size
             raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}; use {whole}")
 
-    def build(self, channels: int, embed_dim: int) -> nn.Module:
+    def build(self, channels: int, embed_dim: int, activation: str) -> nn.Module:
         """(B, channels, image_size, image_size) -> (B, embed_dim)."""
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -46,6 +46,7 @@ class VisionTransformer(Config):
                 CLIPVisionConfig(
                     image_size=self.image_size, patch_size=self.patch_size, hidden_size=self.width, intermediate_size=4 * self.width,
                     num_hidden_layers=self.layers, num_attention_heads=self.heads, num_channels=channels, projection_dim=embed_dim,
+                    hidden_act=activation,
                 )
             )
         )  # fmt: skip
@@ -64,8 +65,8 @@ class ResidualNetwork(Config):
     heads: int = limited(4, at_least=1)
     """Attention heads of the pooling."""
 
-    def build(self, channels: int, embed_dim: int) -> nn.Module:
-        """(B, channels, image_size, image_size) -> (B, embed_dim)."""
+    def build(self, channels: int, embed_dim: int, activation: str) -> nn.Module:
+        """(B, channels, image_size, image_size) -> (B, embed_dim); its own activation is ReLU."""
         return ResidualTower(
             embed_dim=embed_dim, in_channels=channels, image_size=self.image_size, width=self.width, layers=self.layers, heads=self.heads
         )
@@ -88,7 +89,7 @@ class TextTransformer(Config):
     dropout: float = limited(0.0, at_least=0, below=1)
     """Dropout of attention weights."""
 
-    def build(self, embed_dim: int) -> nn.Module:
+    def build(self, embed_dim: int, activation: str) -> nn.Module:
         """(B, N) int64 -> (B, embed_dim)."""
         from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -97,7 +98,7 @@ class TextTransformer(Config):
                 CLIPTextConfig(
                     vocab_size=self.vocab_size, max_position_embeddings=self.context_length, hidden_size=self.width, intermediate_size=4 * self.width,
                     num_hidden_layers=self.layers, num_attention_heads=self.heads, projection_dim=embed_dim, attention_dropout=self.dropout,
-                    bos_token_id=None,
+                    hidden_act=activation, bos_token_id=None,
                     eos_token_id=2,  # read where the number is highest: the end mark, whatever its number
                 )
             )
