@@ -179,8 +179,8 @@ class TrainConfig(Config):
     global_batch: int = limited(128, at_least=1)
     """Samples a step over all workers; the number of workers never changes what is learnt."""
     accumulation: int = limited(1, at_least=1)
-    """Micro-batches a step; each is a `global_batch` / `accumulation` share over all workers. What is over the batch, such as a contrastive loss or
-    batch normalisation, sees one at a time."""
+    """Micro-batches a step; each is a `global_batch` / `accumulation` share over all workers. Loss and gradient stay those of the whole batch, a
+    contrastive loss's too, whose features are then computed twice; batch normalisation sees one micro-batch at a time."""
     strategy: Literal["auto", "single", "ddp", "zero1", "zero2", "zero3"] = changeable("auto")
     """How gradients become weights: auto is single with one worker, else ddp."""
     offload: Literal["none", "optimizer", "all"] = changeable("none")

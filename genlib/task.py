@@ -31,6 +31,9 @@ class Phase:
     """Index of the first step at which it runs; until then its player and the player's optimizer stay as they are."""
     loss_weight: float = 1.0
     """Factor of its loss in the gradient; what is logged stays without it. A phase of every k-th step that stands for all has k."""
+    joint: bool = False
+    """Its loss looks at samples together, as a contrastive one, and comes in two parts, `Task.features` and `Task.joint_loss`: with
+    `train.accumulation` the loss and gradient are still those of the whole batch."""
 
     def due(self, index: int) -> bool:
         """Whether it runs at the step of that index."""
@@ -62,6 +65,8 @@ class Task(nn.Module):
     """
 
     phases: tuple[Phase, ...] = (Phase(),)
+    accumulation_effect: str = ""
+    """What `train.accumulation` changes in what is learnt, in a sentence; empty where loss and gradient stay those of the whole batch."""
     zero3_refusal: str = ""
     """Why ZeRO-3 cannot train this task, in a sentence; empty where it can."""
     objective: tuple[str, Literal["min", "max"]] = ("loss", "min")
@@ -87,9 +92,24 @@ class Task(nn.Module):
         return super().to(*args, **kwargs)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        """The loss of each sample (B,), or a scalar that is a mean already; and values to log.
+        """The loss of each sample (B,), or a scalar that is a mean already; and values to log. Of a joint phase it is made of its two parts.
 
         A `loss` among the values is logged in place of the first, for a rule whose scalar only carries its gradient (`learning_rule`).
+        """
+        return self.joint_loss(phase, {**row_facts(batch), **self.features(phase, batch, step)}, step)
+
+    def features(self, phase: str, batch: Batch, step: Step) -> Batch:
+        """Of a joint phase: what its networks make of each sample alone, B rows, and all else of the samples that `joint_loss` needs.
+
+        Called twice for most micro-batches, once without gradient, so it keeps nothing. A trained number that is no sample's, such as a
+        temperature, is given to every row.
+        """
+        raise NotImplementedError
+
+    def joint_loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """Of a joint phase: as `loss`, from `features` of all this rank's samples of a step, with their `position`, `valid` and `weight`.
+
+        It calls no trained network: all gradients go through the features.
         """
         raise NotImplementedError
 
@@ -114,7 +134,25 @@ class Task(nn.Module):
         if not self.phases:
             return {}
         batch = {**batch, "weight": batch["valid"].float()}  # of the engine in training alone, and `loss` may ask for it
+        if self.evaluates_jointly:
+            return self.joint_evaluation({**row_facts(batch), **self.evaluation_features(batch)})
         loss, metrics = self.loss(self.phases[0].name, batch, Step(0, 1))
+        return {"loss": loss, **metrics}
+
+    @property
+    def evaluates_jointly(self) -> bool:
+        """Whether `evaluate` looks at samples together, and so is made of two parts: then it is of as many as a step learns from."""
+        if type(self).evaluate is not Task.evaluate:
+            return False
+        return any(phase.joint for phase in self.phases[:1]) or type(self).joint_evaluation is not Task.joint_evaluation
+
+    def evaluation_features(self, batch: Batch) -> Batch:
+        """What `joint_evaluation` needs of each sample, B rows: by default the features of the first phase."""
+        return self.features(self.phases[0].name, batch, Step(0, 1))
+
+    def joint_evaluation(self, batch: Batch) -> Metrics:
+        """As `evaluate`, from `evaluation_features`, with `position`, `valid` and `weight`: by default the first phase's loss and what it logs."""
+        loss, metrics = self.joint_loss(self.phases[0].name, batch, Step(0, 1))
         return {"loss": loss, **metrics}
 
     def divergence_reason(self, values: Mapping[str, float]) -> str:
@@ -169,6 +207,11 @@ class Task(nn.Module):
         """Where the first weight lives; of a task without any, that of its first upstream task."""
         first = next((value for task in (self, *self.upstream.values()) for value in task.parameters()), None)
         return torch.device("cpu") if first is None else first.device
+
+
+def row_facts(batch: Batch) -> Batch:
+    """What a joint loss knows of its rows beside their features: `position`, `valid` and `weight`, where the batch has them."""
+    return {name: batch[name] for name in ("position", "valid", "weight") if name in batch}
 
 
 def weighted_mean(values: Tensor, batch: Batch) -> Tensor:

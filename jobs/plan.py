@@ -55,7 +55,8 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
     if fit is None:
         raise ValueError(refusal(stage.name, view, parallelisms_for(fake.task, 2), options))
     head = f"{title}\ndata: {origin}\n{options.gpus:,} GPUs of {options.gpu_memory_gb:g} GB, {micro_batch:,} samples each at once:"
-    return "\n".join([head, table(view, parallelisms, micro_batch, options), *conclusions(view, fit, stage, options)])
+    lines = [*conclusions(view, fit, stage, options), *accumulation_words(fake.task, fit, stage)]
+    return "\n".join([head, table(view, parallelisms, micro_batch, options), *lines])
 
 
 def assumed_spec(stage: Stage) -> tuple[DataSpec, str]:
@@ -152,12 +153,23 @@ def conclusions(view: MemoryEstimate, fit: Fit, stage: Stage, options: RunOption
     words = [f"--train.strategy {fit.parallelism.strategy}"]
     words += [f"--train.offload {fit.parallelism.offload}"] if fit.parallelism.offload != "none" else []
     words += [f"--train.accumulation {fit.accumulation}"] if fit.accumulation != train.accumulation else []
-    flops = view.flops_per_sample() * train.global_batch
-    rate = options.gpus * options.mfu * options.gpu_tflops * 1e12 / view.flops_per_sample()
+    each = view.flops_per_sample(fit.accumulation)
+    rate = options.gpus * options.mfu * options.gpu_tflops * 1e12 / each
     hours = train.steps * train.global_batch / rate / 3600
     return [
         f"first that fits: {fit.parallelism} with {fit.micro_batch:,} samples a GPU at once ({' '.join(words)})",
-        f"{flops:.3g} FLOPs a step of {train.global_batch:,} samples, {view.flops_per_sample():.3g} a sample, recomputation included",
+        f"{each * train.global_batch:.3g} FLOPs a step of {train.global_batch:,} samples, {each:.3g} a sample, recomputation included",
         f"at {options.mfu:.0%} of {options.gpu_tflops:g} TFLOP/s a GPU: {rate:,.0f} samples/s; "
         f"{train.steps:,} steps take {digits(hours)} hours, {digits(hours * options.gpus)} GPU-hours",
     ]
+
+
+def accumulation_words(task: Task, fit: Fit, stage: Stage) -> list[str]:
+    """What accumulation means for what is learnt; nothing where a step is one micro-batch."""
+    if fit.accumulation == 1:
+        return []
+    head = f"with accumulation {fit.accumulation} a step takes its {stage.train.global_batch:,} samples in {fit.accumulation} micro-batches: "
+    joint = "; its loss looks at samples together, so their features come first and all but one micro-batch go through the networks twice"
+    if task.accumulation_effect:
+        return [f"{head}{task.accumulation_effect}"]
+    return [f"{head}loss and gradient stay those of the whole batch{joint if any(phase.joint for phase in task.phases) else ''}"]

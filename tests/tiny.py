@@ -117,17 +117,23 @@ class TwoTowers(nn.Module):
 
 
 class CLIP(Task):
+    phases = (Phase(joint=True),)
+
     def __init__(self) -> None:
         super().__init__()
         self.net = TwoTowers()
 
-    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+    def features(self, phase: str, batch: Batch, step: Step) -> Batch:
         a, b, scale = self.net(batch["x"], batch["x"] + 0.1 * noise(batch, FEATURES, step))
+        return {"a": a, "b": b, "scale": scale.expand(len(a))}
+
+    def joint_loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        a, b, scale = batch["a"], batch["b"], batch["scale"][:1]
         every_a, every_b, counts = gather_with_grad(a), gather_with_grad(b), all_gather(batch["valid"])
         target = torch.arange(len(a)) + rank() * len(a)
         to_b = (scale * a @ every_b.T).masked_fill(~counts, -1e9)
         to_a = (scale * b @ every_a.T).masked_fill(~counts, -1e9)
-        return (F.cross_entropy(to_b, target, reduction="none") + F.cross_entropy(to_a, target, reduction="none")) / 2, {}
+        return (F.cross_entropy(to_b, target, reduction="none") + F.cross_entropy(to_a, target, reduction="none")) / 2, {"scale": scale[0]}
 
 
 class RBM(Task):

@@ -85,9 +85,13 @@ class MemoryEstimate:
     traces: tuple[tuple[PassTrace, PassTrace], ...]
     accumulation: int = 1
 
-    def flops_per_sample(self) -> float:
-        """Operations of a training step for one sample, over all phases; from the larger of the two sizes."""
-        return sum(large.flops / large.size / large.every for _, large in self.traces)
+    def flops_per_sample(self, accumulation: int = 1) -> float:
+        """Operations of a training step for one sample, over all phases; from the larger of the two sizes.
+
+        With so many micro-batches a step, of which a joint phase takes all but one through its networks twice.
+        """
+        again = 1 - 1 / accumulation
+        return sum((large.flops + large.joint * again * large.forward) / large.size / large.every for _, large in self.traces)
 
     def at(self, parallelism: Parallelism, world: int, micro_batch: int) -> Memory:
         """Memory of a step with `micro_batch` samples a device."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from genlib import distributed
 from genlib.config import TrainConfig
+from genlib.engine.micro_batches import passes
 from genlib.engine.optim import clip_gradients, learning_rate, make_optimizer, parameter_groups, set_learning_rate
 from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, share, state_shards
 from genlib.task import Phase, Task
@@ -33,13 +34,15 @@ class SingleDevice:
 
     def setup(self, task: Task, config: TrainConfig) -> None:
         self.task, self.config = task.to(self.device), config
+        self.bare: dict[str, LossModule] = {}
         self.loss_modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Optimizer] = {}
         self.players = Players(task)
         for player in task.players():
             # before wrapping: DistributedDataParallel notes which weights have gradients when it is made
             self.players.select(player)
-            self.loss_modules[player] = self.wrap(LossModule(task, config.precision, self.device, compile=config.compile))
+            self.bare[player] = LossModule(task, config.precision, self.device, compile=config.compile)
+            self.loss_modules[player] = self.wrap(self.bare[player])
             optim = optim_of(config, player)
             self.optimizers[player] = make_optimizer(parameter_groups(task, self.players.weights[player], optim.weight_decay), optim)
             self.updates[player] = 0
@@ -59,10 +62,10 @@ class SingleDevice:
         for weight in weights:
             weight.grad = None
         metrics = []
-        for i, batch in enumerate(micro_batches):
+        for i, one in enumerate(passes(loss_module, self.bare[phase.player], phase, micro_batches, step)):
             last = i + 1 == len(micro_batches)
             with nullcontext() if last else self.without_sync(loss_module):
-                loss, values = loss_module(phase.name, batch, step)
+                loss, values = one()
                 (loss / len(micro_batches) if len(micro_batches) > 1 else loss).backward()
             metrics.append(values)
         # backward has averaged the gradients, so every rank sees the same norm and decides the same

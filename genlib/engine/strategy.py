@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,20 +57,36 @@ class LossModule(nn.Module):
 
     def __init__(self, task: Task, precision: str, device: torch.device, *, compile: bool = False) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.device = task, device
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16) if precision == "bf16" else nullcontext
-        self.loss = torch.compile(task.loss) if compile else task.loss
+        self.loss, self.features = (torch.compile(part) if compile else part for part in (task.loss, task.features))
         self.loss_weights = {phase.name: phase.loss_weight for phase in task.phases}
 
-    def forward(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+    def forward(self, phase: str, batch: Batch, step: Step, part: Literal["loss", "features"] = "loss") -> Any:
+        """The loss of this rank's rows, a scalar, with metrics; or of a joint phase the features of each row, a batch."""
         with self.autocast():
+            if part == "features":
+                return self.features(phase, batch, step)
             loss, metrics = self.loss(phase, batch, step)
-        loss = weighted_mean(loss.float(), batch)
-        if not loss.requires_grad:
-            raise ValueError(f"the loss of phase {phase} reaches no weight that the phase trains; there is nothing to learn from it")
-        # A loss that is not finite may still have finite gradients: such a factor poisons them, so that every rank skips the step.
-        poison = loss.detach() * 0 + self.loss_weights[phase]
-        return loss * poison, {"loss": loss.detach(), **{name: weighted_mean(value.detach().float(), batch) for name, value in metrics.items()}}
+        return mean_loss(loss, metrics, batch, phase, self.loss_weights[phase])
+
+    def whole(self, phase: str, features: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """A joint phase's loss of each row, from the features of all."""
+        with self.autocast():
+            return self.task.joint_loss(phase, features, step)
+
+
+def mean_loss(loss: Tensor, metrics: Metrics, batch: Batch, phase: str, weight: float) -> tuple[Tensor, Metrics]:
+    """The mean over the rows of this rank, times the phase's weight; with it the means of what is logged, the loss without the weight.
+
+    ValueError where the loss reaches no weight of the phase.
+    """
+    loss = weighted_mean(loss.float(), batch)
+    if not loss.requires_grad:
+        raise ValueError(f"the loss of phase {phase} reaches no weight that the phase trains; there is nothing to learn from it")
+    # A loss that is not finite may still have finite gradients: such a factor poisons them, so that every rank skips the step.
+    poison = loss.detach() * 0 + weight
+    return loss * poison, {"loss": loss.detach(), **{name: weighted_mean(value.detach().float(), batch) for name, value in metrics.items()}}
 
 
 class Players:

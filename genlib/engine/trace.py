@@ -53,6 +53,10 @@ class PassTrace:
     """Floating-point operations; a multiplication and an addition are two. What gradient checkpointing computes again counts."""
     recomputed: int
     """Of them, those of what gradient checkpointing computes again."""
+    forward: int
+    """Of them, those of the forward pass."""
+    joint: bool
+    """Whether the phase is joint, so that accumulation takes most of its forward passes twice."""
 
     @property
     def activation_bytes(self) -> int:
@@ -127,13 +131,14 @@ def _trace(task: Task, weights: dict[str, nn.Parameter], phase: Phase, batch: Ba
     try:
         with operations, memory:
             loss = loss_module(phase.name, batch, Step(0, 1))[0]
-            memory.in_backward = True
+            forward, memory.in_backward = operations.get_total_flops(), True
             loss.backward()
     finally:
         for hook in hooks:
             hook.remove()
     memory.close()
-    return PassTrace(phase.player, phase.every, size, tuple(memory.moments), operations.get_total_flops(), memory.recomputed)
+    flops = operations.get_total_flops()
+    return PassTrace(phase.player, phase.every, size, tuple(memory.moments), flops, memory.recomputed, forward, phase.joint)
 
 
 def flops_per_sample(fake: FakeTask, size: int, precision: str) -> float:

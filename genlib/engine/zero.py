@@ -19,6 +19,7 @@ from torch import Tensor
 from genlib import distributed
 from genlib.config import TrainConfig
 from genlib.engine.ddp import average_batch_statistics
+from genlib.engine.micro_batches import passes
 from genlib.engine.optim import learning_rate, parameter_groups, set_learning_rate
 from genlib.engine.partition_optimizer import PartitionOptimizer, WeightPiece, leaves
 from genlib.engine.single import blank_state, mean_metrics, whole_share
@@ -114,8 +115,8 @@ class Zero:
         if optimizer.inner is not None:
             set_learning_rate(optimizer.inner, learning_rate(optim, step.index, step.total))
         metrics = []
-        for number, batch in enumerate(micro_batches):
-            loss, values = engine(phase.name, batch, step)
+        for number, one in enumerate(passes(engine, engine.module, phase, micro_batches, step)):
+            loss, values = one()
             self._note_used(phase.player, loss, first=number == 0)
             engine.backward(loss)
             engine.step()

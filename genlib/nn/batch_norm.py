@@ -48,6 +48,12 @@ class BatchNorm(nn.Module):
             running.lerp_(torch.where(new.isfinite(), new, running), self.momentum)
 
 
+def batch_norms(network: nn.Module) -> list[str]:
+    """Names of the network's layers that normalise over the batch, PyTorch's own among them."""
+    kinds = BatchNorm | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+    return [name for name, module in network.named_modules() if isinstance(module, kinds)]
+
+
 class _Normalise(torch.autograd.Function):
     """The batch's statistics are part of the function, so gradients pass through them to every row of every rank."""
 

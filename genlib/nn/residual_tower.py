@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))  # restores the variance that ReLU leaves of a normal variable (arXiv:2101.08692, section 4)
 STRIDE = 32
@@ -117,13 +118,21 @@ class ResidualTower(nn.Module):
         self.stem = StandardisedConv(in_channels, width // 2, 3, stride=2, scale=RELU_GAIN)
         self.blocks = nn.Sequential(*_blocks(width, layers))
         self.pool = AttentionPool(8 * width, embed_dim, heads, image_size // STRIDE)
+        self.checkpointing = False
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Blocks are computed again in the backward pass."""
+        self.checkpointing = True
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, image_size, image_size), normalised -> (B, embed_dim), not of unit length."""
         if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
             raise ValueError(f"images {tuple(images.shape)} are not (B, {self.in_channels}, {self.image_size}, {self.image_size}); resize them first")
         x = self.stem(_channels_last(images)).relu_()
-        return self.pool(self.blocks(F.avg_pool2d(x, 2)))
+        x = F.avg_pool2d(x, 2)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(x)
+        return self.pool(x)
 
 
 def _channels_last(images: Tensor) -> Tensor:

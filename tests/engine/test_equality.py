@@ -91,3 +91,14 @@ def test_training_moves_weights_and_average(runs: Path, name: str) -> None:
     moved = [key for key, value in weights.items() if not torch.equal(value, start[key])]
     assert moved
     assert all(torch.equal(ema[key], weights[key]) == (key not in moved) for key in weights if not key.startswith("key."))
+
+
+@pytest.mark.parametrize("strategy", ["single", *STRATEGIES])
+@pytest.mark.parametrize("kind", ["VAE", "CLIP"])
+def test_micro_batches_equal_the_whole_batch(runs: Path, kind: str, strategy: str) -> None:
+    whole, split = runs / f"{kind}-single", runs / f"{kind}-accumulated-{strategy}"
+    expected, found = (checkpoint.load_weights(folder / "checkpoints" / checkpoint.step_name(STEPS)) for folder in (whole, split))
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=TOLERANCE, rtol=0)
+    for before, after in zip(losses(whole), losses(split), strict=True):
+        assert after == pytest.approx(before, rel=1e-5, abs=1e-5)

@@ -228,6 +228,33 @@ def test_two_processes_equal_one(runs: Runs, label: str, strategy: str, tmp_path
         torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-5)
 
 
+JOINT = tuple(label for label, case in STAGES.items() if case.recipe in ("clip_tiny", "clip_vit_b32", "simclr"))
+
+
+@every_stage
+def test_micro_batches_learn_what_the_whole_batch_does_or_the_task_says_what_they_do(runs: Runs, label: str, tmp_path: Path) -> None:
+    runs.trained(label)
+    effect, joint = runs.built(label).accumulation_effect, any(phase.joint for phase in runs.built(label).phases)
+    assert joint == (label in JOINT)
+    split = runs.train(label, tmp_path, optim=PLAIN, accumulation=4)
+    whole, found = checkpoint.load_weights(runs.plain(label)), checkpoint.load_weights(split)
+    apart = [name for name, value in whole.items() if not torch.allclose(found[name], value, atol=1e-5, rtol=1e-5)]
+    assert bool(apart) == bool(effect), apart
+
+
+@stages(JOINT)
+@pytest.mark.parametrize("strategy", SHARED)
+def test_two_processes_in_micro_batches_equal_one_with_the_whole_batch(runs: Runs, label: str, strategy: str, tmp_path: Path) -> None:
+    final = Path("checkpoints", runs.trained(label).name)
+    case, options = STAGES[label], {"strategy": strategy, "optim": PLAIN, "accumulation": 4}
+    run_ranks(2, partial(train_stage, case.recipe, case.stage, tmp_path, runs.upstream(label), **options))
+    whole, split = checkpoint.load_weights(runs.plain(label)), checkpoint.load_weights(tmp_path / final)
+    for name, value in whole.items():
+        torch.testing.assert_close(split[name], value, atol=1e-5, rtol=1e-5)
+    for before, after in zip(metrics(runs.plain(label).parents[1]), metrics(tmp_path), strict=True):
+        assert after == pytest.approx(before, rel=1e-4, abs=1e-5)
+
+
 def metrics(run: Path) -> list[dict[str, float]]:
     """What a run logged of each step, but for what the clock says."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

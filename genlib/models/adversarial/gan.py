@@ -131,9 +131,9 @@ class GAN(TwoPlayers):
         targets = partial(noisy_targets, batch["position"], smoothing=self.game.label_smoothing, flips=self.game.label_flips, seed=seed)
         return targets(real=True), targets(real=False)
 
-    def evaluate(self, batch: Batch) -> Metrics:
+    def joint_evaluation(self, batch: Batch) -> Metrics:
         """That of `TwoPlayers`, and the discriminator's accuracy on held-out and on generated samples."""
-        values = super().evaluate(batch)
+        values = super().joint_evaluation(batch)
         return {**values, "real_accuracy": (values["real_logit"] > 0).float(), "fake_accuracy": (values["fake_logit"] < 0).float()}
 
 

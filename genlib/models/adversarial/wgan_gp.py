@@ -20,7 +20,7 @@ from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.players import Networks, TwoPlayers
 from genlib.models.adversarial.dcgan import ConvDiscriminator, Convolutional
 from genlib.models.adversarial.gan import Dense
-from genlib.nn.batch_norm import BatchNorm
+from genlib.nn.batch_norm import batch_norms
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Metrics, Step
@@ -82,11 +82,9 @@ class DenseWGANGPConfig(TaskConfig):
 
 def check_no_batch_norm(critic: nn.Module) -> None:
     """ValueError where a critic normalises over the batch: the penalty is on each sample's own gradient (section 4)."""
-    kinds = BatchNorm | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-    found = next((name for name, module in critic.named_modules() if isinstance(module, kinds)), None)
-    if found is not None:
+    if found := batch_norms(critic):
         raise ValueError(
-            f"the critic's layer {found} normalises over the batch, but a gradient penalty is of each sample's own gradient; take layer or group "
+            f"the critic's layer {found[0]} normalises over the batch, but a gradient penalty is of each sample's own gradient; take layer or group "
             "normalisation, or none"
         )
 
@@ -110,9 +108,9 @@ class WGANGP(TwoPlayers):
         penalty, loss = gradient_penalty(norm), wasserstein_critic(real_scores, fake_scores)
         return loss + self.game.penalty * penalty, {"wasserstein": -loss * self.scale, "gradient_norm": norm}
 
-    def evaluate(self, batch: Batch) -> Metrics:
+    def joint_evaluation(self, batch: Batch) -> Metrics:
         """As of all two players; and the critic's estimate of the earth mover's distance, in the units of the data."""
-        values = super().evaluate(batch)
+        values = super().joint_evaluation(batch)
         return {**values, "wasserstein": (values["real_logit"] - values["fake_logit"]) * self.scale}
 
 

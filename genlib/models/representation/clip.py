@@ -24,7 +24,7 @@ from genlib.models.representation.base.clip_towers import ResidualNetwork, TextT
 from genlib.nn.tokenizer import TextTokenizer, load_bpe
 from genlib.ports import Features, Image, Names, Probabilities, Sizes, Templates, Texts
 from genlib.recipe import Recipe, Stage
-from genlib.task import Task, action
+from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Samples, Step
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's own pretraining images
@@ -42,6 +42,8 @@ class CLIPConfig(TaskConfig):
     """Size of the space that both towers share."""
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     """Between the two layers of each transformer block: quick_gelu in OpenAI's towers, gelu in most of OpenCLIP's."""
+    gradient_checkpointing: bool = False
+    """Compute the activations of both towers' blocks again in the backward pass instead of keeping them: less memory, a third more time."""
     temperature: float = tunable(0.07, low=0.02, high=0.2, log=True, above=0.01, at_most=1)
     """Temperature at the start; it is learnt, and never falls below 0.01."""
     tokenizer_file: str = ""
@@ -107,6 +109,7 @@ def normalise(images: Tensor, config: CLIPConfig) -> Tensor:
 class CLIP(Task):
     """The task: pairs in, two towers out."""
 
+    phases = (Phase(joint=True),)
     companions = Companions(
         assess="genlib.models.representation.clip_assess:assess",
         export="genlib.models.representation.clip_export:export",
@@ -119,6 +122,9 @@ class CLIP(Task):
         self.config, self.data = config, data
         image = config.image.build(data.channels, config.embed_dim, config.activation)
         self.net = TwoTowers(image, config.text.build(config.embed_dim, config.activation), config.temperature)
+        if config.gradient_checkpointing:
+            self.net.image.enable_gradient_checkpointing()  # type: ignore[operator]
+            self.net.text.enable_gradient_checkpointing()  # type: ignore[operator]
         self.tokenizer = TextTokenizer(config.text.context_length, load_bpe(Path(config.tokenizer_file)) if config.tokenizer_file else None)
 
     def prepare(self, source: DataSource) -> None:
@@ -135,13 +141,16 @@ class CLIP(Task):
     def transform(self, train: bool) -> ClipTransform:
         return ClipTransform(self.config, self.data.image_size, self.tokenizer, train)
 
-    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+    def features(self, phase: str, batch: Batch, step: Step) -> Batch:
         image, text, scale = self.net(batch["image"], batch["tokens"])
-        return contrastive_loss(image, text, scale, valid=batch["valid"]), {"logit_scale": scale[0]}
+        return {"image": image, "text": text, "scale": scale.expand(len(image))}
 
-    def evaluate(self, batch: Batch) -> Metrics:
-        image, text, scale = self.net(batch["image"], batch["tokens"])
-        return {"loss": contrastive_loss(image, text, scale, valid=batch["valid"])}
+    def joint_loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        scale = batch["scale"][:1]
+        return contrastive_loss(batch["image"], batch["text"], scale, valid=batch["valid"]), {"logit_scale": scale[0]}
+
+    def joint_evaluation(self, batch: Batch) -> Metrics:
+        return {"loss": contrastive_loss(batch["image"], batch["text"], batch["scale"][:1], valid=batch["valid"])}
 
     @action
     @torch.no_grad()

@@ -20,7 +20,7 @@ from genlib.data.transforms.augment import ImageAugmentation
 from genlib.distributed import all_gather
 from genlib.models.representation.simclr import SimCLR, SimCLRConfig
 from genlib.recipe import Recipe, Stage
-from genlib.task import Task
+from genlib.task import Phase, Task
 from genlib.types import Batch, DataSpec, Metrics, Step
 
 
@@ -41,6 +41,7 @@ class MoCoConfig(SimCLRConfig):
 class MoCo(SimCLR):
     """The task: images in, an encoder out."""
 
+    phases = (Phase(),)  # each sample's loss is its own, against a queue that stands still during a step
     config: MoCoConfig
     queue: Tensor
     oldest: Tensor
@@ -83,10 +84,13 @@ class MoCo(SimCLR):
         self.queue[places] = keys
         self.oldest.add_(len(keys)).remainder_(self.config.queue)
 
-    def evaluate(self, batch: Batch) -> Metrics:
-        """As SimCLR's, with this loss."""
+    def evaluation_features(self, batch: Batch) -> Batch:
         first, second = batch["image"].unbind(1)
-        return {**super().evaluate(batch), "loss": self.distances(first, self.keys(second))[0]}
+        return {**super().evaluation_features(batch), "loss": self.distances(first, self.keys(second))[0]}
+
+    def joint_evaluation(self, batch: Batch) -> Metrics:
+        """As SimCLR's, with this loss."""
+        return {**super().joint_evaluation(batch), "loss": batch["loss"]}
 
 
 def frozen_copy(net: nn.Module) -> nn.Module:

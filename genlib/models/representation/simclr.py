@@ -25,7 +25,7 @@ from genlib.metrics.probe import vote_of_others
 from genlib.nn.residual_tower import RELU_GAIN, ResidualBlock, StandardisedConv
 from genlib.ports import Count, Features, Gallery, Image, Ranking, Sizes
 from genlib.recipe import Recipe, Stage
-from genlib.task import Task, action
+from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSpec, Metrics, Samples, Step
 
 NEIGHBOURS = 10
@@ -110,6 +110,7 @@ class SimCLRNetwork(nn.Module):
 class SimCLR(Task):
     """The task: images in, an encoder out."""
 
+    phases = (Phase(joint=True),)
     objective = ("knn_accuracy", "max")  # the loss is no measure: a higher temperature alone raises it
     companions = Companions(assess="genlib.models.representation.simclr_assess:assess", example="genlib.models.representation.simclr:example")
 
@@ -127,21 +128,31 @@ class SimCLR(Task):
     def transform(self, train: bool) -> ViewsTransform:
         return ViewsTransform(self.config.augmentation, self.image_size, self.data.image_size, plain=not train)
 
-    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+    def features(self, phase: str, batch: Batch, step: Step) -> Batch:
         first, second = self.net(batch["image"].flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        return {"first": first, "second": second}
+
+    def joint_loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        first, second = batch["first"], batch["second"]
         loss = nt_xent(first, second, self.config.temperature, valid=batch["valid"])
         return loss, {"alignment": (first * second).sum(1).detach()}
 
-    def evaluate(self, batch: Batch) -> Metrics:
+    def evaluation_features(self, batch: Batch) -> Batch:
+        made = self.features("train", batch, Step(0, 1))
+        if "label" in batch and self.data.class_names:
+            made |= {"code": self.net.features(batch["plain"]), "label": batch["label"]}
+        return made
+
+    def joint_evaluation(self, batch: Batch) -> Metrics:
         """The loss; how often the nearest view is the same image's; and how often neighbours in the batch, by plain images, know the class."""
-        first, second = self.net(batch["image"].flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        first, second = batch["first"], batch["second"]
         loss = nt_xent(first, second, self.config.temperature, valid=batch["valid"])
         valid = all_gather(batch["valid"])
         cosine = (first @ all_gather(second).T).masked_fill(~valid, -2.0)
         own = torch.arange(len(first), device=first.device) + rank() * len(first)
         values = {"loss": loss, "matched": (cosine.argmax(1) == own).float()}
-        if "label" in batch and self.data.class_names:
-            codes, labels = all_gather(self.net.features(batch["plain"])), all_gather(batch["label"])
+        if "code" in batch:
+            codes, labels = all_gather(batch["code"]), all_gather(batch["label"])
             right = torch.zeros_like(valid, dtype=torch.float32)
             if valid.sum() > 1:
                 right[valid] = (vote_of_others(codes[valid], labels[valid], k=NEIGHBOURS) == labels[valid]).float()

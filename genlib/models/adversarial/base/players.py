@@ -16,6 +16,7 @@ from genlib.data.transforms.vectors import VectorShape
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
 from genlib.models.adversarial.base.health import Health, diagnosis, variety
+from genlib.nn.batch_norm import batch_norms
 from genlib.ports import FrameCount, Sample, SampleStrip, Seed, Seeds, Sizes
 from genlib.random import seeded_normal
 from genlib.task import Phase, Task, action
@@ -70,6 +71,8 @@ class TwoPlayers(Task):
         self.networks, self.health, self.data, self.shape = networks, health, data, networks.shape(data)
         self.generator, self.discriminator = networks.generator(self.shape), networks.discriminator(self.shape)
         self.phases = (Phase(name="discriminator", player="discriminator"), Phase(name="generator", player="generator", every=d_steps))
+        if batch_norms(self):
+            self.accumulation_effect = "batch normalisation takes its mean and variance over each micro-batch alone"
         self.register_buffer("centre", torch.full((1 if self.shape.is_image else self.shape.size,), 0.5))
         self.register_buffer("scale", torch.full((1,), 0.5))
         self.register_buffer("progress", torch.zeros(1))
@@ -116,13 +119,19 @@ class TwoPlayers(Task):
         valid = batch["valid"]
         return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), valid), valid)
 
-    def evaluate(self, batch: Batch) -> Metrics:
-        """Of as many generated samples as held-out ones: their sliced Wasserstein distance and variety, and the discriminator's logits on both."""
-        made = self.generator(self.noise(batch, 0, "evaluation"))
+    def evaluation_features(self, batch: Batch) -> Batch:
+        """Held-out samples and as many generated ones, (B, D) each, the discriminator's logits on both, and labels where there are some."""
+        made, real = self.generator(self.noise(batch, 0, "evaluation")), batch[self.networks.member]
         real_logits, fake_logits = (self.discriminator(x, batch["valid"]) for x in (self.real(batch), made))
-        logits = {"real_logit": real_logits[:, 0], "fake_logit": fake_logits[:, 0]}
+        samples = {"real": real.float().flatten(1), "fake": self.in_data_units(made).flatten(1)}
+        labels = {"label": batch["label"]} if "label" in batch else {}
+        return {**samples, "real_logit": real_logits[:, 0], "fake_logit": fake_logits[:, 0], **labels}
+
+    def joint_evaluation(self, batch: Batch) -> Metrics:
+        """Of as many generated samples as held-out ones: their sliced Wasserstein distance and variety, and the discriminator's logits on both."""
+        logits = {name: batch[name] for name in ("real_logit", "fake_logit")}
         valid = all_gather(batch["valid"])
-        real, fake = (all_gather(x.flatten(1))[valid] for x in (batch[self.networks.member].float(), self.in_data_units(made)))
+        real, fake = (all_gather(batch[name])[valid] for name in ("real", "fake"))
         label = all_gather(batch["label"])[valid] if "label" in batch else None
         return {"sliced_wasserstein": self.distance(real, fake), **variety(real, fake, label), **logits, "progress": self.progress[0]}
 

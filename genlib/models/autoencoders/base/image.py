@@ -64,6 +64,8 @@ class ImageAutoencoder(Task):
             self.discriminator = PatchDiscriminator(data.channels, config.discriminator.width, config.discriminator.layers)
             start = config.discriminator.start_steps
             self.phases = (Phase(name="net", player="net"), Phase(name="discriminator", player="discriminator", start=start))
+        if config.discriminator.weight and config.discriminator.adaptive:
+            self.accumulation_effect = "the weight of the adversarial loss is found for each micro-batch alone"
 
     @property
     def model(self) -> Any:
@@ -119,7 +121,7 @@ class ImageAutoencoder(Task):
 
         Both are differentiated here with respect to the reconstruction alone and go on with these gradients, so that the backward pass
         goes through every weight once, as ZeRO-3 demands, and the ratio of gradients at the last layer costs no pass of its own.
-        `features`: what the last layer was given. The ratio is of the global batch's gradients.
+        `features`: what the last layer was given. The ratio is of the gradients of the global micro-batch.
         """
         with torch.enable_grad():
             leaf = made.detach().float().requires_grad_()

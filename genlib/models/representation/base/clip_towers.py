@@ -118,6 +118,10 @@ class ImageTransformer(nn.Module):
         self.model = model
         model.set_attn_implementation(attention())
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Blocks are computed again in the backward pass."""
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images).image_embeds
 
@@ -129,6 +133,10 @@ class TextTower(nn.Module):
         super().__init__()
         self.model = model
         model.set_attn_implementation(attention())
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Blocks are computed again in the backward pass."""
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, tokens: Tensor) -> Tensor:
         # Causal: nothing after the last end mark reaches any text's. A GPU would wait for the number, and a plan's tensors hold none.
