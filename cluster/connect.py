@@ -29,6 +29,12 @@ def connected(cpus: int | None = None) -> Iterator[None]:
         yield
 
 
+def is_this_machine() -> bool:
+    """Whether all workers will be on this machine, so that what is not here is nowhere."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return not address or address.startswith(("127.0.0.1:", "localhost:"))
+
+
 @contextmanager
 def attached(address: str, runtime_env: dict[str, Any] | None = None) -> Iterator[None]:
     """Inside, this process is a driver of the cluster at `address`; `runtime_env` is that of its workers."""

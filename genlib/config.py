@@ -319,7 +319,8 @@ class TaskConfig(Config):
     """Base of every family's configuration."""
 
     fields: ClassVar[tuple[str, ...]] = ()
-    """Fields of samples without which its task cannot learn from one, such as image and text; empty are those that most samples have."""
+    """Fields of samples without which its task cannot learn from one, such as image and text; `image|array` is the first of these that most
+    samples have. Empty are all that most have: of sets that are mixed, what one of them alone has drops the samples of the others."""
     roles: ClassVar[tuple[str, ...]] = ()
     """Roles of the upstream tasks that its task needs; a stage names a stage for each in its `needs`."""
 

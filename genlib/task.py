@@ -32,7 +32,7 @@ class Phase:
     loss_weight: float = 1.0
     """Factor of its loss in the gradient; what is logged stays without it. A phase of every k-th step that stands for all has k."""
     joint: bool = False
-    """Its loss looks at samples together, as a contrastive one, and comes in two parts, `Task.features` and `Task.joint_loss`: with
+    """Its loss looks at samples together, as a contrastive one, and comes in two parts, `Task.joint_features` and `Task.joint_loss`: with
     `train.accumulation` the loss and gradient are still those of the whole batch."""
 
     def due(self, index: int) -> bool:
@@ -96,9 +96,9 @@ class Task(nn.Module):
 
         A `loss` among the values is logged in place of the first, for a rule whose scalar only carries its gradient (`learning_rule`).
         """
-        return self.joint_loss(phase, {**row_facts(batch), **self.features(phase, batch, step)}, step)
+        return self.joint_loss(phase, {**row_facts(batch), **self.joint_features(phase, batch, step)}, step)
 
-    def features(self, phase: str, batch: Batch, step: Step) -> Batch:
+    def joint_features(self, phase: str, batch: Batch, step: Step) -> Batch:
         """Of a joint phase: what its networks make of each sample alone, B rows, and all else of the samples that `joint_loss` needs.
 
         Called twice for most micro-batches, once without gradient, so it keeps nothing. A trained number that is no sample's, such as a
@@ -107,7 +107,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def joint_loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        """Of a joint phase: as `loss`, from `features` of all this rank's samples of a step, with their `position`, `valid` and `weight`.
+        """Of a joint phase: as `loss`, from `joint_features` of all this rank's samples of a step, with their `position`, `valid` and `weight`.
 
         It calls no trained network: all gradients go through the features.
         """
@@ -148,7 +148,7 @@ class Task(nn.Module):
 
     def evaluation_features(self, batch: Batch) -> Batch:
         """What `joint_evaluation` needs of each sample, B rows: by default the features of the first phase."""
-        return self.features(self.phases[0].name, batch, Step(0, 1))
+        return self.joint_features(self.phases[0].name, batch, Step(0, 1))
 
     def joint_evaluation(self, batch: Batch) -> Metrics:
         """As `evaluate`, from `evaluation_features`, with `position`, `valid` and `weight`: by default the first phase's loss and what it logs."""

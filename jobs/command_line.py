@@ -35,9 +35,9 @@ class RunOptions:
     gpus_per_worker: float | None = None
     """GPUs a worker reserves; by default one where the cluster has any, else none."""
     run: str = ""
-    """Name of the run: it lives in runs/NAME. Empty is the recipe's name."""
+    """Name of the run: it lives in runs/NAME, or in $GENLIB_RUNS/NAME. Empty is the recipe's name."""
     run_dir: str = ""
-    """Folder of the run, instead of runs/NAME; every worker must see it under this path."""
+    """Folder of the run itself, in place of a name; every worker must see it under this path."""
     retries: int = 3
     """Times a run whose workers were lost goes on from its newest checkpoint before it gives up; -1 is always."""
     grace_seconds: float = GRACE_SECONDS

@@ -28,20 +28,24 @@ from genlib.recipe import Stage
 from jobs import run_folder
 from jobs.command_line import Command, exit_code, parse
 from jobs.encoder import EncodingWork, Workers, encode_by_workers
-from jobs.train import look_at_data
+from jobs.train import few, look_at_data, spread
+from jobs.undo import undone_unless_begun
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code. ValueError where no stage encodes, or what it needs is not trained."""
     command = parse(arguments)
     options = command.options
-    run = run_folder.run_folder(options.run or command.recipe, options.run_dir)
+    run = run_folder.run_folder(options.run, options.run_dir, command.recipe)
     workers = Workers(options.worker_range[0], options.cpus_per_worker, options.gpus_per_worker or 0)
-    with run_folder.only_one(run), connected():
-        check_cluster_fits(workers.count, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}))
-        look_at_data(command, run)
-        if not sum(encode_stage(command, run, stage, workers) for stage in command.stages):
-            raise ValueError(f"recipe {command.recipe} encodes nothing: no stage of it learns on what a frozen network makes of samples")
+    folders = [run_folder.stage_folder(run, command.stages, stage) for stage in command.stages]
+    with run_folder.only_one(run), undone_unless_begun(run, folders):
+        many = look_at_data(command, run, command.stages, few)
+        with connected():
+            check_cluster_fits(workers.count, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}))
+            look_at_data(command, run, many, spread)
+            if not sum(encode_stage(command, run, stage, workers) for stage in command.stages):
+                raise ValueError(f"recipe {command.recipe} encodes nothing: no stage of it learns on what a frozen network makes of samples")
     return 0
 
 

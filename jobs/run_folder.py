@@ -23,10 +23,13 @@ from typing import Any
 
 from genlib.checkpoint import newest
 from genlib.config import to_json
-from genlib.engine.same_run import CHANGEABLE, check_same_settings, completed, differences
+from genlib.engine.same_run import CHANGEABLE, check_same_settings, completed, differences, from_weights
 from genlib.json_text import json_text
 from genlib.recipe import Stage
 
+ANOTHER = "give another --run or --run-dir"
+"""The way to a run beside the one that is there."""
+_LOCKS = (".lock", ".worker_lock")
 RAY_PACKAGE = "_ray_pkg_"
 """Start of the folder name under which Ray unpacks a job's working directory."""
 
@@ -40,10 +43,19 @@ def runs_root() -> Path:
     return Path.cwd() / "runs"
 
 
-def run_folder(name: str, run_dir: str) -> Path:
-    """The folder `run_dir`, or that of the run called `name`. ValueError where the name is no plain name."""
+def run_folder(name: str, run_dir: str, default: str = "") -> Path:
+    """The folder `run_dir`, or that of the run called `name`, by default `default`, among all runs.
+
+    ValueError where both are given, or the name is no plain name.
+    """
+    if run_dir and name:
+        raise ValueError(
+            f"--run-dir {run_dir} is the folder of the run itself, so that --run {name} says nothing; "
+            f"give --run-dir {Path(run_dir) / name}, or --run {name} with GENLIB_RUNS={run_dir}"
+        )
     if run_dir:
         return Path(run_dir).absolute()
+    name = name or default
     if name in (".", "..") or "/" in name:
         raise ValueError(f"run {name!r} is no name; use letters, digits and dashes, or give a folder with --run-dir")
     return runs_root() / name
@@ -63,22 +75,35 @@ def set_folder(run: Path, stages: Sequence[Stage], stage: Stage) -> Path:
 def only_one(run: Path, name: str = "lock", wait_seconds: float = 0.0) -> Iterator[None]:
     """Holds the run for this process; the kernel lets go of it however the process ends.
 
-    ValueError naming the holder where another process still has it after `wait_seconds`.
+    ValueError naming the holder where another process still has it after `wait_seconds`. A folder that was made for it, and in which
+    nothing else is in the end, is deleted again.
     """
+    made = [path for path in (run, *run.parents) if not path.exists()]
     run.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds
     with open(run / f".{name}", "a+") as file:
         while not _try_lock(file):
             if time.monotonic() >= deadline:
                 file.seek(0)
-                raise ValueError(
-                    f"run {run.name} is running ({file.read().strip() or 'by another process'}); wait for it, or give --run another name"
-                )
+                raise ValueError(f"run {run.name} is running ({file.read().strip() or 'by another process'}); wait for it, or {ANOTHER}")
             time.sleep(0.1)
         with suppress(OSError):  # a note for others, for which there may be no room
             os.truncate(file.fileno(), 0)
             os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}".encode())
-        yield
+        try:
+            yield
+        finally:
+            _delete_empty(made)
+
+
+def _delete_empty(made: Sequence[Path]) -> None:
+    """Deletes folders, the innermost first, in which there is nothing but locks."""
+    for folder in made:
+        with suppress(OSError):
+            if all(path.name in _LOCKS for path in folder.iterdir()):
+                for lock in _LOCKS:
+                    (folder / lock).unlink(missing_ok=True)
+                folder.rmdir()
 
 
 def _try_lock(file: Any) -> bool:
@@ -104,8 +129,9 @@ def begin(run: Path, recipe: str, stages: Sequence[Stage]) -> dict[str, float] |
             return metrics
     elif trained:
         for stage in stages:
-            if found := newest(stage_folder(run, stages, stage) / "checkpoints"):
-                check_same_settings(found[1], recipe, stage)
+            folder = stage_folder(run, stages, stage)
+            if found := newest(folder / "checkpoints"):
+                check_same_settings(found[1], recipe, stage, folder)
     if before != now:
         if not trained:
             forget_scores(run, stages)
@@ -157,16 +183,17 @@ def filled(before: dict, stages: Sequence[Stage]) -> dict[str, Any]:
 
 def check_unchanged_settings(run: Path, before: dict, now: dict) -> None:
     """ValueError naming the first setting that a run may not change."""
-    advice = f"restore it, give --run another name, or delete {run}"
+    advice = f"restore it, {ANOTHER}, or delete {run}"
     if before["recipe"] != now["recipe"]:
-        raise ValueError(f"run {run.name} is of recipe {before['recipe']}, not {now['recipe']}; give --run another name, or delete {run}")
+        raise ValueError(f"run {run.name} is of recipe {before['recipe']}, not {now['recipe']}; {ANOTHER}, or delete {run}")
     if before["stages"].keys() != now["stages"].keys():
         raise ValueError(f"run {run.name} has the stages {', '.join(before['stages'])}, not {', '.join(now['stages'])}; {advice}")
     for name, stage in now["stages"].items():
         for field, old, new in differences(before["stages"][name], stage):
             if field not in CHANGEABLE:
-                shown = field if len(now["stages"]) == 1 else f"{name}.{field}"
-                raise ValueError(f"run {run.name} was started with {shown} = {old!r}, now it is {new!r}; {advice}")
+                several = len(now["stages"]) > 1
+                shown, weights = (f"{name}.{field}", run / name) if several else (field, run)
+                raise ValueError(f"run {run.name} was started with {shown} = {old!r}, now it is {new!r}; {advice}; {from_weights(name, weights)}")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -33,7 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--scored", default=SCORED)
     own, rest = parser.parse_known_args(list(arguments))
     undecided = [stage.name for stage in registry.load(own.recipe).stages if stage.train.strategy == "auto"]
-    defaults = ["--workers", "2", *(word for name in undecided for word in (f"--{name}.train.strategy", "zero1")), "--run", "sdxl"]
+    defaults = ["--workers", "2", *(word for name in undecided for word in (f"--{name}.train.strategy", "zero1"))]
+    defaults += [] if any(word.replace("_", "-").partition("=")[0] in ("--run-dir", "--run") for word in rest) else ["--run", "sdxl"]
     command = [own.recipe, *defaults, *rest]
     if code := train.main(command):
         return code
@@ -45,7 +46,7 @@ def score(command: Sequence[str], judge: str | None, scored: str) -> int:
     asked = train.parse(command)
     if asked.options.dry_run:
         return 0
-    run = run_folder.run_folder(asked.options.run or asked.recipe, asked.options.run_dir)
+    run = run_folder.run_folder(asked.options.run, asked.options.run_dir, asked.recipe)
     clip = Path(judge) if judge else run_folder.runs_root() / "clip"
     if not (clip / "checkpoints").is_dir():
         if judge:

@@ -14,16 +14,19 @@ if __name__ == "__main__":  # before imports that take a second
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cluster.connect import connected
+from cluster.connect import connected, is_this_machine
 from cluster.preflight import check_cluster_fits, node_resources
 from cluster.signals import ends_well, keeps
-from genlib.checkpoint import checkpoints
+from genlib.checkpoint import checkpoints, read_manifest
 from genlib.config import to_json
+from genlib.engine.same_run import check_same_run
+from genlib.engine.trackers import check_trackers_installed
 from genlib.json_text import json_text
 from genlib.recipe import Stage, check_started
 from jobs import run_folder
@@ -31,10 +34,13 @@ from jobs.command_line import Command, RunOptions, exit_code, parse
 from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
 from jobs.evaluate import table
 from jobs.log_file import followed, log_path
+from jobs.undo import undone_unless_begun
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
 
+    from genlib.data.shards.usable import MapShards
+    from genlib.types import DataSpec
     from jobs.worker import WorkerJob
 
 RAY_TRAIN_SETTINGS = {
@@ -53,15 +59,16 @@ def main(arguments: Sequence[str]) -> int:
 
         print(planned(command))
         return 0
-    run = run_folder.run_folder(command.options.run or command.recipe, command.options.run_dir)
+    run = run_folder.run_folder(command.options.run, command.options.run_dir, command.recipe)
     if command.options.dry_run:
         print(plan(command, run))
         return 0
     check_started(command.stages)
-    with run_folder.only_one(run), keeps(partial(kept, command, run)):
+    folders = [run_folder.stage_folder(run, command.stages, stage) for stage in command.stages]
+    with run_folder.only_one(run), keeps(partial(kept, command, run)), undone_unless_begun(run, folders):
         if finished := run_folder.begin(run, command.recipe, command.stages):
             done = f"{finished['steps']:,} steps, {finished['samples_seen']:,} samples"
-            print(f"run {run.name} is finished: {done}; delete {run} or give --run another name")
+            print(f"run {run.name} is finished: {done}; delete {run} or {run_folder.ANOTHER}")
             return 0
         print(f"run {run.name} in {run}", flush=True)
         return train(command, run)
@@ -78,10 +85,12 @@ def train(command: Command, run: Path) -> int:
     """Through Ray Train to the end; what stops it is one sentence here and a traceback in error.log."""
     os.environ.update({name: os.environ.get(name, value) for name, value in RAY_TRAIN_SETTINGS.items()})
     (run / "error.log").unlink(missing_ok=True)
+    many = look_at_data(command, run, command.stages, few)
+    check_start(command, run)
     with connected():
         each = worker_resources(command.options)
         check_cluster_fits(command.options.worker_range[0], each)
-        look_at_data(command, run)
+        look_at_data(command, run, many, spread)
         from jobs.worker import WorkerJob  # brings Ray Train in, which reads its settings from the environment
 
         with control(run) as path, followed(log_path(run)), ends_well(partial(ask_to_stop, path), command.options.grace_seconds):
@@ -110,23 +119,77 @@ def worker_resources(options: RunOptions) -> dict[str, float]:
     return {"CPU": options.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
 
 
-def look_at_data(command: Command, run: Path) -> None:
-    """Indexes what is not yet, over the whole cluster and before any GPU waits for it, and keeps what the workers need to know of it."""
-    for stage in command.stages:
-        check_stage_data(stage, run_folder.set_folder(run, command.stages, stage))
+def look_at_data(command: Command, run: Path, stages: Sequence[Stage], each: MapShards) -> list[Stage]:
+    """Indexes what is not yet, before any GPU waits for it, and keeps what the workers need to know of it; the stages with more shards than `few`.
+
+    ValueError where a stage cannot learn from its data, or its run from other data than before.
+    """
+    many = []
+    for stage in stages:
+        spec = spec_of_data(stage, run_folder.set_folder(run, command.stages, stage), each)
+        many += [stage] if spec is None else []
+        folder = run_folder.stage_folder(run, command.stages, stage)
+        if spec and (found := checkpoints(folder / "checkpoints")):
+            with suppress(OSError):  # damaged: what a worker sets aside
+                check_same_run(read_manifest(found[0]), command.recipe, stage, spec, folder)
+    return many
 
 
-def check_stage_data(stage: Stage, cached: Path) -> None:
-    """Indexes a stage's data. ValueError where it cannot learn from them: now, and not when the stages before it have trained."""
-    from cluster.parallel import parallel_map
+def spec_of_data(stage: Stage, cached: Path, each: MapShards) -> DataSpec | None:
+    """Indexes a stage's data; what they are, None where `each` leaves it to others or this machine does not see them.
+
+    ValueError where it cannot learn from them: now, and not when the stages before it have trained.
+    """
+    from genlib.data.dataset import NoShards
     from genlib.data.source import open_and_cache
 
     try:
-        source = open_and_cache(stage.data, cached, partial(parallel_map, label="indexing", local_below=64), stage.task.fields)
-    except (ValueError, OSError):  # data that this node does not see: its workers may, or say why not
-        return
+        source = open_and_cache(stage.data, cached, each, stage.task.fields)
+    except (TooManyShards, OSError):
+        return None
+    except NoShards:
+        if is_this_machine():
+            raise
+        return None
     print(source.described, flush=True)
     stage.task.check_data(source.spec)
+    return source.spec
+
+
+FEW_SHARDS = 64
+"""Below which they are indexed in the command itself, before Ray starts."""
+
+
+class TooManyShards(Exception):
+    """To look at without a cluster."""
+
+
+def few(function: Callable, paths: Any) -> Iterable:
+    """Maps a function over shards in this process. TooManyShards where that would take long."""
+    if len(paths) >= FEW_SHARDS:
+        raise TooManyShards
+    return spread(function, paths)
+
+
+def spread(function: Callable, paths: Any) -> Iterable:
+    """The same over the whole cluster."""
+    from cluster.parallel import parallel_map
+
+    return parallel_map(function, paths, label="indexing", local_below=FEW_SHARDS)
+
+
+def check_start(command: Command, run: Path) -> None:
+    """ValueError where it is known before Ray starts that a stage cannot begin."""
+    for stage in command.stages:
+        train, low = stage.train, command.options.worker_range[0]
+        if train.strategy == "single" and low > 1:
+            raise ValueError(f"strategy single trains on one worker, but there are {low}; use ddp, zero1, zero2 or zero3, or one worker")
+        if not is_this_machine():
+            continue
+        check_trackers_installed(train.trackers)
+        begins = not checkpoints(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
+        if begins and train.start_from and not Path(train.start_from).is_dir():
+            raise ValueError(f"train.start_from is {train.start_from!r}, which is no folder; name a run or a checkpoint")
 
 
 def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:

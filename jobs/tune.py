@@ -34,6 +34,7 @@ from jobs.command_line import Command, RunOptions, exit_code, parsed
 from jobs.control import ask_to_stop, control, control_file
 from jobs.trial import NUMBER, Trials, run_trial
 from jobs.tune_options import TuneOptions, seconds
+from jobs.undo import accept, undone_unless_begun
 from tune_spaces.base import Choice, Space, check_space, points, space_of, value_of, with_values, written
 
 TUNE_SETTINGS = {
@@ -64,9 +65,10 @@ class SearchSpec:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code."""
     command = parsed(arguments, TuneOptions(), "tune.py")
-    run = run_folder.run_folder(command.options.run or f"tune-{command.recipe}", command.options.run_dir)
+    run = run_folder.run_folder(command.options.run, command.options.run_dir, f"tune-{command.recipe}")
     with (
         run_folder.only_one(run),
+        undone_unless_begun(run, []),
         control(run),
         keeps(lambda: f"stopped: all trials' newest checkpoints are kept in {run}; the same command goes on"),
     ):
@@ -81,13 +83,16 @@ def search(command: Command[TuneOptions], run: Path) -> int:
     stage = searched(command)
     ranges = ranges_of(command, stage)
     check_space(stage, ranges)
+    looked = train.spec_of_data(stage, run / "data", train.few)
     begin(run, command, stage, ranges)
     os.environ.update({name: os.environ.get(name, value) for name, value in {**train.RAY_TRAIN_SETTINGS, **TUNE_SETTINGS}.items()})
     with connected():
         options = command.options
         each = train.worker_resources(RunOptions(cpus_per_worker=options.cpus_per_worker, gpus_per_worker=options.gpus_per_worker))
         check_cluster_fits(options.workers, each)
-        train.check_stage_data(stage, run / "data")
+        if not looked:
+            train.spec_of_data(stage, run / "data", train.spread)
+        accept(run)
         upstream = train_upstream(command, run, stage)
         spec = search_spec(command, stage, ranges, run, upstream)
         if (run_folder.read_json(run / "search_done.json") or {"trials": 0})["trials"] < total(spec):
@@ -136,9 +141,7 @@ def begin(run: Path, command: Command[TuneOptions], stage: Stage, ranges: Space)
     from genlib.engine.same_run import differences
 
     for name, old, new in differences(before, now):
-        raise ValueError(
-            f"search {run.name} was started with {name} = {old!r}, now it is {new!r}; restore it, give --run another name, or delete {run}"
-        )
+        raise ValueError(f"search {run.name} was started with {name} = {old!r}, now it is {new!r}; restore it, {run_folder.ANOTHER}, or delete {run}")
 
 
 def described(one: Search | Choice) -> Any:

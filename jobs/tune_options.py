@@ -51,9 +51,9 @@ class TuneOptions:
     stage: str = ""
     """Of a recipe with several stages the one to search, by default the last; those it needs are trained once, before."""
     run: str = ""
-    """Name of the search: it lives in runs/NAME. Empty is tune-RECIPE."""
+    """Name of the search: it lives in runs/NAME, or in $GENLIB_RUNS/NAME. Empty is tune-RECIPE."""
     run_dir: str = ""
-    """Folder of the search, instead of runs/NAME; every worker must see it under this path."""
+    """Folder of the search itself, in place of a name; every worker must see it under this path."""
     smoke: bool = False
     """The recipe's smallest size, which trains in seconds."""
 

@@ -30,6 +30,7 @@ from jobs.control import asked_to_stop
 from jobs.evaluate import evaluate, gather
 from jobs.log_file import LogFile, log_path
 from jobs.run_folder import only_one, set_folder, stage_folder
+from jobs.undo import accept, has_begun
 
 FINAL = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, StorageError, TypeError, ValueError,
@@ -71,8 +72,9 @@ def work(config: Mapping[str, Any]) -> None:
     except Interrupted:
         return
     except Exception as error:
-        with suppress(OSError), open(job.run / "error.log", "a") as file:
-            file.write(f"{datetime.now():%F %T} worker {context.get_world_rank()} on {socket.gethostname()}\n{traceback.format_exc()}\n")
+        if not refuses(error, job.run):
+            with suppress(OSError), open(job.run / "error.log", "a") as file:
+                file.write(f"{datetime.now():%F %T} worker {context.get_world_rank()} on {socket.gethostname()}\n{traceback.format_exc()}\n")
         held.check()  # whatever it was that a folder which is gone brought about
         if lacks_room(error):
             raise stopped(error, job.run) from None
@@ -90,15 +92,17 @@ def train(job: WorkerJob, device: torch.device) -> None:
         source = open_source(stage.data, kept, needs=stage.task.fields)
         upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
         finals[stage.name] = fit(
-            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(job.control)
+            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(job)
         )  # fmt: skip
         if distributed.broadcast_object(asked_to_stop(job.control)):
             raise Interrupted(stage.train.steps, stage.train.steps, finals[stage.name])
         if job.scores and distributed.rank() == 0 and not (folder / "metrics.json").exists():
+            accept(job.run)
             print("evaluating", flush=True)
             evaluate(finals[stage.name], source, folder, device)
         distributed.barrier()
     if job.scores and distributed.rank() == 0 and len(job.stages) > 1:
+        accept(job.run)
         gather(job.run, [stage.name for stage in job.stages])
 
 
@@ -108,11 +112,15 @@ class ToRay(Listener):
     For one that it is told of, Ray Train writes a list into the run's folder, and ends where that is full.
     """
 
-    def __init__(self, control: Path) -> None:
-        self.control, self.lead, self.heard = control, distributed.rank() == 0, {}
+    def __init__(self, job: WorkerJob) -> None:
+        self.job, self.lead, self.heard = job, distributed.rank() == 0, {}
+
+    def on_start(self) -> None:
+        if self.lead:
+            accept(self.job.run)
 
     def stop_asked(self) -> bool:
-        return self.lead and asked_to_stop(self.control)
+        return self.lead and asked_to_stop(self.job.control)
 
     def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
         self.heard = {**values, "trouble": trouble}
@@ -140,6 +148,13 @@ class Retries(UserCallback):
                 f"lost worker {ranks}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})",
                 file=LogFile(log_path(self.run)),
             )
+
+
+def refuses(error: Exception, run: Path) -> bool:
+    """Whether it is a sentence of ours on what was asked for, before the first step: there is nothing more to know of it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    return isinstance(error, ValueError) and package in ("genlib", "jobs") and not has_begun(run)
 
 
 def original(error: Exception) -> Exception:

@@ -123,7 +123,7 @@ class CLIP(Task):
         super().__init__()
         self.net = TwoTowers()
 
-    def features(self, phase: str, batch: Batch, step: Step) -> Batch:
+    def joint_features(self, phase: str, batch: Batch, step: Step) -> Batch:
         a, b, scale = self.net(batch["x"], batch["x"] + 0.1 * noise(batch, FEATURES, step))
         return {"a": a, "b": b, "scale": scale.expand(len(a))}
 

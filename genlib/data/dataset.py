@@ -26,6 +26,10 @@ _THREADS = 16  # for shards at URLs, where time goes by waiting
 _REPORT_SECONDS = 5.0
 
 
+class NoShards(ValueError):
+    """There are none at a path as this machine sees it; another may."""
+
+
 def map_here(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
     """`map`, in parallel where the items lie at URLs; after some seconds it reports its progress on stderr."""
     begin = reported = time.monotonic()
@@ -51,7 +55,7 @@ def open_sets(config: DataConfig, each: MapShards = map_here, needs: Sequence[st
         for path, group in zip(split_paths(where), groups, strict=False):
             if not group:
                 hint = nearest(path, list(BUILTIN))
-                raise ValueError(
+                raise NoShards(
                     f"data.{split}={path!r}: there are no shards (.tar files).{hint} Check the path, or make some with jobs/prepare_data.py"
                 )
         paths = [path for group in groups for path in group]

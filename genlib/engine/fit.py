@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from genlib.encoded_batch import encoded, widened
 from genlib.engine.ema import Ema
 from genlib.engine.encoding import encoded_source, identity
 from genlib.engine.evaluate import evaluate
-from genlib.engine.optim import learning_rate
+from genlib.engine.optim import learning_rate, schedule_change
 from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
-from genlib.engine.same_run import check_same_run, is_of_run
+from genlib.engine.same_run import check_same_run, from_weights, is_of_run
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
 from genlib.engine.strategies import strategy_of
@@ -40,6 +41,9 @@ _SAVE_AGAIN_SECONDS = 5.0
 
 class Listener:
     """What the caller hears of a run, on every rank; this one does nothing."""
+
+    def on_start(self) -> None:
+        """The first step is through: what could be refused would have been by now. Every rank hears it."""
 
     def on_log(self, row: Row) -> None:
         """A live line was printed; `row` is what it says, averaged over ranks. Rank 0 alone hears it."""
@@ -109,7 +113,7 @@ class Training:
         # one rank looks, as that renames damaged checkpoints, and all ranks must begin from the same one
         found = distributed.broadcast_object(self.history.newest() if distributed.rank() == 0 else None)
         if found:
-            check_same_run(found[1], self.recipe, self.stage, self.source.spec)
+            check_same_run(found[1], self.recipe, self.stage, self.source.spec, self.folder)
         self.task = self.build()
         self.steps = self.config.steps if self.task.phases else 0
         kept = kept_rows(found[0] / "state") if found else None
@@ -122,7 +126,14 @@ class Training:
             return self.last_save(None)
         check_trackers_installed(self.config.trackers)
         prefetcher = Prefetcher(self.batches(first), self.micro_batch, self.device)
-        self.report = Report(
+        with ExitStack() as closing:
+            closing.callback(prefetcher.close)
+            return self.loop(prefetcher, first, lambda since: closing.enter_context(self.reported(first, since, kept)))
+
+    @contextmanager
+    def reported(self, first: int, since: float, kept: Path | None) -> Iterator[Report]:
+        """Inside, the run that goes on from step `first` tells of itself, and of its speed since that time."""
+        report = Report(
             self.folder,
             steps=self.steps,
             first_step=first,
@@ -132,13 +143,13 @@ class Training:
             config=to_json(self.config),
             flops_per_sample=self.flops_per_sample,
             kept=kept,
+            since=since,
         )
-        self.unwritten = lambda: self.report.waiting
+        self.unwritten = lambda: report.waiting
         try:
-            return self.loop(prefetcher, first)
+            yield report
         finally:
-            prefetcher.close()
-            self.report.close()
+            report.close()
 
     @property
     def micro_batch(self) -> int:
@@ -181,6 +192,10 @@ class Training:
         self.skipped, self.seconds = manifest.skipped, manifest.seconds
         if distributed.rank() == 0:
             print(f"resumed from {folder.name}: step {manifest.step} of {manifest.steps}, {manifest.samples_seen:,} samples seen", flush=True)
+            optims = [optim_of(self.config, player) for player in self.task.players()]
+            elsewhere = from_weights(self.stage.name, self.folder)
+            if words := schedule_change(optims, manifest.step, manifest.steps, self.steps, elsewhere):
+                print(words, flush=True)
         return manifest.step
 
     def use_strategy(self, first: int) -> None:
@@ -225,23 +240,26 @@ class Training:
         """The batch as `loss` gets it, whose samples were encoded ahead or are now."""
         return widened(batch) if self.encoded else encoded(self.task, batch)
 
-    def loop(self, prefetcher: Prefetcher, first: int) -> Path:
-        row, stop_vote = None, StopVote(self.listener.stop_asked, self.device, first)
+    def loop(self, prefetcher: Prefetcher, first: int, reported: Callable[[float], Report]) -> Path:
+        row, stop_vote, report, since = None, StopVote(self.listener.stop_asked, self.device, first), None, time.perf_counter()
         for index in range(first, self.steps):
             begin, waited = time.perf_counter(), prefetcher.wait_seconds
             micro_batches = list(islice(prefetcher, self.config.accumulation))
             values = self.step(Step(index, self.steps, self.config.seed), [self.as_learnt(batch) for batch in micro_batches])
+            if report is None:  # until here nothing of the run that is there has changed
+                self.listener.on_start()
+                report = reported(since)
             done = index + 1
             if due(done, self.config.evaluate_every_steps, self.steps):
                 values |= self.evaluate(done)
             spent = time.perf_counter() - begin
             self.seconds += spent
-            new = self.report.add(done, {**values, "batch_time": spent, "data_time": prefetcher.wait_seconds - waited})
+            new = report.add(done, {**values, "batch_time": spent, "data_time": prefetcher.wait_seconds - waited})
             stop = stop_vote(done) and done < self.steps
             checkpoint_due = stop or done == self.steps or due(done, self.config.checkpoint_every_steps, self.steps)
             if checkpoint_due:
                 # first the rows, then the checkpoint: a run that resumes from it would never write them again
-                new = self.report.flush() or new
+                new = report.flush() or new
             if new:
                 row = new
                 self.listener.on_log(row)

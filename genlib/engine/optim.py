@@ -53,6 +53,22 @@ def learning_rate(config: OptimConfig, step: int, total: int) -> float:
     return config.learning_rate * (floor + (1.0 - floor) * shape)
 
 
+def schedule_change(optims: Iterable[OptimConfig], step: int, before: int, now: int, elsewhere: str) -> str:
+    """What becomes of the learning rate after `step` steps where a run of `before` steps is to take `now`, in a sentence with the choices.
+
+    Of the first optimizer whose rate jumps; empty where none does. `elsewhere` says how another run starts from the weights.
+    """
+    for optim in optims:
+        if before != now and optim.schedule != "constant" and step > optim.warmup_steps:
+            old, new = learning_rate(optim, step - 1, before), learning_rate(optim, step, now)
+            return (
+                f"the {optim.schedule} schedule of {before:,} steps had brought the learning rate to {old:.2g}; that of {now:,} steps goes on from "
+                f"{new:.2g}. To choose otherwise stop now: {elsewhere}, with a schedule that starts again, or, to stay where it was, with "
+                f"--train.optim.schedule constant --train.optim.learning_rate {old:.2g}"
+            )
+    return ""
+
+
 def set_learning_rate(optimizer: Optimizer, value: float) -> None:
     """Writes it into every group."""
     for group in optimizer.param_groups:

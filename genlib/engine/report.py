@@ -96,13 +96,15 @@ class Report:
         config: dict,
         flops_per_sample: float | None,
         kept: Path | None = None,
+        since: float | None = None,
     ) -> None:
-        """`kept` is where the checkpoint that the run goes on from keeps rows that could not be written before it."""
+        """`kept` is where the checkpoint that the run goes on from keeps rows that could not be written before it; `since` is when its first step
+        began, by `time.perf_counter`, by default now."""
         self.file = metrics_file(folder)
         self.steps, self.batch, self.seconds_between, self.flops_per_sample = steps, batch, seconds_between, flops_per_sample
         self.lead = distributed.rank() == 0
         self.rows: list[Row] = []
-        self.last_flush, self.next_flush = time.perf_counter(), first_step + 1
+        self.last_flush, self.next_flush = time.perf_counter() if since is None else since, first_step + 1
         self.session_rate: float | None = None
         self.trackers = None
         if self.lead:

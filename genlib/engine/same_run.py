@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from genlib.checkpoint import Manifest
@@ -29,12 +30,21 @@ def is_of_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec) -> 
     return True
 
 
-def check_same_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec) -> None:
-    """ValueError naming the first thing in which the checkpoint differs from what is asked for."""
-    check_same_settings(manifest, recipe, stage)
+def from_weights(stage: str, folder: Path | None) -> str:
+    """The way on with the weights of a stage's run in that folder, under other settings or on other data."""
+    if folder is None:
+        return "another run can start from its weights by train.start_from"
+    flag = "--train.start_from" if stage == Stage.__dataclass_fields__["name"].default else f"--{stage}.train.start_from"
+    return f"another run can start from its weights: {flag} {folder}"
+
+
+def check_same_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec, folder: Path | None = None) -> None:
+    """ValueError naming the first thing in which the checkpoint differs from what is asked for; `folder` is that of the stage's run."""
+    check_same_settings(manifest, recipe, stage, folder)
     if manifest.data_state.digest != spec.digest:
         raise ValueError(
-            "the training data changed since the checkpoint (another digest), so the run cannot go on; restore the data or use another run name"
+            "the training data changed since the checkpoint (another digest), so the run cannot go on; restore the data or use another run name; "
+            + from_weights(stage.name, folder)
         )
     if manifest.data_state.order_version != spec.order_version:
         raise ValueError(
@@ -42,7 +52,7 @@ def check_same_run(manifest: Manifest, recipe: str, stage: Stage, spec: DataSpec
         )
 
 
-def check_same_settings(manifest: Manifest, recipe: str, stage: Stage) -> None:
+def check_same_settings(manifest: Manifest, recipe: str, stage: Stage, folder: Path | None = None) -> None:
     """The same of all but the data."""
     if (manifest.recipe, manifest.stage) != (recipe, stage.name):
         raise ValueError(f"the checkpoint is of recipe {manifest.recipe} ({manifest.stage}), not {recipe} ({stage.name}); use another run name")
@@ -53,7 +63,10 @@ def check_same_settings(manifest: Manifest, recipe: str, stage: Stage) -> None:
     ):
         for name, before, now in differences(completed(new, old), to_json(new)):
             if f"{section}.{name}" not in CHANGEABLE:
-                raise ValueError(f"the run was started with {section}.{name} = {before!r}, now it is {now!r}; restore it or use another run name")
+                raise ValueError(
+                    f"the run was started with {section}.{name} = {before!r}, now it is {now!r}; restore it or use another run name; "
+                    + from_weights(stage.name, folder)
+                )
 
 
 def completed(config: Config, old: Mapping[str, Any]) -> Mapping[str, Any]:

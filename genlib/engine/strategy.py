@@ -59,7 +59,8 @@ class LossModule(nn.Module):
         super().__init__()
         self.task, self.device = task, device
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16) if precision == "bf16" else nullcontext
-        self.loss, self.features = (torch.compile(part) if compile else part for part in (task.loss, task.features))
+        self.loss = torch.compile(task.loss) if compile else task.loss
+        self.features = torch.compile(task.joint_features) if compile else task.joint_features
         self.loss_weights = {phase.name: phase.loss_weight for phase in task.phases}
 
     def forward(self, phase: str, batch: Batch, step: Step, part: Literal["loss", "features"] = "loss") -> Any:

@@ -56,8 +56,8 @@ class Dropped(CLIP):
         super().__init__()
         self.dropout, self.made = nn.Dropout(0.5), []
 
-    def features(self, phase: str, batch: Batch, step: Step) -> Batch:
-        found = super().features(phase, {**batch, "x": self.dropout(batch["x"])}, step)
+    def joint_features(self, phase: str, batch: Batch, step: Step) -> Batch:
+        found = super().joint_features(phase, {**batch, "x": self.dropout(batch["x"])}, step)
         self.made.append((batch["position"], found["a"].detach().clone()))
         return found
 

@@ -59,4 +59,4 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_finishes_its
     assert steps(tmp_path / "r") == list(range(1, 61))
     assert weights(tmp_path / "r") == weights(undisturbed)
     code, out, _ = launch(*COMMAND, runs=tmp_path)
-    assert (code, out) == (0, f"run r is finished: 60 steps, 1,920 samples; delete {tmp_path / 'r'} or give --run another name\n")
+    assert (code, out) == (0, f"run r is finished: 60 steps, 1,920 samples; delete {tmp_path / 'r'} or give another --run or --run-dir\n")

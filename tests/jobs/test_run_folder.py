@@ -45,7 +45,7 @@ def test_a_run_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) -> 
     try:
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(ValueError, match=rf"run clip is running \(pid {holder.pid} on .*\); wait for it, or give --run another name"),
+            pytest.raises(ValueError, match=rf"run clip is running \(pid {holder.pid} on .*\); wait for it, or give another --run or --run-dir"),
             only_one(tmp_path / "clip"),
         ):
             pass
@@ -74,7 +74,8 @@ def test_runs_live_in_the_folder_of_the_user_but_not_in_a_jobs_copy_of_it(tmp_pa
     assert runs_root() == Path.home() / "genlib-runs"
     monkeypatch.setenv("GENLIB_RUNS", str(tmp_path / "elsewhere"))
     assert run_folder.run_folder("clip", "") == tmp_path / "elsewhere" / "clip"
-    assert run_folder.run_folder("clip", str(tmp_path / "here")) == tmp_path / "here"
+    assert run_folder.run_folder("", "", "clip") == tmp_path / "elsewhere" / "clip"
+    assert run_folder.run_folder("", str(tmp_path / "here"), "clip") == tmp_path / "here"
     with pytest.raises(ValueError, match="run 'a/b' is no name"):
         run_folder.run_folder("a/b", "")
 

@@ -100,12 +100,15 @@ class ShardSet:
         """Opens shards, and indexes those that have no valid index. ValueError where one cannot be opened.
 
         `each` maps a function over many shards, results in their order; a parallel one indexes in parallel. `needs` are the fields
-        without which a sample does not count, empty those that at least half of all samples have.
+        without which a sample does not count, see `TaskConfig.fields`; empty those that at least half of all samples have.
         """
         listed = PathList(paths)
         metas = list(each(shard_index.facts, listed))
         common, kinds = _common_fields(metas)
+        needs = [_first_of(name.split("|"), common) for name in needs]
         source = caption_source(caption_field, captions, {*common, *(set(needs) & kinds.keys())}, kinds, metas)
+        if needs and "text" not in needs:  # what nobody reads, nobody misses
+            source = None
         stored = _stored_fields(metas, common, kinds, needs, source)
         wanted = Wanted({name: kinds[name] for name in stored}, source.key if source else "", tuple(map(parse_filter, filters)))
         if wanted.caption_key and any(one.name == "caption_bytes" for one in wanted.filters):
@@ -246,6 +249,11 @@ def _common_fields(metas: list[dict[str, Any]]) -> tuple[list[str], dict[str, st
     total = sum(rows for meta in metas for _, rows in meta["masks"])
     kinds = {name: kind for (name, kind), _ in reversed(have.most_common())}
     return sorted({name for (name, kind), rows in have.items() if 2 * rows >= total and kinds[name] == kind}), kinds
+
+
+def _first_of(names: Sequence[str], common: Sequence[str]) -> str:
+    """The first that most samples have; where they have none, the first."""
+    return next((name for name in names if name in common), names[0])
 
 
 def _stored_fields(

@@ -172,6 +172,8 @@ class DCGANConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
+    fields: ClassVar[tuple[str, ...]] = ("image",)
+
     def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
 

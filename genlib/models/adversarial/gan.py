@@ -103,6 +103,8 @@ class GANConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
+    fields: ClassVar[tuple[str, ...]] = ("image|array",)
+
     def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
 

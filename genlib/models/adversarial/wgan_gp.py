@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -55,6 +56,8 @@ class WGANGPConfig(TaskConfig):
     health: Health = field(default_factory=Health)
     """When a run is given up."""
 
+    fields: ClassVar[tuple[str, ...]] = ("image",)
+
     def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
 
@@ -72,6 +75,8 @@ class DenseWGANGPConfig(TaskConfig):
     """How they are scored."""
     health: Health = field(default_factory=Health)
     """When a run is given up."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image|array",)
 
     def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class DDPMConfig(TaskConfig):
     clip: bool = False
     """Samplers keep their estimate of the picture in its range; diffusers' DDIMPipeline does the same under `use_clipped_model_output=True`."""
 
+    fields: ClassVar[tuple[str, ...]] = ("image",)
+
     def check_data(self, data: DataSpec) -> None:
         check_one_size(data)
 
@@ -58,6 +60,8 @@ class ClassDDPMConfig(DDPMConfig):
 
     label_dropout: float = limited(0.1, at_least=0, below=1)
     """Share of training labels that are replaced by none; 0 leaves no guidance."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image", "label")
 
     def check_data(self, data: DataSpec) -> None:
         check_one_size(data)

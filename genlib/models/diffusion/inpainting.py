@@ -118,6 +118,8 @@ class ResamplingConfig(TaskConfig):
 
     roles: ClassVar[tuple[str, ...]] = ("model",)
 
+    fields: ClassVar[tuple[str, ...]] = ("image",)
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Resampling:
         model = upstream.get("model")
         if not isinstance(model, PixelDiffusion) or isinstance(model, Inpainting):

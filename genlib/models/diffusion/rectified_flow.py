@@ -40,6 +40,8 @@ class RectifiedFlowConfig(TaskConfig):
     flip: bool = False
     """Mirror half of the training pictures from left to right."""
 
+    fields: ClassVar[tuple[str, ...]] = ("image",)
+
     def check_data(self, data: DataSpec) -> None:
         check_one_size(data)
 
@@ -90,6 +92,8 @@ class ReflowConfig(TaskConfig):
 
     teacher_steps: int = limited(16, at_least=1)
     """Euler steps in which the teacher draws the picture of a noise."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image",)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Reflow:
         teacher = upstream.get("teacher")

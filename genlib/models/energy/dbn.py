@@ -102,6 +102,8 @@ class DBNConfig(TaskConfig):
     image_size: int = limited(0, at_least=0)
     """Pixels a side, without a stack; 0 is the data's own."""
 
+    fields: ClassVar[tuple[str, ...]] = ("image|array", "label")
+
     def validate(self) -> None:
         if any(size < 1 for size in self.layers):
             raise ValueError(f"task.layers {self.layers}: every layer needs at least one unit; give for example 256 256 256")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +57,8 @@ class SOMConfig(TaskConfig):
     """Share of the way that a sample pulls its winner under the online rule, at first."""
     final_rate: float = limited(0.02, above=0, at_most=1)
     """Share of the way under the online rule at the end."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image|array",)
 
     def validate(self) -> None:
         if 0 < self.units < 4:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,8 @@ class ClassifierConfig(TaskConfig):
     """Share of the target that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567)."""
     augmentation: ImageAugmentation = field(default_factory=ImageAugmentation)
     """What training images go through."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image", "label")
 
     def validate(self) -> None:
         if not self.layers or min(self.layers) < 1:

@@ -141,7 +141,7 @@ class CLIP(Task):
     def transform(self, train: bool) -> ClipTransform:
         return ClipTransform(self.config, self.data.image_size, self.tokenizer, train)
 
-    def features(self, phase: str, batch: Batch, step: Step) -> Batch:
+    def joint_features(self, phase: str, batch: Batch, step: Step) -> Batch:
         image, text, scale = self.net(batch["image"], batch["tokens"])
         return {"image": image, "text": text, "scale": scale.expand(len(image))}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,8 @@ class SimCLRConfig(TaskConfig):
     """Divides cosines; the lower, the more the loss cares for the nearest of the other images alone."""
     augmentation: ImageAugmentation = field(default_factory=lambda: ImageAugmentation(max_scale=2.0, stretch=0.2, degrees=15, shift=0.2))
     """What makes a view of an image."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image",)
 
     def validate(self) -> None:
         if not self.layers or min(self.layers) < 1:
@@ -128,7 +131,7 @@ class SimCLR(Task):
     def transform(self, train: bool) -> ViewsTransform:
         return ViewsTransform(self.config.augmentation, self.image_size, self.data.image_size, plain=not train)
 
-    def features(self, phase: str, batch: Batch, step: Step) -> Batch:
+    def joint_features(self, phase: str, batch: Batch, step: Step) -> Batch:
         first, second = self.net(batch["image"].flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
         return {"first": first, "second": second}
 
@@ -138,7 +141,7 @@ class SimCLR(Task):
         return loss, {"alignment": (first * second).sum(1).detach()}
 
     def evaluation_features(self, batch: Batch) -> Batch:
-        made = self.features("train", batch, Step(0, 1))
+        made = self.joint_features("train", batch, Step(0, 1))
         if "label" in batch and self.data.class_names:
             made |= {"code": self.net.features(batch["plain"]), "label": batch["label"]}
         return made

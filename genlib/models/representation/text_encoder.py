@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -39,6 +39,8 @@ class TextEncoderConfig(TaskConfig):
     embed_dim: int = limited(0, at_least=0)
     """Size of the projected summary of a text; 0 has no projection."""
 
+    fields: ClassVar[tuple[str, ...]] = ("text",)
+
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> TextEncoder:
         return TextEncoder(self, data)
 
@@ -61,6 +63,8 @@ class T5EncoderConfig(TaskConfig):
     """Channels of a head."""
     context_length: int = limited(256, at_least=3)
     """Longest text in tokens."""
+
+    fields: ClassVar[tuple[str, ...]] = ("text",)
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> T5Encoder:
         return T5Encoder(self, data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class CodingConfig(TaskConfig):
     """Features of each hidden layer, or channels of each convolution, which halves the image, from sample to code; none is one linear map."""
     code_batch: int = limited(1024, at_least=1)
     """Samples that are encoded at once outside of training."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image|array",)
 
     def validate(self) -> None:
         if any(width < 1 for width in self.widths):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -58,6 +58,8 @@ class ImageAutoencoderConfig(TaskConfig):
     """The patch discriminator."""
     centred: bool = True
     """Subtract the latents' mean before scaling; diffusers' pipelines for Stable Diffusion 1 and 2 know no such shift."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image",)
 
     def validate(self) -> None:
         for width in self.block_out_channels or (0,):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class RBMBaseConfig(TaskConfig):
     """Standard deviation of the first weights."""
     image_size: int = limited(0, at_least=0)
     """Pixels a side; 0 is the data's own."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image|array",)
 
     def check_data(self, data: DataSpec) -> None:
         VectorShape.of(data, self.image_size)
