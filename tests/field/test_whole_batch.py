@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from genlib import checkpoint, companions, registry
 from genlib.config import OptimConfig, TrainConfig
+from genlib.data.source import ShardSource
 from genlib.data.transforms.augment import CaptionAugmentation, ImageAugmentation
 from genlib.engine.evaluate import evaluate
 from genlib.engine.strategies import strategy_of
@@ -28,11 +32,11 @@ SGD = OptimConfig(name="sgd", learning_rate=0.1)
 
 
 def trained(folder: Path, accumulation: int) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """Weights and logged lines of two steps of 64 pairs, with augmented pictures and captions and with dropout's kin drawn by position."""
+    """Weights and logged lines of two steps of 64 pairs, of which pictures and captions are augmented."""
     (stage,) = registry.load("clip_tiny").smoke
     assert isinstance(stage.task, CLIPConfig)
     augmented = replace(stage.task, augmentation=ImageAugmentation(min_scale=0.7, degrees=20), captions=CaptionAugmentation(drop_words=0.3))
-    train = replace(stage.train, steps=2, global_batch=64, optim=SGD, evaluate_every_steps=2)
+    train = replace(stage.train, steps=2, global_batch=64, optim=SGD, checkpoint_every_steps=0)
     final = train_stage("clip_tiny", replace(stage, task=augmented, train=train), folder, {}, accumulation=accumulation)
     return checkpoint.load_weights(final), [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -46,7 +50,6 @@ def test_clip_learns_the_same_in_micro_batches(tmp_path: Path) -> None:
         for before, after in zip(rows, logged, strict=True):
             for name in ("train/loss", "train/grad_norm", "train/logit_scale"):
                 assert after[name] == pytest.approx(before[name], abs=1e-5, rel=1e-5)
-        assert logged[-1]["val/loss"] == pytest.approx(rows[-1]["val/loss"], abs=1e-5)
 
 
 class Dropped(CLIP):
@@ -73,6 +76,17 @@ def test_dropout_is_the_same_in_both_passes_and_only_the_last_micro_batch_passes
     for first, second in ((0, 3), (1, 4)):
         assert torch.equal(task.made[first][1], task.made[second][1])
     assert len({values[0, 0].item() for _, values in task.made}) == 3, "micro-batches draw apart"
+
+
+class Few:
+    """A source with its first 64 samples held out."""
+
+    def __init__(self, source: ShardSource) -> None:
+        self.source, self.spec, self.captions = source, source.spec, source.captions
+
+    def batches(self, split: str, size: int, **options: Any) -> Iterator[Batch]:
+        found = self.source.batches(split, size, **options)
+        return islice(found, 64 // size) if split == "validation" else found
 
 
 class Wide(CLIP):
@@ -102,17 +116,16 @@ def test_memory_is_by_the_micro_batch() -> None:
     assert peak(16) < 0.35 * peak(1)
 
 
-def test_held_out_scores_are_of_as_many_samples_as_a_step_learns_from() -> None:
-    for recipe in ("simclr", "gan"):
-        (stage,) = registry.load(recipe).smoke
-        source = source_of(stage)
-        torch.manual_seed(0)
-        task: Task = stage.task.build(source.spec, {})
-        task.prepare(source)
-        strategy = strategy_of("single", CPU)
-        strategy.setup(task, stage.train)
-        whole, split = (evaluate(task, strategy, source, replace(stage.train, global_batch=64, accumulation=k)) for k in (1, 4))
-        assert split == pytest.approx(whole, abs=1e-5), recipe
+@pytest.mark.parametrize("recipe", ["clip_tiny", "simclr", "gan"])
+def test_held_out_scores_are_of_as_many_samples_as_a_step_learns_from(recipe: str) -> None:
+    (stage,) = registry.load(recipe).smoke
+    source, strategy = Few(source_of(stage)), strategy_of("single", CPU)
+    torch.manual_seed(0)
+    task: Task = stage.task.build(source.spec, {})
+    task.prepare(source)  # type: ignore[arg-type]
+    strategy.setup(task, stage.train)
+    whole, split = (evaluate(task, strategy, source, replace(stage.train, global_batch=64, accumulation=k)) for k in (1, 4))  # type: ignore[arg-type]
+    assert split == pytest.approx(whole, abs=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["clip_tiny", "clip_vit_b32"])
