@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.connect import connected, is_this_machine
 from cluster.preflight import check_cluster_fits, node_resources
 from cluster.signals import ends_well, keeps
-from genlib.checkpoint import checkpoints, read_manifest
+from genlib.checkpoint import Manifest, checkpoints, read_manifest
 from genlib.config import to_json
 from genlib.engine.same_run import check_same_run
 from genlib.engine.trackers import check_trackers_installed
@@ -129,10 +129,17 @@ def look_at_data(command: Command, run: Path, stages: Sequence[Stage], each: Map
         spec = spec_of_data(stage, run_folder.set_folder(run, command.stages, stage), each)
         many += [stage] if spec is None else []
         folder = run_folder.stage_folder(run, command.stages, stage)
-        if spec and (found := checkpoints(folder / "checkpoints")):
-            with suppress(OSError):  # damaged: what a worker sets aside
-                check_same_run(read_manifest(found[0]), command.recipe, stage, spec, folder)
+        if spec and (manifest := newest_manifest(folder)):
+            check_same_run(manifest, command.recipe, stage, spec, folder)
     return many
+
+
+def newest_manifest(folder: Path) -> Manifest | None:
+    """Of a stage's newest checkpoint, not verified; None where there is none, or it is one for a worker to set aside."""
+    with suppress(OSError, ValueError):
+        for path in checkpoints(folder / "checkpoints")[:1]:
+            return read_manifest(path)
+    return None
 
 
 def spec_of_data(stage: Stage, cached: Path, each: MapShards) -> DataSpec | None:

@@ -20,8 +20,9 @@ REWRITTEN = ("run.json", "search.json", "metrics.json", "error.log", "data/*.set
 ADDED_TO = ("log.txt", "log/*.txt")
 MADE = ("data", "log", "checkpoints", "trials")
 """Folders that it makes; they are deleted where they are empty."""
-_BEFORE, _TAKEN, _DROPPED, _FACTS = ".before", ".before.taken", ".before.dropped", "facts.json"
-"""What is noted; the same while it is put back, which a kill may interrupt; and when nobody needs it any more."""
+_BEFORE, _FACTS = ".before", "facts.json"
+_NEW, _TAKEN, _DROPPED = ".before.new", ".before.taken", ".before.dropped"
+"""While it is noted, while it is put back, which a kill may interrupt, and when nobody needs it any more."""
 
 
 @contextmanager
@@ -32,8 +33,10 @@ def undone_unless_begun(run: Path, folders: Sequence[Path]) -> Iterator[None]:
     """
     roots = list(dict.fromkeys([run, *folders]))
     _take_back(run, roots)  # of a launch that was killed
-    with suppress(OSError):  # where there is no room for it, a refusal leaves what there is
+    try:
         _note(run, roots)
+    except OSError:  # there is no room for it: a refusal leaves what there is
+        shutil.rmtree(run / _NEW, ignore_errors=True)
     try:
         yield
     except BaseException:
@@ -67,7 +70,7 @@ def _files(roots: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
 
 def _note(run: Path, roots: Sequence[Path]) -> None:
     """Keeps what is there; the last thing written is the name by which it counts."""
-    partial = run / f"{_BEFORE}.new"
+    partial = run / _NEW
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for path in _files(roots, REWRITTEN):
