@@ -68,6 +68,21 @@ def test_a_workers_sentence_reaches_the_user_without_retries(head: Head, tmp_pat
 
 
 @pytest.mark.slow
+def test_what_a_worker_refuses_leaves_a_finished_run_as_it_was(head: Head, tmp_path: Path) -> None:
+    command = ("wgan_gp", "--smoke", "--train.steps", "2", "--run", "r")
+    assert launch(*command, runs=tmp_path, RAY_ADDRESS=head.address)[0] == 0
+    run = tmp_path / "r"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and not path.name.endswith("lock")}
+    code, _, err = launch(*command, "--train.steps", "4", "--train.strategy", "zero3", runs=tmp_path, RAY_ADDRESS=head.address)
+    assert (code, err.startswith("WGANGP cannot train under zero3: ")) == (2, True), err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and not path.name.endswith("lock")} == before
+    code, out, _ = launch(*command, runs=tmp_path, RAY_ADDRESS=head.address)
+    assert (code, out.startswith("run r is finished: 2 steps")) == (0, True)
+    code, _, err = launch(*command, "--train.strategy", "zero3", "--run", "fresh", runs=tmp_path, RAY_ADDRESS=head.address)
+    assert (code, (tmp_path / "fresh").exists()) == (2, False), err
+
+
+@pytest.mark.slow
 def test_an_error_that_may_pass_is_retried_and_then_told(head: Head, tmp_path: Path) -> None:
     code, out, err = launch("toy", "--task.fault", "runtime", "--retries", "1", runs=tmp_path, RAY_ADDRESS=head.address)
     assert code == 1
