@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from genlib.json_text import json_text
+
 REWRITTEN = ("run.json", "search.json", "metrics.json", "error.log", "data/*.set", "data/*.buckets")
 """Files of a run and of its stages that a launch writes anew or deletes; none is changed in place."""
 ADDED_TO = ("log.txt", "log/*.txt")
@@ -77,7 +79,7 @@ def _note(run: Path, roots: Sequence[Path]) -> None:
         _linked(path, partial / path.relative_to(run))
     sizes = {str(path.relative_to(run)): path.stat().st_size for path in _files(roots, ADDED_TO)}
     folders = [str(folder.relative_to(run)) for folder in _made(roots) if folder.is_dir()]
-    (partial / _FACTS).write_text(json.dumps({"sizes": sizes, "folders": folders}))
+    (partial / _FACTS).write_text(json_text({"sizes": sizes, "folders": folders}))
     os.rename(partial, run / _BEFORE)
 
 
