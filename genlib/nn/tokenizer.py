@@ -17,6 +17,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
+from genlib.json_text import json_text
 from genlib.nn.text_cleaning import cleaned, rules
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
@@ -100,7 +101,7 @@ def _take_rules(tokenizer: Tokenizer) -> None:
     if steps[: len(ours)] == ours:
         own = {"type": "Sequence", "normalizers": steps[len(ours) :]}
         settings = json.loads(Tokenizer(models.BPE()).to_str())
-        tokenizer.normalizer = Tokenizer.from_str(json.dumps({**settings, "normalizer": own})).normalizer
+        tokenizer.normalizer = Tokenizer.from_str(json_text({**settings, "normalizer": own})).normalizer
 
 
 def _steps(normalizer: normalizers.Normalizer | None) -> list[dict[str, Any]]:
