@@ -93,7 +93,7 @@ def test_rows_of_one_picture_are_its_captions(folder: Path, tmp_path: Path) -> N
 
 
 def test_rows_of_one_picture_that_disagree_are_counted(folder: Path, tmp_path: Path) -> None:
-    rows = [("images/a.png", 1), ("images/b.png", 0), ("images/a.png", 2)]
+    rows = [("images/a.png", 1), ("images/b.png", None), ("images/a.png", 2), ("images/b.png", 0)]
     metadata(folder / "metadata.jsonl", [{"file_name": path, "label": label} for path, label in rows])
     record, samples = written(open_folder(folder), tmp_path / "out")
     assert [sample["cls"] for sample in samples] == [b"0"]

@@ -121,12 +121,12 @@ def _below(root: Path, folder: str, name: str) -> str:
 
 def _joined(first: MetadataRow, second: MetadataRow) -> MetadataRow:
     """What two rows say of one image: all captions once each, and one label."""
-    if first.problem or second.problem or first.label != second.label:
+    if first.problem or second.problem or (first.label and second.label and first.label != second.label):
         return MetadataRow(problem=first.problem or second.problem or "two labels in a metadata file")
     captions: dict[str, None] = {}
     for row in (first, second):
         captions |= dict.fromkeys([row.caption] if isinstance(row.caption, str) else row.caption or ())
-    return MetadataRow(list(captions) if len(captions) > 1 else next(iter(captions), None), first.label)
+    return MetadataRow(list(captions) if len(captions) > 1 else next(iter(captions), None), first.label or second.label)
 
 
 def _row(cells: Mapping[str, Any], caption: str, label: str) -> MetadataRow:
