@@ -43,11 +43,23 @@ class _GatherWithGrad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> Tensor:
-        return reduce_scatter_sum(grads[0])
+        return _ReduceScatterSum.apply(grads[0])  # type: ignore[return-value]
+
+
+class _ReduceScatterSum(torch.autograd.Function):
+    """The gradient of a gathering, which is itself differentiable, for losses of gradients."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        return reduce_scatter_sum(values)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> Tensor:
+        return gather_with_grad(grads[0].contiguous())
 
 
 def gather_with_grad(values: Tensor) -> Tensor:
-    """As `all_gather`; the gradient of a row is the sum of what all ranks' losses say of it."""
+    """As `all_gather`; the gradient of a row is the sum of what all ranks' losses say of it, as often differentiable as is asked."""
     return values if world_size() == 1 else _GatherWithGrad.apply(values)  # type: ignore[return-value]
 
 

@@ -67,6 +67,14 @@ def targeted_discriminator(logits: Tensor, target: Tensor) -> Tensor:
     return _per_sample(F.softplus(logits)) - target * _per_sample(logits)
 
 
+def relativistic(better: Tensor, worse: Tensor) -> Tensor:
+    """How far each sample's logit falls short of that of another beside it, nats (Jolicoeur-Martineau 2018, arXiv:1807.00734).
+
+    The discriminator takes data for the better ones, the generator fakes (R3GAN, arXiv:2501.05441, eq. 2). Logits (B, ...) -> (B,).
+    """
+    return _per_sample(F.softplus(worse - better))
+
+
 def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
     """What a critic lowers (Arjovsky et al. 2017, arXiv:1701.07875, eq. 2). Scores (B, ...) -> (B,).
 
@@ -89,6 +97,17 @@ def gradient_norm(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
         return gradient.flatten(1).square().sum(1).add(TINY).sqrt()
+
+
+def squared_gradient(discriminator: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Squared length (B,) of the gradient of all logits' sum with respect to each x (B, ...), to be differentiated again.
+
+    Half of it times gamma is R1 at data, R2 at fakes (Mescheder et al. 2018, arXiv:1801.04406, eq. 9).
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+        return gradient.square().flatten(1).sum(1)
 
 
 def interpolates(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
