@@ -44,6 +44,7 @@ RECIPES: dict[str, str] = {
     "simclr": "genlib.models.representation.simclr:simclr",
     "som": "genlib.models.maps.som:som",
     "som_tsp": "genlib.models.maps.som:som_tsp",
+    "stylegan2": "genlib.models.adversarial.stylegan.recipes:stylegan2",
     "vae": "genlib.models.variational.vae:vae",
     "wgan_gp": "genlib.models.adversarial.wgan_gp:wgan_gp",
     "wgan_gp_points": "genlib.models.adversarial.wgan_gp:wgan_gp_points",

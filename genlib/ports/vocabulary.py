@@ -8,7 +8,7 @@ from typing import Annotated
 from torch import Tensor
 
 from genlib.ports.port import BATCH, MAX_SEED, Port
-from genlib.ports.port_classes import MaskPort, NumbersPort, SamplePort, WordsPort, register
+from genlib.ports.port_classes import MaskPort, NumbersPort, SamplePort, WordsPort, choice, register
 
 _PIXELS = ("channel", "height", "width")
 Image = Annotated[Tensor, register(Port(kind="image", axes=(BATCH, *_PIXELS), low=0, high=1, picture=True))]
@@ -76,6 +76,8 @@ Labels = Annotated[list[int], register(NumbersPort(kind="label", axes=(BATCH,), 
 """A class a row, by its number."""
 Seeds = Annotated[list[int], register(NumbersPort(kind="seeds", axes=(BATCH,), low=0, high=MAX_SEED, whole=True, limit="pictures"))]
 """A seed a row."""
+StyleSeeds = Annotated[list[int], register(NumbersPort(kind="style_seeds", axes=(BATCH,), low=0, high=MAX_SEED, whole=True, limit="pictures"))]
+"""A second seed a row, whose style is mixed in."""
 Seed = Annotated[int, register(Port(kind="seed", low=0, high=MAX_SEED, whole=True))]
 """A seed for the call as a whole."""
 Amounts = Annotated[list[float], register(NumbersPort(kind="amounts", axes=("amount",)))]
@@ -110,3 +112,9 @@ Width = Annotated[int, register(Port(kind="width", low=0, whole=True, limit="sid
 """Pixels; 0 is the size of training."""
 Height = Annotated[int, register(Port(kind="height", low=0, whole=True, limit="side", few=0))]
 """Pixels; 0 is the size of training."""
+Truncation = Annotated[float, register(Port(kind="truncation", low=-2, high=2, few=1))]
+"""How far styles are from their mean: 1 leaves them, 0 draws the mean alone, less than 0 what is opposite."""
+LayerNoise = Annotated[str, register(choice("layer_noise", ("const", "random", "none")))]
+"""Noise at a generator's layers: that which it keeps, of each seed's own, or none."""
+StyleLayer = Annotated[int, register(Port(kind="style_layer", low=0, whole=True, few=1))]
+"""The first layer that takes another style."""

@@ -17,7 +17,8 @@ def formula(group: Tensor) -> float:
 def test_every_group_is_told_its_own_standard_deviation() -> None:
     x = torch.randn(8, 3, 4, 4)
     found = with_group_stddev(x)
-    assert found.shape == (8, 4, 4, 4) and torch.equal(found[:, :3], x)
+    assert found.shape == (8, 4, 4, 4)
+    assert torch.equal(found[:, :3], x)
     for low in (0, 4):
         assert torch.allclose(found[low : low + 4, 3], torch.full((4, 4, 4), formula(x[low : low + 4])), atol=1e-5)
 

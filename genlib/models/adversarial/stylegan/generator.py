@@ -1,0 +1,46 @@
+"""A whole generator: noise to styles, styles to an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from genlib.models.adversarial.stylegan.mapping import Mapping
+from genlib.models.adversarial.stylegan.synthesis2 import Noise, Synthesis2
+
+
+class Generator(nn.Module):
+    """noise (B, latent_dim), maybe one-hot labels (B, classes) -> images (B, channels, side, side) float32, of about [-1, 1]."""
+
+    def __init__(self, mapping: Mapping, synthesis: Synthesis2) -> None:
+        super().__init__()
+        self.mapping, self.synthesis = mapping, synthesis
+
+    def forward(self, noise: Tensor, valid: Tensor | None = None, *labels: Tensor) -> Tensor:
+        """See the class. It looks at each row alone, so it does not ask which are `valid`; layers' noise is what they keep."""
+        return self.synthesis(self.same_style(self.mapping(noise, *labels)))
+
+    def same_style(self, w: Tensor) -> Tensor:
+        """Styles (B, style_dim) for every layer, (B, num_ws, style_dim)."""
+        return w[:, None].expand(-1, self.synthesis.num_ws, -1)
+
+    def mixed(self, first: Tensor, second: Tensor, crossover: Tensor) -> Tensor:
+        """Styles (B, num_ws, style_dim): of the layers before crossover (B,) int64 the first's (B, style_dim), from there on the second's."""
+        late = torch.arange(self.synthesis.num_ws, device=first.device) >= crossover[:, None]
+        return torch.where(late[:, :, None], second[:, None], first[:, None])
+
+    def drawn(self, ws: Tensor, noise: Noise) -> Tensor:
+        """Images of styles (B, num_ws, style_dim) with such noise at the layers."""
+        return self.synthesis(ws, noise)
+
+    @property
+    def noise_numbers(self) -> int:
+        """Numbers of noise that the layers of one image take."""
+        return sum(side**2 for side in self.synthesis.noise_sides)
+
+    def planes(self, numbers: Tensor) -> Sequence[Tensor]:
+        """(B, noise_numbers) -> a plane (B, 1, side, side) for each layer."""
+        sides = self.synthesis.noise_sides
+        return [part.view(-1, 1, side, side) for part, side in zip(numbers.split([side**2 for side in sides], 1), sides, strict=True)]

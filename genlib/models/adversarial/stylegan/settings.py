@@ -1,0 +1,89 @@
+"""The settings of StyleGAN: its networks and its game."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from genlib.config import Config, limited, tunable
+from genlib.data.transforms.plain import PlainTransform
+from genlib.data.transforms.vectors import VectorShape
+from genlib.models.adversarial.stylegan.discriminator import Discriminator
+from genlib.models.adversarial.stylegan.generator import Generator
+from genlib.models.adversarial.stylegan.mapping import Mapping
+from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2, sides
+from genlib.types import DataSpec
+
+MAPPING_LAYERS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StyleNetworks(Config):
+    """Generator and discriminator, on images whose side is a power of two."""
+
+    member: ClassVar[str] = "image"
+
+    image_size: int = limited(0, at_least=0)
+    """Pixels a side; 0 is the data's own."""
+    latent_dim: int = limited(512, at_least=1)
+    """Numbers that a picture is made from."""
+    style_dim: int = limited(512, at_least=1)
+    """Numbers of a style, w."""
+    mapping_layers: int = limited(MAPPING_LAYERS, at_least=1)
+    """Layers from noise to style."""
+    channel_base: int = limited(16384, at_least=1)
+    """Channels of a resolution times its side; 32,768 in the paper, 16,384 for its 256 pixels."""
+    channel_max: int = limited(512, at_least=1)
+    """Most channels of any resolution."""
+    stddev_group: int = limited(4, at_least=1)
+    """Samples whose standard deviation the discriminator is told; 1 is without."""
+    bf16_resolutions: int = limited(0, at_least=0)
+    """How many of the largest resolutions compute in bf16, clamped at 256, whatever train.precision is; 4 in the published code (there fp16)."""
+
+    def shape(self, data: DataSpec) -> VectorShape:
+        if not (self.image_size or data.image_size):
+            raise ValueError(
+                "StyleGAN needs images of one size, and the samples have none: give --data.image-size, a power of two, or a set such as icons"
+            )
+        shape = VectorShape.of(data, self.image_size)
+        sides(shape.image_size)
+        return shape
+
+    def transform(self, shape: VectorShape) -> PlainTransform:
+        return PlainTransform(shape.image_size)
+
+    def generator(self, shape: VectorShape, told: int = 0) -> Generator:
+        mapping = Mapping(self.latent_dim, self.style_dim, self.mapping_layers, told)
+        synthesis = Synthesis2(
+            shape.image_size, shape.sides[0], self.style_dim, self.channel_base, self.channel_max, self.bf16_resolutions
+        )  # fmt: skip
+        return Generator(mapping, synthesis)
+
+    def discriminator(self, shape: VectorShape, told: int = 0) -> Discriminator:
+        return Discriminator(
+            shape.image_size, shape.sides[0], self.channel_base, self.channel_max, classes=told, low=self.bf16_resolutions, group=self.stddev_group,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StyleGame(Config):
+    """How the players are scored."""
+
+    loss: Literal["non_saturating", "relativistic"] = "non_saturating"
+    """relativistic compares each sample with a fake beside it (R3GAN), which needs both penalties at every step."""
+    gamma: float = tunable(1.0, low=0.01, high=100.0, log=True, at_least=0)
+    """Weight of half the squared gradient of the discriminator at data, R1."""
+    penalise_fakes: bool = False
+    """The same at fakes, R2."""
+    penalty_every: int = limited(16, at_least=1)
+    """Steps from one of these penalties to the next."""
+    path_weight: float = tunable(2.0, low=0.1, high=10.0, log=True, at_least=0)
+    """Weight of the path lengths' variance; 0 is without."""
+    path_every: int = limited(4, at_least=1)
+    """Steps from one look at path lengths to the next."""
+    path_share: int = limited(2, at_least=1)
+    """One of so many samples of a batch has its path length looked at."""
+    style_mixing: float = limited(0.9, at_least=0, at_most=1)
+    """Share of the fakes that get the styles of two noises, one for the layers up to some, the other for the rest."""
+    mirror: bool = False
+    """Half of the images are seen from behind, left and right exchanged."""

@@ -1,0 +1,255 @@
+"""StyleGAN2 (Karras et al. 2020, arXiv:1912.04958), and the game of R3GAN (Huang et al. 2024, arXiv:2501.05441) with the same networks.
+
+Beside the two players' own phases are two that come at every k-th step alone, with k times the weight: the discriminator's gradient at data is
+kept small (R1), and a step of a fixed size in the space of styles is to change an image by a fixed amount wherever it is taken (path length).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from genlib import distributed, random
+from genlib.config import TaskConfig
+from genlib.functional.adversarial import non_saturating_discriminator, non_saturating_generator, relativistic, squared_gradient
+from genlib.models.adversarial.base.health import Health
+from genlib.models.adversarial.base.players import TwoPlayers
+from genlib.models.adversarial.stylegan.discriminator import Discriminator
+from genlib.models.adversarial.stylegan.generator import Generator
+from genlib.models.adversarial.stylegan.projection import projected
+from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
+from genlib.models.adversarial.stylegan.statistics import StepMeans, moved
+from genlib.models.adversarial.stylegan.synthesis2 import Noise
+from genlib.ports import (
+    Code,
+    Features,
+    FrameCount,
+    Image,
+    LayerNoise,
+    Seed,
+    Seeds,
+    Sizes,
+    Steps,
+    Strip,
+    StyleLayer,
+    StyleSeeds,
+    Truncation,
+)  # fmt: skip
+from genlib.random import SeededNoise
+from genlib.task import Phase, Task, action
+from genlib.types import Batch, DataSpec, Metrics, Step
+
+W_DECAY, PATH_DECAY = 0.998, 0.99
+"""Of the running means of w and of path lengths, a step or a phase."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StyleGANConfig(TaskConfig):
+    """The networks and the game."""
+
+    network: StyleNetworks = field(default_factory=StyleNetworks)
+    """Both players."""
+    game: StyleGame = field(default_factory=StyleGame)
+    """How they are scored."""
+    health: Health = field(default_factory=Health)
+    """When a run is given up."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image",)
+
+    def check_data(self, data: DataSpec) -> None:
+        self.network.shape(data)
+
+    def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> StyleGAN:
+        return StyleGAN(self.network, self.game, self.health, data)
+
+
+class StyleGAN(TwoPlayers):
+    """The task."""
+
+    generator: Generator
+    discriminator: Discriminator
+    averaged = ("generator",)
+    zero3_refusal = "its penalties go back through a network twice, and the weights are gone after the first time"
+    path_mean: Tensor
+    """(): the running mean of path lengths."""
+
+    def __init__(self, networks: StyleNetworks, game: StyleGame, health: Health, data: DataSpec) -> None:
+        super().__init__(networks, 1, health, data)
+        self.game, self.step_means = game, StepMeans()
+        own, every = {phase.name: phase for phase in self.phases}, game.penalty_every
+        found = [own["discriminator"]]
+        if game.gamma:
+            found.append(Phase(name="penalty", player="discriminator", every=every, loss_weight=every))
+        found.append(own["generator"])
+        if game.path_weight:
+            found.append(Phase(name="path", player="generator", every=game.path_every, loss_weight=game.path_every))
+        self.phases = tuple(found)
+        self.register_buffer("path_mean", torch.zeros([]))
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        return getattr(self, f"{phase}_loss")(batch, step)
+
+    def discriminator_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """Data from fakes."""
+        self.progress.fill_(step.progress)
+        with torch.no_grad():
+            fake = self.fakes(batch, step, "discriminator")
+        real, fake = self.judged(self.seen(batch, step), batch, step, "real"), self.judged(fake, batch, step, "fake")
+        loss = relativistic(real, fake) if self.game.loss == "relativistic" else non_saturating_discriminator(real, fake)
+        return loss, {"real_accuracy": (real[:, 0] > 0).float(), "fake_accuracy": (fake[:, 0] < 0).float()}
+
+    def generator_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """Fakes to pass for data."""
+        fake = self.judged(self.fakes(batch, step, "generator"), batch, step, "generator")
+        if self.game.loss != "relativistic":
+            return non_saturating_generator(fake), {}
+        return relativistic(fake, self.judged(self.seen(batch, step), batch, step, "beside")), {}
+
+    def penalty_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """The discriminator's slope at data, R1 (Mescheder et al. 2018, arXiv:1801.04406), maybe at fakes too, R2."""
+        found = {"r1": squared_gradient(lambda x: self.judged(x, batch, step, "penalty"), self.seen(batch, step))}
+        if self.game.penalise_fakes:
+            with torch.no_grad():
+                fake = self.fakes(batch, step, "penalty")
+            found["r2"] = squared_gradient(lambda x: self.judged(x, batch, step, "penalty of fakes"), fake)
+        return self.game.gamma / 2 * torch.stack([*found.values()]).sum(0), found
+
+    def path_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """How far image changes of random directions lie from their running mean, as lengths in the space of styles, for some of the rows."""
+        chosen, counts = self.some_rows(batch)
+        rows = {name: value[chosen] for name, value in batch.items() if name in ("position", "valid", "label")}
+        ws = self.styles(rows, step, "path")
+        image = self.generator.drawn(ws, self.layer_noise(rows["position"], step, "path"))
+        direction = random.normal(rows["position"], tuple(image.shape[1:]), seed=step.seed, stream="direction") / image.shape[-1]
+        (gradient,) = torch.autograd.grad((image * direction).sum(), ws, create_graph=True)
+        length = gradient.square().sum(2).mean(1).sqrt()
+        self.step_means.add("path", length, counts & rows["valid"])
+        every = torch.zeros_like(batch["weight"])
+        share = self.game.path_share * counts.float()
+        loss = every.index_put((chosen,), self.game.path_weight * (length - self.path_mean).square() * share)
+        return loss, {"path_length": every.index_put((chosen,), length.detach() * share)}
+
+    def some_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """This rank's rows that stand at every `path_share`-th place of the global batch, or one that does not count; and which do count."""
+        rows, share = len(batch["position"]), self.game.path_share
+        first = -distributed.rank() * rows % share
+        chosen = torch.arange(first, rows, share, device=batch["position"].device)
+        return (chosen, torch.ones_like(chosen, dtype=torch.bool)) if len(chosen) else (chosen.new_zeros(1), chosen.new_zeros(1, dtype=torch.bool))
+
+    def seen(self, batch: Batch, step: Step) -> Tensor:
+        """The batch's images as the discriminator sees them, some mirrored."""
+        real = self.real(batch)
+        if not self.game.mirror:
+            return real
+        mirrored = random.uniform(batch["position"], seed=step.seed, stream="mirror") < 0.5
+        return torch.where(mirrored[:, None, None, None], real.flip(3), real)
+
+    def judged(self, image: Tensor, batch: Batch, step: Step, stream: str) -> Tensor:
+        """Logits (B, 1) of images in [-1, 1]."""
+        return self.discriminator(image, batch["valid"], *self.told(batch)[1])
+
+    def fakes(self, batch: Batch, step: Step, stream: str) -> Tensor:
+        """Images in [-1, 1], one in the place of each row, noise at every layer drawn anew."""
+        return self.generator.drawn(self.styles(batch, step, stream), self.layer_noise(batch["position"], step, stream))
+
+    def styles(self, batch: Batch, step: Step, stream: str) -> Tensor:
+        """(B, num_ws, style_dim), some of them of two noises."""
+        position, labels = batch["position"], self.told(batch)[0]
+        w = self.generator.mapping(self.noise(batch, step.seed, stream), *labels)
+        if stream == "generator":
+            self.step_means.add("w", w, batch["valid"])
+        if not self.game.style_mixing:
+            return self.generator.same_style(w)
+        other = self.generator.mapping(self.noise(batch, step.seed, f"{stream}'s other style"), *labels)
+        count = self.generator.synthesis.num_ws
+        mixes = random.uniform(position, seed=step.seed, stream=f"mixing of the {stream}") < self.game.style_mixing
+        crossover = 1 + random.randint(position, count - 1, seed=step.seed, stream=f"crossover of the {stream}")
+        return self.generator.mixed(w, other, torch.where(mixes, crossover, count))
+
+    def layer_noise(self, position: Tensor, step: Step, stream: str) -> list[Tensor]:
+        """A plane for each layer, keyed by position."""
+        numbers = random.normal(position, (self.generator.noise_numbers,), seed=step.seed, stream=f"noise of the {stream}")
+        return list(self.generator.planes(numbers))
+
+    def after_step(self, step: Step) -> None:
+        """The running means of styles and of path lengths."""
+        mapping = self.generator.mapping
+        mapping.w_avg.copy_(moved(mapping.w_avg, self.step_means.taken("w"), W_DECAY))
+        self.path_mean.copy_(moved(self.path_mean, self.step_means.taken("path"), PATH_DECAY))
+
+    @action
+    @torch.no_grad()
+    def generate(self, *, seed: Seeds, truncation: Truncation = 1.0, layer_noise: LayerNoise = "const") -> Image:  # type: ignore[override]
+        """Images (len(seed), C, side, side) in [0, 1], each of its own seed."""
+        w = self.generator.mapping.truncated(self.generator.mapping(self.latents(seed)), truncation)
+        return self.shown(self.generator.same_style(w), self.seeded_layer_noise(seed, layer_noise))
+
+    @action
+    @torch.no_grad()
+    def mix(self, *, seed: Seeds, style_seed: StyleSeeds, style_layer: StyleLayer, truncation: Truncation = 1.0) -> Image:
+        """Images (len(seed), C, side, side) in [0, 1] in the style of one seed, from a layer on in that of another: from an early one on
+        shapes are the other's, from a late one on colours alone."""
+        styles = (self.generator.mapping.truncated(self.generator.mapping(self.latents(one)), truncation) for one in (seed, style_seed))
+        layer = torch.full((len(seed),), self.checked_layer(style_layer), device=self.device)
+        return self.shown(self.generator.mixed(*styles, layer), "const")
+
+    @action(joint=True)
+    @torch.no_grad()
+    def interpolate(self, *, first: Seed, last: Seed, steps: FrameCount = 8, truncation: Truncation = 1.0) -> Strip:  # type: ignore[override]
+        """The images of two seeds and those between, `steps` in all, on the straight way between their styles."""
+        if steps < 2:
+            raise ValueError(f"steps is {steps}; from one image to another there are at least 2")
+        a, b = self.generator.mapping.truncated(self.generator.mapping(self.latents([first, last])), truncation)
+        share = torch.linspace(0, 1, steps, device=self.device)[:, None]
+        return self.shown(self.generator.same_style(a.lerp(b, share)), "const")
+
+    @action
+    def project(self, *, image: Image, steps: Steps = 200) -> Code:
+        """The style (B, style_dim) whose image is near to each image (B, C, side, side) in [0, 1], found by descent in so many steps."""
+        return projected(self.generator, self.real({"image": self.checked_image(image)}), steps)
+
+    @action
+    @torch.no_grad()
+    def draw(self, *, code: Code) -> Image:
+        """Images (B, C, side, side) in [0, 1] of styles (B, style_dim), such as those of projected images."""
+        return self.shown(self.generator.same_style(code.to(self.device)), "const")
+
+    @action
+    @torch.no_grad()
+    def embed(self, *, image: Image) -> Features:
+        """What the discriminator sees in images (B, C, side, side) in [0, 1] before it decides: (B, F)."""
+        return self.discriminator.features(self.real({"image": self.checked_image(image)}))
+
+    def checked_image(self, image: Tensor) -> Tensor:
+        """On the task's device. ValueError where images are of another shape than those it was trained on."""
+        if tuple(image.shape[1:]) != self.shape.sides:
+            raise ValueError(f"images of shape {tuple(image.shape[1:])} are given, and the networks know {self.shape.sides}; scale or convert them")
+        return image.to(self.device)
+
+    def checked_layer(self, layer: int) -> int:
+        """ValueError where there is no such layer."""
+        count = self.generator.synthesis.num_ws
+        if not 0 <= layer <= count:
+            raise ValueError(
+                f"style_layer is {layer}; this generator takes styles at layers 0 to {count - 1}, and {count} leaves the first one's alone"
+            )
+        return layer
+
+    def seeded_layer_noise(self, seed: Sequence[int], layer_noise: str) -> Noise:
+        """What `drawn` takes: of `random` planes that follow from each row's seed."""
+        if layer_noise != "random":
+            return layer_noise  # type: ignore[return-value]
+        return self.generator.planes(
+            SeededNoise(seed, (self.networks.latent_dim + self.generator.noise_numbers,), self.device)()[:, self.networks.latent_dim :]
+        )
+
+    def shown(self, ws: Tensor, noise: Noise) -> Tensor:
+        """Images in [0, 1] of styles (B, num_ws, style_dim)."""
+        return self.in_data_units(self.generator.drawn(ws, noise))
+
+    def sizes(self, data: DataSpec) -> Sizes:
+        return self.shape.port_sizes(data, code=self.networks.style_dim)
