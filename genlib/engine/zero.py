@@ -69,6 +69,10 @@ class Zero:
         self.task, self.config = task.to(self.device), config
         self.engines, self.optimizers = {}, {}
         self.players = Players(task)
+        if scalar := next((name for name, p in self.players.by_state_name if not p.dim()), ""):
+            raise ValueError(
+                f"{scalar} is a weight without an axis, which DeepSpeed cannot send; give it the shape (1,), or use --train.strategy ddp"
+            )
         optims = {player: optim_of(config, player) for player in task.players()}
         # Noted before the first engine partitions all weights: a partition has lost its shape, by which decay is chosen.
         self.elements = {player: sum(p.numel() for p in weights.values()) for player, weights in self.players.weights.items()}

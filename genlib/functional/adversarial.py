@@ -99,15 +99,14 @@ def gradient_norm(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return gradient.flatten(1).square().sum(1).add(TINY).sqrt()
 
 
-def squared_gradient(discriminator: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Squared length (B,) of the gradient of all logits' sum with respect to each x (B, ...), to be differentiated again.
+def squared_gradient(logits: Tensor, x: Tensor) -> Tensor:
+    """Squared length (B,) of the gradient of all logits' sum with respect to each x (B, ...) that they came from, to be differentiated again.
 
-    Half of it times gamma is R1 at data, R2 at fakes (Mescheder et al. 2018, arXiv:1801.04406, eq. 9).
+    Half of it times gamma is R1 at data, R2 at fakes (Mescheder et al. 2018, arXiv:1801.04406, eq. 9). A loss of it alone should hold the
+    logits times 0 besides, as published code has it: for a bias that the gradient does not know autograd else gives no number, not even 0.
     """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
-        return gradient.square().flatten(1).sum(1)
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return gradient.square().flatten(1).sum(1)
 
 
 def interpolates(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:

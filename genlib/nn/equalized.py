@@ -54,6 +54,8 @@ class EqualizedConv(nn.Module):
     gain: factor of what comes out. clamp: the largest size of what comes out; None has none.
     """
 
+    resample_filter: Tensor
+
     def __init__(
         self, inputs: int, outputs: int, kernel: int, *, activation: Activation = "linear", down: int = 1, bias: bool = True,
         gain: float = 1.0, clamp: float | None = None,

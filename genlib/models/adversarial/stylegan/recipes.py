@@ -33,7 +33,7 @@ SMOKE_GAME = StyleGame(penalty_every=2, path_every=2)
 _SMOKE = (
     Stage(
         task=StyleGANConfig(
-            network=StyleNetworks(latent_dim=8, style_dim=8, mapping_layers=2, channel_base=64, channel_max=8), game=SMOKE_GAME
+            network=StyleNetworks(latent_dim=8, style_dim=8, mapping_layers=2, channel_base=64, channel_max=8, stddev_group=8), game=SMOKE_GAME
         ),
         data=DataConfig(train="digits", image_size=16),
         train=trained(SMOKE_GAME, TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4)),

@@ -89,7 +89,7 @@ class StyledConv(nn.Module):
         self.affine = EqualizedLinear(style_dim, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.noise_strength = nn.Parameter(torch.zeros(1))  # one entry, where published files have none: DeepSpeed breaks on none
         self.register_buffer("noise_const", torch.randn(side, side))
         self.register_buffer("resample_filter", low_pass())
 
@@ -147,7 +147,7 @@ class Block(nn.Module):
         return x, part if image is None else upsampled(image, self.resample_filter) + part  # type: ignore[arg-type]
 
 
-def precision(device: str, *, low: bool) -> AbstractContextManager[None]:
+def precision(device: str, *, low: bool) -> AbstractContextManager:
     """bf16 inside if it is `low`; else as outside."""
     return torch.autocast(device, torch.bfloat16) if low else nullcontext()
 

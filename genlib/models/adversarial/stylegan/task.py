@@ -70,12 +70,13 @@ class StyleGANConfig(TaskConfig):
 class StyleGAN(TwoPlayers):
     """The task."""
 
+    networks: StyleNetworks
     generator: Generator
     discriminator: Discriminator
     averaged = ("generator",)
     zero3_refusal = "its penalties go back through a network twice, and the weights are gone after the first time"
     path_mean: Tensor
-    """(): the running mean of path lengths."""
+    """(1,): the running mean of path lengths."""
 
     def __init__(self, networks: StyleNetworks, game: StyleGame, health: Health, data: DataSpec) -> None:
         super().__init__(networks, 1, health, data)
@@ -88,7 +89,11 @@ class StyleGAN(TwoPlayers):
         if game.path_weight:
             found.append(Phase(name="path", player="generator", every=game.path_every, loss_weight=game.path_every))
         self.phases = tuple(found)
-        self.register_buffer("path_mean", torch.zeros([]))
+        if networks.stddev_group > 1:
+            self.accumulation_effect = (
+                f"groups of {networks.stddev_group} samples, whose spread the discriminator is told, are of one micro-batch each"
+            )
+        self.register_buffer("path_mean", torch.zeros(1))
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         return getattr(self, f"{phase}_loss")(batch, step)
@@ -111,16 +116,20 @@ class StyleGAN(TwoPlayers):
 
     def penalty_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """The discriminator's slope at data, R1 (Mescheder et al. 2018, arXiv:1801.04406), maybe at fakes too, R2."""
-        found = {"r1": squared_gradient(lambda x: self.judged(x, batch, step, "penalty"), self.seen(batch, step))}
+        images = {"r1": self.seen(batch, step)}
         if self.game.penalise_fakes:
             with torch.no_grad():
-                fake = self.fakes(batch, step, "penalty")
-            found["r2"] = squared_gradient(lambda x: self.judged(x, batch, step, "penalty of fakes"), fake)
-        return self.game.gamma / 2 * torch.stack([*found.values()]).sum(0), found
+                images["r2"] = self.fakes(batch, step, "penalty")
+        found, still = {}, torch.zeros_like(batch["weight"])
+        for name, image in images.items():
+            image = image.detach().requires_grad_()
+            logits = self.judged(image, batch, step, name)
+            found[name], still = squared_gradient(logits, image), still + 0 * logits[:, 0]
+        return self.game.gamma / 2 * torch.stack([*found.values()]).sum(0) + still, found
 
     def path_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """How far image changes of random directions lie from their running mean, as lengths in the space of styles, for some of the rows."""
-        chosen, counts = self.some_rows(batch)
+        chosen, counts, share = self.some_rows(batch)
         rows = {name: value[chosen] for name, value in batch.items() if name in ("position", "valid", "label")}
         ws = self.styles(rows, step, "path")
         image = self.generator.drawn(ws, self.layer_noise(rows["position"], step, "path"))
@@ -129,16 +138,21 @@ class StyleGAN(TwoPlayers):
         length = gradient.square().sum(2).mean(1).sqrt()
         self.step_means.add("path", length, counts & rows["valid"])
         every = torch.zeros_like(batch["weight"])
-        share = self.game.path_share * counts.float()
-        loss = every.index_put((chosen,), self.game.path_weight * (length - self.path_mean).square() * share)
+        share = share * counts.float()
+        still = 0 * image[:, 0, 0, 0]  # see `squared_gradient`
+        loss = every.index_put((chosen,), self.game.path_weight * (length - self.path_mean).square() * share + still)
         return loss, {"path_length": every.index_put((chosen,), length.detach() * share)}
 
-    def some_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """This rank's rows that stand at every `path_share`-th place of the global batch, or one that does not count; and which do count."""
-        rows, share = len(batch["position"]), self.game.path_share
-        first = -distributed.rank() * rows % share
-        chosen = torch.arange(first, rows, share, device=batch["position"].device)
-        return (chosen, torch.ones_like(chosen, dtype=torch.bool)) if len(chosen) else (chosen.new_zeros(1), chosen.new_zeros(1, dtype=torch.bool))
+    def some_rows(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
+        """This rank's rows that stand at every `path_share`-th place of the global micro-batch, or one that does not count; which of them do
+        count; and the number of rows for each of them.
+        """
+        rows, world, share = len(batch["position"]), distributed.world_size(), self.game.path_share
+        chosen = torch.arange(-distributed.rank() * rows % share, rows, share, device=batch["position"].device)
+        counts = torch.ones_like(chosen, dtype=torch.bool)
+        if not len(chosen):
+            chosen, counts = chosen.new_zeros(1), counts.new_zeros(1)
+        return chosen, counts, world * rows / len(range(0, world * rows, share))
 
     def seen(self, batch: Batch, step: Step) -> Tensor:
         """The batch's images as the discriminator sees them, some mirrored."""
