@@ -42,6 +42,13 @@ class RunOptions:
     """Times a run whose workers were lost goes on from its newest checkpoint before it gives up; -1 is always."""
     grace_seconds: float = GRACE_SECONDS
     """In which a run that is stopped (SIGTERM, Ctrl-C) saves a checkpoint; a second signal ends it at once."""
+    score_features: tuple[str, ...] = ()
+    """Feature networks, runs of a classifier or CLIP or Inception's weights, by which pictures of checkpoints are scored while the run goes on:
+    FID, KID, precision and recall. The checkpoint with the lowest FID by the first is kept in the folder `best`."""
+    score_every_images: int = 10_000
+    """Training images from one scored checkpoint to the next, at least."""
+    score_samples: int = 1000
+    """Pictures that each of them makes."""
     smoke: bool = False
     """The recipe's smallest size, which trains in seconds."""
     dry_run: bool = False
@@ -66,6 +73,9 @@ class RunOptions:
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < float("inf"):
             raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be at least 0")
         check_grace(self.grace_seconds)
+        for name in ("score_every_images", "score_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("gpus", "gpu_memory_gb", "gpu_tflops", "mfu"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be above 0")

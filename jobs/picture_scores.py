@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from genlib import checkpoint
+from genlib import checkpoint, distributed
 from genlib.types import Batch, DataSource
 
 
 def score_pictures(final: Path, source: DataSource, folder: Path, device: torch.device, options: argparse.Namespace) -> dict[str, float]:
-    """Makes pictures by the checkpoint's action `generate` and measures them; writes samples.png and adds to scores.json."""
+    """Makes pictures by the checkpoint's action `generate` and measures them, all ranks together; writes samples.png and adds to scores.json."""
     from genlib.metrics import features, scorecard
     from genlib.metrics.conditions import conditions, sampler_options
     from genlib.metrics.generative import Measurement, measure
@@ -31,6 +31,8 @@ def score_pictures(final: Path, source: DataSource, folder: Path, device: torch.
         networks=[features.load(where, device) for where in options.features],
         text_network=features.load_clip(options.clip, device) if options.clip else None, on_pictures=progress(),
     )  # fmt: skip
+    if distributed.rank():
+        return outcome.metrics()
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [picture.permute(1, 2, 0).numpy() for picture in outcome.pictures]
     save_contact_sheet(

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from genlib.data.shards.usable import MapShards
     from genlib.types import DataSpec
+    from jobs.scoring import Scoring
     from jobs.worker import WorkerJob
 
 RAY_TRAIN_SETTINGS = {
@@ -94,10 +95,19 @@ def train(command: Command, run: Path) -> int:
         from jobs.worker import WorkerJob  # brings Ray Train in, which reads its settings from the environment
 
         with control(run) as path, followed(log_path(run)), ends_well(partial(ask_to_stop, path), command.options.grace_seconds):
-            work = WorkerJob(command.recipe, command.stages, run, secrets.token_hex(8), path)
+            work = WorkerJob(command.recipe, command.stages, run, secrets.token_hex(8), path, scoring=scoring_of(command))
             fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
     print(table(run_folder.read_json(run / "metrics.json") or {}))
     return 0
+
+
+def scoring_of(command: Command) -> Scoring | None:
+    """How pictures are scored while the run goes on; None where no network is named."""
+    from jobs.scoring import Scoring
+
+    options = command.options
+    features = tuple(Path(where).absolute() for where in options.score_features)
+    return Scoring(features, options.score_every_images, options.score_samples) if features else None
 
 
 def kept(command: Command, run: Path) -> str:
@@ -194,6 +204,8 @@ def check_start(command: Command, run: Path) -> None:
         if not is_this_machine():
             continue
         check_trackers_installed(train.trackers)
+        if missing := next((where for where in command.options.score_features if not Path(where).exists()), None):
+            raise ValueError(f"score_features names {missing}, which does not exist; name a run of a classifier or CLIP, or Inception's safetensors")
         begins = not checkpoints(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
         if begins and train.start_from and not Path(train.start_from).is_dir():
             raise ValueError(f"train.start_from is {train.start_from!r}, which is no folder; name a run or a checkpoint")

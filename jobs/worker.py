@@ -30,6 +30,7 @@ from jobs.control import asked_to_stop
 from jobs.evaluate import evaluate, gather
 from jobs.log_file import LogFile, log_path
 from jobs.run_folder import only_one, set_folder, stage_folder
+from jobs.scoring import Scorer, Scoring
 from jobs.undo import accept, has_begun
 
 FINAL = (
@@ -53,6 +54,8 @@ class WorkerJob:
     """Final checkpoints of stages that are no part of the run, by role: what a trial of a search needs."""
     scores: bool = True
     """Whether a trained stage is scored and exported."""
+    scoring: Scoring | None = None
+    """How the last stage's pictures are scored while it trains."""
 
 
 def work(config: Mapping[str, Any]) -> None:
@@ -91,8 +94,9 @@ def train(job: WorkerJob, device: torch.device) -> None:
         kept = set_folder(job.run, job.stages, stage)
         source = open_source(stage.data, kept, needs=stage.task.fields)
         upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
+        scorer = Scorer(job.scoring, stage, folder, kept, device) if job.scoring and stage is job.stages[-1] else None
         finals[stage.name] = fit(
-            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(job)
+            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(job, scorer)
         )  # fmt: skip
         if distributed.broadcast_object(asked_to_stop(job.control)):
             raise Interrupted(stage.train.steps, stage.train.steps, finals[stage.name])
@@ -112,8 +116,8 @@ class ToRay(Listener):
     For one that it is told of, Ray Train writes a list into the run's folder, and ends where that is full.
     """
 
-    def __init__(self, job: WorkerJob) -> None:
-        self.job, self.lead, self.heard = job, distributed.rank() == 0, {}
+    def __init__(self, job: WorkerJob, scorer: Scorer | None = None) -> None:
+        self.job, self.scorer, self.lead, self.heard = job, scorer, distributed.rank() == 0, {}
 
     def on_start(self) -> None:
         if self.lead:
@@ -128,6 +132,8 @@ class ToRay(Listener):
     def on_checkpoint(self, folder: Path, row: Row) -> None:
         values = {name: value for name, value in row.items() if isinstance(value, int | float)} | self.heard
         ray.train.report(values)
+        if self.scorer:
+            self.scorer.on_checkpoint(folder, row)
 
 
 class Retries(UserCallback):

@@ -207,9 +207,9 @@ class StyleGAN(TwoPlayers):
     def mix(self, *, seed: Seeds, style_seed: StyleSeeds, style_layer: StyleLayer, truncation: Truncation = 1.0) -> Image:
         """Images (len(seed), C, side, side) in [0, 1] in the style of one seed, from a layer on in that of another: from an early one on
         shapes are the other's, from a late one on colours alone."""
-        styles = (self.generator.mapping.truncated(self.generator.mapping(self.latents(one)), truncation) for one in (seed, style_seed))
+        first, second = (self.generator.mapping.truncated(self.generator.mapping(self.latents(one)), truncation) for one in (seed, style_seed))
         layer = torch.full((len(seed),), self.checked_layer(style_layer), device=self.device)
-        return self.shown(self.generator.mixed(*styles, layer), "const")
+        return self.shown(self.generator.mixed(first, second, layer), "const")
 
     @action(joint=True)
     @torch.no_grad()

@@ -1,0 +1,82 @@
+"""Trains a StyleGAN2 (Karras et al. 2020, arXiv:1912.04958): `python jobs/stylegan_train.py --run stylegan`.
+
+On icons of 32 pixels by default; `--data.train fashion_mnist`, `emoji` or shards of an image folder (jobs/prepare_data.py), `--recipe
+stylegan2_256` and so on for GPUs; every option of jobs/train.py works here. Pictures are scored while it trains, by `--judge RUN`: a
+classifier, a CLIP or Inception's weights. Without one the job first trains a small SimCLR on the same images, in the run's folder `judge`.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before imports that take a second
+    from cluster.signals import ends_quietly
+
+    ends_quietly()
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs import run_folder, train
+from jobs.command_line import exit_code
+from jobs.evaluations import evaluations
+from jobs.run_folder import read_json, write_json
+
+JUDGE = "judge"
+"""Folder of the judge in that of the run."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """jobs/train.py with a StyleGAN recipe and defaults for two workers, and a judge; what the user says comes later and wins."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default="stylegan2")
+    parser.add_argument("--judge", default=None)
+    own, rest = parser.parse_known_args(list(arguments))
+    defaults = ["--workers", "2", "--train.strategy", "ddp"]
+    defaults += [] if any(word.replace("_", "-").partition("=")[0] in ("--run-dir", "--run") for word in rest) else ["--run", "stylegan"]
+    asked = train.parse([own.recipe, *defaults, *rest])
+    if asked.options.dry_run or asked.options.plan:
+        return train.main([own.recipe, *defaults, *rest])
+    run = run_folder.run_folder(asked.options.run, asked.options.run_dir, asked.recipe)
+    judge = Path(own.judge) if own.judge else run / JUDGE
+    if not own.judge and (code := train.main(judge_command(judge, asked.stages[-1].data.train, asked.stages[-1].data.image_size))):
+        return code
+    if code := train.main([own.recipe, *defaults, "--score-features", str(judge), *rest]):
+        return code
+    summarise(run)
+    return 0
+
+
+def judge_command(folder: Path, data: str, side: int) -> list[str]:
+    """What trains a feature network on the same images."""
+    return [
+        "simclr",
+        "--run-dir",
+        str(folder),
+        "--workers",
+        "2",
+        "--train.strategy",
+        "ddp",
+        "--train.steps",
+        "300",
+        "--data.train",
+        data,
+        "--data.image-size",
+        str(side),
+    ]
+
+
+def summarise(run: Path) -> None:
+    """Adds to the run's metrics, by the names that StyleGAN's users know: `fid` and `kid` of its end and of its best, and `s_per_kimg`."""
+    metrics, rows = read_json(run / "metrics.json") or {}, evaluations(run)
+    if speed := metrics.get("samples_per_second"):
+        metrics["s_per_kimg"] = 1000 / speed
+    if rows:
+        fid = next(name for name in rows[-1] if name.startswith("fid_"))
+        best, judge = min(rows, key=lambda row: row[fid]), fid.removeprefix("fid_")
+        metrics |= {"fid": rows[-1][fid], "kid": rows[-1][f"kid_{judge}"], "best_fid": best[fid], "best_kimg": best["kimg"], "judge": judge}
+    write_json(run / "metrics.json", metrics)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))
