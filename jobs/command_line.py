@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from cluster.local import NotStarted
 from cluster.signals import GRACE_SECONDS, check_grace, interruptible
@@ -49,6 +49,8 @@ class RunOptions:
     """Training images from one scored checkpoint to the next, at least."""
     score_samples: int = 1000
     """Pictures that each of them makes."""
+    score_against: Literal["auto", "train", "validation"] = "auto"
+    """Real pictures that they are compared with; auto takes the held-out ones where there are any."""
     smoke: bool = False
     """The recipe's smallest size, which trains in seconds."""
     dry_run: bool = False

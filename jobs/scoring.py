@@ -42,6 +42,8 @@ class Scoring:
     """Training images from one scored checkpoint to the next, at least: there must be a checkpoint."""
     samples: int
     """Pictures that a checkpoint makes."""
+    split: str | None = None
+    """Real pictures that they are compared with; None takes the held-out ones where there are any."""
 
 
 class Scorer:
@@ -157,7 +159,7 @@ def scored(checkpoint: Path, scoring: Scoring, stage: Stage, folder: Path, kept:
 
     begin = time.monotonic()
     options = argparse.Namespace(
-        features=scoring.features, clip=None, samples=scoring.samples, reference=_MOST_REAL, split=None, batch=_BATCH, seed=0, sampler=[]
+        features=scoring.features, clip=None, samples=scoring.samples, reference=_MOST_REAL, split=scoring.split, batch=_BATCH, seed=0, sampler=[]
     )  # fmt: skip
     try:
         source = open_source(stage.data, kept, needs=stage.task.fields)

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     judge = Path(own.judge) if own.judge else run / JUDGE
     if not own.judge and (code := train.main(judge_command(judge, asked.stages[-1].data.train, asked.stages[-1].data.image_size))):
         return code
-    if code := train.main([own.recipe, *defaults, "--score-features", str(judge), *rest]):
+    if code := train.main([own.recipe, *defaults, "--score-features", str(judge), "--score-against", "train", *rest]):
         return code
     summarise(run)
     return 0

@@ -107,7 +107,8 @@ def scoring_of(command: Command) -> Scoring | None:
 
     options = command.options
     features = tuple(Path(where).absolute() for where in options.score_features)
-    return Scoring(features, options.score_every_images, options.score_samples) if features else None
+    split = None if options.score_against == "auto" else options.score_against
+    return Scoring(features, options.score_every_images, options.score_samples, split) if features else None
 
 
 def kept(command: Command, run: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig
+from genlib.models.adversarial.stylegan.labelled import LabelledStyleGANConfig
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.task import StyleGANConfig
 from genlib.recipe import Recipe, Stage
@@ -29,16 +30,11 @@ def trained(game: StyleGame, train: TrainConfig, optim: OptimConfig = ADAM) -> T
     return replace(train, optim=generator, players={"discriminator": discriminator})
 
 
-SMOKE_GAME = StyleGame(penalty_every=2, path_every=2)
-_SMOKE = (
-    Stage(
-        task=StyleGANConfig(
-            network=StyleNetworks(latent_dim=8, style_dim=8, mapping_layers=2, channel_base=64, channel_max=8, stddev_group=8), game=SMOKE_GAME
-        ),
-        data=DataConfig(train="digits", image_size=16),
-        train=trained(SMOKE_GAME, TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4)),
-    ),
-)  # fmt: skip
+def smoke(kind: type[StyleGANConfig], game: StyleGame) -> tuple[Stage, ...]:
+    """A tiny network on digits."""
+    network = StyleNetworks(latent_dim=8, style_dim=8, mapping_layers=2, channel_base=64, channel_max=8, stddev_group=8)
+    train = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4)
+    return (Stage(task=kind(network=network, game=game), data=DataConfig(train="digits", image_size=16), train=trained(game, train)),)
 
 
 def stylegan2() -> Recipe:
@@ -50,4 +46,57 @@ def stylegan2() -> Recipe:
     network = StyleNetworks(latent_dim=128, style_dim=128, mapping_layers=4, channel_base=512, channel_max=128)
     train = TrainConfig(steps=1000, global_batch=32, ema_halflife_samples=5000, checkpoint_every_steps=250)
     stage = Stage(task=StyleGANConfig(network=network, game=game), data=DataConfig(train="icons", image_size=32), train=trained(game, train))
-    return Recipe(stages=(stage,), smoke=_SMOKE)
+    return Recipe(stages=(stage,), smoke=smoke(StyleGANConfig, StyleGame(penalty_every=2, path_every=2)))
+
+
+def stylegan2_labelled() -> Recipe:
+    """Clothes of 32 x 32 pixels, of a class that one names.
+
+    `python jobs/stylegan_train.py --recipe stylegan2_labelled`.
+    """
+    game = StyleGame(gamma=0.2, path_weight=0.0)
+    network = StyleNetworks(latent_dim=128, style_dim=128, mapping_layers=4, channel_base=512, channel_max=128)
+    train = TrainConfig(steps=1000, global_batch=32, ema_halflife_samples=5000, checkpoint_every_steps=250)
+    data = DataConfig(train="fashion_mnist", image_size=32)
+    return Recipe(
+        stages=(Stage(task=LabelledStyleGANConfig(network=network, game=game), data=data, train=trained(game, train)),),
+        smoke=smoke(LabelledStyleGANConfig, StyleGame(penalty_every=2, path_every=2)),
+    )
+
+
+def r3gan() -> Recipe:
+    """Icons of 32 x 32 pixels by R3GAN's game (Huang et al. 2024, arXiv:2501.05441) with StyleGAN2's networks.
+
+    `python jobs/stylegan_train.py --recipe r3gan`.
+    """
+    game = StyleGame(loss="relativistic", gamma=0.2, penalise_fakes=True, penalty_every=1, path_weight=0.0, style_mixing=0.0, mirror=True)
+    network = StyleNetworks(latent_dim=128, style_dim=128, mapping_layers=4, channel_base=512, channel_max=128, stddev_group=1)
+    train = TrainConfig(steps=1000, global_batch=32, ema_halflife_samples=5000, checkpoint_every_steps=250)
+    stage = Stage(task=StyleGANConfig(network=network, game=game), data=DataConfig(train="icons", image_size=32), train=trained(game, train))
+    small = StyleGame(loss="relativistic", penalise_fakes=True, penalty_every=1, path_weight=0.0, style_mixing=0.0)
+    return Recipe(stages=(stage,), smoke=smoke(StyleGANConfig, small))
+
+
+def published(image_size: int, channel_base: int, gamma: float, batch: int) -> Recipe:
+    """StyleGAN2 in a published size, for GPUs (NVlabs' stylegan2-ada-pytorch: `paper256` and `stylegan2`)."""
+    game = StyleGame(gamma=gamma, mirror=True)
+    network = StyleNetworks(channel_base=channel_base, bf16_resolutions=4)
+    train = TrainConfig(steps=390_625 * 64 // batch, global_batch=batch, ema_halflife_samples=batch * 10_000 // 32, checkpoint_every_steps=2000)
+    stage = Stage(task=StyleGANConfig(network=network, game=game), data=DataConfig(image_size=image_size), train=trained(game, train))
+    return Recipe(stages=(stage,), smoke=smoke(StyleGANConfig, StyleGame(penalty_every=2, path_every=2)))
+
+
+def stylegan2_256() -> Recipe:
+    """Images of 256 x 256 pixels, 24,767,458 and 24,001,089 parameters, for GPUs; not yet trained here.
+
+    `python jobs/stylegan_train.py --recipe stylegan2_256 --workers 8 --data.train 'shards/{00000..00099}.tar' --judge inception.safetensors`.
+    """
+    return published(256, 16_384, 1.0, 64)
+
+
+def stylegan2_1024() -> Recipe:
+    """Images of 1,024 x 1,024 pixels, 30,370,060 and 29,012,513 parameters, for GPUs; not yet trained here.
+
+    `python jobs/stylegan_train.py --recipe stylegan2_1024 --workers 8 --data.train 'shards/{00000..00099}.tar' --judge inception.safetensors`.
+    """
+    return published(1024, 32_768, 10.0, 32)

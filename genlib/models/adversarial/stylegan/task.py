@@ -7,8 +7,8 @@ kept small (R1), and a step of a fixed size in the space of styles is to change 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +74,12 @@ class StyleGAN(TwoPlayers):
     generator: Generator
     discriminator: Discriminator
     averaged = ("generator",)
+    companions = replace(
+        TwoPlayers.companions,
+        assess="genlib.models.adversarial.stylegan.assess:assess",
+        export="genlib.models.adversarial.stylegan.files:export",
+        load_pretrained="genlib.models.adversarial.stylegan.files:load_pretrained",
+    )
     zero3_refusal = "its penalties go back through a network twice, and the weights are gone after the first time"
     path_mean: Tensor
     """(1,): the running mean of path lengths."""
@@ -199,32 +205,28 @@ class StyleGAN(TwoPlayers):
     @torch.no_grad()
     def generate(self, *, seed: Seeds, truncation: Truncation = 1.0, layer_noise: LayerNoise = "const") -> Image:  # type: ignore[override]
         """Images (len(seed), C, side, side) in [0, 1], each of its own seed."""
-        w = self.generator.mapping.truncated(self.generator.mapping(self.latents(seed)), truncation)
-        return self.shown(self.generator.same_style(w), self.seeded_layer_noise(seed, layer_noise))
+        return self.shown(self.generator.same_style(self.styles_of(seed, truncation)), self.seeded_layer_noise(seed, layer_noise))
 
     @action
     @torch.no_grad()
     def mix(self, *, seed: Seeds, style_seed: StyleSeeds, style_layer: StyleLayer, truncation: Truncation = 1.0) -> Image:
-        """Images (len(seed), C, side, side) in [0, 1] in the style of one seed, from a layer on in that of another: from an early one on
-        shapes are the other's, from a late one on colours alone."""
-        first, second = (self.generator.mapping.truncated(self.generator.mapping(self.latents(one)), truncation) for one in (seed, style_seed))
-        layer = torch.full((len(seed),), self.checked_layer(style_layer), device=self.device)
-        return self.shown(self.generator.mixed(first, second, layer), "const")
+        """Images (len(seed), C, side, side) in [0, 1] in the style of one seed, from a layer on in that of another.
+
+        From an early layer on most of the image is the other's, from a late one on its finest detail alone.
+        """
+        return self.mixed(self.styles_of(seed, truncation), self.styles_of(style_seed, truncation), style_layer)
 
     @action(joint=True)
     @torch.no_grad()
     def interpolate(self, *, first: Seed, last: Seed, steps: FrameCount = 8, truncation: Truncation = 1.0) -> Strip:  # type: ignore[override]
         """The images of two seeds and those between, `steps` in all, on the straight way between their styles."""
-        if steps < 2:
-            raise ValueError(f"steps is {steps}; from one image to another there are at least 2")
-        a, b = self.generator.mapping.truncated(self.generator.mapping(self.latents([first, last])), truncation)
-        share = torch.linspace(0, 1, steps, device=self.device)[:, None]
-        return self.shown(self.generator.same_style(a.lerp(b, share)), "const")
+        a, b = self.styles_of([first, last], truncation)
+        return self.between(a, b, steps)
 
     @action
     def project(self, *, image: Image, steps: Steps = 200) -> Code:
         """The style (B, style_dim) whose image is near to each image (B, C, side, side) in [0, 1], found by descent in so many steps."""
-        return projected(self.generator, self.real({"image": self.checked_image(image)}), steps)
+        return self.projected(image, steps)
 
     @action
     @torch.no_grad()
@@ -238,20 +240,38 @@ class StyleGAN(TwoPlayers):
         """What the discriminator sees in images (B, C, side, side) in [0, 1] before it decides: (B, F)."""
         return self.discriminator.features(self.real({"image": self.checked_image(image)}))
 
-    def checked_image(self, image: Tensor) -> Tensor:
-        """On the task's device. ValueError where images are of another shape than those it was trained on."""
-        if tuple(image.shape[1:]) != self.shape.sides:
-            raise ValueError(f"images of shape {tuple(image.shape[1:])} are given, and the networks know {self.shape.sides}; scale or convert them")
-        return image.to(self.device)
+    def styles_of(self, seed: Sequence[int], truncation: float) -> Tensor:
+        """Styles (len(seed), style_dim), each of its own seed."""
+        return self.generator.mapping.truncated(self.generator.mapping(self.latents(seed)), truncation)
 
-    def checked_layer(self, layer: int) -> int:
-        """ValueError where there is no such layer."""
+    def mixed(self, first: Tensor, second: Tensor, layer: int) -> Tensor:
+        """Images of two styles (B, style_dim) each, the second from a layer on. ValueError where there is no such layer."""
         count = self.generator.synthesis.num_ws
         if not 0 <= layer <= count:
             raise ValueError(
                 f"style_layer is {layer}; this generator takes styles at layers 0 to {count - 1}, and {count} leaves the first one's alone"
             )
-        return layer
+        return self.shown(self.generator.mixed(first, second, torch.full((len(first),), layer, device=self.device)), "const")
+
+    def between(self, first: Tensor, last: Tensor, steps: int) -> Tensor:
+        """Images (steps, C, side, side) from one style to another, each (style_dim,) or (steps, style_dim)."""
+        if steps < 2:
+            raise ValueError(f"steps is {steps}; from one image to another there are at least 2")
+        return self.shown(self.generator.same_style(first.lerp(last, torch.linspace(0, 1, steps, device=self.device)[:, None])), "const")
+
+    def projected(self, image: Tensor, steps: int, *labels: Tensor) -> Tensor:
+        """See `projection`."""
+        return projected(self.generator, self.real({"image": self.checked_image(image)}), steps, *labels)
+
+    def asked(self, seed: Sequence[int]) -> dict[str, Any]:
+        """What `generate` and `mix` take of rows with such seeds."""
+        return {"seed": list(seed)}
+
+    def checked_image(self, image: Tensor) -> Tensor:
+        """On the task's device. ValueError where images are of another shape than those it was trained on."""
+        if tuple(image.shape[1:]) != self.shape.sides:
+            raise ValueError(f"images of shape {tuple(image.shape[1:])} are given, and the networks know {self.shape.sides}; scale or convert them")
+        return image.to(self.device)
 
     def seeded_layer_noise(self, seed: Sequence[int], layer_noise: str) -> Noise:
         """What `drawn` takes: of `random` planes that follow from each row's seed."""
