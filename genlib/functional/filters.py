@@ -30,7 +30,7 @@ def kaiser(taps: int, half_width: float, rate: float) -> Tensor:
     return torch.kaiser_window(taps, periodic=False, beta=beta, dtype=torch.float64)
 
 
-def low_pass(taps: int, cutoff: float, half_width: float, rate: float) -> Tensor:
+def kaiser_low_pass(taps: int, cutoff: float, half_width: float, rate: float) -> Tensor:
     """The windowed ideal filter along one axis, (taps,) float32 of sum 1."""
     x = torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2
     ideal = torch.sinc(2 * cutoff / rate * x) * kaiser(taps, half_width, rate)
@@ -46,17 +46,17 @@ def radial_low_pass(taps: int, cutoff: float, half_width: float, rate: float) ->
     return (ideal / ideal.sum()).float()
 
 
-def upsampled(x: Tensor, taps: Tensor, factor: int, before: int, after: int) -> Tensor:
+def interpolated(x: Tensor, taps: Tensor, factor: int, before: int, after: int) -> Tensor:
     """(B, C, H, W) -> (B, C, H', W'), H' = H * factor + before + after - K + 1: zeros put between the samples, then both axes filtered by taps (K,).
 
     `before` and `after` are zeros at the ends, or samples less where they are negative. The mean stays where the taps sum to 1.
     """
     for axis in (3, 2):
-        x = _upsampled(x, taps * factor, factor, before, after, axis)
+        x = _interpolated(x, taps * factor, factor, before, after, axis)
     return x
 
 
-def _upsampled(x: Tensor, taps: Tensor, factor: int, before: int, after: int, axis: int) -> Tensor:
+def _interpolated(x: Tensor, taps: Tensor, factor: int, before: int, after: int, axis: int) -> Tensor:
     # the full convolution is longer by `start` and `stop`; what can be left out at both ends alike is never computed
     start, stop = len(taps) - 1 - before, len(taps) - factor - after
     cut = max(min(start, stop), 0)
@@ -66,7 +66,7 @@ def _upsampled(x: Tensor, taps: Tensor, factor: int, before: int, after: int, ax
     return F.pad(y, rest if axis == 3 else (0, 0, *rest)) if any(rest) else y
 
 
-def downsampled(x: Tensor, taps: Tensor, factor: int) -> Tensor:
+def decimated(x: Tensor, taps: Tensor, factor: int) -> Tensor:
     """(B, C, H, W) -> (B, C, H', W'), H' = (H - K) // factor + 1: each `factor`-th sample of what taps give, (K,) along both axes or (K, K)."""
     if taps.dim() == 2:
         return F.conv2d(x, taps.flip(0, 1).to(x.dtype).expand(x.shape[1], 1, -1, -1), stride=factor, groups=x.shape[1])

@@ -15,7 +15,7 @@ DESIGNS = [(12, 2.0, 6.0, 32), (12, 6.3, 2.1, 64), (24, 2.0, 6.0, 64), (24, 60.2
 @pytest.mark.parametrize(("taps", "cutoff", "half_width", "rate"), DESIGNS)
 def test_a_low_pass_filter_is_scipys(taps: int, cutoff: float, half_width: float, rate: float) -> None:
     expected = signal.firwin(taps, cutoff, width=2 * half_width, fs=rate)
-    torch.testing.assert_close(filters.low_pass(taps, cutoff, half_width, rate).double(), torch.from_numpy(expected), atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(filters.kaiser_low_pass(taps, cutoff, half_width, rate).double(), torch.from_numpy(expected), atol=1e-7, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("taps", "cutoff", "half_width", "rate"), DESIGNS)
@@ -37,7 +37,7 @@ def test_a_radial_filter_of_an_odd_size_has_its_middle() -> None:
 
 def test_a_filter_passes_what_is_below_the_cutoff_and_stops_what_is_above_the_band() -> None:
     taps, rate, cutoff, half_width = 48, 64, 12.0, 6.0
-    line = filters.low_pass(taps, cutoff, half_width, rate).numpy()
+    line = filters.kaiser_low_pass(taps, cutoff, half_width, rate).numpy()
 
     def response(frequency: float) -> float:
         return abs((line * np.exp(2j * np.pi * frequency / rate * np.arange(taps))).sum())
@@ -50,7 +50,7 @@ def test_a_filter_passes_what_is_below_the_cutoff_and_stops_what_is_above_the_ba
 def test_a_radial_filter_treats_directions_alike_and_a_separable_one_does_not() -> None:
     taps, rate, cutoff, half_width = 24, 64, 8.0, 6.0
     radial = filters.radial_low_pass(taps, cutoff, half_width, rate).numpy()
-    line = filters.low_pass(taps, cutoff, half_width, rate).numpy()
+    line = filters.kaiser_low_pass(taps, cutoff, half_width, rate).numpy()
     spreads = []
     for filter_ in (radial, np.outer(line, line)):
         found = []
@@ -79,7 +79,7 @@ def test_wavelets_are_orthonormal_with_their_vanishing_moments(name: str) -> Non
 def test_upsampling_is_scipys_with_ends_put_on_or_cut_off(factor: int, before: int, after: int, taps: int) -> None:
     torch.manual_seed(0)
     x, h = torch.randn(2, 3, 14, 17), torch.randn(taps)
-    y = filters.upsampled(x, h, factor, before, after)
+    y = filters.interpolated(x, h, factor, before, after)
 
     def line(values: np.ndarray) -> np.ndarray:
         wide = np.zeros(len(values) * factor)
@@ -97,23 +97,23 @@ def test_downsampling_is_scipys_along_axes_and_in_the_plane(factor: int) -> None
     x, h = torch.randn(2, 3, 19, 26), torch.randn(5)
     expected = np.stack([[signal.convolve2d(plane, np.outer(h, h), "valid")[::factor, ::factor] for plane in row] for row in x.numpy()])
     for taps in (h, h[:, None] * h):
-        torch.testing.assert_close(filters.downsampled(x, taps, factor), torch.from_numpy(expected).float(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(filters.decimated(x, taps, factor), torch.from_numpy(expected).float(), atol=1e-4, rtol=1e-4)
 
 
 def test_a_filter_that_is_not_symmetric_in_the_plane_is_convolved_not_correlated() -> None:
     x, taps = torch.randn(1, 1, 8, 8), torch.randn(3, 3)
     expected = signal.convolve2d(x[0, 0].numpy(), taps.numpy(), "valid")
-    torch.testing.assert_close(filters.downsampled(x, taps, 1)[0, 0], torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(filters.decimated(x, taps, 1)[0, 0], torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_resampling_can_be_differentiated_twice() -> None:
     h, x = torch.randn(4, dtype=torch.float64), torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(lambda x: filters.downsampled(filters.upsampled(x, h, 2, 2, 2).sin(), h, 2), x)
+    assert torch.autograd.gradgradcheck(lambda x: filters.decimated(filters.interpolated(x, h, 2, 2, 2).sin(), h, 2), x)
 
 
 def test_channels_last_stays() -> None:
     x = torch.randn(2, 8, 9, 9).to(memory_format=torch.channels_last)
-    y = filters.downsampled(filters.upsampled(x, torch.randn(12), 2, 9, 8), torch.randn(12), 2)
+    y = filters.decimated(filters.interpolated(x, torch.randn(12), 2, 9, 8), torch.randn(12), 2)
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
