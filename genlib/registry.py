@@ -49,6 +49,8 @@ RECIPES: dict[str, str] = {
     "stylegan2_1024": "genlib.models.adversarial.stylegan.recipes:stylegan2_1024",
     "stylegan2_256": "genlib.models.adversarial.stylegan.recipes:stylegan2_256",
     "stylegan2_labelled": "genlib.models.adversarial.stylegan.recipes:stylegan2_labelled",
+    "stylegan3_r": "genlib.models.adversarial.stylegan.recipes:stylegan3_r",
+    "stylegan3_t": "genlib.models.adversarial.stylegan.recipes:stylegan3_t",
     "vae": "genlib.models.variational.vae:vae",
     "wgan_gp": "genlib.models.adversarial.wgan_gp:wgan_gp",
     "wgan_gp_points": "genlib.models.adversarial.wgan_gp:wgan_gp_points",

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from genlib.models.adversarial.stylegan.mapping import Mapping
 from genlib.models.adversarial.stylegan.synthesis2 import Noise, Synthesis2
+from genlib.models.adversarial.stylegan.synthesis3 import Synthesis3
 
 
 class Generator(nn.Module):
     """noise (B, latent_dim), maybe one-hot labels (B, classes) -> images (B, channels, side, side) float32, of about [-1, 1]."""
 
-    def __init__(self, mapping: Mapping, synthesis: Synthesis2) -> None:
+    def __init__(self, mapping: Mapping, synthesis: Synthesis2 | Synthesis3) -> None:
         super().__init__()
         self.mapping, self.synthesis = mapping, synthesis
 
@@ -31,9 +32,19 @@ class Generator(nn.Module):
         late = torch.arange(self.synthesis.num_ws, device=first.device) >= crossover[:, None]
         return torch.where(late[:, :, None], second[:, None], first[:, None])
 
-    def drawn(self, ws: Tensor, noise: Noise) -> Tensor:
-        """Images of styles (B, num_ws, style_dim) with such noise at the layers."""
+    def drawn(self, ws: Tensor, noise: Noise, counts: Tensor | None = None) -> Tensor:
+        """Images of styles (B, num_ws, style_dim) with such noise at the layers.
+
+        counts (B,) bool: rows from which StyleGAN3's layers learn how strong their signals are, see `settle`; None is none.
+        """
+        if isinstance(self.synthesis, Synthesis3):
+            return self.synthesis(ws, noise, valid=counts)
         return self.synthesis(ws, noise)
+
+    def settle(self) -> None:
+        """After a step, on all ranks: see `Synthesis3.settle`."""
+        if isinstance(self.synthesis, Synthesis3):
+            self.synthesis.settle()
 
     @property
     def noise_numbers(self) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig
 from genlib.models.adversarial.stylegan.labelled import LabelledStyleGANConfig
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
+from genlib.models.adversarial.stylegan.synthesis3 import AliasFree
 from genlib.models.adversarial.stylegan.task import StyleGANConfig
 from genlib.recipe import Recipe, Stage
 
@@ -30,9 +32,9 @@ def trained(game: StyleGame, train: TrainConfig, optim: OptimConfig = ADAM) -> T
     return replace(train, optim=generator, players={"discriminator": discriminator})
 
 
-def smoke(kind: type[StyleGANConfig], game: StyleGame) -> tuple[Stage, ...]:
+def smoke(kind: type[StyleGANConfig], game: StyleGame, **network_changes: Any) -> tuple[Stage, ...]:
     """A tiny network on digits."""
-    network = StyleNetworks(latent_dim=8, style_dim=8, mapping_layers=2, channel_base=64, channel_max=8, stddev_group=8)
+    network = StyleNetworks(latent_dim=8, style_dim=8, mapping_layers=2, channel_base=64, channel_max=8, stddev_group=8, **network_changes)
     train = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4)
     return (Stage(task=kind(network=network, game=game), data=DataConfig(train="digits", image_size=16), train=trained(game, train)),)
 
@@ -75,6 +77,38 @@ def r3gan() -> Recipe:
     stage = Stage(task=StyleGANConfig(network=network, game=game), data=DataConfig(train="icons", image_size=32), train=trained(game, train))
     small = StyleGame(loss="relativistic", penalise_fakes=True, penalty_every=1, path_weight=0.0, style_mixing=0.0)
     return Recipe(stages=(stage,), smoke=smoke(StyleGANConfig, small))
+
+
+TINY_ALIAS_FREE = AliasFree(num_layers=4, num_critical=2, first_cutoff=1.0, first_stopband=2.0, margin=4)
+
+
+def stylegan3_t() -> Recipe:
+    """Icons of 32 x 32 pixels that move as a whole: StyleGAN3 (Karras et al. 2021, arXiv:2106.12423), configuration T.
+
+    `python jobs/stylegan_train.py --recipe stylegan3_t`.
+    """
+    return small_stylegan3(AliasFree(num_layers=8))
+
+
+def stylegan3_r() -> Recipe:
+    """The same of configuration R, whose features turn as well as move.
+
+    `python jobs/stylegan_train.py --recipe stylegan3_r`.
+    """
+    return small_stylegan3(AliasFree(num_layers=8, radial=True))
+
+
+def small_stylegan3(design: AliasFree) -> Recipe:
+    """On icons, with ada."""
+    game = StyleGame(gamma=0.2, path_weight=0.0, style_mixing=0.0, augment="ada", mirror=True)
+    network = StyleNetworks(
+        latent_dim=128, style_dim=128, mapping_layers=2, channel_base=512, channel_max=128, synthesis="stylegan3", alias_free=design
+    )  # fmt: skip
+    train = TrainConfig(steps=1000, global_batch=32, ema_halflife_samples=5000, checkpoint_every_steps=250)
+    stage = Stage(task=StyleGANConfig(network=network, game=game), data=DataConfig(train="icons", image_size=32), train=trained(game, train))
+    small = replace(game, penalty_every=2)
+    tiny = replace(TINY_ALIAS_FREE, radial=design.radial)
+    return Recipe(stages=(stage,), smoke=smoke(StyleGANConfig, small, synthesis="stylegan3", alias_free=tiny))
 
 
 def published(image_size: int, channel_base: int, gamma: float, batch: int) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from genlib.config import Config, limited, tunable
@@ -12,6 +12,7 @@ from genlib.models.adversarial.stylegan.discriminator import Discriminator
 from genlib.models.adversarial.stylegan.generator import Generator
 from genlib.models.adversarial.stylegan.mapping import Mapping
 from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2, sides
+from genlib.models.adversarial.stylegan.synthesis3 import AliasFree, Synthesis3
 from genlib.types import DataSpec
 
 MAPPING_LAYERS = 8
@@ -35,6 +36,10 @@ class StyleNetworks(Config):
     """Channels of a resolution times its side; 32,768 in the paper, 16,384 for its 256 pixels."""
     channel_max: int = limited(512, at_least=1)
     """Most channels of any resolution."""
+    synthesis: Literal["stylegan2", "stylegan3"] = "stylegan2"
+    """From styles to images: stylegan3 lets no layer alias, so that what it draws moves as a whole; then two mapping layers are usual."""
+    alias_free: AliasFree = field(default_factory=AliasFree)
+    """The design of stylegan3's layers: as it stands configuration T."""
     stddev_group: int = limited(4, at_least=1)
     """Samples whose standard deviation the discriminator is told; 1 is without."""
     bf16_resolutions: int = limited(0, at_least=0)
@@ -54,15 +59,16 @@ class StyleNetworks(Config):
 
     def generator(self, shape: VectorShape, told: int = 0) -> Generator:
         mapping = Mapping(self.latent_dim, self.style_dim, self.mapping_layers, told)
-        synthesis = Synthesis2(
-            shape.image_size, shape.sides[0], self.style_dim, self.channel_base, self.channel_max, self.bf16_resolutions
-        )  # fmt: skip
-        return Generator(mapping, synthesis)
+        sizes = (shape.image_size, shape.sides[0], self.style_dim, self.channel_base, self.channel_max, self.bf16_resolutions)
+        return Generator(mapping, Synthesis2(*sizes) if self.synthesis == "stylegan2" else Synthesis3(*sizes, self.alias_free))
 
     def discriminator(self, shape: VectorShape, told: int = 0) -> Discriminator:
         return Discriminator(
             shape.image_size, shape.sides[0], self.channel_base, self.channel_max, classes=told, low=self.bf16_resolutions, group=self.stddev_group,
         )  # fmt: skip
+
+
+AugmentChanges = Literal["blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,5 +91,13 @@ class StyleGame(Config):
     """One of so many samples of a batch has its path length looked at."""
     style_mixing: float = limited(0.9, at_least=0, at_most=1)
     """Share of the fakes that get the styles of two noises, one for the layers up to some, the other for the rest."""
+    augment: Literal["none", "ada", "diff"] = "none"
+    """Of what the discriminator sees: ada as strongly as it overfits, for small sets (arXiv:2006.06676), diff always (arXiv:2006.10738)."""
+    augment_changes: AugmentChanges = "bgc"
+    """Which changes ada makes, by the names of its published code."""
+    augment_target: float = tunable(0.6, low=0.3, high=0.8, at_least=0, at_most=1)
+    """Mean sign of the discriminator's logits on data that ada steers to."""
+    augment_images: int = limited(500_000, at_least=1)
+    """Images in which ada's strength can go from 0 to 1."""
     mirror: bool = False
     """Half of the images are seen from behind, left and right exchanged."""

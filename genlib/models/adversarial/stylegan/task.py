@@ -15,7 +15,9 @@ from torch import Tensor
 
 from genlib import distributed, random
 from genlib.config import TaskConfig
+from genlib.functional.adaptive_augment import PRESETS, augmented
 from genlib.functional.adversarial import non_saturating_discriminator, non_saturating_generator, relativistic, squared_gradient
+from genlib.functional.diff_augment import diff_augmented
 from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.players import TwoPlayers
 from genlib.models.adversarial.stylegan.discriminator import Discriminator
@@ -24,6 +26,7 @@ from genlib.models.adversarial.stylegan.projection import projected
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.statistics import StepMeans, moved
 from genlib.models.adversarial.stylegan.synthesis2 import Noise
+from genlib.nn.augment_strength import AugmentStrength
 from genlib.ports import (
     Code,
     Features,
@@ -43,6 +46,7 @@ from genlib.random import SeededNoise
 from genlib.task import Phase, Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
 
+DIFF_CHANGES = ("color", "translation", "cutout")
 W_DECAY, PATH_DECAY = 0.998, 0.99
 """Of the running means of w and of path lengths, a step or a phase."""
 
@@ -100,6 +104,7 @@ class StyleGAN(TwoPlayers):
                 f"groups of {networks.stddev_group} samples, whose spread the discriminator is told, are of one micro-batch each"
             )
         self.register_buffer("path_mean", torch.zeros(1))
+        self.augment = AugmentStrength(target=game.augment_target, speed_samples=game.augment_images) if game.augment == "ada" else None
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         return getattr(self, f"{phase}_loss")(batch, step)
@@ -110,8 +115,11 @@ class StyleGAN(TwoPlayers):
         with torch.no_grad():
             fake = self.fakes(batch, step, "discriminator")
         real, fake = self.judged(self.seen(batch, step), batch, step, "real"), self.judged(fake, batch, step, "fake")
+        if self.augment:
+            self.augment.observe(real, batch["valid"])
         loss = relativistic(real, fake) if self.game.loss == "relativistic" else non_saturating_discriminator(real, fake)
-        return loss, {"real_accuracy": (real[:, 0] > 0).float(), "fake_accuracy": (fake[:, 0] < 0).float()}
+        told = {"real_accuracy": (real[:, 0] > 0).float(), "fake_accuracy": (fake[:, 0] < 0).float()}
+        return loss, {**told, "augment": self.augment.strength.clone()} if self.augment else told
 
     def generator_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """Fakes to pass for data."""
@@ -169,12 +177,18 @@ class StyleGAN(TwoPlayers):
         return torch.where(mirrored[:, None, None, None], real.flip(3), real)
 
     def judged(self, image: Tensor, batch: Batch, step: Step, stream: str) -> Tensor:
-        """Logits (B, 1) of images in [-1, 1]."""
+        """Logits (B, 1) of images in [-1, 1], augmented as the stream draws."""
+        draws = {"seed": step.seed, "stream": f"augmentation of {stream}"}
+        if self.augment:
+            image = augmented(image, batch["position"], self.augment.strength, PRESETS[self.game.augment_changes], **draws)
+        elif self.game.augment == "diff":
+            image = diff_augmented(image, batch["position"], DIFF_CHANGES, **draws)
         return self.discriminator(image, batch["valid"], *self.told(batch)[1])
 
     def fakes(self, batch: Batch, step: Step, stream: str) -> Tensor:
         """Images in [-1, 1], one in the place of each row, noise at every layer drawn anew."""
-        return self.generator.drawn(self.styles(batch, step, stream), self.layer_noise(batch["position"], step, stream))
+        counts = batch["valid"] if stream == "generator" else None
+        return self.generator.drawn(self.styles(batch, step, stream), self.layer_noise(batch["position"], step, stream), counts)
 
     def styles(self, batch: Batch, step: Step, stream: str) -> Tensor:
         """(B, num_ws, style_dim), some of them of two noises."""
@@ -196,10 +210,13 @@ class StyleGAN(TwoPlayers):
         return list(self.generator.planes(numbers))
 
     def after_step(self, step: Step) -> None:
-        """The running means of styles and of path lengths."""
+        """The running means of styles, of path lengths and of signals, and how strongly is augmented."""
         mapping = self.generator.mapping
         mapping.w_avg.copy_(moved(mapping.w_avg, self.step_means.taken("w"), W_DECAY))
         self.path_mean.copy_(moved(self.path_mean, self.step_means.taken("path"), PATH_DECAY))
+        self.generator.settle()
+        if self.augment:
+            self.augment.settle(step.index)
 
     @action
     @torch.no_grad()
