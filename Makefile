@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help clip sdxl serve test test-all check bench
+.PHONY: help clip sdxl stylegan serve test test-all check bench
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -18,6 +18,9 @@ clip: $(READY)  ## train CLIP on icons through Ray, a few minutes; result in run
 
 sdxl: $(READY)  ## train SDXL-style latent diffusion on icons through Ray, a quarter of an hour; result in runs/sdxl
 	GENLIB_RUNS=$(CURDIR)/runs $(BIN)/python -m cluster.submit -- python jobs/sdxl_pretrain.py --run sdxl $(ARGS)
+
+stylegan: $(READY)  ## train StyleGAN2 on icons through Ray, a quarter of an hour; result in runs/stylegan
+	GENLIB_RUNS=$(CURDIR)/runs $(BIN)/python -m cluster.submit -- python jobs/stylegan_train.py --run stylegan $(ARGS)
 
 serve: $(READY)  ## serve what was trained under runs/ at http://127.0.0.1:8000, with a page (ARGS="--port 9000" for options)
 	GENLIB_RUNS=$(CURDIR)/runs $(BIN)/python -m serve $(ARGS)

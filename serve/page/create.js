@@ -20,6 +20,7 @@ export class Create {
     this.count = new Slider(at("count"), { label: "Pictures", low: 1, high: 16, step: 1, value: 4 });
     this.steps = new Slider(at("steps"), { label: "Steps", low: 1, high: 100, step: 1, value: 25 });
     this.guidance = new Slider(at("guidance"), { label: "Guidance", low: 0, high: 15, step: 0.5, value: null, auto: true });
+    this.truncation = new Slider(at("truncation"), { label: "Truncation", low: -1, high: 1.5, step: 0.05, value: 1, signed: true });
     this.strength = new Slider(at("strength"), { label: "Strength of the change", low: 0, high: 1, step: 0.05, value: 0.6 });
     this.painter = new Painter(byId("painter"));
     this.mode = new Segments(byId("mode"), guarded(() => this.fit()));
@@ -95,6 +96,7 @@ export class Create {
     this.steps.bounds(1, Math.max(Math.min(card.max_steps || 200, 200), schema.steps?.default ?? 1), 1);
     this.steps.value = schema.steps?.default ?? 25;
     this.guidance.value = schema.guidance?.default > 0 ? schema.guidance.default : null;
+    this.truncation.value = schema.truncation?.default ?? 1;
     if (schema.strength) this.strength.value = schema.strength.default ?? 0.6;
   }
 
@@ -143,7 +145,7 @@ export class Create {
     const [width, height] = this.frame;
     const all = {
       texts: this.prompt.value.trim(), label: this.label.value, negative_text: this.negative.value.trim(), steps: this.steps.value,
-      guidance: this.guidance.value, sampler: this.sampler.value, seeds: Math.min(MOST_SEED, Math.max(0, Math.floor(Number(this.seed.value) || 0))),
+      guidance: this.guidance.value, truncation: this.truncation.value, sampler: this.sampler.value, seeds: Math.min(MOST_SEED, Math.max(0, Math.floor(Number(this.seed.value) || 0))),
     };
     const used = Object.fromEntries(Object.entries(all).filter(([name, value]) => shown(name) && value !== "" && value !== null));
     const { texts: prompt, negative_text: negative, guidance, seeds: seed, ...rest } = used;
@@ -164,6 +166,7 @@ export class Create {
     put(this.count, settings.count);
     put(this.steps, settings.steps);
     put(this.strength, settings.strength);
+    put(this.truncation, settings.truncation);
     put(this.seed, settings.seed);
     if ("guidance" in settings) this.guidance.value = settings.guidance;
     if (this.card?.multiple) for (const side of ["width", "height"]) if (sides(this.card).includes(settings[side])) this[side].value = settings[side];
@@ -206,10 +209,10 @@ export class Create {
 }
 
 /** Settings in the API's words. */
-function spoken({ model, prompt, label, negative, count, width, height, seed, steps, guidance, sampler }) {
+function spoken({ model, prompt, label, negative, count, width, height, seed, steps, guidance, truncation, sampler }) {
   const all = {
     model, prompt, label, n: count, size: `${width}x${height}`, seed, negative_prompt: negative, guidance_scale: guidance,
-    num_inference_steps: steps, scheduler: sampler, async: true, partial_images: PARTIALS,
+    num_inference_steps: steps, truncation, scheduler: sampler, async: true, partial_images: PARTIALS,
   };
   return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
 }

@@ -25,6 +25,8 @@ class Drawn(Asked):
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     guidance_rescale: Share | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = None
+    truncation: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="How far StyleGAN's styles are from their mean; 1 leaves them.")
+    layer_noise: Literal["const", "random", "none"] | None = Field(None, description="Noise at StyleGAN's layers.")
     scheduler: Annotated[str, Field(max_length=100)] | None = Field(None, description="A sampler that the model knows.")
     # what OpenAI's clients may send and nothing here follows
     output_format: Literal["png"] | None = None
@@ -41,6 +43,8 @@ class Drawn(Asked):
             "guidance": ("guidance_scale", self.guidance_scale),
             "guidance_rescale": ("guidance_rescale", self.guidance_rescale),
             "steps": ("num_inference_steps", self.num_inference_steps),
+            "truncation": ("truncation", self.truncation),
+            "layer_noise": ("layer_noise", self.layer_noise),
             "sampler": ("scheduler", self.scheduler),
         }
 
