@@ -35,6 +35,7 @@ from genlib.data.builtin import shapes as shape_source
 from genlib.data.builtin.catalog import WrittenSet, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
 from genlib.data.importers.folder import FolderLabels, FolderSplits, open_folder
 from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingface
+from genlib.data.importers.image_files import AUTO
 from genlib.data.importers.table import open_table
 from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
@@ -73,7 +74,14 @@ def folder(
     print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column, repeats), output))
 
 
-def table(where: tyro.conf.Positional[Path], output: To, image_column: str, caption_column: str = "", label_column: str = "") -> None:
+def table(
+    where: tyro.conf.Positional[Path],
+    output: To,
+    image_column: str,
+    caption_column: str = "",
+    label_column: str = "",
+    mask_column: str = AUTO,
+) -> None:
     """Images whose paths a table lists: .csv, .tsv, .json, .jsonl or .parquet. Paths are relative to the table.
 
     Args:
@@ -82,8 +90,9 @@ def table(where: tyro.conf.Positional[Path], output: To, image_column: str, capt
         image_column: Name of the column with the paths.
         caption_column: Name of the column with the captions: texts, or lists of them, of which training draws one at each visit.
         label_column: Name of the column with the labels: numbers from 0, or names of classes; -1 and NaN are missing.
+        mask_column: Name of the column with the paths of masks; auto: one that is called mask, segmentation, ... and holds such; none: no masks.
     """
-    print(convert("table", open_table(where, image_column, caption_column, label_column), output))
+    print(convert("table", open_table(where, image_column, caption_column, label_column, mask_column), output))
 
 
 def huggingface(
@@ -94,6 +103,7 @@ def huggingface(
     image_column: str = "",
     caption_column: str = "",
     label_column: str = "",
+    mask_column: str = AUTO,
     config: str = "",
     revision: str = "",
     streaming: bool = False,
@@ -108,12 +118,14 @@ def huggingface(
         image_column: Column with the images; by default the only one of that kind.
         caption_column: Column with the captions: texts, or lists of them, of which training draws one at each visit.
         label_column: Column with the labels; by default the only one of classes.
+        mask_column: Column with the masks; auto: one of images that is called mask, annotation, label, ...; none: no masks.
         config: Configuration of a data set on the hub that has several.
         revision: Its commit, tag or branch.
         streaming: Read its files as they come instead of fetching all of them first; each file is one part.
     """
     place = HuggingfaceDataset(path=where, config=config, revision=revision, streaming=streaming)
-    print(convert("huggingface", open_huggingface(place, split, validation_split, image_column, caption_column, label_column), output))
+    columns = (image_column, caption_column, label_column, mask_column)
+    print(convert("huggingface", open_huggingface(place, split, validation_split, *columns), output))
 
 
 def icons(out: Path, size: int = icon_fonts.DEFAULT_SIZE, families: tuple[str, ...] = (), held_out: tuple[str, ...] = ()) -> None:

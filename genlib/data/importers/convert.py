@@ -43,7 +43,7 @@ class RawSample:
     """The split, where the input knows it; otherwise it is drawn from the name."""
     problem: str = ""
     """Why the sample cannot be used, where the input knows it."""
-    mask: Path | None = None
+    mask: bytes | Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ def members(raw: RawSample, size: int = 0) -> dict[str, bytes]:
     data = file_bytes(raw.image, LIMIT_BYTES["image"], "image") if isinstance(raw.image, Path) else raw.image
     found = dict([stored_image(data, size)])
     if raw.mask is not None:
-        found.update([stored_mask(file_bytes(raw.mask, LIMIT_BYTES["image"], "mask"))])
+        found.update([stored_mask(file_bytes(raw.mask, LIMIT_BYTES["image"], "mask") if isinstance(raw.mask, Path) else raw.mask)])
     if raw.caption is not None:
         found.update(_captions(raw.caption))
     if raw.label is not None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genlib.data.importers.convert import ConversionInput, RawSample
+from genlib.data.importers.image_files import IMAGES
 from genlib.data.importers.labels import in_words, numbered
 from genlib.data.importers.metadata import METADATA, Metadata, read_metadata
 from genlib.data.split_names import split_named
 
-IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".mpo", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
 CAPTIONS = (".txt", ".caption", ".text", ".captions", ".transcript")
 """Endings of captions beside images, in any case; of several the first here counts."""
 FolderLabels = Literal["auto", "folders", "none"]
