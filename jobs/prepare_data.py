@@ -34,6 +34,7 @@ from genlib.data.builtin import icons as icon_fonts
 from genlib.data.builtin import shapes as shape_source
 from genlib.data.builtin.catalog import WrittenSet, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
 from genlib.data.importers.folder import FolderLabels, FolderSplits, open_folder
+from genlib.data.importers.folder_files import FolderMasks
 from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingface
 from genlib.data.importers.image_files import AUTO
 from genlib.data.importers.table import open_table
@@ -57,10 +58,11 @@ def folder(
     caption_ending: str = "",
     caption_column: str = "",
     repeats: bool = False,
+    masks: FolderMasks = "auto",
 ) -> None:
     """Images of a folder: with captions NAME.txt or NAME.caption beside them or in metadata.jsonl, or in class folders, or neither.
 
-    NAME.mask.png beside NAME.jpg is its mask.
+    NAME.mask.png beside NAME.jpg is its mask, and so are NAME_mask.png, NAME-masklabel.png and masks/NAME.png of most images.
 
     Args:
         where: The folder; all folders in it are searched.
@@ -68,10 +70,11 @@ def folder(
         labels: Whether the folder an image lies in is its label; auto: if no image lies outside of one and none has a caption.
         splits: Whether folders at the top called like splits (Train, val, test) are such; auto: if there are no others.
         caption_ending: Ending of the files with captions, such as .caption; by default .txt, else other usual ones.
-        caption_column: Column of metadata.csv, .jsonl or .parquet with the captions; by default text, caption or the only one with texts.
+        caption_column: Column of metadata.csv, .jsonl or .parquet, or field of NAME.json, with the captions; by default text, caption, ...
         repeats: Take the images of a folder 10_name ten times, with `name` as caption where they have none, as sd-scripts does.
+        masks: Whether images that are called like masks of others are such; none: they are images.
     """
-    print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column, repeats), output))
+    print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column, repeats, masks), output))
 
 
 def table(

@@ -78,7 +78,7 @@ def test_captions_beside_pictures_under_the_names_that_are_used(tmp_path: Path) 
 
 def test_files_that_look_like_captions_and_are_none_are_told_of(tmp_path: Path) -> None:
     folder = put(tmp_path / "in", **{"a.png": picture(), "a.wd14": b"one"})
-    assert "(if .wd14 are captions, give --caption-ending .wd14)" in open_folder(folder).said["files"]
+    assert open_folder(folder).said["captions"] == "none (if .wd14 are captions, give --caption-ending .wd14)"
     assert texts(open_folder(folder, caption_ending=".wd14"), tmp_path / "out") == ["one"]
 
 

@@ -1,6 +1,7 @@
 """A palette PNG as a mask gives its indices, not how bright its colours are: classes of like brightness stay apart.
 
-Sets like VOC's: index 1 shown in dark red, 2 in dark green.
+Sets like VOC's: index 1 shown in dark red, 2 in dark green. kohya-ss/sd-scripts#589 and #1172, Nerogar/OneTrainer,
+derrian-distro/LoRA_Easy_Training_Scripts#331, naoto0804/pytorch-inpainting-with-partial-conv#47: masks beside pictures, or in a folder of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from serve.limits import Limits
 from serve.parsing.image_decoding import mask_of, tensor_of
 from tests.data.shards import picture, write_tar
 from tests.field.pictures import encoded, half_red, paths_of, read_back, read_shards
-from tests.field.test_captions_and_labels import metadata, written
+from tests.field.test_captions_and_labels import metadata, put, written
 from tests.serve.models import uri
 from tests.serve.test_image_decoding import given_as
 
@@ -203,3 +204,48 @@ def test_columns_of_a_data_set_that_hold_no_images(tmp_path: Path) -> None:
             open_huggingface(place, **how)
     segmentation({"mask": "Mask"}).save_to_disk(tmp_path / "alone")
     assert "masks" not in open_huggingface(HuggingfaceDataset(path=str(tmp_path / "alone"))).said
+
+
+BESIDE = {
+    "NAME_mask": ("a.jpg", "a_mask.png"),
+    "NAME-masklabel": ("x/a.jpg", "x/a-masklabel.png"),
+    "folder masks": ("images/a.jpg", "masks/a.png"),
+    "folder Mask": ("train/imgs/a.jpg", "train/Mask/a_mask.png"),
+    "folder SegmentationClass": ("JPEGImages/a.jpg", "SegmentationClass/a.png"),
+    "folder mask": ("a.jpg", "mask/a.png"),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_masks_under_the_names_that_are_used(tmp_path: Path, case: str) -> None:
+    pictured, masked = BESIDE[case]
+    for name in "ab":
+        own = masked.replace("/a", f"/{name}") if "/" in masked else f"{name}{masked[1:]}"
+        put(tmp_path / "in", **{pictured.replace("a.jpg", f"{name}.jpg"): picture(), own: mask()})
+    source = open_folder(tmp_path / "in")
+    record, _ = written(source, tmp_path / "out")
+    assert (record.samples, record.bad) == ({"train": 2}, {})
+    found = read_shards(ShardSet.open(paths_of(tmp_path / "out")), "mask")
+    assert [(one[:, :, 0] == CLASSES).all() for one in found.values()] == [True, True]
+    how = "NAME_mask" if "_mask" in masked else case
+    assert source.said["masks"] == f"{how} 2; --masks none takes them as images"
+    assert source.said["labels"] == "none"
+    assert open_folder(tmp_path / "in", masks="none").total == 4
+
+
+def test_a_picture_that_is_called_like_a_mask_among_many_stays_one(tmp_path: Path) -> None:
+    folder = put(tmp_path / "in", **{f"{name}.jpg": picture() for name in ("man", "man_mask", "dog", "cat", "masks/owl", "mask/man")})
+    source = open_folder(folder)
+    assert (source.total, "masks" in source.said) == (6, False)
+
+
+@pytest.mark.parametrize("names", [("file_name", "mask_file_name"), ("image_file_name", "mask"), ("file_name", "segmentation")])
+def test_masks_that_metadata_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    folder = put(tmp_path / "in", **{"p/a.jpg": picture(), "p/b.jpg": picture(), "m/1.png": mask()})
+    metadata(folder / "metadata.jsonl", [{names[1]: "m/1.png", names[0]: "p/a.jpg", "text": "x"}, {names[1]: None, names[0]: "p/b.jpg", "text": "y"}])
+    source = open_folder(folder)
+    record, samples = written(source, tmp_path / "out")
+    assert (record.samples, record.bad) == ({"train": 1}, {"missing mask": 1})
+    assert (samples[0]["txt"], samples[0]["mask.png"]) == (b"x", mask())
+    assert source.said["masks"] == f"column {names[1]!r}"
+    assert "masks" not in open_folder(folder, masks="none").said
