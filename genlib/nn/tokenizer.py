@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from torch import Tensor, nn
 
 from genlib.json_text import json_text
-from genlib.nn.text_cleaning import cleaned, rules
+from genlib.nn.text_cleaning import cleaned, cleaning, rules
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -130,6 +130,11 @@ class TextTokenizer(nn.Module):
         super().__init__()
         self.context_length, self.cleans = context_length, cleans
         self.use(tokenizer)
+
+    @property
+    def beyond_state(self) -> str:
+        """What texts go through that the state does not say, see `genlib.engine.encoding.identity`."""
+        return cleaning() if self.cleans else ""
 
     def use(self, tokenizer: Tokenizer | None) -> None:
         """Takes a vocabulary."""
