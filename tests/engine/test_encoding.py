@@ -19,7 +19,8 @@ from genlib.data.source import ShardSource, open_source
 from genlib.encoded_batch import encode, encoded
 from genlib.engine.encoding import EncodingCosts, frozen_state, identity, should_keep
 from genlib.engine.evaluate import evaluate
-from genlib.engine.fit import Listener, fit, fresh_task
+from genlib.engine.fit import fit, fresh_task
+from genlib.engine.listener import Listener
 from genlib.engine.same_run import check_same_settings, completed
 from genlib.engine.stop import Interrupted
 from genlib.engine.strategies import strategy_of

@@ -7,11 +7,13 @@ import csv
 import hashlib
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedReader, TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, AnyStr
 
@@ -29,6 +31,7 @@ _CELL_BYTES = 4 << 20
 _JSON_BYTES = 1 << 30
 _LINE_BYTES = 64 << 20
 _LABELS = 100_000
+_END = "\0end of the table"  # a row of our own, which a quote that is not closed takes in
 _LOOKED_AT = 100  # rows of JSON lines in which a column must turn up, and in which masks show what they are
 
 
@@ -184,10 +187,13 @@ def _rows(folder: Path, reader: Callable[[Sequence[str]], Iterator[Mapping[str, 
 
 
 def below(folder: Path, name: str) -> str:
-    """A path as a table has it, as it is below the table's folder. Where there is no such file, backslashes are what Windows has between folders."""
-    if "\\" in name and not os.path.lexists(folder / name):
-        name = name.replace("\\", "/")
-    return name
+    """A path as a table has it, as it is below the table's folder. Where there is no such file, backslashes are what Windows has between folders,
+    and letters with accents may be composed otherwise."""
+    if os.path.lexists(folder / name) if "\\" in name or not name.isascii() else True:
+        return name
+    name = name.replace("\\", "/")
+    forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))  # macOS writes é as e and an accent
+    return name if name.isascii() else next((form for form in forms if os.path.lexists(folder / form)), name)
 
 
 def _row(folder: Path, number: int, cells: Mapping[str, Any], columns: TableColumns) -> TableRow:
@@ -232,28 +238,50 @@ def _check_columns(path: Path, columns: Sequence[str], there: Sequence[str]) -> 
 
 def _csv(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
     csv.field_size_limit(_CELL_BYTES)
-    with TextIOWrapper(BufferedReader(open_regular(path)), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(_lines(file, path, ""), delimiter=delimiter or _delimiter(file))
+    with TextIOWrapper(BufferedReader(open_regular(path)), encoding=_encoding(path), errors="surrogateescape", newline="") as file:
+        delimiter = _delimiter(file, delimiter)
+        reader = csv.DictReader(chain(_lines(file, path, ""), [f"{_END}\n"]), delimiter=delimiter, skipinitialspace=True)
+        begins = 0
         try:
-            _check_columns(path, columns, list(reader.fieldnames or ()))
-            yield from reader
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            _check_columns(path, columns, reader.fieldnames)
+            for cells in reader:
+                if cells.get(reader.fieldnames[0]) == _END:
+                    return
+                yield cells if None not in cells else "more cells than columns"
+                begins = reader.line_num
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}; repair it, or give the table as .jsonl") from None
+        raise ValueError(f"{path}: a quote that a cell begins with at line {begins + 1} or below is not closed; write quotes in texts twice")
 
 
-def _delimiter(file: IO[str]) -> str:
-    """What stands between the columns of a .csv: a comma, or the semicolon or tab that spreadsheets write where a comma is for decimals."""
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 where a mark at the start says so, as spreadsheets write it."""
+    with open_regular(path) as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _delimiter(file: IO[str], known: str) -> str:
+    """What stands between columns: a comma, or the semicolon, tab or bar that others write; a first line `sep=;`, which says so, is read over."""
     header = file.readline(_LINE_BYTES)
+    if said := re.fullmatch(r"sep=(.)", header.strip("\r\n")):
+        return said[1]
     file.seek(0)
-    return next((sign for sign in ",;\t" if sign in header), ",")
+    return known or next((sign for sign in ",;\t|" if sign in header), ",")
 
 
 def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+    if _encoding(path) == "utf-16":
+        raise ValueError(f"{path} is UTF-16; write it as UTF-8: `iconv -f UTF-16 -t UTF-8`")
     with BufferedReader(open_regular(path)) as file:
         seen: dict[str, None] = {}
+        objects = 0
         for line in islice(_lines(file, path, b""), _LOOKED_AT):
             cells = _json_object(line)
             seen.update(dict.fromkeys(cells) if isinstance(cells, dict) else {})
+            objects += isinstance(cells, dict)
+        if not objects and file.tell():
+            raise ValueError(f"{path}: none of its first lines is a JSON object, as each line of a {path.suffix} is; write a list of objects as .json")
         _check_columns(path, columns, list(seen))
         file.seek(0)
         yield from (_json_object(line) for line in _lines(file, path, b"") if line.strip())
