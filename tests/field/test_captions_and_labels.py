@@ -76,6 +76,19 @@ def test_captions_beside_pictures_under_the_names_that_are_used(tmp_path: Path) 
     assert texts(open_folder(folder, caption_ending="caption"), tmp_path / "other") == ["one", "not this"]
 
 
+def test_captions_as_windows_writes_them(tmp_path: Path) -> None:
+    files = {
+        "a": "é".encode("utf-16"),
+        "b": "\ufeffé".encode("utf-16-be"),
+        "c": "plain".encode("utf-16-le"),
+        "d": "é".encode("latin-1"),
+        "e": b"\xff\xfe\xd8",
+    }
+    folder = put(tmp_path / "in", **{f"{name}.png": picture() for name in files}, **{f"{name}.txt": data for name, data in files.items()})
+    record, samples = written(open_folder(folder), tmp_path / "out")
+    assert ([sample["txt"].decode() for sample in samples], record.bad) == (["é", "é"], {"non-UTF-8": 3})
+
+
 def test_files_that_look_like_captions_and_are_none_are_told_of(tmp_path: Path) -> None:
     folder = put(tmp_path / "in", **{"a.png": picture(), "a.wd14": b"one"})
     assert open_folder(folder).said["captions"] == "none (if .wd14 are captions, give --caption-ending .wd14)"

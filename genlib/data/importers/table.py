@@ -31,7 +31,7 @@ _CELL_BYTES = 4 << 20
 _JSON_BYTES = 1 << 30
 _LINE_BYTES = 64 << 20
 _LABELS = 100_000
-_END = "\0end of the table"  # a row of our own, which a quote that is not closed takes in
+_END = "\x1fend of the table"  # a row of our own, which a quote that is not closed takes in
 _LOOKED_AT = 100  # rows of JSON lines in which a column must turn up, and in which masks show what they are
 
 
@@ -241,18 +241,18 @@ def _csv(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Mapping
     with TextIOWrapper(BufferedReader(open_regular(path)), encoding=_encoding(path), errors="surrogateescape", newline="") as file:
         delimiter = _delimiter(file, delimiter)
         reader = csv.DictReader(chain(_lines(file, path, ""), [f"{_END}\n"]), delimiter=delimiter, skipinitialspace=True)
-        begins = 0
+        begins = ends = 0
         try:
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or () if name != _END]
             _check_columns(path, columns, reader.fieldnames)
             for cells in reader:
-                if cells.get(reader.fieldnames[0]) == _END:
+                if _END in cells.values():
                     return
+                begins, ends = ends, reader.line_num
                 yield cells if None not in cells else "more cells than columns"
-                begins = reader.line_num
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}; repair it, or give the table as .jsonl") from None
-        raise ValueError(f"{path}: a quote that a cell begins with at line {begins + 1} or below is not closed; write quotes in texts twice")
+        raise ValueError(f"{path}: a quote that a cell begins with is not closed, at line {max(2, begins + 1)} or below; write quotes in texts twice")
 
 
 def _encoding(path: Path) -> str:
@@ -281,7 +281,7 @@ def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any
             seen.update(dict.fromkeys(cells) if isinstance(cells, dict) else {})
             objects += isinstance(cells, dict)
         if not objects and file.tell():
-            raise ValueError(f"{path}: none of its first lines is a JSON object, as each line of a {path.suffix} is; write a list of objects as .json")
+            raise ValueError(f"{path}: none of its first lines is a JSON object, as lines of {path.suffix} are; write a list of objects as .json")
         _check_columns(path, columns, list(seen))
         file.seek(0)
         yield from (_json_object(line) for line in _lines(file, path, b"") if line.strip())
