@@ -164,6 +164,13 @@ def test_what_is_no_caption_is_missing_or_refused_by_name(tmp_path: Path) -> Non
     metadata(tmp_path / "n.parquet", [{"image": "a.png", "text": 5}])
     with pytest.raises(ValueError, match=r"column 'text' holds int64; captions are texts or lists of texts"):
         open_table(tmp_path / "n.parquet", "image", "text").cut(1)
+    pytest.importorskip("datasets")
+    for number, (value, kind) in enumerate(
+        ((5, r"Value\('int64'\)"), ({"a": "x"}, r"\{'a': "), ([{"a": "x"}], r"List\(\{'a': "), ([5], r"List\(Value\('int64'"))
+    ):
+        metadata(tmp_path / f"h{number}.parquet", [{"image": picture(), "text": value}])
+        with pytest.raises(ValueError, match=rf"column 'text' holds {kind}.*; captions are texts or lists of texts"):
+            open_huggingface(HuggingfaceDataset(path=str(tmp_path / f"h{number}.parquet")), image="image", caption="text")
     (tmp_path / "t.csv").write_text("image,text\na.png,nan\na.png,NaN\na.png,a nan\n")
     assert texts(open_table(tmp_path / "t.csv", "image", "text"), tmp_path / "csv") == ["a nan"]
 

@@ -187,12 +187,23 @@ def _columns(path: str, features: Mapping[str, Any], asked: Columns) -> Columns:
     for name in _names(columns):
         if name not in features:
             raise ValueError(f"{path} has no column {name!r}.{nearest(name, list(features))} It has: {', '.join(features)}")
+    if columns.caption and not _holds_texts(features[columns.caption]):
+        raise ValueError(f"{path}: the column {columns.caption!r} holds {_kind(features[columns.caption])}; captions are texts or lists of texts")
     for name, option in ((columns.image, "--image-column"), (columns.mask, "--mask-column")):
         if name and not _may_hold_images(features[name]):
-            way_out = f" or {NONE}" if name == columns.mask else ""
-            kind = " ".join(str(features[name]).split())[:80]
-            raise ValueError(f"{path}: the column {name!r} holds {kind} and no images, their bytes or paths; give {option} another name{way_out}")
+            way_out = f"give {option} another name{f' or {NONE}' if name == columns.mask else ''}"
+            raise ValueError(f"{path}: the column {name!r} holds {_kind(features[name])} and no images, their bytes or paths; {way_out}")
     return columns
+
+
+def _kind(feature: Any) -> str:
+    return " ".join(str(feature).split())[:80]
+
+
+def _holds_texts(feature: Any) -> bool:
+    """Whether a column of this type holds texts, lists of texts, or nothing at all."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    return getattr(inner, "dtype", "") in ("string", "large_string", "null")
 
 
 def _may_hold_images(feature: Any) -> bool:
