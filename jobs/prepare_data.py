@@ -33,11 +33,13 @@ from genlib.data.builtin import fashion_mnist as fashion_files
 from genlib.data.builtin import icons as icon_fonts
 from genlib.data.builtin import shapes as shape_source
 from genlib.data.builtin.catalog import WrittenSet, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
+from genlib.data.importers.convert import ConversionInput
 from genlib.data.importers.folder import FolderLabels, FolderSplits, open_folder
 from genlib.data.importers.folder_files import FolderMasks
 from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingface
 from genlib.data.importers.image_files import AUTO
 from genlib.data.importers.table import open_table
+from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
 from genlib.json_text import json_text
@@ -65,7 +67,7 @@ def folder(
     NAME.mask.png beside NAME.jpg is its mask, and so are NAME_mask.png, NAME-masklabel.png and masks/NAME.png of most images.
 
     Args:
-        where: The folder; all folders in it are searched.
+        where: The folder; all folders in it are searched. Or a zip of images, as StyleGAN has them, with labels in its dataset.json.
         output: What to write.
         labels: Whether the folder an image lies in is its label; auto: if no image lies outside of one and none has a caption.
         splits: Whether folders at the top called like splits (Train, val, test) are such; auto: if there are no others.
@@ -74,7 +76,17 @@ def folder(
         repeats: Take the images of a folder 10_name ten times, with `name` as caption where they have none, as sd-scripts does.
         masks: Whether images that are called like masks of others are such; none: they are images.
     """
+    if where.suffix.lower() == ".zip" and where.is_file():
+        print(convert("folder", zip_of_images(where, labels, (splits, caption_ending, caption_column, repeats, masks)), output))
+        return
     print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column, repeats, masks), output))
+
+
+def zip_of_images(where: Path, labels: FolderLabels, others: tuple) -> ConversionInput:
+    """A zip as input. ValueError for options that only a folder has."""
+    if others != ("auto", "", "", False, "auto"):
+        raise ValueError(f"{where} is a zip, of which images and --labels are read; for other options unpack it and give the folder")
+    return open_zip(where, labels)
 
 
 def table(

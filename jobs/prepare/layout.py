@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
-from genlib.data.codecs.decode import BadSample
 from genlib.data.importers.convert import ConversionInput
 from genlib.data.importers.folder import open_folder
 from genlib.data.importers.image_files import IMAGES
-from genlib.data.importers.labels import in_words, label_text, numbered
-from genlib.data.importers.metadata import stylegan_labels
 from genlib.data.importers.table import TABLES, columns_of
+from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import COMPRESSED
 
 _COMMAND = "python jobs/prepare_data.py"
-_JSON_BYTES = 1 << 30
 
 
 def layout(path: Path) -> str | None:
@@ -78,31 +71,10 @@ def _table(path: Path) -> Iterator[str]:
 
 
 def _zip(path: Path) -> Iterator[str]:
-    try:
-        with zipfile.ZipFile(path) as file:
-            names = [name for name in file.namelist() if not name.endswith("/")]
-            listed = min((name for name in names if name.rpartition("/")[2] == "dataset.json"), key=len, default="")
-            if listed and file.getinfo(listed).file_size > _JSON_BYTES:
-                raise ValueError(f"{path}: its {listed} has more than {_JSON_BYTES >> 20} MB, so it is no list of labels; unpack it and take it out")
-            pairs = stylegan_labels(file.read(listed), f"{path}: {listed}") if listed else None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:  # cut off, packed by other means, a password
-        raise ValueError(f"{path} cannot be read as a zip ({error}); get it again, without a password") from None
-    images = [name for name in names if os.path.splitext(name)[1].lower() in IMAGES]
-    kind = "a zip" if pairs is None else f"StyleGAN's zip, {'with' if pairs else 'without'} labels"
-    yield _line("layout", f"{kind}, {len(names):,} files")
-    yield _line("images", f"{len(images):,}")
-    if pairs:
-        labels, classes = numbered({text for _, label in pairs if (text := _label(label))})
-        above = listed.rpartition("/")[0]
-        labelled = {os.path.normpath(os.path.join(above, name.replace("\\", "/"))) for name, label in pairs if _label(label)}
-        yield _line("labels", f"{in_words(labels, classes, listed)}; of {len(labelled & set(images)):,} images")
-    folder = quote(path.stem)
-    yield _line("command", f"unzip -q {quote(str(path))} -d {folder} && {_COMMAND} folder {folder} --out OUT")
-
-
-def _label(value: Any) -> str:
-    """A label as text; empty where it is missing, or no class."""
-    try:
-        return label_text(value)
-    except BadSample:
-        return ""
+    source = open_zip(path)
+    stylegan = " other .json" in source.said["files"]
+    kind = f"StyleGAN's zip, with{'out' if source.said['labels'].startswith('none') else ''} labels" if stylegan else "a zip of images"
+    yield _line("layout", kind)
+    yield _line("images", f"{source.total:,}")
+    yield from (_line(name, words) for name, words in source.said.items())
+    yield _line("command", f"{_COMMAND} folder {quote(str(path))} --out OUT")

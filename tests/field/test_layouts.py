@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genlib.data.importers.folder import open_folder
+from genlib.data.importers.zip_archive import open_zip
 from jobs.prepare_data import main
 from tests.data.shards import picture
 from tests.field.test_captions_and_labels import metadata, put, written
@@ -60,21 +62,63 @@ def zipped(path: Path, **files: bytes) -> Path:
     return path
 
 
-def test_stylegan_zips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = {**TWO, "dataset.json": json.dumps(LABELS).encode()}
-    folder = put(tmp_path / "in", **files)
-    _, samples = written(open_folder(folder), tmp_path / "out")
-    assert [sample["cls"] for sample in samples] == [b"6", b"2"]
-    for above, name in (("", "set.zip"), ("ffhq/", "my set.zip")):
-        said = looked_at(zipped(tmp_path / name, **{f"{above}{path}": data for path, data in files.items()}), capsys)
-        assert (said["layout"], said["images"]) == ("StyleGAN's zip, with labels, 3 files", "2")
-        assert said["labels"] == f"2 classes from {above}dataset.json, numbers as they are: 2 to 6; of 2 images"
-    assert "-d 'my set' && python jobs/prepare_data.py folder 'my set' --out OUT" in said["command"]
-    assert (
-        looked_at(zipped(tmp_path / "no.zip", **{"dataset.json": b'{"labels": null}'}), capsys)["layout"] == "StyleGAN's zip, without labels, 1 files"
-    )
-    with pytest.raises(ValueError, match=r"set.zip is a zip; unpack it first: `unzip -q .* and give the folder set"):
-        open_folder(tmp_path / "set.zip")
+@pytest.mark.parametrize("above", ["", "ffhq/"])
+def test_stylegan_zips(tmp_path: Path, capsys: pytest.CaptureFixture[str], above: str) -> None:
+    files = {f"{above}{path}": data for path, data in {**TWO, "dataset.json": json.dumps(LABELS).encode()}.items()}
+    archive = zipped(tmp_path / "my set.zip", **files, **{"__MACOSX/00000/._img0.png": b"x"})
+    for source in (open_folder(put(tmp_path / "in", **files)), open_zip(archive)):
+        record, samples = written(source, tmp_path / "out")
+        assert ([sample["cls"] for sample in samples], record.bad) == ([b"6", b"2"], {})
+    said = looked_at(archive, capsys)
+    assert (said["layout"], said["images"]) == ("StyleGAN's zip, with labels", "2")
+    assert said["labels"] == f"2 classes from {above}dataset.json, numbers as they are: 2 to 6"
+    assert said["files"] == "3 seen = 2 images + 1 other .json"
+    assert said["command"] == f"python jobs/prepare_data.py folder '{archive}' --out OUT"
+
+
+def test_a_zip_is_converted_as_its_folder_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {f"{n // 10:05d}/img{n:08d}.png": picture(n) for n in range(30)} | {"dataset.json": b'{"labels": null}'}
+    folder, archive = put(tmp_path / "set", **files), zipped(tmp_path / "set.zip", **files)
+    lines, shards = [], []
+    for where, out in ((folder, tmp_path / "a"), (archive, tmp_path / "b")):
+        main(["folder", str(where), "--out", str(out), "--validation-share", "0.2"])
+        lines.append(capsys.readouterr().out)
+        shards.append({path.name: path.read_bytes() for path in out.glob("*.tar")})
+    assert shards[0] == shards[1]
+    assert all("30 samples seen = 30 used + 0 bad" in line for line in lines)
+    assert "labels: none" in lines[1]
+    assert open_zip(archive, "folders").said["labels"] == "3 classes from folders, numbers as they are: 0 to 2"
+    with pytest.raises(SystemExit):
+        main(["folder", str(archive), "--out", str(tmp_path / "c"), "--repeats"])
+    assert "is a zip, of which images and --labels are read; for other options unpack it and give the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "labels", [{"00000/img0.png": 0}, {"00000/img0.png": None, "00000/img1.png": 4}, {"00000/img0.png": [1.0, 2.0], "gone.png": 3}]
+)
+def test_what_a_zip_lists_and_what_it_holds_are_counted_as_of_a_folder(tmp_path: Path, labels: dict[str, Any]) -> None:
+    files = {**TWO, "dataset.json": json.dumps({"labels": labels}).encode()}
+    found = open_folder(put(tmp_path / "in", **files)), open_zip(zipped(tmp_path / "set.zip", **files))
+    problems = [[(raw.name, raw.label, raw.problem) for part in source.cut(9) for raw in source.read(part)] for source in found]
+    assert [[(name, label, problem.replace("dataset.json", "the metadata file")) for name, label, problem in one] for one in problems] == [
+        problems[0]
+    ] * 2
+
+
+def test_a_zip_with_captions_or_without_images_is_refused(tmp_path: Path) -> None:
+    for more in ("00000/img0.txt", "metadata.jsonl"):
+        with pytest.raises(ValueError, match=rf"holds captions, such as {more}, which are read from a folder; unpack it: `unzip -q .*`, and give"):
+            open_zip(zipped(tmp_path / "set.zip", **TWO, **{more: b"x"}))
+    with pytest.raises(ValueError, match="holds no images that are read"):
+        open_zip(zipped(tmp_path / "set.zip", **{"dataset.json": b'{"labels": null}'}))
+
+
+def test_an_image_that_is_damaged_in_a_zip_is_counted(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "set.zip", **TWO)
+    data = archive.read_bytes()
+    archive.write_bytes(data.replace(TWO["00000/img1.png"], bytes(len(TWO["00000/img1.png"])), 1))
+    record, samples = written(open_zip(archive), tmp_path / "out")
+    assert (len(samples), record.bad) == (1, {"unreadable image": 1})
 
 
 @pytest.mark.parametrize(

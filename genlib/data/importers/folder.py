@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -92,7 +91,7 @@ def open_folder(
     json = None if files.captions or by_metadata else _json_captions(root, files, caption_ending, caption_column)
     captioned = by_metadata or bool(files.captions) or repeats
     listed = bool(metadata and metadata.labelled and labels != "none")
-    classes, why_none = _classes(root, files.images, split_of, captioned or listed, labels)
+    classes, why_none = class_folders(root, files.images, split_of, captioned or listed, labels)
     if metadata and metadata.says_no_labels and labels == "auto" and classes:
         classes, why_none = {}, f"none, as {metadata.says_no_labels} says"
     if not repeats and labels == "auto" and classes:
@@ -130,8 +129,6 @@ def open_folder(
 
 
 def _files(root: Path, caption_ending: str, masks: FolderMasks) -> FilesFound:
-    if zipfile.is_zipfile(root):
-        raise ValueError(f"{root} is a zip; unpack it first: `unzip -q {quote(str(root))} -d {quote(root.stem)}`, and give the folder {root.stem}")
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}")
     files = walk(root, caption_ending, masks)
@@ -254,11 +251,13 @@ def _splits(root: Path, images: Sequence[str], splits: FolderSplits) -> dict[str
     return {**dict.fromkeys(others, "train"), **found}
 
 
-def _classes(root: Path, images: Sequence[str], split_of: Mapping[str, str], captioned: bool, labels: FolderLabels) -> tuple[dict[str, str], str]:
-    """The class folder of each image; or none, and why there are no labels."""
+def class_folders(
+    root: Path, images: Sequence[str], split_of: Mapping[str, str], otherwise: bool, labels: FolderLabels
+) -> tuple[dict[str, str], str]:  # fmt: skip
+    """The class folder of each image; or none, and why there are no labels. `otherwise`: the images have captions, or labels from elsewhere."""
     below = [path.partition("/")[2] if split_of and "/" in path else path for path in images]
     names = _tops(below)
-    if labels == "none" or (labels == "auto" and (captioned or len(names) < 2)):
+    if labels == "none" or (labels == "auto" and (otherwise or len(names) < 2)):
         return {}, "none"
     if "" in names:
         loose = next(path for path, rest in zip(images, below, strict=True) if "/" not in rest)

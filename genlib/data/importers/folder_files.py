@@ -19,7 +19,8 @@ from genlib.data.importers.table import TABLES
 CAPTIONS = (".txt", ".caption", ".text", ".captions", ".transcript")
 """Endings of captions beside images, in any case; of several the first here counts."""
 FolderMasks = Literal["auto", "none"]
-_SYSTEM = ("__MACOSX", "@eaDir")  # folders of previews and of what macOS knows of files, beside these
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
+"""Folders of previews and of what macOS knows of files, beside these."""
 _MASK_NAME = re.compile(r"(.+?)(\.mask|_mask|-masklabel)", re.IGNORECASE)
 _MASK_FOLDERS = ("mask", "masks", "segmentation", "segmentations", "segmentationclass", "annotations", "trimaps")
 _IMAGE_FOLDERS = ("image", "images", "img", "imgs", "jpegimages")
@@ -97,7 +98,7 @@ def walk(root: Path, caption_ending: str, masks: FolderMasks = "auto") -> FilesF
     while todo:
         with os.scandir(todo.pop()) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name in _SYSTEM:
+                if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                     files.hidden += 1
                 elif entry.is_dir(follow_symlinks=False):
                     todo.append(entry.path)
