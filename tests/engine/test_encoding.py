@@ -423,4 +423,4 @@ def test_held_out_scores_are_of_the_very_values_that_the_engine_evaluates(root: 
     strategy = strategy_of("single", CPU)
     strategy.setup(task, stage.train)
     expected = evaluate(task, strategy, source(), stage.train)["val/code"]
-    assert mean_values(task.eval(), source())[f"{source().spec.validation_name}/code"] == pytest.approx(expected, rel=1e-7)
+    assert mean_values(task.eval(), source())[f"{source().spec.validation_name}/code"] == pytest.approx(expected, rel=1e-6)
