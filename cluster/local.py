@@ -98,6 +98,7 @@ def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboa
         "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "dashboard-agent-listen-port": free_port(),
         "ray-client-server-port": free_port(),  # by default 10001: a head that finds it taken starts, and ends some seconds later
         "min-worker-port": 0, "max-worker-port": 0,
+        "include-log-monitor": "false",  # it sends what workers print to drivers, and ours do not listen
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
     return [

@@ -1,10 +1,11 @@
-"""What SIGTERM, SIGINT and SIGHUP do to a command.
+r"""What SIGTERM, SIGINT and SIGHUP do to a command.
 
 The first one asks the work to end well: inside `ends_well` it has the grace time for that, elsewhere the command ends at once, as everything
 here may be cut off at any moment. The second one ends it at once. One line says what is kept, and the exit code is the shell's: 143, 130
 or 129.
 
 A reader of stdout that goes, as `head` does, is such an end too: the command stops where it prints next, with the shell's exit code 141.
+A name that the terminal cannot show, as one of another encoding than its own, is shown as \udce9 and ends nothing.
 
 Work runs in a thread of its own: a handler in the thread that starts Ray would interrupt C++ code that cannot be interrupted.
 """
@@ -12,6 +13,7 @@ Work runs in a thread of its own: a handler in the thread that starts Ray would 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import signal
@@ -72,6 +74,8 @@ def _on(stack: list[Any], one: Any) -> Iterator[None]:
 
 def interruptible(work: Callable[[], int]) -> int:
     """Runs the work and returns its exit code, or that of the signal that ended it. In another thread than the main one: as it is."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     if threading.current_thread() is not threading.main_thread():
         return work()
     before = {number: signal.getsignal(number) for number in _SIGNALS}

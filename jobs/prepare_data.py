@@ -33,9 +33,13 @@ from genlib.data.builtin import fashion_mnist as fashion_files
 from genlib.data.builtin import icons as icon_fonts
 from genlib.data.builtin import shapes as shape_source
 from genlib.data.builtin.catalog import WrittenSet, write_digits, write_emoji, write_fashion_mnist, write_icons, write_shapes
+from genlib.data.importers.convert import ConversionInput
 from genlib.data.importers.folder import FolderLabels, FolderSplits, open_folder
+from genlib.data.importers.folder_files import FolderMasks
 from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingface
+from genlib.data.importers.image_files import AUTO
 from genlib.data.importers.table import open_table
+from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
 from genlib.json_text import json_text
@@ -56,24 +60,43 @@ def folder(
     caption_ending: str = "",
     caption_column: str = "",
     repeats: bool = False,
+    masks: FolderMasks = "auto",
 ) -> None:
     """Images of a folder: with captions NAME.txt or NAME.caption beside them or in metadata.jsonl, or in class folders, or neither.
 
-    NAME.mask.png beside NAME.jpg is its mask.
+    NAME.mask.png beside NAME.jpg is its mask, and so are NAME_mask.png, NAME-masklabel.png and masks/NAME.png of most images.
 
     Args:
-        where: The folder; all folders in it are searched.
+        where: The folder; all folders in it are searched. Or a zip of images, as StyleGAN has them, with labels in its dataset.json.
         output: What to write.
         labels: Whether the folder an image lies in is its label; auto: if no image lies outside of one and none has a caption.
         splits: Whether folders at the top called like splits (Train, val, test) are such; auto: if there are no others.
         caption_ending: Ending of the files with captions, such as .caption; by default .txt, else other usual ones.
-        caption_column: Column of metadata.csv, .jsonl or .parquet with the captions; by default text, caption or the only one with texts.
+        caption_column: Column of metadata.csv, .jsonl or .parquet, or field of NAME.json, with the captions; by default text, caption, ...
         repeats: Take the images of a folder 10_name ten times, with `name` as caption where they have none, as sd-scripts does.
+        masks: Whether images that are called like masks of others are such; none: they are images.
     """
-    print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column, repeats), output))
+    if where.suffix.lower() == ".zip" and where.is_file():
+        print(convert("folder", zip_of_images(where, labels, (splits, caption_ending, caption_column, repeats, masks)), output))
+        return
+    print(convert("folder", open_folder(where, labels, splits, caption_ending, caption_column, repeats, masks), output))
 
 
-def table(where: tyro.conf.Positional[Path], output: To, image_column: str, caption_column: str = "", label_column: str = "") -> None:
+def zip_of_images(where: Path, labels: FolderLabels, others: tuple) -> ConversionInput:
+    """A zip as input. ValueError for options that only a folder has."""
+    if others != ("auto", "", "", False, "auto"):
+        raise ValueError(f"{where} is a zip, of which images and --labels are read; for other options unpack it and give the folder")
+    return open_zip(where, labels)
+
+
+def table(
+    where: tyro.conf.Positional[Path],
+    output: To,
+    image_column: str,
+    caption_column: str = "",
+    label_column: str = "",
+    mask_column: str = AUTO,
+) -> None:
     """Images whose paths a table lists: .csv, .tsv, .json, .jsonl or .parquet. Paths are relative to the table.
 
     Args:
@@ -82,8 +105,9 @@ def table(where: tyro.conf.Positional[Path], output: To, image_column: str, capt
         image_column: Name of the column with the paths.
         caption_column: Name of the column with the captions: texts, or lists of them, of which training draws one at each visit.
         label_column: Name of the column with the labels: numbers from 0, or names of classes; -1 and NaN are missing.
+        mask_column: Name of the column with the paths of masks; auto: one that is called mask, segmentation, ... and holds such; none: no masks.
     """
-    print(convert("table", open_table(where, image_column, caption_column, label_column), output))
+    print(convert("table", open_table(where, image_column, caption_column, label_column, mask_column), output))
 
 
 def huggingface(
@@ -94,6 +118,7 @@ def huggingface(
     image_column: str = "",
     caption_column: str = "",
     label_column: str = "",
+    mask_column: str = AUTO,
     config: str = "",
     revision: str = "",
     streaming: bool = False,
@@ -108,12 +133,14 @@ def huggingface(
         image_column: Column with the images; by default the only one of that kind.
         caption_column: Column with the captions: texts, or lists of them, of which training draws one at each visit.
         label_column: Column with the labels; by default the only one of classes.
+        mask_column: Column with the masks; auto: one of images that is called mask, annotation, label, ...; none: no masks.
         config: Configuration of a data set on the hub that has several.
         revision: Its commit, tag or branch.
         streaming: Read its files as they come instead of fetching all of them first; each file is one part.
     """
     place = HuggingfaceDataset(path=where, config=config, revision=revision, streaming=streaming)
-    print(convert("huggingface", open_huggingface(place, split, validation_split, image_column, caption_column, label_column), output))
+    columns = (image_column, caption_column, label_column, mask_column)
+    print(convert("huggingface", open_huggingface(place, split, validation_split, *columns), output))
 
 
 def icons(out: Path, size: int = icon_fonts.DEFAULT_SIZE, families: tuple[str, ...] = (), held_out: tuple[str, ...] = ()) -> None:

@@ -169,7 +169,7 @@ def source_of(data: Any, kept: Path, needs: tuple[str, ...]) -> Any:
 
 def listener(trial: Path, trials: Trials) -> Any:
     """Tells Ray Tune, and the trial's folder, of every evaluation once its checkpoint is whole."""
-    from genlib.engine.fit import Listener
+    from genlib.engine.listener import Listener
 
     class ToTune(Listener):
         """The values heard last, and what is wrong with them."""

@@ -78,7 +78,6 @@ def main(arguments: Sequence[str]) -> int:
 def search(command: Command[TuneOptions], run: Path) -> int:
     """The whole search: what it needs, its trials, what came out."""
     from jobs.tune_report import finish
-    from jobs.tune_schedulers import total
 
     stage = searched(command)
     ranges = ranges_of(command, stage)
@@ -86,23 +85,47 @@ def search(command: Command[TuneOptions], run: Path) -> int:
     looked = train.spec_of_data(stage, run / "data", train.few)
     begin(run, command, stage, ranges)
     os.environ.update({name: os.environ.get(name, value) for name, value in {**train.RAY_TRAIN_SETTINGS, **TUNE_SETTINGS}.items()})
-    with connected():
-        options = command.options
-        each = train.worker_resources(RunOptions(cpus_per_worker=options.cpus_per_worker, gpus_per_worker=options.gpus_per_worker))
-        check_cluster_fits(options.workers, each)
-        if not looked:
-            train.spec_of_data(stage, run / "data", train.spread)
-        accept(run)
-        upstream = train_upstream(command, run, stage)
-        spec = search_spec(command, stage, ranges, run, upstream)
-        if (run_folder.read_json(run / "search_done.json") or {"trials": 0})["trials"] < total(spec):
-            trials = Trials(command.recipe, spec.stage, run, run / "data", upstream, spec.metric, options.workers, each, options.scheduler == "pbt")
-            trials.forget_marks()
-            with ends_well(partial(ask_to_stop, trials.control), options.grace_seconds, lambda: not trials.marked()):
-                run_trials(spec, trials, together(options, each))
-            run_folder.write_json(run / "search_done.json", {"trials": total(spec)})
+    if (spec := finished(command, run, stage, ranges)) is None:
+        with connected():
+            spec = searched_on_ray(command, run, stage, ranges, bool(looked))
     print(finish(spec, run))
     return 0
+
+
+def finished(command: Command[TuneOptions], run: Path, stage: Stage, ranges: Space) -> SearchSpec | None:
+    """What is searched, where all trials are done: no Ray is needed to say what they found. None where some are to come."""
+    from jobs.tune_schedulers import total
+
+    if not (done := trials_done(run)) or (stage.needs and not (run / "upstream" / "metrics.json").exists()):
+        return None
+    spec = search_spec(command, stage, ranges, run, train_upstream(command, run, stage))
+    return spec if done >= total(spec) else None
+
+
+def trials_done(run: Path) -> int:
+    """Trials of the search that ran to its end; 0 where none did."""
+    return (run_folder.read_json(run / "search_done.json") or {"trials": 0})["trials"]
+
+
+def searched_on_ray(command: Command[TuneOptions], run: Path, stage: Stage, ranges: Space, looked: bool) -> SearchSpec:
+    """Runs the trials that are to come; what was searched. `looked`: the data is known already."""
+    from jobs.tune_schedulers import total
+
+    options = command.options
+    each = train.worker_resources(RunOptions(cpus_per_worker=options.cpus_per_worker, gpus_per_worker=options.gpus_per_worker))
+    check_cluster_fits(options.workers, each)
+    if not looked:
+        train.spec_of_data(stage, run / "data", train.spread)
+    accept(run)
+    upstream = train_upstream(command, run, stage)
+    spec = search_spec(command, stage, ranges, run, upstream)
+    if trials_done(run) < total(spec):
+        trials = Trials(command.recipe, spec.stage, run, run / "data", upstream, spec.metric, options.workers, each, options.scheduler == "pbt")
+        trials.forget_marks()
+        with ends_well(partial(ask_to_stop, trials.control), options.grace_seconds, lambda: not trials.marked()):
+            run_trials(spec, trials, together(options, each))
+        run_folder.write_json(run / "search_done.json", {"trials": total(spec)})
+    return spec
 
 
 def searched(command: Command[TuneOptions]) -> Stage:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from genlib.files import write_atomically
 from genlib.json_text import json_text
 
 REWRITTEN = ("run.json", "search.json", "metrics.json", "error.log", "data/*.set", "data/*.buckets")
@@ -79,7 +80,8 @@ def _note(run: Path, roots: Sequence[Path]) -> None:
         _linked(path, partial / path.relative_to(run))
     sizes = {str(path.relative_to(run)): path.stat().st_size for path in _files(roots, ADDED_TO)}
     folders = [str(folder.relative_to(run)) for folder in _made(roots) if folder.is_dir()]
-    (partial / _FACTS).write_text(json_text({"sizes": sizes, "folders": folders}))
+    noted = {"roots": [str(root.relative_to(run)) for root in roots], "sizes": sizes, "folders": folders}
+    write_atomically(partial / _FACTS, json_text(noted).encode())
     os.rename(partial, run / _BEFORE)
 
 
@@ -98,13 +100,21 @@ def _made(roots: Sequence[Path]) -> list[Path]:
 
 
 def _take_back(run: Path, roots: Sequence[Path]) -> None:
-    """Puts back what was there and deletes what was not; nothing where the run has begun, or nothing was noted."""
+    """Puts back what was there and deletes what was not; nothing where the run has begun, or nothing was noted.
+
+    What was noted tells of which folders, as another launch may be of other stages; `roots` are those of this one.
+    """
     before = run / _TAKEN
     with suppress(OSError):
         os.rename(run / _BEFORE, before)
+    if not before.is_dir():
+        return
     try:
         facts = json.loads((before / _FACTS).read_text())
-    except (OSError, ValueError):
+        sizes, folders = dict(facts["sizes"]), set(facts["folders"])
+        roots = [run / name for name in facts.get("roots", ())] or roots
+    except (OSError, ValueError, KeyError, TypeError):  # a machine that lost its power
+        _drop(before)
         return
     kept = {path.relative_to(before) for path in _files([before / root.relative_to(run) for root in roots], REWRITTEN)}
     for path in _files(roots, REWRITTEN):
@@ -119,10 +129,13 @@ def _take_back(run: Path, roots: Sequence[Path]) -> None:
             os.replace(partial, run / name)
             partial.unlink(missing_ok=True)  # where both are one file, replacing leaves them
     for path in _files(roots, ADDED_TO):
-        size = facts["sizes"].get(str(path.relative_to(run)))
-        os.truncate(path, size) if size is not None else path.unlink(missing_ok=True)
+        size = sizes.get(str(path.relative_to(run)))
+        if size is None:
+            path.unlink(missing_ok=True)
+        elif size < path.stat().st_size:  # a file that was begun anew meanwhile stays
+            os.truncate(path, size)
     for folder in _made(roots):
-        if str(folder.relative_to(run)) not in facts["folders"]:
+        if str(folder.relative_to(run)) not in folders:
             with suppress(OSError):  # there is none, or something is in it
                 folder.rmdir()
     _drop(before)

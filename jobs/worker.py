@@ -21,7 +21,8 @@ from ray.train import UserCallback
 from ray.train.torch import get_device
 
 from genlib import distributed
-from genlib.engine.fit import Listener, fit
+from genlib.engine.fit import fit
+from genlib.engine.listener import Listener
 from genlib.engine.report import Row
 from genlib.engine.stop import Interrupted
 from genlib.recipe import Stage

@@ -18,7 +18,8 @@ import torch
 
 from genlib import checkpoint
 from genlib.config import TrainConfig, to_json
-from genlib.engine.fit import Listener, fit
+from genlib.engine.fit import fit
+from genlib.engine.listener import Listener
 from genlib.recipe import Stage
 from genlib.storage import StorageError
 from tests.tiny import ArraySource, TinyConfig

@@ -42,8 +42,8 @@ _GIVES_WAY = (OSError, UnreadableSample)
 def identity(task: Task, stage: Stage, spec: DataSpec) -> str:
     """A name for what the task's `encode` makes of these samples: a digest of all that it may depend on.
 
-    That is the data, the task's configuration, and all of its state but what it trains: frozen networks, tokenizers, scales. The
-    task must not have been wrapped or sharded yet.
+    That is the data, the task's configuration, and all of its state but what it trains: frozen networks, tokenizers, scales; and what modules do
+    that no state says, such as how texts are cleaned, which each one tells by `beyond_state`. The task must not have been wrapped or sharded yet.
     """
     data = {name: value for name, value in to_json(stage.data).items() if f"data.{name}" not in CHANGEABLE}
     kind = f"{type(stage.task).__module__}:{type(stage.task).__qualname__}"
@@ -52,7 +52,17 @@ def identity(task: Task, stage: Stage, spec: DataSpec) -> str:
     for name, value in frozen_state(task).items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    for name, words in beyond_state(task).items():
+        digest.update(f"{name} {words}".encode())
     return digest.hexdigest()[:32]
+
+
+def beyond_state(task: Task) -> dict[str, str]:
+    """What the modules of a task and of its upstream tasks tell of what they do beside their state, by name."""
+    found = {name: words for name, module in task.named_modules() if (words := getattr(module, "beyond_state", ""))}
+    for role, one in task.upstream.items():
+        found |= {f"{role}.{name}": words for name, words in beyond_state(one).items()}
+    return dict(sorted(found.items()))
 
 
 def frozen_state(task: Task) -> dict[str, Tensor]:

@@ -19,44 +19,26 @@ from genlib.encoded_batch import encoded, widened
 from genlib.engine.ema import Ema
 from genlib.engine.encoding import encoded_source, identity
 from genlib.engine.evaluate import evaluate
+from genlib.engine.listener import Listener
 from genlib.engine.optim import learning_rate, schedule_change
 from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
 from genlib.engine.same_run import check_same_run, from_weights, is_of_run
+from genlib.engine.skipped_updates import SkippedUpdates
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
 from genlib.engine.strategies import strategy_of
-from genlib.engine.strategy import Update, optim_of
+from genlib.engine.strategy import optim_of
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import check_trackers_installed
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, file_system
-from genlib.task import Phase, Task
+from genlib.task import Task
 from genlib.types import Batch, DataSource, Step
 
 _MOST_FAILED_SAVES = 3
 _SAVE_AGAIN_SECONDS = 5.0
 """After the last step, which has no next one to wait for."""
-
-
-class Listener:
-    """What the caller hears of a run, on every rank; this one does nothing."""
-
-    def on_start(self) -> None:
-        """The first step is through: what could be refused would have been by now. Every rank hears it."""
-
-    def on_log(self, row: Row) -> None:
-        """A live line was printed; `row` is what it says, averaged over ranks. Rank 0 alone hears it."""
-
-    def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
-        """The held-out samples were scored after so many steps; `trouble` is why it is no use to train on, or empty. Every rank hears it."""
-
-    def stop_asked(self) -> bool:
-        """Whether this rank knows that the run is to save a checkpoint and end now; every rank is asked about once a second."""
-        return False
-
-    def on_checkpoint(self, folder: Path, row: Row) -> None:
-        """A whole checkpoint exists at `folder`, the same path on every rank; `row` has step and samples_seen, and on rank 0 the last metrics."""
 
 
 def fit(
@@ -105,8 +87,8 @@ class Training:
         self.blueprint = Blueprint.of(stage.task, source.spec, blueprints)
         self.upstream = upstream
         self.history = checkpoint.History(self.checkpoints, lambda manifest: is_of_run(manifest, recipe, stage, source.spec))
-        self.skipped = self.skipped_in_a_row = self.failed_saves = 0
-        self.seconds, self.trouble = 0.0, ""
+        self.skipped = SkippedUpdates(source, self.config)
+        self.failed_saves, self.seconds, self.trouble = 0, 0.0, ""
         self.flops_per_sample: float | None = None
 
     def run(self) -> Path:
@@ -189,7 +171,7 @@ class Training:
         load_optimizers(self.strategy, (folder / "state").glob("rank_*.safetensors"), manifest.updates)
         if self.ema:
             self.ema.load(checkpoint.load_weights(folder, ema=True))
-        self.skipped, self.seconds = manifest.skipped, manifest.seconds
+        self.skipped.count, self.seconds = manifest.skipped, manifest.seconds
         if distributed.rank() == 0:
             print(f"resumed from {folder.name}: step {manifest.step} of {manifest.steps}, {manifest.samples_seen:,} samples seen", flush=True)
             optims = [optim_of(self.config, player) for player in self.task.players()]
@@ -289,33 +271,12 @@ class Training:
             update = self.strategy.run_phase(phase, micro_batches, step)
             prefix = "train/" if len(self.task.phases) == 1 else f"train/{phase.name}/"
             values |= {prefix + name: value for name, value in update.metrics.items()} | {f"{prefix}grad_norm": update.grad_norm}
-            self.handle_skipped(update, phase, step, micro_batches)
+            self.skipped.note(update, phase, step, micro_batches)
         self.strategy.after_step(step)
         if self.ema:
             self.ema.update((step.index + 1) * self.config.global_batch, self.config.global_batch)
         player = self.task.phases[0].player
-        return {**values, "train/lr": learning_rate(optim_of(self.config, player), step.index, step.total), "train/skipped": self.skipped}
-
-    def handle_skipped(self, update: Update, phase: Phase, step: Step, micro_batches: list[Batch]) -> None:
-        """Counts and names a skipped update; FloatingPointError after too many in a row. All ranks know of every skip."""
-        if update.applied:
-            self.skipped_in_a_row = 0
-            return
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        here = None
-        if not update.metrics["loss"].isfinite():
-            positions = torch.cat([batch["position"] for batch in micro_batches]).tolist()
-            names = self.source.keys("train", [positions[0], positions[-1]], self.micro_batch, seed=self.config.seed)
-            here = f"the loss of rank {distributed.rank()} (samples {' to '.join(names)})"
-        culprits = [text for text in distributed.all_gather_object(here) if text] or ["a gradient"]
-        sentence = f"step {step.index + 1}, phase {phase.name}: {' and '.join(culprits)} is not finite"
-        if self.skipped_in_a_row >= self.config.max_skipped_in_a_row:
-            raise FloatingPointError(
-                f"{sentence}, {self.skipped_in_a_row} times in a row; lower the learning rate, clip gradients or look at these samples"
-            )
-        if distributed.rank() == 0:
-            print(f"{sentence}: skipped, {self.skipped} in all", flush=True)
+        return {**values, "train/lr": learning_rate(optim_of(self.config, player), step.index, step.total), "train/skipped": self.skipped.count}
 
     def try_save(self, done: int, row: Row | None) -> Path | None:
         """A full disk costs a checkpoint and not the run, until several have failed in a row: then StorageError."""
@@ -385,7 +346,7 @@ class Training:
             steps=self.steps,
             samples_seen=seen,
             updates=dict(self.strategy.updates),
-            skipped=self.skipped,
+            skipped=self.skipped.count,
             seconds=self.seconds,
             strategy=type(self.strategy).__name__,
             world=distributed.world_size(),

@@ -142,7 +142,7 @@ def line(small: PassTrace, large: PassTrace, size: int) -> PassTrace:
         return replace(large, moments=tuple(replace(m, live_bytes=m.live_bytes * size // large.size) for m in large.moments))
     share = (size - small.size) / (large.size - small.size)
     pairs = zip(small.moments, large.moments, strict=True)
-    moments = [replace(a, live_bytes=max(0, round(a.live_bytes + share * (b.live_bytes - a.live_bytes)))) for a, b in pairs]
+    moments = [Moment(max(0, round(a.live_bytes + share * (b.live_bytes - a.live_bytes))), a.ready, a.next) for a, b in pairs]
     return replace(small, size=size, moments=tuple(moments))
 
 

@@ -8,18 +8,22 @@ Latin-1 or HTML 4.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 import unicodedata
 from collections import defaultdict
 from functools import cache
 from html.entities import html5, name2codepoint
+from importlib.metadata import version
 
 import ftfy
 from ftfy.badness import is_bad
 from ftfy.chardata import CONTROL_CHARS, HTML_ENTITIES, LIGATURES, WIDTH_MAP
-from tokenizers import Regex, normalizers
+from tokenizers import Regex, Tokenizer, models, normalizers
 
+CLEANING_VERSION = 1
+"""Changes when `cleaned` makes something else of a text."""
 _QUOTES = "\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f"
 _CHARACTERS = sorted({*map(ord, _QUOTES), *LIGATURES, *WIDTH_MAP, *CONTROL_CHARS, *range(0x80, 0xA0)})  # that ftfy changes wherever they stand
 _ENTITY = f"&#|&[0-9A-Za-z]+;|&(?:{'|'.join(name for name in html5 if not name.endswith(';'))})"
@@ -34,6 +38,14 @@ def cleaned(text: str) -> str:
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     # an entity may hide another one, and ftfy leaves a text with "<" its entities: what came out of these is cleaned too
     return rules().normalize_str(text) if _SUSPECT.search(text) else text
+
+
+@cache
+def cleaning() -> str:
+    """Which cleaning this is, in words that differ where texts may be cleaned otherwise."""
+    whole = Tokenizer(models.BPE())
+    whole.normalizer = rules()
+    return f"cleaned {CLEANING_VERSION}, ftfy {version('ftfy')}, rules {hashlib.sha256(whole.to_str().encode()).hexdigest()[:16]}"
 
 
 @cache

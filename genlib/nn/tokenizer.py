@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from torch import Tensor, nn
 
 from genlib.json_text import json_text
-from genlib.nn.text_cleaning import cleaned, rules
+from genlib.nn.text_cleaning import cleaned, cleaning, rules
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -79,11 +79,21 @@ def _bpe(vocabulary: dict[str, int], merges: Sequence[Sequence[str]]) -> models.
 
 
 def load_bpe(path: Path) -> Tokenizer:
-    """A published vocabulary: a `tokenizer.json`, a folder with one or with `vocab.json` and `merges.txt`, or OpenAI's merges (.txt, .txt.gz)."""
+    """A published vocabulary: a `tokenizer.json`, a folder with one or with `vocab.json` and `merges.txt`, or OpenAI's merges (.txt, .txt.gz).
+
+    ValueError where there is none, or where it is damaged.
+    """
     if path.is_dir():
         path = path / ("tokenizer.json" if (path / "tokenizer.json").exists() else "merges.txt")
     if not path.exists():
         raise ValueError(f"there is no tokenizer at {path}; give a tokenizer.json, a folder with vocab.json and merges.txt, or a list of merges")
+    try:
+        return _read_bpe(path)
+    except Exception as error:  # tokenizers raises no other class, and gzip, json and decoding one each
+        raise ValueError(f"{path} cannot be read as a tokenizer ({' '.join(str(error).split())}); get it again") from None
+
+
+def _read_bpe(path: Path) -> Tokenizer:
     if path.suffix == ".json":
         return Tokenizer.from_file(str(path))
     lines = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode().split("\n")
@@ -130,6 +140,11 @@ class TextTokenizer(nn.Module):
         super().__init__()
         self.context_length, self.cleans = context_length, cleans
         self.use(tokenizer)
+
+    @property
+    def beyond_state(self) -> str:
+        """What texts go through that the state does not say, see `genlib.engine.encoding.identity`."""
+        return cleaning() if self.cleans else ""
 
     def use(self, tokenizer: Tokenizer | None) -> None:
         """Takes a vocabulary."""

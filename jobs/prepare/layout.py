@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from genlib.data.importers.convert import ConversionInput
 from genlib.data.importers.folder import open_folder
+from genlib.data.importers.image_files import IMAGES
 from genlib.data.importers.table import TABLES, columns_of
+from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import COMPRESSED
 
 _COMMAND = "python jobs/prepare_data.py"
@@ -31,18 +32,19 @@ def _line(name: str, text: str) -> str:
 def _folder(path: Path) -> Iterator[str]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         yield _line("layout", "a data set of the library `datasets`, saved to disk")
-        yield _line("command", f"{_COMMAND} huggingface {path} --out OUT --caption-column COLUMN")
+        yield _line("command", f"{_COMMAND} huggingface {quote(str(path))} --out OUT --caption-column COLUMN")
         return
     parquet = next(iter(sorted(path.rglob("*.parquet"))), None)
-    if parquet is not None and parquet.name != "metadata.parquet":
+    if parquet is not None and not any(file.suffix.lower() in IMAGES for file in path.rglob("*")):
         yield _line("layout", f"Parquet files, with the columns {', '.join(columns_of(parquet))}")
-        yield _line("command", f"{_COMMAND} huggingface {path} --out OUT --caption-column COLUMN, where the images are in the files; of paths: table")
+        command = f"{_COMMAND} huggingface {quote(str(path))} --out OUT --caption-column COLUMN"
+        yield _line("command", f"{command}, where the images are in the files; of paths: table")
         return
     source = open_folder(path)
     yield _line("layout", _kind(path, source))
     yield _line("images", f"{source.total:,}")
     yield from (_line(name, words) for name, words in source.said.items())
-    yield _line("command", f"{_COMMAND} folder {path} --out OUT{' --repeats' if 'repeats' in source.said else ''}")
+    yield _line("command", f"{_COMMAND} folder {quote(str(path))} --out OUT{' --repeats' if 'repeats' in source.said else ''}")
 
 
 def _kind(path: Path, source: ConversionInput) -> str:
@@ -51,9 +53,9 @@ def _kind(path: Path, source: ConversionInput) -> str:
     if " metadata" in source.said["files"]:
         stylegan = (path / "dataset.json").is_file()
         return "StyleGAN's folder with dataset.json" if stylegan else "an image folder with metadata, as `datasets` and diffusers"
-    if source.said["captions"] != "none":
+    if not source.said["captions"].startswith("none"):
         return "images with captions beside them"
-    return "images in class folders" if source.said["labels"] != "none" else "images without captions and labels"
+    return "images in class folders" if not source.said["labels"].startswith("none") else "images without captions and labels"
 
 
 def _table(path: Path) -> Iterator[str]:
@@ -62,16 +64,17 @@ def _table(path: Path) -> Iterator[str]:
     image = next((name for name in columns if name.lower() in ("image", "path", "file", "file_name", "filename", "filepath", "image_path")), "COLUMN")
     text = next((name for name in columns if name.lower() in ("text", "caption", "captions", "prompt", "title")), "")
     label = next((name for name in columns if name.lower() in ("label", "class")), "")
-    more = f"{f' --caption-column {text}' if text else ''}{f' --label-column {label}' if label else ''}"
-    yield _line("command", f"{_COMMAND} table {path} --out OUT --image-column {image}{more}")
+    more = f"{f' --caption-column {quote(text)}' if text else ''}{f' --label-column {quote(label)}' if label else ''}"
+    yield _line("command", f"{_COMMAND} table {quote(str(path))} --out OUT --image-column {quote(image)}{more}")
     if image == "COLUMN" and any(name.lower() == "url" for name in columns):
         yield _line("note", "its images are URLs: fetch them with img2dataset, whose shards are read as they are")
 
 
 def _zip(path: Path) -> Iterator[str]:
-    with zipfile.ZipFile(path) as file:
-        names = file.namelist()
-        labelled = "dataset.json" in names and bool(json.loads(file.read("dataset.json")).get("labels"))
-    kind = f"StyleGAN's zip, {'with' if labelled else 'without'} labels" if "dataset.json" in names else "a zip"
-    yield _line("layout", f"{kind}, {len(names):,} files")
-    yield _line("command", f"unzip -q {path} -d {path.stem} && {_COMMAND} folder {path.stem} --out OUT")
+    source = open_zip(path)
+    stylegan = " other .json" in source.said["files"]
+    kind = f"StyleGAN's zip, with{'out' if source.said['labels'].startswith('none') else ''} labels" if stylegan else "a zip of images"
+    yield _line("layout", kind)
+    yield _line("images", f"{source.total:,}")
+    yield from (_line(name, words) for name, words in source.said.items())
+    yield _line("command", f"{_COMMAND} folder {quote(str(path))} --out OUT")

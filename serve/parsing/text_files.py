@@ -15,8 +15,8 @@ _FILE = re.compile(
     r"\s*(?:"
     r"data:\s*(?:[\w.+-]+/[\w.+*-]+)?\s*(?:;[^,;]*)*,"  # a data URI, well-formed or not
     r"|(?i:https?|file|s3|gs)://\S+\.(?i:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)(?:[?#]\S*)?\s*$"
-    # how PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC, .npy and PDF begin in base64, or in base64url
-    r"|(?-i:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGODdh|R0lGODlh|Qk[0-3]|SUkqA|TU0AK|AAAA[\w+/-]{2}ZnR5c|k05VTVBZ|JVBERi0)(?-i:[\w+/=-]{16,})"
+    # how PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC, SVG, XML, .npy and PDF begin in base64, or in base64url
+    r"|(?-i:iVBORw0KGgo|[/_]9j[/_]|UklGR|R0lGODdh|R0lGODlh|Qk[0-3]|SUkqA|TU0AK|AAAA[\w+/-]GZ0eXB|PHN2Z|PD94bW|k05VTVBZ|JVBERi0)(?-i:[\w+/=-]{16,})"
     r")",
     re.IGNORECASE,
 )
@@ -57,4 +57,6 @@ def _what_is_wrong(text: str, start: int) -> str:
             return "is base64 with white space in it; take the white space out"
         if _OF_ADDRESSES.search(text, start):
             return "is base64url; write + for - and / for _, which is base64"
+        if len(text[start:].rstrip("=")) % 4 != 1:
+            return "is base64 without the = at its end, or one that was cut; send it whole"
     return f"is neither base64 nor a data URI; {WAY_OUT}"

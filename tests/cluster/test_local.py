@@ -15,7 +15,7 @@ import pytest
 
 from cluster.local import PREFIX, Head, first_in, hold, local_head, sweep
 from tests.cluster.listening import sockets
-from tests.jobs.runs import ROOT, alive, descendants, kill, wait_until
+from tests.jobs.runs import ROOT, alive, command_of, descendants, kill, wait_until
 
 pytestmark = pytest.mark.ray
 STARTER = (
@@ -33,6 +33,12 @@ def test_it_listens_on_loopback_alone(head: Head) -> None:
     found = sockets({head.pid, *descendants(head.pid)}).values()
     assert found
     assert not [one for one in found if one.beyond_loopback]
+
+
+def test_nobody_reads_logs_that_no_driver_asks_for(head: Head) -> None:
+    commands = [command_of(pid) for pid in descendants(head.pid)]
+    assert any("raylet" in command for command in commands)
+    assert not any("log_monitor" in command for command in commands)
 
 
 def test_the_job_api_needs_the_token(head: Head) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,9 @@ from genlib import checkpoint
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.fit import fit
 from genlib.recipe import Stage
-from tests.processes import run_ranks
+from tests.every_strategy import STRATEGIES, train_all
 from tests.tiny import KINDS, ArraySource, TinyConfig
 
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 STEPS = 6
 TOLERANCE = 1e-5  # fp32 sums in another order, six steps of Adam; 2.4e-7 was typical
 
@@ -51,18 +49,10 @@ def variants() -> dict[str, Stage]:
     return {**plain, **accumulated, **uneven, **decayed, **others}
 
 
-def train_all(root: Path) -> None:
-    for name, one in variants().items():
-        for strategy in STRATEGIES:
-            train(root / f"{name}-{strategy}", replace(one, train=replace(one.train, strategy=strategy)))
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("equality")
-    for name, one in variants().items():
-        train(root / f"{name}-single", one)
-    run_ranks(2, train_all, root)
+    train_all(root, variants, train)
     return root
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from genlib.config import TaskConfig, TrainConfig
-from genlib.engine.fit import Listener, fit
+from genlib.engine.fit import fit
+from genlib.engine.listener import Listener
 from genlib.recipe import Stage
 from genlib.task import Task
 from genlib.types import DataSpec

@@ -16,7 +16,8 @@ import torch
 from genlib import checkpoint
 from genlib.config import TrainConfig
 from genlib.engine import fit as engine
-from genlib.engine.fit import Listener, fit
+from genlib.engine.fit import fit
+from genlib.engine.listener import Listener
 from genlib.recipe import Stage
 from genlib.storage import StorageError
 from tests.small_disk import SmallDisk, mounted

@@ -12,7 +12,8 @@ import torch
 
 from genlib import checkpoint
 from genlib.config import DataConfig, OptimConfig, TrainConfig
-from genlib.engine.fit import Listener, fit
+from genlib.engine.fit import fit
+from genlib.engine.listener import Listener
 from genlib.recipe import Stage
 from tests.processes import run_ranks
 from tests.tiny import ArraySource, TinyConfig

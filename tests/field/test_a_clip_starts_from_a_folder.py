@@ -6,6 +6,7 @@ mlfoundations/open_clip#411 and #1076.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,43 @@ def test_a_published_residual_tower_is_refused(tmp_path: Path) -> None:
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     task = fresh(**sized(image=ResidualNetwork(image_size=32, width=8, heads=4), mean=MEAN, std=STD))
     refused(task, folder, "no norm-free residual tower")
+
+
+DAMAGED: dict[str, list[tuple[str, str, Any, str]]] = {
+    "open_clip": [
+        ("model_cfg.vision_cfg", "head_width", 0, "head_width 0 of its vision_cfg are no numbers of channels"),
+        ("model_cfg.vision_cfg", "width", "64", "the width '64' and head_width 32 of its vision_cfg are no numbers"),
+        ("preprocess_cfg", "std", [0.1, 0, 0.1], "are no three numbers by which colours are normalised"),
+        ("preprocess_cfg", "mean", [math.nan] * 3, "are no three numbers by which colours are normalised"),
+    ],
+    "transformers": [
+        ("vision_config", "hidden_size", 0, "is no configuration of a CLIP"),
+        ("text_config", "num_hidden_layers", "two", "is no configuration of a CLIP"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_folder_with_numbers_that_cannot_be_is_refused(kind: str, tmp_path: Path) -> None:
+    folder = published(tmp_path / "clip", kind)
+    path = folder / ("open_clip_config.json" if kind == "open_clip" else "config.json")
+    whole, task = path.read_text(), fresh(**sized())
+    for place, name, value, words in DAMAGED[kind]:
+        settings = json.loads(whole)
+        inner = settings
+        for part in place.split("."):
+            inner = inner[part]
+        inner[name] = value
+        path.write_text(json.dumps(settings))
+        refused(task, folder, words)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_tokenizer_that_is_damaged_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> None:
+    folder = published(tmp_path / "clip", kind)
+    (folder / "tokenizer.json").write_text("{")
+    refused(fresh(**sized()), folder, r"tokenizer.json cannot be read as a tokenizer \(.*\); or give --task.tokenizer-file")
+    for name, content in (("merges.txt.gz", b"no gzip"), ("merges.txt", b"\xff\xfe"), ("tokenizer.json", b"[]")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as a tokenizer \(.*\); get it again"):
+            fresh(**sized(tokenizer_file=str(tmp_path / name)))

@@ -76,9 +76,22 @@ def test_captions_beside_pictures_under_the_names_that_are_used(tmp_path: Path) 
     assert texts(open_folder(folder, caption_ending="caption"), tmp_path / "other") == ["one", "not this"]
 
 
+def test_captions_as_windows_writes_them(tmp_path: Path) -> None:
+    files = {
+        "a": "é".encode("utf-16"),
+        "b": "\ufeffé".encode("utf-16-be"),
+        "c": "plain".encode("utf-16-le"),
+        "d": "é".encode("latin-1"),
+        "e": b"\xff\xfe\xd8",
+    }
+    folder = put(tmp_path / "in", **{f"{name}.png": picture() for name in files}, **{f"{name}.txt": data for name, data in files.items()})
+    record, samples = written(open_folder(folder), tmp_path / "out")
+    assert ([sample["txt"].decode() for sample in samples], record.bad) == (["é", "é"], {"non-UTF-8": 3})
+
+
 def test_files_that_look_like_captions_and_are_none_are_told_of(tmp_path: Path) -> None:
     folder = put(tmp_path / "in", **{"a.png": picture(), "a.wd14": b"one"})
-    assert "(if .wd14 are captions, give --caption-ending .wd14)" in open_folder(folder).said["files"]
+    assert open_folder(folder).said["captions"] == "none (if .wd14 are captions, give --caption-ending .wd14)"
     assert texts(open_folder(folder, caption_ending=".wd14"), tmp_path / "out") == ["one"]
 
 
@@ -151,6 +164,13 @@ def test_what_is_no_caption_is_missing_or_refused_by_name(tmp_path: Path) -> Non
     metadata(tmp_path / "n.parquet", [{"image": "a.png", "text": 5}])
     with pytest.raises(ValueError, match=r"column 'text' holds int64; captions are texts or lists of texts"):
         open_table(tmp_path / "n.parquet", "image", "text").cut(1)
+    pytest.importorskip("datasets")
+    for number, (value, kind) in enumerate(
+        ((5, r"Value\('int64'\)"), ({"a": "x"}, r"\{'a': "), ([{"a": "x"}], r"List\(\{'a': "), ([5], r"List\(Value\('int64'"))
+    ):
+        metadata(tmp_path / f"h{number}.parquet", [{"image": picture(), "text": value}])
+        with pytest.raises(ValueError, match=rf"column 'text' holds {kind}.*; captions are texts or lists of texts"):
+            open_huggingface(HuggingfaceDataset(path=str(tmp_path / f"h{number}.parquet")), image="image", caption="text")
     (tmp_path / "t.csv").write_text("image,text\na.png,nan\na.png,NaN\na.png,a nan\n")
     assert texts(open_table(tmp_path / "t.csv", "image", "text"), tmp_path / "csv") == ["a nan"]
 

@@ -6,6 +6,7 @@ huggingface/transformers#12648 and #19118, meta-pytorch/torchtune#1969.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
 import unicodedata
@@ -22,6 +23,7 @@ from genlib.models.diffusion.latent_export import write_tokenizer
 from genlib.models.representation.base.clip_towers import TextTransformer, VisionTransformer
 from genlib.models.representation.clip import CLIP, CLIPConfig
 from genlib.models.representation.text_encoder import text_tower
+from genlib.nn.text_cleaning import CLEANING_VERSION, cleaned
 from genlib.nn.tokenizer import END, train_bpe
 from genlib.types import DataSpec, Samples
 from tests.open_clip_stub import open_clip
@@ -187,3 +189,9 @@ def test_drawn_texts_have_the_same_numbers_in_every_loader(tmp_path: Path) -> No
     them = open_clip().tokenizer.SimpleTokenizer(str(tmp_path / "merges.txt.gz"))
     rows = cut(them(texts, LENGTH).tolist(), them.eot_token_id)
     assert [text for text, a, b in zip(texts, mine, rows, strict=True) if a != b and not ("<" in text and "&" in text)] == []
+
+
+def test_what_cleaning_makes_of_texts_has_a_version() -> None:
+    """Where this fails because texts are cleaned otherwise, raise CLEANING_VERSION: sets that were encoded before are then not taken."""
+    found = hashlib.sha256("\0".join(map(cleaned, HARD)).encode()).hexdigest()[:16]
+    assert (CLEANING_VERSION, found) == (1, "6027b0001ca5498f")

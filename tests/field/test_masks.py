@@ -1,12 +1,14 @@
 """A palette PNG as a mask gives its indices, not how bright its colours are: classes of like brightness stay apart.
 
-Sets like VOC's: index 1 shown in dark red, 2 in dark green.
+Sets like VOC's: index 1 shown in dark red, 2 in dark green. kohya-ss/sd-scripts#589 and #1172, Nerogar/OneTrainer,
+derrian-distro/LoRA_Easy_Training_Scripts#331, naoto0804/pytorch-inpainting-with-partial-conv#47: masks beside pictures, or in a folder of their own.
 """
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from PIL import Image
 
 from genlib.config import DataConfig
 from genlib.data.codecs.images import decode_image
-from genlib.data.importers.convert import ConversionPlan, InputPart, write_part
+from genlib.data.importers.convert import ConversionInput, ConversionPlan, InputPart, write_part
 from genlib.data.importers.folder import open_folder
+from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingface
+from genlib.data.importers.table import open_table
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source
 from genlib.ports import PORTS
@@ -23,6 +27,7 @@ from serve.limits import Limits
 from serve.parsing.image_decoding import mask_of, tensor_of
 from tests.data.shards import picture, write_tar
 from tests.field.pictures import encoded, half_red, paths_of, read_back, read_shards
+from tests.field.test_captions_and_labels import metadata, put, written
 from tests.serve.models import uri
 from tests.serve.test_image_decoding import given_as
 
@@ -104,3 +109,143 @@ def test_a_folder_takes_masks_beside_the_pictures(tmp_path: Path, size: int) -> 
     assert (source.total, record.samples, record.bad) == (3, {"train": 2}, {"missing mask": 1})
     found = read_shards(ShardSet.open(paths_of(tmp_path / "out")), "mask")
     assert [(one[:, :, 0] == CLASSES).all() for one in found.values()] == [True, True]
+
+
+GREY = encoded(Image.fromarray(CLASSES), "PNG")
+
+
+def rows_of(folder: Path, form: str, values: list[Any], column: str = "mask") -> Path:
+    """A table of as many rows, each of the picture a.png, or of its bytes where masks are bytes."""
+    (folder / "a.png").write_bytes(picture(1))
+    (folder / "m.png").write_bytes(mask())
+    inline = form == "huggingface"
+    rows = [{"image": picture(1) if inline else "a.png", column: value} for value in values]
+    path = folder / f"t.{'parquet' if inline else form}"
+    metadata(path, rows)
+    return path
+
+
+def opened_rows(path: Path, form: str, **how: str) -> ConversionInput:
+    if form != "huggingface":
+        return open_table(path, "image", **how)
+    pytest.importorskip("datasets")
+    return open_huggingface(HuggingfaceDataset(path=str(path)), image="image", **how)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "huggingface"])
+def test_a_column_of_masks_gives_indices(tmp_path: Path, form: str) -> None:
+    asked = {"mask": "mask"} if form == "huggingface" else {}  # bytes alone say not that they are images
+    source = opened_rows(
+        rows_of(tmp_path, form, [mask(), GREY, None] if form == "huggingface" else ["m.png", "gone.png", None, "m.png"]), form, **asked
+    )
+    record, _ = written(source, tmp_path / "out")
+    assert record.samples == {"train": 2}
+    assert record.bad == ({"missing mask": 1} if form == "huggingface" else {"missing mask": 2})
+    found = read_shards(ShardSet.open(paths_of(tmp_path / "out")), "mask")
+    assert [(one[:, :, 0] == CLASSES).all() for one in found.values()] == [True, True]
+    assert source.said["masks"] == f"column 'mask'{'' if asked else ', by its name; --mask-column none leaves them out'}"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1, "holds values of type int and no paths of pictures; a mask is a file that its row names"),
+        ("1 3 10 5", r"holds '1 3 10 5', which is no path of a picture \(.avif, "),
+        ({"bytes": "x"}, "holds images and not paths; use the verb huggingface"),
+    ],
+)
+def test_a_column_that_holds_something_else_is_no_mask(tmp_path: Path, form: str, value: Any, said: str) -> None:
+    path = rows_of(tmp_path, form, [None, value])
+    with pytest.raises(ValueError, match=said):
+        open_table(path, "image", mask="mask")
+    record, samples = written(open_table(path, "image"), tmp_path / "out")
+    assert (record.bad, [list(sample) for sample in samples]) == ({}, [[], []])
+
+
+def test_a_mask_column_that_is_not_there_or_not_wanted(tmp_path: Path) -> None:
+    path = rows_of(tmp_path, "csv", ["m.png"], "Mask")
+    with pytest.raises(ValueError, match=r"has no column 'msk'\."):
+        open_table(path, "image", mask="msk")
+    assert open_table(path, "image").said["masks"].startswith("column 'Mask', by its name")
+    assert "masks" not in open_table(path, "image", mask="none").said
+    assert "masks" not in open_table(path, "image", label="Mask").said
+
+
+def segmentation(features: dict[str, str]) -> Any:
+    """A data set of the library: a picture, its mask, and what else is asked for."""
+    datasets = pytest.importorskip("datasets")
+    kinds = {"Image": (datasets.Image(), picture(1)), "Mask": (datasets.Image(), mask()), "int": (datasets.Value("int64"), 3)}
+    kinds["list"] = (datasets.List(datasets.Value("int64")), [1, 2])
+    one = {name: kinds[kind][1] for name, kind in features.items()}
+    return datasets.Dataset.from_list([one], datasets.Features({name: kinds[kind][0] for name, kind in features.items()}))
+
+
+@pytest.mark.parametrize("name", ["mask", "annotation", "label", "Segmentation_Mask"])
+def test_a_data_set_of_images_and_masks_is_told_apart(tmp_path: Path, name: str) -> None:
+    segmentation({"pixel_values": "Image", name: "Mask", "n": "int"}).save_to_disk(tmp_path / "in")
+    source = open_huggingface(HuggingfaceDataset(path=str(tmp_path / "in")))
+    written(source, tmp_path / "out")
+    found = read_shards(ShardSet.open(paths_of(tmp_path / "out")), "mask")
+    assert [(one[:, :, 0] == CLASSES).all() for one in found.values()] == [True]
+    assert source.said["masks"].startswith(f"column {name!r}, by its name")
+
+
+def test_columns_of_a_data_set_that_hold_no_images(tmp_path: Path) -> None:
+    segmentation({"image": "Image", "mask": "list", "n": "int"}).save_to_disk(tmp_path / "in")
+    place = HuggingfaceDataset(path=str(tmp_path / "in"))
+    assert "masks" not in open_huggingface(place).said
+    for how, said in (
+        ({"mask": "mask"}, r"'mask' holds List\(.* and no images, their bytes or paths; give --mask-column another name or none"),
+        ({"image": "n"}, r"'n' holds Value\('int64'\) and no images, their bytes or paths; give --image-column another name$"),
+        ({"mask": "gone"}, "has no column 'gone'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            open_huggingface(place, **how)
+    segmentation({"mask": "Mask"}).save_to_disk(tmp_path / "alone")
+    assert "masks" not in open_huggingface(HuggingfaceDataset(path=str(tmp_path / "alone"))).said
+
+
+BESIDE = {
+    "NAME_mask": ("a.jpg", "a_mask.png"),
+    "NAME-masklabel": ("x/a.jpg", "x/a-masklabel.png"),
+    "folder masks": ("images/a.jpg", "masks/a.png"),
+    "folder Mask": ("train/imgs/a.jpg", "train/Mask/a_mask.png"),
+    "folder SegmentationClass": ("JPEGImages/a.jpg", "SegmentationClass/a.png"),
+    "folder mask": ("a.jpg", "mask/a.png"),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_masks_under_the_names_that_are_used(tmp_path: Path, case: str) -> None:
+    pictured, masked = BESIDE[case]
+    for name in "ab":
+        own = masked.replace("/a", f"/{name}") if "/" in masked else f"{name}{masked[1:]}"
+        put(tmp_path / "in", **{pictured.replace("a.jpg", f"{name}.jpg"): picture(), own: mask()})
+    source = open_folder(tmp_path / "in")
+    record, _ = written(source, tmp_path / "out")
+    assert (record.samples, record.bad) == ({"train": 2}, {})
+    found = read_shards(ShardSet.open(paths_of(tmp_path / "out")), "mask")
+    assert [(one[:, :, 0] == CLASSES).all() for one in found.values()] == [True, True]
+    how = "NAME_mask" if "_mask" in masked else case
+    assert source.said["masks"] == f"{how} 2; --masks none takes them as images"
+    assert source.said["labels"] == "none"
+    assert open_folder(tmp_path / "in", masks="none").total == 4
+
+
+def test_a_picture_that_is_called_like_a_mask_among_many_stays_one(tmp_path: Path) -> None:
+    folder = put(tmp_path / "in", **{f"{name}.jpg": picture() for name in ("man", "man_mask", "dog", "cat", "masks/owl", "mask/man")})
+    source = open_folder(folder)
+    assert (source.total, "masks" in source.said) == (6, False)
+
+
+@pytest.mark.parametrize("names", [("file_name", "mask_file_name"), ("image_file_name", "mask"), ("file_name", "segmentation")])
+def test_masks_that_metadata_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    folder = put(tmp_path / "in", **{"p/a.jpg": picture(), "p/b.jpg": picture(), "m/1.png": mask()})
+    metadata(folder / "metadata.jsonl", [{names[1]: "m/1.png", names[0]: "p/a.jpg", "text": "x"}, {names[1]: None, names[0]: "p/b.jpg", "text": "y"}])
+    source = open_folder(folder)
+    record, samples = written(source, tmp_path / "out")
+    assert (record.samples, record.bad) == ({"train": 1}, {"missing mask": 1})
+    assert (samples[0]["txt"], samples[0]["mask.png"]) == (b"x", mask())
+    assert source.said["masks"] == f"column {names[1]!r}"
+    assert "masks" not in open_folder(folder, masks="none").said

@@ -16,7 +16,8 @@ import pytest
 from genlib.data.shards.writer import png, write_shards
 from genlib.data.source import open_source
 from genlib.engine import fit as fitting
-from genlib.engine.fit import Listener, fit
+from genlib.engine.fit import fit
+from genlib.engine.listener import Listener
 from jobs import encode, evaluate, train, tune, undo
 from jobs.command_line import Command, exit_code
 from tests.models.stages import CPU

@@ -50,11 +50,15 @@ REFUSED = {
     "not base64": ("data:image/svg+xml,%3Csvg%3E%3C/svg%3E", "is a data URI without ;base64"),
     "plain": ("data:,hello", "is a data URI without ;base64"),
     "base64url": (JPEG.replace("+", "-").replace("/", "_"), "is base64url; write"),
-    "cut": (PNG[:-3], "is neither base64 nor a data URI"),
+    "cut": (PNG[:-2].rstrip("="), "is base64 without the = at its end, or one that was cut; send it whole"),
+    "cut to no whole byte": (PNG[: 4 * (len(PNG) // 4) - 3], "is neither base64 nor a data URI"),
     "address": ("https://example.org/cat.jpg?size=2", "is an address, and this server fetches nothing; send the file as"),
     "file": (" file:///etc/cat.png", "is an address"),
     "GIF": (encoded("GIF"), "cannot be used as a picture"), "BMP": (encoded("BMP"), "cannot be used as a picture"),
-    "TIFF": (encoded("TIFF"), "cannot be used as a picture"),
+    "TIFF": (encoded("TIFF"), "cannot be used as a picture"), "AVIF": (encoded("AVIF"), "cannot be used as a picture"),
+    "HEIC": (base64.b64encode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").decode(), "cannot be used as a picture"),
+    "SVG": (base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg"/>').decode(), "cannot be used as a picture"),
+    "XML": (base64.b64encode(b'<?xml version="1.0"?><svg/>').decode(), "cannot be used as a picture"),
     "no picture": (f"data:text/plain;base64,{base64.b64encode(b'hello').decode()}", "cannot be used as a picture"),
 }  # fmt: skip
 WORDS = (

@@ -7,7 +7,9 @@ folders. webdataset/webdataset#5 and #331, huggingface/datasets#6931: compressed
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,12 +20,19 @@ from genlib.data.remote import remote_file
 from genlib.data.shards.discovery import all_shards, find_shards
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source
+from tests.data.remote.servers import object_store
 from tests.data.shards import pair, picture, write_tar
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENLIB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with object_store(monkeypatch) as client:
+        yield client
 
 
 def shards(folder: Path, *names: str) -> str:
@@ -65,10 +74,57 @@ def test_a_pattern_that_takes_in_both_kinds_is_split_and_one_that_names_them_is_
 
 def test_the_same_at_urls(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["cc3m-train-0.tar", "cc3m-validation-0.tar", "x.json"]
-    monkeypatch.setattr(remote_file, "_in_store", lambda folder, settings: names)
+    monkeypatch.setattr(remote_file, "_in_store", lambda folder, settings, below=False: names)
     for where in ("s3://bucket/val/set", "s3://bucket/val/set/*"):
         assert [file.name for file in find_shards(where)] == names[:1]
         assert [file.name for file in find_shards(where, "validation", only_split=True)] == names[1:2]
+
+
+@pytest.mark.parametrize("case", SETS)
+def test_folders_at_urls_are_read_as_local_ones(store: Any, case: str) -> None:
+    train, held_out, left = SETS[case]
+    bucket = f"sets-{list(SETS).index(case)}"
+    store.create_bucket(Bucket=bucket)
+    for name in (*train, *held_out, *left, "x.json", ".trash/train-9.tar", "../near/train-0.tar"):
+        store.put_object(Bucket=bucket, Key=f"runs/set/{name}".replace("set/../", ""), Body=b"x")
+    where = f"s3://{bucket}/runs/set"
+    for form in (where, f"{where}/"):
+        assert [file.url for file in find_shards(form)] == [f"{where}/{name}" for name in train]
+        assert [file.url for file in find_shards(form, "validation", only_split=True)] == [f"{where}/{name}" for name in held_out]
+        assert {file.url for file in all_shards(form)} == {f"{where}/{name}" for name in (*train, *held_out, *left)}
+
+
+def test_folders_on_the_hub_are_read_as_local_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile, RepoFolder
+
+    names = ["set/x.json", "set/train/0.tar", "set/val/0.tar", "set/.trash/1.tar"]
+
+    def listed(api: HfApi, repository: str, path: str | None, *, recursive: bool, **how: Any) -> list[Any]:
+        files = [RepoFile(path=name, size=1, oid="0") for name in names if recursive or name.count("/") == 1]
+        return [RepoFolder(path="set/train", oid="0"), *files]
+
+    monkeypatch.setattr(HfApi, "list_repo_tree", listed)
+    assert [file.url for file in find_shards("hf://datasets/a/b/set")] == ["hf://datasets/a/b/set/train/0.tar"]
+    assert [file.url for file in find_shards("hf://datasets/a/b/set", "validation")] == ["hf://datasets/a/b/set/val/0.tar"]
+
+
+def test_compressed_shards_in_folders_at_urls(store: Any) -> None:
+    store.create_bucket(Bucket="packed")
+    store.put_object(Bucket="packed", Key="set/train/0.tar.gz", Body=b"x")
+    for look in (find_shards, all_shards):
+        with pytest.raises(ValueError, match=r"s3://packed/set holds 1 compressed shards, such as train/0.tar.gz; .*gunzip train/0.tar.gz"):
+            look("s3://packed/set")
+
+
+@pytest.mark.parametrize("look", [find_shards, all_shards])
+def test_what_cannot_be_looked_up_at_a_url_is_refused_in_a_sentence(look: Any) -> None:
+    with pytest.raises(ValueError, match=r"a web server does not say which files it has; name them, like .*00099}}?\.tar"):
+        look("https://host/set")
+    with pytest.raises(ValueError, match=r"'\*' may stand in the last part alone; name the folder"):
+        look("s3://bucket/*/0.tar")
+    signed = "https://host/set/0.tar?signature=a/b"
+    assert [file.url for file in look(signed)] == [signed]
 
 
 def test_held_out_shards_alone_are_asked_about(tmp_path: Path) -> None:

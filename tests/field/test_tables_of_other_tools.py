@@ -2,13 +2,14 @@
 
 mlfoundations/open_clip#789 and #1083: tabs or semicolons in a .csv. microsoft/CNTK#1321, CellProfiler/CellProfiler#1385: backslashes between
 folders. rom1504/img2dataset#244, victorchall/EveryDream2trainer#267: a picture in several rows, one caption each; JSON lists. NVlabs/stylegan3#149:
-labels that are no class. modelscope/DiffSynth-Studio#1190: other names of columns.
+labels that are no class. modelscope/DiffSynth-Studio#1190: other names of columns. Flickr30k's results.csv: bars between columns.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,64 @@ def test_a_metadata_file_with_other_columns_names_the_way_out(folder: Path) -> N
     metadata(folder / "metadata.csv", [{"image": "images/a.png", "prompt": "x"}])
     with pytest.raises(ValueError, match=r"no column file_name .*, but image, prompt; name it so, or read it as a table, `prepare_data.py table "):
         open_folder(folder)
+
+
+TEXTS = ["a cat, or two", 'the "best" é', '6" of rope']
+QUOTED = ["a cat, or two", '"the ""best"" é"', '6" of rope']
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", "\ufefffilepath;title\n" + "".join(f"images/a.png;{text}\n" for text in QUOTED)),
+        ("t.csv", "sep=;\r\nfilepath;title\r\n" + "".join(f"images/a.png;{text}\r\n" for text in QUOTED)),
+        ("t.csv", "filepath| number| title \n" + "".join(f"images/a.png| 0| {text}\n" for text in QUOTED)),
+        ("t.csv", "filepath, title\n" + "".join(f'images/a.png, "{text.replace(chr(34), 2 * chr(34))}"\n' for text in TEXTS)),
+        ("t.tsv", "filepath\ttitle\n" + "\n".join(f"images/a.png\t{text}" for text in QUOTED)),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tables_of_spreadsheets(folder: Path, tmp_path: Path, name: str, content: str, encoding: str) -> None:
+    (folder / name).write_bytes(content.removeprefix("\ufeff" if encoding == "utf-16" else "").encode(encoding))
+    assert texts(open_table(folder / name, "filepath", "title"), tmp_path / "out") == TEXTS
+
+
+def test_a_row_with_more_cells_than_columns_is_counted_and_not_cut(folder: Path, tmp_path: Path) -> None:
+    (folder / "t.csv").write_text("filepath,title\nimages/a.png,a cat, a dog\nimages/b.png,good\nimages/b.png\n")
+    record, samples = written(open_table(folder / "t.csv", "filepath", "title"), tmp_path / "out")
+    assert ([sample["txt"] for sample in samples], record.bad) == ([b"good"], {"more cells than columns": 1, "missing caption": 1})
+
+
+def test_a_quote_that_is_not_closed_swallows_no_rows(folder: Path) -> None:
+    (folder / "t.csv").write_text('filepath,title\nimages/a.png,x\nimages/a.png,"open\nimages/b.png,y\nimages/b.png,z\n')
+    with pytest.raises(ValueError, match=r"t.csv: a quote that a cell begins with is not closed, at line 3 or below; write quotes in texts twice"):
+        open_table(folder / "t.csv", "filepath", "title")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            json.dumps({"filepath": "a.png"}, indent=1).encode(),
+            "none of its first lines is a JSON object, as lines of .jsonl are; write a list of objects as .json",
+        ),
+        ('{"filepath": "a.png"}'.encode("utf-16"), "is UTF-16; write it as UTF-8: `iconv"),
+        (b"", "has no column 'filepath'"),
+    ],
+)
+def test_lines_that_are_no_json_are_refused_in_a_sentence(folder: Path, content: bytes, said: str) -> None:
+    (folder / "t.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        open_table(folder / "t.jsonl", "filepath")
+
+
+@pytest.mark.parametrize(("there", "written_as"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_with_accents_as_macos_writes_them(tmp_path: Path, there: str, written_as: str) -> None:
+    name = "für/été.png"
+    folder = put(tmp_path / "in", **{unicodedata.normalize(there, name): picture()})
+    rows = [{"file_name": unicodedata.normalize(written_as, name), "text": "x"}]
+    source = open_table(table(folder / "t.csv", ",", rows), "file_name", "text")
+    assert texts(source, tmp_path / "table") == ["x"]
+    (folder / "t.csv").unlink()
+    metadata(folder / "metadata.jsonl", rows)
+    assert texts(open_folder(folder), tmp_path / "folder") == ["x"]

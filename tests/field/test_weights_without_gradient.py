@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,11 @@ from genlib.engine.fit import fit
 from genlib.recipe import Stage
 from genlib.task import Phase, Task
 from genlib.types import Batch, DataSpec, Metrics, Step
+from tests.every_strategy import STRATEGIES, train_all
 from tests.processes import run_ranks
 from tests.tiny import FEATURES, ArraySource
 
 STEPS, BATCH, HALF = 6, 16, 2
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 CASES = {
     "never": (), "once": (0,), "late": (3, 4, 5), "now and then": (0, 3, 4), "always": range(STEPS), "second player": range(STEPS),
     "first micro-batch": range(STEPS), "last micro-batch": (1, 2, 5),
@@ -91,12 +91,6 @@ def variants() -> dict[str, Stage]:
     return {**{case: stage(case) for case in CASES}, **{f"now and then, {name}": stage("now and then", optim=name) for name in ("sgd", "rmsprop")}}
 
 
-def train_all(root: Path) -> None:
-    for name, one in variants().items():
-        for strategy in STRATEGIES:
-            run(root / f"{name}-{strategy}", replace(one, train=replace(one.train, strategy=strategy)))
-
-
 def resume_all(root: Path) -> None:
     for strategy in STRATEGIES:
         run(root / f"resumed-{strategy}", stage("now and then", strategy))
@@ -113,9 +107,7 @@ def resumable(whole: Path, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sometimes")
-    for name, one in variants().items():
-        run(root / f"{name}-single", one)
-    run_ranks(2, train_all, root)
+    train_all(root, variants, run)
     for strategy, other in zip(STRATEGIES, ("zero3", "single", "ddp", "zero2"), strict=True):  # each goes on from another's checkpoint
         resumable(root / f"now and then-{other}", root / f"resumed-{strategy}")
     resumable(root / "now and then-zero1", root / "resumed-single")

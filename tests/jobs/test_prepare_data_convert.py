@@ -255,3 +255,16 @@ def test_look_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert lines["width"] == "40 / 40 / 40 pixels (least, median, most)"
     assert lines["caption"] == "8 / 8 / 9 characters (least, median, most)"
     assert lines["captions"] == "12 different ones"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_names_that_a_terminal_cannot_show_end_nothing(tmp_path: Path, encoding: str) -> None:
+    place = os.fsencode(tmp_path / "in") + b"/caf\xe9"
+    os.makedirs(place)
+    for name, content in ((b"a\xe9.png", b"broken"), (b"b.png", picture())):
+        Path(os.fsdecode(place + b"/" + name)).write_bytes(content)
+    for verb in (["look"], ["folder", "--out", str(tmp_path / "out"), "--labels", "folders"]):
+        command = [sys.executable, str(ROOT / "jobs" / "prepare_data.py"), verb[0], str(tmp_path / "in"), *verb[1:]]
+        done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert r"first caf\udce9/a\udce9.png" in done.stdout

@@ -20,7 +20,7 @@ LINE = re.compile(r"step +\d+/60 +[\d,]+ samples +[\d,]+/s \([\d,]+ per worker\)
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    with local_head(cpus=2) as head:
+    with local_head(cpus=2, dashboard=False) as head:
         yield head
 
 

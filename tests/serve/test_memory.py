@@ -80,7 +80,7 @@ def test_no_body_takes_much_more_memory_than_it_has_bytes(tmp_path: Path) -> Non
         assert row["status"] < 500, row
         allowed = PICTURE if "large picture" in row["name"] else ALLOWANCE
         assert row["bytes"] <= TIMES * row["size"] + allowed, row
-        assert row["grown"] <= TIMES * LARGEST + LEFT, row
+        assert row["grown"] <= max(TIMES * LARGEST, PICTURE) + LEFT, row  # a picture's memory goes back beside the next request
 
 
 def test_work_for_a_client_who_leaves_ends_and_none_piles_up(tmp_path: Path) -> None:

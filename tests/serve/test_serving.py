@@ -41,7 +41,7 @@ class Server:
 
     def post(self, path: str, **body: Any) -> Any:
         request = urllib.request.Request(self.address + path, json.dumps(body).encode(), {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.loads(answer.read())
 
     def replicas(self) -> set[int]:
@@ -101,6 +101,7 @@ def serving(root: Path, *options: str) -> Iterator[Server]:
     run = root / "ddpm"
     shutil.copytree(older, run / "checkpoints" / older.name)
     words = [sys.executable, "-m", "serve", str(run), "--port", "0", "--reload-seconds", "1", "--cpus-per-replica", "0.5", *options]
+    words += ["--grace-seconds", "100"]  # other tests run beside this one
     environment = {**os.environ, "GENLIB_RUNS": str(root / "runs")}
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=(root / "stderr.txt").open("w"), text=True)
     line = process.stdout.readline()
@@ -108,9 +109,9 @@ def serving(root: Path, *options: str) -> Iterator[Server]:
     yield Server(process, line.split()[-1], run, newer)
     below = descendants(process.pid)
     process.terminate()
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=120) == 143
     said = [line for line in (root / "stderr.txt").read_text().splitlines() if not line.startswith("{")]
-    assert said[0] == "SIGTERM: ending within 25 s; a second signal ends at once"
+    assert said[0] == "SIGTERM: ending within 100 s; a second signal ends at once"
     assert said[1].startswith("stopped; jobs are kept in ")
     assert len(said) == 2, said
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=30)
@@ -158,7 +159,7 @@ def test_a_request_that_runs_when_the_server_is_stopped_is_answered(tmp_path: Pa
         client.start()
         time.sleep(0.5)
         assert not answers
-    client.join(timeout=30)
+    client.join(timeout=120)
     assert len(answers[0]["data"]) == 32
 
 

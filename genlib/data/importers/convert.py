@@ -7,10 +7,12 @@ counted by reason.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from genlib.data.shards.writer import ShardWriter
 from genlib.files import read_regular, write_atomically
 from genlib.json_text import json_text
 
-CONVERT_VERSION = 2
+CONVERT_VERSION = 3
 """Changes when the same input would give other bytes."""
 _MEASURED, _MOST_SAMPLES, _FILLED = 64, 65_536, 0.85  # samples to see how large they are, most samples a part, share of a shard to fill
 _RECORD_BYTES = 64 << 20
@@ -43,7 +45,7 @@ class RawSample:
     """The split, where the input knows it; otherwise it is drawn from the name."""
     problem: str = ""
     """Why the sample cannot be used, where the input knows it."""
-    mask: Path | None = None
+    mask: bytes | Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,7 @@ def members(raw: RawSample, size: int = 0) -> dict[str, bytes]:
     data = file_bytes(raw.image, LIMIT_BYTES["image"], "image") if isinstance(raw.image, Path) else raw.image
     found = dict([stored_image(data, size)])
     if raw.mask is not None:
-        found.update([stored_mask(file_bytes(raw.mask, LIMIT_BYTES["image"], "mask"))])
+        found.update([stored_mask(file_bytes(raw.mask, LIMIT_BYTES["image"], "mask") if isinstance(raw.mask, Path) else raw.mask)])
     if raw.caption is not None:
         found.update(_captions(raw.caption))
     if raw.label is not None:
@@ -126,7 +128,7 @@ def members(raw: RawSample, size: int = 0) -> dict[str, bytes]:
 
 def _captions(caption: str | bytes | Path | Sequence[Any]) -> dict[str, bytes]:
     if isinstance(caption, Path):
-        caption = file_bytes(caption, LIMIT_BYTES["text"], "caption")
+        caption = _of_file(file_bytes(caption, LIMIT_BYTES["text"], "caption"))
     if not isinstance(caption, str | bytes):
         found = captions_of(caption)
         if not found:
@@ -134,6 +136,16 @@ def _captions(caption: str | bytes | Path | Sequence[Any]) -> dict[str, bytes]:
         first = {"txt": _text(as_lines(found[:1]).encode("utf-8", "surrogateescape"))}
         return {**first, f"{CAPTIONS}.txt": _text(as_lines(found).encode("utf-8", "surrogateescape"))}
     return {"txt": _text(caption.encode("utf-8", "surrogateescape") if isinstance(caption, str) else caption)}
+
+
+def _of_file(data: bytes) -> bytes:
+    """A text file as UTF-8, also where a mark at its start says that it is UTF-16, as Windows may write it. BadSample for other texts with zeros."""
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        with suppress(UnicodeDecodeError):
+            data = data.decode("utf-16").encode()
+    if b"\0" in data:
+        raise BadSample("non-UTF-8")
+    return data
 
 
 def _text(data: bytes) -> bytes:

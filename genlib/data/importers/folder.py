@@ -3,26 +3,33 @@ without; with split folders at the top."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
+from genlib.config import nearest
+from genlib.data.codecs.captions import has_caption
+from genlib.data.codecs.decode import LIMIT_BYTES, BadSample, decode_json
+from genlib.data.codecs.encode import SkippedSample, file_bytes
 from genlib.data.importers.convert import ConversionInput, RawSample
+from genlib.data.importers.folder_files import FilesFound, FolderMasks, is_json, walk
+from genlib.data.importers.image_files import IMAGES
 from genlib.data.importers.labels import in_words, numbered
-from genlib.data.importers.metadata import METADATA, Metadata, read_metadata
+from genlib.data.importers.metadata import CAPTION_COLUMNS, MetadataRow, read_metadata
+from genlib.data.importers.table import caption_cell
 from genlib.data.split_names import split_named
 
-IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".mpo", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
-CAPTIONS = (".txt", ".caption", ".text", ".captions", ".transcript")
-"""Endings of captions beside images, in any case; of several the first here counts."""
 FolderLabels = Literal["auto", "folders", "none"]
 FolderSplits = Literal["auto", "folders", "none"]
+_LOOKED_AT = 100  # files with captions in JSON, which show in which field they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,40 +46,25 @@ class ImageEntry:
     """Path of its mask below the root."""
 
 
-@dataclass(slots=True)
-class FilesFound:
-    """All files below a root, by what they are."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderReading:
+    """How entries of a folder become samples; picklable."""
 
-    images: list[str] = field(default_factory=list)
-    masks: dict[str, str] = field(default_factory=dict)
-    """Image to its mask."""
-    captions: dict[str, str] = field(default_factory=dict)
-    """Image to the file with its caption."""
-    metadata: list[str] = field(default_factory=list)
-    second: int = 0
-    """Further files with captions of images that have one."""
-    others: Counter[str] = field(default_factory=Counter)
-    """By ending."""
-    beside: Counter[str] = field(default_factory=Counter)
-    """Of the others, those that are called like an image."""
-    hidden: int = 0
-    digest: str = ""
+    root: Path
+    captioned: bool
+    listed: bool
+    """Whether captions are from a metadata file."""
+    labelled: bool
+    masked: bool
+    json: JsonCaptions | None
 
-    def in_words(self) -> str:
-        """The sum of all files."""
-        parts = {
-            "images": len(self.images),
-            "masks": len(self.masks),
-            "captions": len(self.captions),
-            "metadata": len(self.metadata),
-            "second captions": self.second,
-        }
-        parts |= {f"other {ending or 'without ending'}": count for ending, count in sorted(self.others.items())} | {"hidden": self.hidden}
-        text = f"{sum(parts.values()):,} seen = {' + '.join(f'{count:,} {name}' for name, count in parts.items() if count)}"
-        if self.beside and not self.captions and not self.metadata:
-            ending = self.beside.most_common(1)[0][0]
-            text += f" (if {ending} are captions, give --caption-ending {ending})"
-        return text
+
+@dataclass(frozen=True, slots=True)
+class JsonCaptions:
+    """Captions in the .json beside images: their field, and whether any of those looked at is a list."""
+
+    field: str
+    lists: bool
 
 
 def open_folder(
@@ -82,6 +74,7 @@ def open_folder(
     caption_ending: str = "",
     caption_column: str = "",
     repeats: bool = False,
+    masks: FolderMasks = "auto",
 ) -> ConversionInput:
     """The images below a folder, in order of their paths. ValueError where there are none, or where its layout says two things.
 
@@ -90,25 +83,33 @@ def open_folder(
     Folders at the top that are called like splits are such where there are no others. With `repeats` a folder at the top called `10_name` is
     taken ten times, and `name` is the caption of its images that have none, as sd-scripts does.
     """
-    if not root.is_dir():
-        raise ValueError(f"there is no folder {root}")
-    files = _walk(root, caption_ending)
-    if not files.images:
-        raise ValueError(f"{root} holds no images ({', '.join(sorted(IMAGES))}); check the path")
-    split_of = _splits(root, files.images, splits)
+    files = _files(root, caption_ending, masks)
     metadata = read_metadata(root, files.metadata, caption_column) if files.metadata else None
-    captioned = bool(metadata and metadata.captioned) or bool(files.captions) or repeats
-    classes = _classes(root, files.images, split_of, captioned or bool(metadata and metadata.labelled), labels)
-    numbers, names = numbered(metadata.labels) if metadata and metadata.labelled and not classes else numbered(set(classes.values()))
-    entries = [_entry(path, files, metadata, split_of, classes, numbers) for path in files.images]
-    if metadata and (metadata.captioned or metadata.labelled):
-        absent = sorted(metadata.rows.keys() - set(files.images))
-        entries += [ImageEntry(path, problem=metadata.rows[path].problem or "missing image") for path in absent]
+    if metadata and metadata.masked and masks == "auto":
+        files.take_masks({path: row.mask for path, row in metadata.rows.items() if row.mask}, f"column {metadata.mask_column!r}")
+    split_of, by_metadata = _splits(root, files.images, splits), bool(metadata and metadata.captioned)
+    json = None if files.captions or by_metadata else _json_captions(root, files, caption_ending, caption_column)
+    captioned = by_metadata or bool(files.captions) or repeats
+    listed = bool(metadata and metadata.labelled and labels != "none")
+    classes, why_none = class_folders(root, files.images, split_of, captioned or listed, labels)
+    if metadata and metadata.says_no_labels and labels == "auto" and classes:
+        classes, why_none = {}, f"none, as {metadata.says_no_labels} says"
+    if not repeats and labels == "auto" and classes:
+        _check_repeats(root, files.images)
+    numbers, names = numbered(metadata.labels) if metadata and listed and not classes else numbered(set(classes.values()))
+    rows = metadata.rows if metadata and (metadata.captioned or (listed and not classes)) else None
+    entries = [_entry(path, files, rows, by_metadata, split_of, classes, numbers) for path in files.images]
+    if rows:
+        entries += [ImageEntry(path, problem=rows[path].problem or "missing image") for path in sorted(rows.keys() - set(files.images))]
     if repeats:
         entries = [named for entry in entries for named in [_named(entry)] * _repeats(entry.path)[0]]
-    read = partial(read_entries, root.absolute(), captioned, bool(metadata and metadata.captioned), bool(numbers), bool(files.masks))
+    reading = FolderReading(
+        root=root.absolute(), captioned=captioned, listed=by_metadata, labelled=bool(numbers), masked=bool(files.masks), json=json,
+    )  # fmt: skip
+    read = partial(read_entries, reading)
     how = {"splits": splits, "caption_ending": caption_ending, "caption_column": caption_column, "repeats": repeats}
-    what = f"column {metadata.label_column!r}" if metadata and metadata.labelled and not classes else "folders"
+    how |= {} if masks == "auto" else {"masks": masks}
+    what = f"column {metadata.label_column!r}" if metadata and listed and not classes else "folders"
     return ConversionInput(
         read=read,
         cut=lambda size: [entries[at : at + size] for at in range(0, len(entries), size)],
@@ -117,29 +118,62 @@ def open_folder(
         total=len(entries),
         facts={"name": root.absolute().name, **({"class_names": names} if names else {})},
         said={
-            "captions": metadata.in_words() if metadata and metadata.captioned else _caption_words(files),
-            "labels": in_words(numbers, names, what) if numbers else "none",
+            "captions": metadata.in_words() if metadata and by_metadata else f"{_caption_words(files, json)}{files.hint(root)}",
+            "labels": in_words(numbers, names, what) if numbers else why_none,
             "splits": ", ".join(f"{top} is {split}" for top, split in sorted(split_of.items())) or "none",
+            **({"masks": files.mask_words} if files.masks else {}),
             "files": files.in_words(),
             **_repeat_words(files.images, repeats),
         },
     )
 
 
+def _files(root: Path, caption_ending: str, masks: FolderMasks) -> FilesFound:
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}")
+    files = walk(root, caption_ending, masks)
+    if not files.images:
+        others = ", ".join(f"{count:,} {ending}" for ending, count in files.others.most_common(3))
+        way_out = f"; of the {others}, convert what are images first" if others else "; check the path"
+        raise ValueError(f"{root} holds no images that are read ({', '.join(sorted(IMAGES))}){way_out}")
+    return files
+
+
+def _json_captions(root: Path, files: FilesFound, caption_ending: str, asked: str) -> JsonCaptions | None:
+    """The field of the .json beside images that holds captions, of which `files` then takes note. ValueError where the one asked for does not."""
+    if not files.json or (caption_ending and not is_json(caption_ending)):
+        return None
+    values = []
+    for path in list(files.json.values())[:_LOOKED_AT]:
+        with suppress(BadSample, SkippedSample):
+            values.append(decode_json(file_bytes(root / path, LIMIT_BYTES["json"], "caption")))
+    fields = dict.fromkeys(name for value in values for name, one in value.items() if has_caption(one))
+    field = next((name for name in ([asked] if asked else CAPTION_COLUMNS) if name in fields), "")
+    if not field and (asked or caption_ending):
+        known = f"there are {', '.join(fields)}" if fields else "they have no texts"
+        which = f"the field {asked!r}" if asked else f"a field called {', '.join(CAPTION_COLUMNS)}"
+        raise ValueError(f"{root}: no .json beside an image has a caption in {which}.{nearest(asked, list(fields))} Give --caption-column; {known}")
+    if not field:
+        return None
+    files.take_json()
+    return JsonCaptions(field, any(isinstance(value.get(field), list) for value in values))
+
+
 def _entry(
     path: str,
     files: FilesFound,
-    metadata: Metadata | None,
+    rows: Mapping[str, MetadataRow] | None,
+    by_metadata: bool,
     split_of: Mapping[str, str],
     classes: Mapping[str, str],
     numbers: Mapping[str, int],
 ) -> ImageEntry:
     split, mask = split_of.get(path.partition("/")[0], ""), files.masks.get(path, "")
-    if metadata and (metadata.captioned or metadata.labelled):
-        row = metadata.rows.get(path)
+    if rows is not None:
+        row = rows.get(path)
         if row is None:
             return ImageEntry(path, split, problem="not in the metadata file")
-        caption = row.caption if metadata.captioned else files.captions.get(path)
+        caption = row.caption if by_metadata else files.captions.get(path)
         return ImageEntry(path, split, numbers.get(classes[path] if classes else row.label), caption, row.problem, mask)
     return ImageEntry(path, split, numbers.get(classes[path]) if classes else None, files.captions.get(path), mask=mask)
 
@@ -165,83 +199,36 @@ def _repeat_words(images: Sequence[str], repeats: bool) -> dict[str, str]:
     return {"repeats": told}
 
 
-def read_entries(root: Path, captioned: bool, listed: bool, labelled: bool, masked: bool, entries: Sequence[ImageEntry]) -> Iterator[RawSample]:
-    """The samples of some entries; `listed`: their captions are from a metadata file."""
+def read_entries(reading: FolderReading, entries: Sequence[ImageEntry]) -> Iterator[RawSample]:
+    """The samples of some entries."""
     for entry in entries:
-        problem = entry.problem or ("missing caption" if captioned and entry.caption is None else "")
-        problem = problem or ("missing mask" if masked and not entry.mask else "")
-        problem = problem or ("missing label" if labelled and (entry.label is None or entry.label < 0) else "")
-        caption = entry.caption if listed or not isinstance(entry.caption, str) else root / entry.caption
-        if not listed and isinstance(caption, list):
-            caption = caption[0]
-        mask = root / entry.mask if entry.mask else None
-        yield RawSample(entry.path, root / entry.path, caption if captioned else None, entry.label, entry.split, problem, mask)
+        problem = entry.problem or ("missing caption" if reading.captioned and entry.caption is None else "")
+        problem = problem or ("missing mask" if reading.masked and not entry.mask else "")
+        problem = problem or ("missing label" if reading.labelled and (entry.label is None or entry.label < 0) else "")
+        caption: Any = entry.caption
+        if not reading.listed and isinstance(caption, list):
+            caption = caption[0]  # the name of a folder with repeats
+        elif not reading.listed and isinstance(caption, str):
+            caption = reading.root / caption
+            if reading.json and not problem:
+                caption, problem = _json_caption(caption, reading.json)
+        mask = reading.root / entry.mask if entry.mask else None
+        yield RawSample(entry.path, reading.root / entry.path, caption if reading.captioned else None, entry.label, entry.split, problem, mask)
 
 
-def _walk(root: Path, caption_ending: str) -> FilesFound:
-    """All files below a root that are not hidden, sorted by what they are, and a digest of names and sizes."""
-    found: dict[str, int] = {}
-    files, todo = FilesFound(), [str(root)]
-    while todo:
-        with os.scandir(todo.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    files.hidden += 1
-                elif entry.is_dir(follow_symlinks=False):
-                    todo.append(entry.path)
-                else:
-                    found[os.path.relpath(entry.path, root)] = _size(entry)
-    ordered = sorted(found)
-    files.images, files.masks = _apart([path for path in ordered if os.path.splitext(path)[1].lower() in IMAGES])
-    named = {**{os.path.splitext(path)[0]: path for path in reversed(files.images)}, **{path: path for path in files.images}}
-    endings = (f".{caption_ending.removeprefix('.').lower()}",) if caption_ending else CAPTIONS
-    beside: dict[str, list[tuple[int, str]]] = {}
-    for path in ordered:
-        stem, ending = os.path.splitext(path)
-        if ending.lower() in IMAGES:
-            continue
-        if os.path.basename(path) in METADATA:
-            files.metadata.append(path)
-        elif ending.lower() in endings and stem in named:
-            beside.setdefault(stem, []).append((endings.index(ending.lower()), path))
-        else:
-            files.others[ending.lower()] += 1
-            files.beside.update([ending.lower()] if stem in named else [])
-    _take_captions(files, beside, named)
-    files.digest = hashlib.sha256("\0".join(f"{path}\0{found[path]}" for path in ordered).encode("utf-8", "surrogateescape")).hexdigest()
-    return files
-
-
-def _take_captions(files: FilesFound, beside: Mapping[str, list[tuple[int, str]]], named: Mapping[str, str]) -> None:
-    """The best caption of each image: NAME.txt, or NAME.jpg.txt; two images of one name and two endings share it."""
-    stems: dict[str, str] = {}
-    for stem, found in beside.items():
-        stems[stem] = min(found)[1]
-        files.second += len(found) - 1
-    taken = {image: stems.get(os.path.splitext(image)[0]) or stems.get(image) for image in files.images}
-    files.captions = {image: caption for image, caption in taken.items() if caption}
-    files.second += len(set(stems.values())) - len(set(files.captions.values()))
-
-
-def _caption_words(files: FilesFound) -> str:
-    endings = Counter(os.path.splitext(path)[1].lower() for path in files.captions.values())
-    return ", ".join(f"NAME{ending} {count:,}" for ending, count in endings.most_common()) or "none"
-
-
-def _apart(images: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Pictures, and the mask of each that has one: NAME.mask.EXT is one where there is a picture NAME."""
-    stems = {os.path.splitext(path)[0] for path in images}
-    masks = {stem[:-5]: path for path in images if (stem := os.path.splitext(path)[0]).endswith(".mask") and stem[:-5] in stems}
-    taken = set(masks.values())
-    pictures = [path for path in images if path not in taken]
-    return pictures, {path: masks[stem] for path in pictures if (stem := os.path.splitext(path)[0]) in masks}
-
-
-def _size(entry: os.DirEntry) -> int:
+def _json_caption(path: Path, captions: JsonCaptions) -> tuple[str | list[Any] | None, str]:
+    """The caption or captions of a .json beside an image, or why it has none."""
     try:
-        return entry.stat().st_size
-    except OSError:  # a link to nowhere, which is counted when it is read
-        return -1
+        found = caption_cell(decode_json(file_bytes(path, LIMIT_BYTES["json"], "caption")).get(captions.field))
+    except (BadSample, SkippedSample) as reason:
+        return None, str(reason)
+    return ([found] if captions.lists and isinstance(found, str) else found), "" if found else "missing caption"
+
+
+def _caption_words(files: FilesFound, json: JsonCaptions | None) -> str:
+    endings = Counter(os.path.splitext(path)[1].lower() for path in files.captions.values())
+    found = ", ".join(f"NAME{ending} {count:,}" for ending, count in endings.most_common()) or "none"
+    return f"{found}, the field {json.field!r}" if json else found
 
 
 def _tops(images: Sequence[str]) -> set[str]:
@@ -264,13 +251,42 @@ def _splits(root: Path, images: Sequence[str], splits: FolderSplits) -> dict[str
     return {**dict.fromkeys(others, "train"), **found}
 
 
-def _classes(root: Path, images: Sequence[str], split_of: Mapping[str, str], captioned: bool, labels: FolderLabels) -> dict[str, str]:
-    """The class folder of each image; empty where there are no labels."""
+def class_folders(
+    root: Path, images: Sequence[str], split_of: Mapping[str, str], otherwise: bool, labels: FolderLabels
+) -> tuple[dict[str, str], str]:  # fmt: skip
+    """The class folder of each image; or none, and why there are no labels. `otherwise`: the images have captions, or labels from elsewhere."""
     below = [path.partition("/")[2] if split_of and "/" in path else path for path in images]
     names = _tops(below)
-    if labels == "none" or (labels == "auto" and (captioned or "" in names or len(names) < 2)):
-        return {}
+    if labels == "none" or (labels == "auto" and (otherwise or len(names) < 2)):
+        return {}, "none"
     if "" in names:
         loose = next(path for path, rest in zip(images, below, strict=True) if "/" not in rest)
+        if labels == "auto":
+            return {}, f"none, as {loose} lies in no class folder"
         raise ValueError(f"--labels folders, but {root / loose} lies in no class folder; move it, or give --labels none")
-    return {path: rest.partition("/")[0] for path, rest in zip(images, below, strict=True)}
+    classes = {path: rest.partition("/")[0] for path, rest in zip(images, below, strict=True)}
+    if labels == "auto" and _are_pieces(classes):
+        return {}, f"none, as folders like {min(names)} are numbered pieces of one set; --labels folders takes them for classes"
+    return classes, "none"
+
+
+def _are_pieces(classes: Mapping[str, str]) -> bool:
+    """Whether folders are pieces of a set that is numbered throughout, 00000/img00000000.png, as StyleGAN, FFHQ and img2dataset write them."""
+    spans: dict[str, list[int]] = {}
+    for path, folder in classes.items():
+        digits = re.findall(r"\d+", os.path.splitext(os.path.basename(path))[0])
+        if not re.fullmatch(r"\d{4,}", folder) or not digits:
+            return False
+        spans.setdefault(folder, []).append(int(digits[-1]))
+    ends = [(min(numbers), max(numbers)) for _, numbers in sorted(spans.items())]
+    return len({len(folder) for folder in spans}) == 1 and all(one[1] < following[0] for one, following in pairwise(ends))
+
+
+def _check_repeats(root: Path, images: Sequence[str]) -> None:
+    """ValueError where the folders at the top hold folders with repeats, img/10_cat, as kohya_ss makes them: the set is one of them."""
+    inside = [path.partition("/")[2] for path in images]
+    if all(_repeats(path)[1] for path in inside):
+        top, _, rest = images[0].partition("/")
+        folder = rest.partition("/")[0]
+        way_out = f"give it alone, `folder {quote(str(root / top))} --repeats`, or --labels none"
+        raise ValueError(f"{root}: {top} holds folders with repeats such as {folder}; {way_out}")

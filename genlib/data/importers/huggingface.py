@@ -11,6 +11,7 @@ from typing import Any
 from genlib.config import nearest
 from genlib.data.codecs.decode import BadSample
 from genlib.data.importers.convert import ConversionInput, RawSample
+from genlib.data.importers.image_files import AUTO, NONE, mask_columns, mask_words
 from genlib.data.importers.labels import as_number, in_words, label_text, numbered
 from genlib.data.importers.table import caption_cell
 from genlib.data.split_names import HELD_OUT, split_in, split_of_path
@@ -74,6 +75,7 @@ class Columns:
     image: str
     caption: str
     label: str
+    mask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,16 @@ class RowRange:
 
 
 def open_huggingface(
-    where: HuggingfaceDataset, split: str = "train", validation_split: str = "", image: str = "", caption: str = "", label: str = ""
+    where: HuggingfaceDataset, split: str = "train", validation_split: str = "", image: str = "", caption: str = "", label: str = "", mask: str = AUTO
 ) -> ConversionInput:
-    """The rows of one split or two, in order. Columns for image and label that are not named are the only ones of their kind."""
+    """The rows of one split or two, in order. Columns for image and label that are not named are the only ones of their kind.
+
+    The mask's is one of images that is called like it (`genlib.data.importers.image_files`), `none` is no column.
+    """
     splits = [name for name in (split, validation_split) if name]
     found = {name: _opened(where, name) for name in splits}
     features = _features(found[split])
-    columns = _columns(where.path, features, image, caption, label)
+    columns = _columns(where.path, features, Columns(image, caption, label, mask))
     names = getattr(features.get(columns.label), "names", None)
     lists = type(features.get(columns.caption)).__name__ in ("List", "LargeList", "Sequence", "list")
     labels, own_names = ({}, []) if names or not columns.label else _labels(where, found, columns.label)
@@ -113,6 +118,7 @@ def open_huggingface(
             "captions": f"column {columns.caption!r}{', lists' if lists else ''}" if columns.caption else "none",
             "labels": _label_words(columns.label, labels, names),
             "splits": ", ".join(f"{name} is {_written(name, validation_split)}" for name in splits),
+            **mask_words(columns.mask, mask),
         },
     )
 
@@ -159,23 +165,52 @@ def _features(data: Any) -> Mapping[str, Any]:
 
 
 def _names(columns: Columns) -> list[str]:
-    return [name for name in (columns.image, columns.caption, columns.label) if name]
+    return [name for name in (columns.image, columns.caption, columns.label, columns.mask) if name]
 
 
-def _columns(path: str, features: Mapping[str, Any], image: str, caption: str, label: str) -> Columns:
-    """The columns, those not named found by their kind; ValueError where one is not there."""
+def _columns(path: str, features: Mapping[str, Any], asked: Columns) -> Columns:
+    """The columns, those not named found by their kind; ValueError where one is not there, or where pictures should be and are none."""
 
-    def only(kind: str) -> str:
-        names = [name for name, feature in features.items() if type(feature).__name__ == kind]
+    def only(kind: str, *others: str) -> str:
+        names = [name for name, feature in features.items() if type(feature).__name__ == kind and name not in others]
         return names[0] if len(names) == 1 else ""
 
-    columns = Columns(image or only("Image"), caption, label or only("ClassLabel"))
+    masks = mask_columns(asked.mask, features, (asked.image, asked.caption, asked.label))
+    if asked.mask == AUTO:
+        masks = [name for name in masks if type(features[name]).__name__ == "Image"]
+    mask = masks[0] if masks else ""
+    columns = Columns(asked.image or only("Image", mask), asked.caption, asked.label or only("ClassLabel"), mask)
+    if not columns.image and asked.mask == AUTO:
+        columns = Columns(only("Image"), columns.caption, columns.label)  # a set of masks alone
     if not columns.image:
         raise ValueError(f"{path}: which column holds the images? Give --image-column; there are: {', '.join(features)}")
     for name in _names(columns):
         if name not in features:
             raise ValueError(f"{path} has no column {name!r}.{nearest(name, list(features))} It has: {', '.join(features)}")
+    if columns.caption and not _holds_texts(features[columns.caption]):
+        raise ValueError(f"{path}: the column {columns.caption!r} holds {_kind(features[columns.caption])}; captions are texts or lists of texts")
+    for name, option in ((columns.image, "--image-column"), (columns.mask, "--mask-column")):
+        if name and not _may_hold_images(features[name]):
+            way_out = f"give {option} another name{f' or {NONE}' if name == columns.mask else ''}"
+            raise ValueError(f"{path}: the column {name!r} holds {_kind(features[name])} and no images, their bytes or paths; {way_out}")
     return columns
+
+
+def _kind(feature: Any) -> str:
+    return " ".join(str(feature).split())[:80]
+
+
+def _holds_texts(feature: Any) -> bool:
+    """Whether a column of this type holds texts, lists of texts, or nothing at all."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    return getattr(inner, "dtype", "") in ("string", "large_string", "null")
+
+
+def _may_hold_images(feature: Any) -> bool:
+    """Whether a column of this type can hold images: as such, as bytes, as paths, or as the two together."""
+    if isinstance(feature, Mapping):
+        return not {"bytes", "path"}.isdisjoint(feature)
+    return type(feature).__name__ == "Image" or getattr(feature, "dtype", "") in ("binary", "large_binary", "string", "large_string")
 
 
 def _row_ranges(split: str, data: Any, streaming: bool, size: int) -> Iterator[RowRange]:
@@ -196,8 +231,9 @@ def read_range(
     import datasets
 
     data = _opened(where, span.split).select_columns(_names(columns))
-    if isinstance(_features(data)[columns.image], datasets.Image):
-        data = data.cast_column(columns.image, datasets.Image(decode=False))
+    for name in filter(None, (columns.image, columns.mask)):
+        if isinstance(_features(data)[name], datasets.Image):
+            data = data.cast_column(name, datasets.Image(decode=False))
     held_out = _written(span.split, validation_split) == "validation"
     chosen = "validation" if held_out else "train" if validation_split else ""
     if where.streaming:
@@ -224,7 +260,9 @@ def _raw(name: str, row: Mapping[str, Any], columns: Columns, split: str, lists:
             problem = problem or ("missing label" if label is None or label < 0 else "")
     except BadSample as reason:
         problem = str(reason)
-    return RawSample(name, _image(row[columns.image]), [caption] if lists and isinstance(caption, str) else caption, label, split, problem)
+    mask = _image(row.get(columns.mask)) if columns.mask else None
+    problem = problem or ("missing mask" if columns.mask and mask is None else "")
+    return RawSample(name, _image(row[columns.image]), [caption] if lists and isinstance(caption, str) else caption, label, split, problem, mask)
 
 
 def _image(value: Any) -> bytes | Path | None:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genlib.data.codecs.captions import has_caption, is_missing
 from genlib.data.codecs.decode import BadSample
+from genlib.data.importers.image_files import AUTO, mask_columns, why_no_paths
 from genlib.data.importers.labels import label_text
 from genlib.data.importers.table import below, caption_cell, columns_of, table_reader
 from genlib.files import read_regular
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "dataset.json")
 _JSON_BYTES = 1 << 30
-_CAPTIONS = ("text", "caption", "captions", "prompt", "description")
+CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "description")
 _LABEL = "label"
 
 
@@ -33,6 +34,8 @@ class MetadataRow:
     caption: str | list[Any] | None = None
     label: str = ""
     problem: str = ""
+    mask: str = ""
+    """Path of its mask below the root."""
 
 
 @dataclass(slots=True)
@@ -43,6 +46,14 @@ class Metadata:
     rows: dict[str, MetadataRow] = field(default_factory=dict)
     caption_column: str = ""
     label_column: str = ""
+    mask_column: str = ""
+    says_no_labels: str = ""
+    """The dataset.json that says so, as StyleGAN writes it."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether they name masks."""
+        return bool(self.mask_column)
 
     @property
     def captioned(self) -> bool:
@@ -65,7 +76,8 @@ class Metadata:
 
 
 def read_metadata(root: Path, files: Sequence[str], caption_column: str = "") -> Metadata:
-    """The rows of some metadata files. ValueError where one has no column of file names, or several that may be the caption."""
+    """The rows of some metadata files. ValueError where one has no column of file names, several that may be the
+    caption, or where a dataset.json of labels is damaged."""
     found = Metadata(list(files))
     for name in sorted(files, key=lambda path: path.count("/")):  # the nearest file to an image has the last word
         path = root / name
@@ -73,7 +85,8 @@ def read_metadata(root: Path, files: Sequence[str], caption_column: str = "") ->
             _read_labels(found, root, name)
             continue
         columns = columns_of(path)
-        image = next((column for column in ("file_name", *columns) if column in columns and column.endswith("file_name")), "")
+        names = [column for column in columns if column.endswith("file_name")]
+        image = next((column for column in ("file_name", "image_file_name", *names) if column in names and "mask" not in column), "")
         if not image:
             way = f"read it as a table, `prepare_data.py table {path} --image-column ...`"
             raise ValueError(f"{path} has no column file_name with the paths of images, but {', '.join(columns)}; name it so, or {way}")
@@ -82,12 +95,16 @@ def read_metadata(root: Path, files: Sequence[str], caption_column: str = "") ->
         found.caption_column = found.caption_column or caption
         found.label_column = found.label_column or (_LABEL if _LABEL in columns and caption != _LABEL else "")
         here: dict[str, MetadataRow] = {}
-        for cells in table_reader(path)([column for column in (image, caption, found.label_column) if column]):
+        mask = next((one for one in mask_columns(AUTO, columns, (image, caption)) if not why_no_paths(_values(rows, one))), "")
+        found.label_column = "" if found.label_column == mask else found.label_column
+        found.mask_column = found.mask_column or mask
+        for cells in table_reader(path)([column for column in (image, caption, found.label_column, mask) if column]):
             if isinstance(cells, str) or is_missing(cells.get(image)):
                 found.rows.setdefault(f"{name}: a row without a file name", MetadataRow(problem="bad row in a metadata file"))
                 continue
             where = _below(root, os.path.dirname(name), str(cells[image]))
             row = _row(cells, caption, found.label_column)
+            row.mask = _below(root, os.path.dirname(name), str(cells[mask])) if mask and not is_missing(cells.get(mask)) and cells[mask] else ""
             here[where] = _joined(here[where], row) if where in here else row
         found.rows |= here
     if any(isinstance(row.caption, list) for row in found.rows.values()):
@@ -96,16 +113,38 @@ def read_metadata(root: Path, files: Sequence[str], caption_column: str = "") ->
     return found
 
 
+def _values(rows: Sequence[Mapping[str, Any] | str], column: str) -> Iterator[Any]:
+    """What a column holds; where it is nothing at all, None, which names no path."""
+    found = [row.get(column) for row in rows if not isinstance(row, str) and not is_missing(row.get(column)) and row.get(column) != ""]
+    return iter(found or [0])
+
+
+def stylegan_labels(data: bytes, name: object) -> list[tuple[str, Any]] | None:
+    """Path and label of each image that a dataset.json of StyleGAN lists, none where it says so; None where it is of another kind.
+
+    ValueError where it is no JSON, or lists something else.
+    """
+    try:
+        values = json.loads(data.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is no JSON ({error}), so its labels cannot be read; write it anew, or take it away") from None
+    if not isinstance(values, dict) or "labels" not in values:
+        return None
+    listed = values["labels"] or []
+    pairs = list(listed.items()) if isinstance(listed, dict) else listed
+    if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+        way_out = 'write {"labels": [["00000/img00000000.png", 3], ...]}, or null for none'
+        raise ValueError(f"{name}: its labels are no list of [path, label]; {way_out}")
+    return [] if all(label is None for _, label in pairs) else [(path, label) for path, label in pairs]
+
+
 def _read_labels(found: Metadata, root: Path, name: str) -> None:
     """Adds the labels of a dataset.json, which has none where it is of another kind."""
-    try:
-        values = json.loads(read_regular(root / name, _JSON_BYTES).removeprefix(b"\xef\xbb\xbf"))
-        listed = values["labels"] or ()
-        pairs = [(str(path), label) for path, label in (listed.items() if isinstance(listed, dict) else listed)]
-    except (OSError, ValueError, TypeError, KeyError):
-        return
-    for path, label in pairs:
-        row = found.rows.setdefault(os.path.normpath(os.path.join(os.path.dirname(name), path)), MetadataRow())
+    pairs = stylegan_labels(read_regular(root / name, _JSON_BYTES), root / name)
+    if pairs == []:
+        found.says_no_labels = name
+    for path, label in pairs or ():
+        row = found.rows.setdefault(_below(root, os.path.dirname(name), path), MetadataRow())
         try:
             row.label = label_text(label)
         except BadSample as reason:
@@ -126,7 +165,8 @@ def _joined(first: MetadataRow, second: MetadataRow) -> MetadataRow:
     captions: dict[str, None] = {}
     for row in (first, second):
         captions |= dict.fromkeys([row.caption] if isinstance(row.caption, str) else row.caption or ())
-    return MetadataRow(list(captions) if len(captions) > 1 else next(iter(captions), None), first.label or second.label)
+    text = list(captions) if len(captions) > 1 else next(iter(captions), None)
+    return MetadataRow(text, first.label or second.label, mask=first.mask or second.mask)
 
 
 def _row(cells: Mapping[str, Any], caption: str, label: str) -> MetadataRow:
@@ -141,7 +181,7 @@ def _caption_column(path: Path, columns: Sequence[str], rows: Sequence[Mapping[s
         if asked not in columns:
             raise ValueError(f"{path} has no column {asked!r}; it has: {', '.join(columns)}")
         return asked
-    if known := [column for column in _CAPTIONS if column in columns]:
+    if known := [column for column in CAPTION_COLUMNS if column in columns]:
         return known[0]
     texts = [column for column in columns if column != _LABEL and any(not isinstance(row, str) and has_caption(row.get(column)) for row in rows)]
     if len(texts) > 1:

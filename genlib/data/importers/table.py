@@ -7,11 +7,13 @@ import csv
 import hashlib
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedReader, TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, AnyStr
 
@@ -19,6 +21,7 @@ from genlib.config import nearest
 from genlib.data.codecs.captions import captions_of, is_missing
 from genlib.data.codecs.decode import BadSample
 from genlib.data.importers.convert import ConversionInput, RawSample
+from genlib.data.importers.image_files import AUTO, NONE, mask_columns, mask_words, why_no_paths
 from genlib.data.importers.labels import in_words, label_text, numbered
 from genlib.files import open_regular, read_regular, regular_status
 
@@ -28,7 +31,8 @@ _CELL_BYTES = 4 << 20
 _JSON_BYTES = 1 << 30
 _LINE_BYTES = 64 << 20
 _LABELS = 100_000
-_LOOKED_AT = 100  # rows of JSON lines in which a column must turn up
+_END = "\x1fend of the table"  # a row of our own, which a quote that is not closed takes in
+_LOOKED_AT = 100  # rows of JSON lines in which a column must turn up, and in which masks show what they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +44,37 @@ class TableRow:
     caption: str | list[Any] | None = None
     label: str = ""
     problem: str = ""
+    mask: str = ""
 
 
-def open_table(path: Path, image: str, caption: str = "", label: str = "") -> ConversionInput:
+@dataclass(frozen=True, slots=True)
+class TableColumns:
+    """Names of a table's columns; empty where there is none."""
+
+    image: str
+    caption: str = ""
+    label: str = ""
+    mask: str = ""
+
+    def names(self) -> list[str]:
+        """Those that there are."""
+        return [name for name in (self.image, self.caption, self.label, self.mask) if name]
+
+
+def open_table(path: Path, image: str, caption: str = "", label: str = "", mask: str = AUTO) -> ConversionInput:
     """The rows of a table, in order, with the names of its columns. ValueError where the table or a column is not there.
 
-    A caption is a text or a list of texts. For labels see `genlib.data.importers.labels`.
+    A caption is a text or a list of texts. For labels see `genlib.data.importers.labels`. Masks are paths, too; `auto` takes a column that is
+    called like them and holds such (`genlib.data.importers.image_files`), `none` no column.
     """
     before = _state(path)
-    rows = partial(_rows, path.absolute().parent, table_reader(path, caption), image, caption, label)
+    columns = TableColumns(image, caption, label, _mask_column(path, mask, TableColumns(image, caption, label)))
+    rows = partial(_rows, path.absolute().parent, table_reader(path, caption), columns)
     count, lists, texts = _scan(rows(), label)
     if not count:
         raise ValueError(f"{path} has no rows")
     labels, names = numbered(texts)
-    read = partial(read_rows, path.absolute().parent, bool(caption), bool(label), labels, lists)
+    read = partial(read_rows, path.absolute().parent, columns, labels, lists)
 
     def cut(size: int) -> Iterator[list[TableRow]]:
         source = rows()
@@ -68,14 +89,35 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "") -> Co
         read=read,
         cut=cut,
         few=lambda number: read(list(islice(rows(), number))),
-        identity={"rows": count, "digest": digest, "image_column": image, "caption_column": caption, "label_column": label},
+        identity={
+            "rows": count,
+            "digest": digest,
+            "image_column": image,
+            "caption_column": caption,
+            "label_column": label,
+            **({"mask_column": columns.mask} if columns.mask else {}),
+        },
         total=count,
         facts={"name": path.stem, **({"class_names": names} if names else {})},
         said={
             "captions": f"column {caption!r}{', lists' if lists else ''}" if caption else "none",
             "labels": in_words(labels, names, f"column {label!r}") if label else "none",
+            **mask_words(columns.mask, mask),
         },
     )
+
+
+def _mask_column(path: Path, asked: str, others: TableColumns) -> str:
+    """The column with the masks, empty where there is none. ValueError where one that is asked for holds something else than paths."""
+    for column in mask_columns(asked, columns_of(path), others.names()):
+        rows = islice(table_reader(path, others.caption)([others.image, column]), _LOOKED_AT)
+        values = [cells.get(column) for cells in rows if not isinstance(cells, str)]
+        why_not = why_no_paths(values)
+        if why_not and asked != AUTO:
+            raise ValueError(f"{path}: the column {column!r} holds {why_not}; a mask is a file that its row names")
+        if not why_not and not all(is_missing(value) or value == "" for value in values):
+            return column
+    return "" if asked in (AUTO, NONE) else asked
 
 
 def _state(path: Path) -> tuple[int, int, int]:
@@ -87,23 +129,27 @@ def _state(path: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def read_rows(folder: Path, captioned: bool, labelled: bool, labels: Mapping[str, int], lists: bool, rows: Sequence[TableRow]) -> Iterator[RawSample]:
+def read_rows(folder: Path, columns: TableColumns, labels: Mapping[str, int], lists: bool, rows: Sequence[TableRow]) -> Iterator[RawSample]:
     """The samples of some rows. Where any row has a list of captions, `lists`, all do."""
     for row in rows:
-        label = labels.get(row.label) if labelled else None
-        problem = row.problem or _problem(row, captioned, labelled)
+        label = labels.get(row.label) if columns.label else None
         caption = [row.caption] if lists and isinstance(row.caption, str) else row.caption
-        yield RawSample(row.image or f"row {row.number}", folder / row.image, caption if captioned else None, label, problem=problem)
+        mask = folder / row.mask if row.mask else None
+        yield RawSample(
+            row.image or f"row {row.number}", folder / row.image, caption, label, problem=row.problem or _problem(row, columns), mask=mask
+        )
 
 
-def _problem(row: TableRow, captioned: bool, labelled: bool) -> str:
+def _problem(row: TableRow, columns: TableColumns) -> str:
     if not row.image:
         return "no image path"
-    if "://" in row.image:
+    if "://" in row.image or "://" in row.mask:
         return "a URL and no file"
-    if captioned and row.caption is None:
+    if columns.caption and row.caption is None:
         return "missing caption"
-    return "missing label" if labelled and not row.label else ""
+    if columns.mask and not row.mask:
+        return "missing mask"
+    return "missing label" if columns.label and not row.label else ""
 
 
 def table_reader(path: Path, caption: str = "") -> Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]]:
@@ -132,32 +178,35 @@ def columns_of(path: Path) -> list[str]:
     return [column for column in columns if isinstance(column, str)]
 
 
-def _rows(
-    folder: Path, reader: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]], image: str, caption: str, label: str
-) -> Iterator[TableRow]:
-    columns = [column for column in (image, caption, label) if column]
-    for number, cells in enumerate(reader(columns), 1):
+def _rows(folder: Path, reader: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]], columns: TableColumns) -> Iterator[TableRow]:
+    for number, cells in enumerate(reader(columns.names()), 1):
         if isinstance(cells, str):
             yield TableRow(number, problem=cells)
         else:
-            yield _row(folder, number, cells, image, caption, label)
+            yield _row(folder, number, cells, columns)
 
 
 def below(folder: Path, name: str) -> str:
-    """A path as a table has it, as it is below the table's folder. Where there is no such file, backslashes are what Windows has between folders."""
-    if "\\" in name and not os.path.lexists(folder / name):
-        name = name.replace("\\", "/")
-    return name
+    """A path as a table has it, as it is below the table's folder. Where there is no such file, backslashes are what Windows has between folders,
+    and letters with accents may be composed otherwise."""
+    if os.path.lexists(folder / name) if "\\" in name or not name.isascii() else True:
+        return name
+    name = name.replace("\\", "/")
+    forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))  # macOS writes é as e and an accent
+    return name if name.isascii() else next((form for form in forms if os.path.lexists(folder / form)), name)
 
 
-def _row(folder: Path, number: int, cells: Mapping[str, Any], image: str, caption: str, label: str) -> TableRow:
-    path = cells.get(image)
-    where = "" if is_missing(path) else below(folder, str(path))
+def _row(folder: Path, number: int, cells: Mapping[str, Any], columns: TableColumns) -> TableRow:
+    where, mask = _path(folder, cells.get(columns.image)), _path(folder, cells.get(columns.mask)) if columns.mask else ""
     try:
-        texts = caption_cell(cells.get(caption)) if caption else None
-        return TableRow(number, where, texts, label_text(cells.get(label)) if label else "")
+        texts = caption_cell(cells.get(columns.caption)) if columns.caption else None
+        return TableRow(number, where, texts, label_text(cells.get(columns.label)) if columns.label else "", mask=mask)
     except BadSample as reason:
         return TableRow(number, where, problem=str(reason))
+
+
+def _path(folder: Path, cell: Any) -> str:
+    return "" if is_missing(cell) else below(folder, str(cell))
 
 
 def caption_cell(value: Any) -> str | list[Any] | None:
@@ -189,28 +238,50 @@ def _check_columns(path: Path, columns: Sequence[str], there: Sequence[str]) -> 
 
 def _csv(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
     csv.field_size_limit(_CELL_BYTES)
-    with TextIOWrapper(BufferedReader(open_regular(path)), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(_lines(file, path, ""), delimiter=delimiter or _delimiter(file))
+    with TextIOWrapper(BufferedReader(open_regular(path)), encoding=_encoding(path), errors="surrogateescape", newline="") as file:
+        delimiter = _delimiter(file, delimiter)
+        reader = csv.DictReader(chain(_lines(file, path, ""), [f"{_END}\n"]), delimiter=delimiter, skipinitialspace=True)
+        begins = ends = 0
         try:
-            _check_columns(path, columns, list(reader.fieldnames or ()))
-            yield from reader
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or () if name != _END]
+            _check_columns(path, columns, reader.fieldnames)
+            for cells in reader:
+                if _END in cells.values():
+                    return
+                begins, ends = ends, reader.line_num
+                yield cells if None not in cells else "more cells than columns"
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}; repair it, or give the table as .jsonl") from None
+        raise ValueError(f"{path}: a quote that a cell begins with is not closed, at line {max(2, begins + 1)} or below; write quotes in texts twice")
 
 
-def _delimiter(file: IO[str]) -> str:
-    """What stands between the columns of a .csv: a comma, or the semicolon or tab that spreadsheets write where a comma is for decimals."""
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 where a mark at the start says so, as spreadsheets write it."""
+    with open_regular(path) as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _delimiter(file: IO[str], known: str) -> str:
+    """What stands between columns: a comma, or the semicolon, tab or bar that others write; a first line `sep=;`, which says so, is read over."""
     header = file.readline(_LINE_BYTES)
+    if said := re.fullmatch(r"sep=(.)", header.strip("\r\n")):
+        return said[1]
     file.seek(0)
-    return next((sign for sign in ",;\t" if sign in header), ",")
+    return known or next((sign for sign in ",;\t|" if sign in header), ",")
 
 
 def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+    if _encoding(path) == "utf-16":
+        raise ValueError(f"{path} is UTF-16; write it as UTF-8: `iconv -f UTF-16 -t UTF-8`")
     with BufferedReader(open_regular(path)) as file:
         seen: dict[str, None] = {}
+        objects = 0
         for line in islice(_lines(file, path, b""), _LOOKED_AT):
             cells = _json_object(line)
             seen.update(dict.fromkeys(cells) if isinstance(cells, dict) else {})
+            objects += isinstance(cells, dict)
+        if not objects and file.tell():
+            raise ValueError(f"{path}: none of its first lines is a JSON object, as lines of {path.suffix} are; write a list of objects as .json")
         _check_columns(path, columns, list(seen))
         file.seek(0)
         yield from (_json_object(line) for line in _lines(file, path, b"") if line.strip())

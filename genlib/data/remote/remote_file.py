@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 
 from braceexpand import braceexpand
@@ -21,7 +22,7 @@ from genlib.data.remote.clients import DEFAULT_SETTINGS, SCHEMES, RemoteSettings
 from genlib.data.remote.ranges import FileVersion, ObjectChangedError, Range, fetch, fetch_all, join_range, plan_requests
 from genlib.data.remote.retry import PastEndError, with_retries
 
-__all__ = ["FileVersion", "ObjectChangedError", "RemoteFile", "RemoteSettings", "expand", "is_remote", "put", "read", "stat", "stream"]
+__all__ = ["FileVersion", "ObjectChangedError", "RemoteFile", "RemoteSettings", "expand", "is_remote", "put", "read", "stat", "stream", "tree"]
 
 _STARTS = tuple(f"{scheme}://" for scheme in SCHEMES)
 _MOST_FILES = 10_000_000
@@ -169,24 +170,37 @@ def _named(file: RemoteFile, settings: RemoteSettings) -> list[RemoteFile]:
     return [file.sibling(name) for name in sorted(found) if fnmatchcase(name, file.name or "*")]
 
 
-def _in_store(folder: str, settings: RemoteSettings) -> list[str]:
-    """Names of the files right in a folder."""
+def tree(folder: str, *, settings: RemoteSettings = DEFAULT_SETTINGS) -> list[RemoteFile]:
+    """All files of a folder of a store and of the folders in it, by their paths, without hidden ones. Errors as those of `expand`."""
+    file = RemoteFile(folder.rstrip("/") + "/")
+    if not is_remote(folder) or folder.startswith("http") or "*" in folder:
+        return expand(file.url, settings=settings)  # which says why
+    look = _on_hub if folder.startswith("hf://") else partial(_in_store, settings=settings)
+    found = with_retries(file.url, settings, lambda: look(file.url, below=True))
+    return [RemoteFile(file.url + name) for name in sorted(found) if not any(part.startswith(".") for part in name.split("/"))]
+
+
+def _in_store(folder: str, settings: RemoteSettings, below: bool = False) -> list[str]:
+    """Names of the files right in a folder; with `below` the paths of all in it."""
     import obstore
 
     client, path = client_of(folder, settings)
-    objects = obstore.list_with_delimiter(client.store, path or None)["objects"]
-    return [meta["path"].rpartition("/")[2] for meta in objects]
+    if not below:
+        return [meta["path"].rpartition("/")[2] for meta in obstore.list_with_delimiter(client.store, path or None)["objects"]]
+    begin = path.strip("/") + "/" if path.strip("/") else ""
+    return [meta["path"].removeprefix(begin) for some in obstore.list(client.store, begin or None) for meta in some]
 
 
-def _on_hub(folder: str) -> list[str]:
-    """Names of the files in a folder on the Hub, whose client has retries of its own."""
+def _on_hub(folder: str, below: bool = False) -> list[str]:
+    """As `_in_store`, on the Hub, whose client has retries of its own."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     hub = hub_path(folder)
+    path = hub.path.rstrip("/")
     try:
-        tree = HfApi(hf_endpoint()).list_repo_tree(hub.repository, hub.path.rstrip("/") or None, revision=hub.revision, repo_type=hub.kind)
-        return [entry.path.rpartition("/")[2] for entry in tree if isinstance(entry, RepoFile)]
+        tree = HfApi(hf_endpoint()).list_repo_tree(hub.repository, path or None, recursive=below, revision=hub.revision, repo_type=hub.kind)
+        return [entry.path[len(path) :].lstrip("/") for entry in tree if isinstance(entry, RepoFile)]
     except Exception as error:  # of several libraries
         status: int = getattr(getattr(error, "response", None), "status_code", 0)
     kind = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}.get(status, OSError)

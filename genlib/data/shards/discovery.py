@@ -65,14 +65,26 @@ def _of_pattern(pattern: str) -> list[Path]:
 
 def _at_url(where: str, split: str, only_split: bool) -> list[RemoteFile]:
     """Shards at a URL: a folder of a store that can be listed, or a pattern."""
-    if where.endswith((".tar", *COMPRESSED)) or "*" in where or "{" in where:
+    if _names_files(where):
         found = remote_file.expand(where)
         fixed = where.partition("*")[0].rpartition("/")[0]
         return _of_split(fixed, found, split, only_split) if "*" in where and _mixed(fixed, found) else [] if only_split else found
-    listed = remote_file.expand(where.rstrip("/") + "/")
+    return _of_split(where, _tars_at(where), split, only_split)
+
+
+def _names_files(url: str) -> bool:
+    """Whether a URL is that of a file or a pattern, and not of a folder."""
+    return RemoteFile(url).name.endswith((".tar", *COMPRESSED)) or "*" in url or "{" in url
+
+
+def _tars_at(url: str) -> list[RemoteFile]:
+    """As `_tars_in`, of a folder of a store."""
+    listed = remote_file.expand(url.rstrip("/") + "/")
+    if not any(file.name.endswith(".tar") for file in listed):
+        listed = remote_file.tree(url)
     found = sorted((file for file in listed if file.name.endswith(".tar")), key=lambda file: file.url)
-    _check_compressed(where, found, [file.name for file in listed])
-    return _of_split(where, found, split, only_split)
+    _check_compressed(url, found, [name for name, _ in _below(url, listed)])
+    return found
 
 
 def _check_compressed(folder: object, shards: Sequence[object], names: Sequence[str]) -> None:
@@ -132,8 +144,8 @@ def all_shards(where: str) -> list[StoragePath]:
     paths: list[StoragePath] = []
     for part in split_paths(where):
         if remote_file.is_remote(part):
-            pattern = part.endswith((".tar", *COMPRESSED)) or "*" in part or "{" in part
-            paths += [file for file in remote_file.expand(part if pattern else part.rstrip("/") + "/") if file.name.endswith(".tar")]
+            found = remote_file.expand(part) if _names_files(part) else _tars_at(part)
+            paths += [file for file in found if file.name.endswith(".tar")]
         elif (path := Path(part).expanduser()).is_dir():
             paths += _tars_in(path)
         else:

@@ -6,6 +6,7 @@ otherwise than the task's, the first layer does: the same pixels have the same d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,10 +105,12 @@ def read_transformers(folder: Path) -> Published:
         raise ValueError(f"{folder} holds a {theirs}, but this stage is a CLIP; name a folder of a whole CLIP, of transformers or of open_clip")
     try:
         settings = CLIPConfig.from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'} is no configuration of a CLIP ({error}); get the folder again") from None
+    except Exception as error:  # of a class of huggingface_hub's, too
+        raise ValueError(f"{folder / 'config.json'} is no configuration of a CLIP ({' '.join(str(error).split())}); get the folder again") from None
     text: Any = settings.text_config
     vision: Any = settings.vision_config
+    if not (vision.hidden_size and text.hidden_size):
+        raise ValueError(f"{folder / 'config.json'} is no configuration of a CLIP (a hidden_size is 0); get the folder again")
     same = text.hidden_act == vision.hidden_act and text.layer_norm_eps == vision.layer_norm_eps
     sizes = {
         "task.image.image_size": vision.image_size, "task.image.patch_size": vision.patch_size, "task.image.width": vision.hidden_size,
@@ -122,7 +125,7 @@ def read_transformers(folder: Path) -> Published:
     images = read_json(path) if path.is_file() else {}
     mean, std = ([0.0], [1.0]) if images.get("do_normalize") is False else (images.get("image_mean"), images.get("image_std"))
     state = {name: value for name, value in read_weights(folder, "model").items() if not name.endswith("position_ids")}
-    return Published(sizes, state, _numbers(mean, OPENAI_MEAN, path), _numbers(std, OPENAI_STD, path))
+    return Published(sizes, state, _numbers(mean, OPENAI_MEAN, path), _numbers(std, OPENAI_STD, path, positive=True))
 
 
 def read_open_clip(folder: Path) -> Published:
@@ -135,8 +138,11 @@ def read_open_clip(folder: Path) -> Published:
         raise ValueError(f"{path} has no model_cfg with vision_cfg and text_cfg; get the folder again")
     model, vision, text = {**model}, {"patch_size": 16, "image_size": 224, "layers": 12, "width": 768, **vision}, {**_TEXT_DEFAULTS, **text}
     sizes = {f"task.image.{name}": vision.pop(name) for name in ("image_size", "patch_size", "layers", "width")}
-    width = sizes["task.image.width"] * (32 if isinstance(sizes["task.image.layers"], list) else 1)  # attention pools a residual tower's last stage
-    sizes["task.image.heads"] = width // vision.pop("head_width", 64)
+    head, width = vision.pop("head_width", 64), sizes["task.image.width"]
+    if not all(isinstance(one, int) and one > 0 for one in (head, width)):
+        raise ValueError(f"{path}: the width {width!r} and head_width {head!r} of its vision_cfg are no numbers of channels; get the folder again")
+    width *= 32 if isinstance(sizes["task.image.layers"], list) else 1  # attention pools a residual tower's last stage
+    sizes["task.image.heads"] = width // head
     sizes |= {f"task.text.{name}": text.pop(name) for name in ("context_length", "vocab_size", "width", "layers", "heads")}
     sizes |= {"image mlp_ratio": vision.pop("mlp_ratio", 4.0), "text mlp_ratio": text.pop("mlp_ratio", 4.0), "layer_norm_eps": 1e-5}
     sizes |= {"task.embed_dim": model.pop("embed_dim", None), "task.activation": "quick_gelu" if model.pop("quick_gelu", False) else "gelu"}
@@ -144,7 +150,7 @@ def read_open_clip(folder: Path) -> Published:
     state = {name: value for name, value in read_weights(folder, "open_clip_model").items() if name != "attn_mask"}
     kept = {name: value for name, value in state.items() if isinstance(sizes["task.image.layers"], list) and name.startswith("visual.")}
     state = from_open_clip({name: value for name, value in state.items() if name not in kept}) | kept
-    return Published(sizes, state, _numbers(images.get("mean"), OPENAI_MEAN, path), _numbers(images.get("std"), OPENAI_STD, path))
+    return Published(sizes, state, _numbers(images.get("mean"), OPENAI_MEAN, path), _numbers(images.get("std"), OPENAI_STD, path, positive=True))
 
 
 _TEXT_DEFAULTS = {"context_length": 77, "vocab_size": 49_408, "width": 512, "heads": 8, "layers": 12}
@@ -160,10 +166,11 @@ def _refuse_others(model: Mapping[str, Any], vision: Mapping[str, Any], text: Ma
                 raise ValueError(f"{path}: {name} is {value!r}, which the CLIP here has not; name another folder")
 
 
-def _numbers(values: Any, usual: tuple[float, ...], path: Path) -> list[float]:
+def _numbers(values: Any, usual: tuple[float, ...], path: Path, *, positive: bool = False) -> list[float]:
     """One value a colour."""
     values = list(usual) if values is None else values
-    if not isinstance(values, list) or len(values) not in (1, 3) or not all(isinstance(value, int | float) for value in values):
+    good = isinstance(values, list) and len(values) in (1, 3) and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    if not good or (positive and min(values) <= 0):
         raise ValueError(f"{path}: {values!r} are no three numbers by which colours are normalised; get the folder again")
     return values if len(values) == 3 else values * 3
 
@@ -214,10 +221,9 @@ def _vocabulary(task: CLIP, folder: Path) -> Tokenizer | None:
         return None
     try:
         found = read_tokenizer(folder)
-    except ValueError:
-        raise ValueError(
-            f"{folder} has no tokenizer.json, or vocab.json and merges.txt; give --task.tokenizer-file, for published weights OpenAI's list of merges"
-        ) from None
+    except ValueError as error:
+        what = str(error).partition(";")[0]
+        raise ValueError(f"{what}; or give --task.tokenizer-file, for published weights OpenAI's list of merges") from None
     numbers = found.get_vocab()
     if START not in numbers or END not in numbers or numbers[END] != max(numbers.values()) or numbers[END] >= task.config.text.vocab_size:
         raise ValueError(f"{folder}: its tokenizer is not CLIP's, whose last of {task.config.text.vocab_size} tokens is {END}; get the folder again")

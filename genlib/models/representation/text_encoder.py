@@ -198,12 +198,10 @@ def text_tower(task: Task) -> FrozenTextTower:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in a text encoder's folder, or beside it as a pipeline keeps it. ValueError where there is none."""
+    """The tokenizer in a text encoder's folder, or beside it as a pipeline keeps it. ValueError where there is none, or it is damaged."""
     places = [folder, folder.parent / TOKENIZER_FOLDERS.get(folder.name, "tokenizer")]
     for place in places:
-        if (place / "tokenizer.json").is_file():
-            return Tokenizer.from_file(str(place / "tokenizer.json"))
-        if (place / "vocab.json").is_file() and (place / "merges.txt").is_file():
+        if (place / "tokenizer.json").is_file() or ((place / "vocab.json").is_file() and (place / "merges.txt").is_file()):
             return load_bpe(place)
     raise ValueError(f"{folder} has no tokenizer.json, or vocab.json and merges.txt, nor has {places[1]}; name a text encoder in a pipeline's folder")
 

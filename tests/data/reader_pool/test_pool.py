@@ -253,12 +253,13 @@ def test_close_while_another_thread_waits() -> None:
     assert errors == ["the reader pool was closed"]
 
 
-def _script(body: str, *, shell: str = "", **options: object) -> subprocess.Popen:
-    """A process of its own that runs `body` with a pool of two processes and endless tasks at hand."""
+def _script(body: str, *, readers: int = 2, shell: str = "", **options: object) -> subprocess.Popen:
+    """A process of its own that runs `body` with a pool of so many processes and endless tasks at hand."""
     head = (
         "import itertools, os, sys, time; sys.path.insert(0, '.')\n"
         "from genlib.data.reader_pool.pool import ReaderPool\nfrom tests.data.reader_pool.pool_work import *\n"
-        "if __name__ == '__main__':\n    pool = ReaderPool(Numbered(), 2)\n    run = pool.run(itertools.cycle(chunks(10)))\n    next(run)\n    "
+        f"if __name__ == '__main__':\n    pool = ReaderPool(Numbered(), {readers})\n    run = pool.run(itertools.cycle(chunks(10)))\n"
+        "    next(run)\n    "
     )
     command = [sys.executable, "-c", head + body]
     command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command] if shell else command
@@ -300,7 +301,7 @@ def test_standard_files_of_the_parent_may_be_closed_or_files(shell: str, tmp_pat
         ".write(str(all(torch.equal(batch['row'], Numbered().batch(batch['sample'].numpy())['row']) for batch in got) and pool.quarantined == {}))"
         "\n    pool.close()"
     )
-    parent = _script(body, shell=shell.format(tmp_path))
+    parent = _script(body, readers=1, shell=shell.format(tmp_path))
     assert parent.wait(120) == 0
     assert (tmp_path / "result").read_text() == "True"
 

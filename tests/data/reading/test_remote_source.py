@@ -13,7 +13,7 @@ from genlib.config import DataConfig
 from genlib.data.index import sidecar_files
 from genlib.data.remote.remote_file import RemoteFile
 from genlib.data.source import open_source
-from tests.data.remote.servers import FileServer, reset, status, truncate
+from tests.data.remote.servers import FileServer, object_store, reset, status, truncate
 from tests.data.shards import write_set
 
 SAMPLES, SHARDS = 230, 5
@@ -108,18 +108,8 @@ def test_what_is_not_there_is_said(server: FileServer) -> None:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An S3 server on loopback, as boto3 shows it."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in {**keys, "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true"}.items():
-        monkeypatch.setenv(name, value)
-    yield boto3.client("s3", endpoint_url=endpoint)
-    server.stop()
+    with object_store(monkeypatch) as client:
+        yield client
 
 
 @pytest.mark.parametrize("readers", [0, 2])  # a process keeps its clients by bucket: each server's has a name of its own

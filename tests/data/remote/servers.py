@@ -9,12 +9,14 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from typing import Any, Self
 from urllib.parse import unquote
+
+import pytest
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
@@ -283,3 +285,21 @@ def flood(handler: _Handler) -> None:
     handler.close_connection = True
     while not handler.files.over.is_set():
         handler.wfile.write(bytes(1 << 16))
+
+
+@contextmanager
+def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An S3 server on loopback, as boto3 shows it. A process keeps its clients by bucket: each server's need names of their own."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**keys, "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        yield boto3.client("s3", endpoint_url=endpoint)
+    finally:
+        server.stop()

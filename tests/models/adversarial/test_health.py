@@ -11,7 +11,8 @@ from torch import Tensor
 
 from genlib.config import OptimConfig
 from genlib.data.builtin.rings2d import SPREAD, centers
-from genlib.engine.fit import Listener, fit
+from genlib.engine.fit import fit
+from genlib.engine.listener import Listener
 from genlib.models.adversarial.base.health import Health, coverage, diagnosis, modes, spread, variety
 from genlib.models.adversarial.gan import Dense, GANConfig
 from genlib.recipe import Stage

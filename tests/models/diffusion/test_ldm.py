@@ -14,7 +14,8 @@ from torch import Tensor
 from genlib import checkpoint, companions, registry
 from genlib.data.source import open_source
 from genlib.engine.encoding import frozen_state
-from genlib.engine.fit import Listener, Training
+from genlib.engine.fit import Training
+from genlib.engine.listener import Listener
 from genlib.engine.trace import flops_per_sample
 from genlib.models.diffusion.base.latent_unet import LatentUNetConfig
 from genlib.models.diffusion.ldm import LatentDiffusion, LatentDiffusionConfig
