@@ -283,3 +283,18 @@ def test_a_penalty_on_gradients_goes_through(preset: str) -> None:
         with torch.no_grad():
             weight[1, 2, 0, 1] -= change
     assert slope[1, 2, 0, 1].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_it_compiles_as_one_graph() -> None:
+    images, position = pictures().requires_grad_(), torch.arange(6)
+
+    def function(images: Tensor, strength: Tensor) -> Tensor:
+        return augmented(images, position, strength, PRESETS["bgcfnc"], seed=0, stream="a")
+
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    for strength in (torch.tensor(0.0), torch.tensor(0.7)):
+        made = compiled(images, strength)
+        assert torch.equal(made, function(images, strength))
+        slopes = [torch.autograd.grad(one.square().sum(), images)[0] for one in (made, function(images, strength))]
+        torch.testing.assert_close(*slopes)

@@ -389,6 +389,7 @@ def test_designs_that_do_not_fit_are_refused() -> None:
         tiny(8, first_cutoff=5.0, first_stopband=6.0)
 
 
+@pytest.mark.slow
 def test_forward_and_backward_compile_as_one_graph() -> None:
     network = tiny(num_layers=2, num_critical=1)
     ws, valid = styles(network), torch.ones(2, dtype=torch.bool)
