@@ -17,6 +17,7 @@ from torch import Tensor
 from genlib.splitmix import GOLDEN, WORD, mix, mix_number, shift_right, signed
 
 
+@torch.compiler.assume_constant_result  # of a C function, which torch.compile cannot look into
 def _key(seed: int, stream: str) -> int:
     """The key of a stream, as int64."""
     return signed(mix_number(seed * 1_000_003 + zlib.crc32(stream.encode()) & WORD))
@@ -26,7 +27,7 @@ def bits(position: Tensor, shape: tuple[int, ...], *, seed: int, stream: str) ->
     """64 random bits an element. position (B,) int64 -> (B, *shape) int64; `stream` names the use, so that two uses never share bits."""
     row = mix((position * signed(GOLDEN)).bitwise_xor_(_key(seed, stream)))
     element = torch.arange(1, math.prod(shape) + 1, dtype=torch.int64, device=position.device).mul_(signed(GOLDEN))
-    return mix(row[:, None] + element).view(-1, *shape)
+    return mix(row[:, None] + element).view(len(position), *shape)
 
 
 def uniform(position: Tensor, shape: tuple[int, ...] = (), *, seed: int, stream: str) -> Tensor:

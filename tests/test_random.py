@@ -47,6 +47,23 @@ def test_values_are_frozen() -> None:
 GOLDEN = [[-7153419264659140668, 6645571466159926562], [3186102321423209216, 4485792163438238432], [8190195513383096608, -3473147983924832982]]
 
 
+def test_nothing_can_be_drawn() -> None:
+    assert random.normal(POSITIONS[:3], (0,), seed=0, stream="a").shape == (3, 0)
+    assert random.uniform(POSITIONS[:0], (2,), seed=0, stream="a").shape == (0, 2)
+
+
+def test_draws_compile() -> None:
+    """As one graph of a run's seed; another one in the same process is another graph, or none."""
+    compiled = [torch.compile(one, backend="eager", fullgraph=full) for full, one in ((True, draw), (False, draw))]
+    assert torch.equal(compiled[0](POSITIONS[:5], 3), draw(POSITIONS[:5], 3))
+    for seed in (3, 4, 5):
+        assert torch.equal(compiled[1](POSITIONS[:5], seed), draw(POSITIONS[:5], seed))
+
+
+def draw(position: torch.Tensor, seed: int) -> torch.Tensor:
+    return random.normal(position, (2,), seed=seed, stream="a")
+
+
 def test_noise_of_a_seed_is_diffusers_and_does_not_depend_on_the_others() -> None:
     from diffusers.utils.torch_utils import randn_tensor
 

@@ -62,6 +62,16 @@ def test_a_picture_depends_on_its_position_alone(preset: str) -> None:
         assert not torch.equal(augmented(images, position, strength, PRESETS[preset], seed=seed, stream=stream), whole)
 
 
+def test_pictures_need_not_be_square() -> None:
+    images, position = torch.randn(200, 3, 12, 20), torch.arange(200)
+    whole = augmented(images, position, 1.0, PRESETS["bgcfnc"], seed=0, stream="a")
+    assert whole.shape == images.shape
+    assert whole.isfinite().all()
+    ramp = torch.arange(20.0).expand(len(MANY), 1, 12, 20)
+    middle = augmented(ramp, MANY, 1.0, only("pixel_shift"), seed=0, stream="a")[:, 0, 6, 10] - 10
+    assert middle.abs().max() == 2, "an eighth of the width, 2.5, rounded to even"
+
+
 def test_presets_are_the_papers_groups() -> None:
     used = {name: {change for change, share in to_json(preset).items() if share == 1} for name, preset in PRESETS.items()}
     assert [len(used[name]) for name in ("blit", "geom", "color", "filter", "noise", "cutout")] == [3, 4, 5, 1, 1, 1]
@@ -283,3 +293,18 @@ def test_a_penalty_on_gradients_goes_through(preset: str) -> None:
         with torch.no_grad():
             weight[1, 2, 0, 1] -= change
     assert slope[1, 2, 0, 1].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_it_compiles_as_one_graph() -> None:
+    images, position = pictures().requires_grad_(), torch.arange(6)
+
+    def function(images: Tensor, strength: Tensor) -> Tensor:
+        return augmented(images, position, strength, PRESETS["bgcfnc"], seed=0, stream="a")
+
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    for strength in (torch.tensor(0.0), torch.tensor(0.7)):
+        made = compiled(images, strength)
+        assert torch.equal(made, function(images, strength))
+        slopes = [torch.autograd.grad(one.square().sum(), images)[0] for one in (made, function(images, strength))]
+        torch.testing.assert_close(*slopes)

@@ -83,3 +83,9 @@ def test_derivatives_by_differences(name: str) -> None:
 
     assert torch.autograd.gradcheck(function, images)
     assert torch.autograd.gradgradcheck(lambda x: function(x).square(), images)
+
+
+def test_it_compiles_as_one_graph() -> None:
+    images, position = torch.randn(3, 3, 8, 8), torch.arange(3)
+    compiled = torch.compile(lambda x: diff_augmented(x, position, list(CHANGES), seed=0, stream="a"), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(images), diff_augmented(images, position, list(CHANGES), seed=0, stream="a"))

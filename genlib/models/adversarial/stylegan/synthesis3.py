@@ -226,7 +226,7 @@ class Synthesis3(nn.Module):
         transform: (3, 3), where each place of the image, in images from its middle, is taken from; None is what the input keeps. valid: (B,)
         bool, rows whose signals' power the running means are to follow (see `settle`); None is none.
         """
-        first, *rest = ws.float().unbind(1)
+        first, *rest = ws.to(self.input.freqs.dtype).unbind(1)
         with torch.autocast(ws.device.type, enabled=False):
             x = self.input(first, transform)
         for layer, w in zip(self.layers, rest, strict=True):
