@@ -26,7 +26,7 @@ from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.prefetcher import with_weight
 from genlib.engine.single import SingleDevice
 from genlib.models.adversarial.base.health import Health
-from genlib.models.adversarial.stylegan.discriminator import Discriminator
+from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.task import StyleGAN
 from genlib.types import DataSpec, Step
@@ -58,7 +58,7 @@ class Ours:
         game = StyleGame(gamma=2 * WEIGHT, penalise_fakes=True, penalty_every=PENALTY_EVERY, path_weight=1.0, path_every=PATH_EVERY, path_share=1)
         networks = StyleNetworks(channel_base=32 * SIDE, channel_max=512, stddev_group=1)
         self.task = StyleGAN(networks, game, Health(), DataSpec(image_size=SIDE))
-        self.task.discriminator = Discriminator(SIDE, 3, discriminator_base, 512, group=1)
+        self.task.discriminator = StyleDiscriminator(SIDE, 3, discriminator_base, 512, group=1)
         self.strategy = SingleDevice(torch.device("cpu"))
         self.strategy.setup(self.task, TrainConfig(optim=OptimConfig(name="adam", learning_rate=1e-4, beta1=0.5, beta2=0.9)))
         self.index = 0
@@ -81,7 +81,7 @@ class Theirs:
         torch.manual_seed(0)
         self.module = module
         self.styles, self.generator = module.StyleVectorizer(512, 8, lr_mul=0.1), module.Generator(SIDE, 512)
-        self.discriminator, self.path_mean = module.Discriminator(SIDE), None
+        self.discriminator, self.path_mean = module.StyleDiscriminator(SIDE), None
         both = [*self.styles.parameters(), *self.generator.parameters()]
         self.for_generator = torch.optim.Adam(both, lr=1e-4, betas=(0.5, 0.9))
         self.for_discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.9))

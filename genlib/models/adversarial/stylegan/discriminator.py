@@ -11,9 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from genlib.models.adversarial.base.equalized import EqualizedConv, EqualizedLinear
 from genlib.models.adversarial.stylegan.mapping import Mapping
 from genlib.models.adversarial.stylegan.synthesis2 import CLAMP, SMALLEST, channels_of, precision, sides
-from genlib.nn.equalized import EqualizedConv, EqualizedLinear
 from genlib.nn.minibatch_stddev import with_group_stddev
 
 GROUP = 4
@@ -21,7 +21,7 @@ GROUP = 4
 _LABEL_LAYERS = 8
 
 
-class ResidualBlock(nn.Module):
+class DiscriminatorBlock(nn.Module):
     """x (B, inputs, side, side) -> (B, outputs, side / 2, side / 2); the first one takes the image itself."""
 
     def __init__(self, image_channels: int, inputs: int, outputs: int, *, low: bool) -> None:
@@ -60,7 +60,7 @@ class Epilogue(nn.Module):
         return self.fc(self.conv(x).flatten(1))
 
 
-class Discriminator(nn.Module):
+class StyleDiscriminator(nn.Module):
     """images (B, channels, side, side) in [-1, 1], of `classes` also one-hot labels (B, classes) -> logits (B, 1), high for data.
 
     low: how many of its largest resolutions compute in bf16. group: of the standard deviation; 1 is without.
@@ -72,7 +72,7 @@ class Discriminator(nn.Module):
         self.sides = sides(image_size)[:0:-1]
         for side in self.sides:
             first = channels if side == image_size else 0
-            self.add_module(f"b{side}", ResidualBlock(first, width(side), width(side // 2), low=side * 2**low > image_size))
+            self.add_module(f"b{side}", DiscriminatorBlock(first, width(side), width(side // 2), low=side * 2**low > image_size))
         last = width(SMALLEST)
         self.b4 = Epilogue(last, last if classes else 1, group)
         self.mapping = Mapping(0, last, _LABEL_LAYERS, classes) if classes else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genlib.nn.equalized import EqualizedLinear
+from genlib.models.adversarial.base.equalized import EqualizedLinear
 
 LEARNING_RATE, TINY = 0.01, 1e-8
 """How fast its layers learn, as a factor of the others' (section C); added to the square of a length."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from genlib.config import Config, limited, tunable
 from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
-from genlib.models.adversarial.stylegan.discriminator import Discriminator
+from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.generator import Generator
 from genlib.models.adversarial.stylegan.mapping import Mapping
 from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2, sides
@@ -40,6 +40,8 @@ class StyleNetworks(Config):
     """From styles to images: stylegan3 lets no layer alias, so that what it draws moves as a whole; then two mapping layers are usual."""
     alias_free: AliasFree = field(default_factory=AliasFree)
     """The design of stylegan3's layers: as it stands configuration T."""
+    layer_noise: bool = True
+    """Whether stylegan2's layers add noise. Without, nothing but the style makes images differ, which short runs learn from faster."""
     stddev_group: int = limited(4, at_least=1)
     """Samples whose standard deviation the discriminator is told; 1 is without."""
     bf16_resolutions: int = limited(0, at_least=0)
@@ -60,10 +62,12 @@ class StyleNetworks(Config):
     def generator(self, shape: VectorShape, told: int = 0) -> Generator:
         mapping = Mapping(self.latent_dim, self.style_dim, self.mapping_layers, told)
         sizes = (shape.image_size, shape.sides[0], self.style_dim, self.channel_base, self.channel_max, self.bf16_resolutions)
-        return Generator(mapping, Synthesis2(*sizes) if self.synthesis == "stylegan2" else Synthesis3(*sizes, self.alias_free))
+        return Generator(
+            mapping, Synthesis2(*sizes, noise=self.layer_noise) if self.synthesis == "stylegan2" else Synthesis3(*sizes, self.alias_free)
+        )
 
-    def discriminator(self, shape: VectorShape, told: int = 0) -> Discriminator:
-        return Discriminator(
+    def discriminator(self, shape: VectorShape, told: int = 0) -> StyleDiscriminator:
+        return StyleDiscriminator(
             shape.image_size, shape.sides[0], self.channel_base, self.channel_max, classes=told, low=self.bf16_resolutions, group=self.stddev_group,
         )  # fmt: skip
 

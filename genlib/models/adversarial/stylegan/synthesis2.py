@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.functional.resampling import conv_upsampled, low_pass, upsampled
-from genlib.nn.equalized import GAIN, EqualizedLinear, activated
+from genlib.models.adversarial.base.equalized import GAIN, EqualizedLinear, activated
 
 SMALLEST, TINY = 4, 1e-8
 """Pixels a side of the first block; added to the square of a length."""
@@ -81,16 +81,19 @@ class StyledConv(nn.Module):
     """x (B, inputs, H, W), w (B, style_dim), a plane of noise -> (B, outputs, side, side), side twice H where it is `up`."""
 
     resample_filter: Tensor
-    noise_const: Tensor
+    noise_const: Tensor | None
 
-    def __init__(self, inputs: int, outputs: int, style_dim: int, side: int, *, up: bool, clamp: float | None = None) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, style_dim: int, side: int, *, up: bool, noise: bool = True, clamp: float | None = None
+    ) -> None:  # fmt: skip
         super().__init__()
         self.up, self.clamp = up, clamp
         self.affine = EqualizedLinear(style_dim, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.noise_strength = nn.Parameter(torch.zeros(1))  # one entry, where published files have none: DeepSpeed breaks on none
-        self.register_buffer("noise_const", torch.randn(side, side))
+        # one entry, where published files have none: DeepSpeed breaks on none
+        self.noise_strength = nn.Parameter(torch.zeros(1)) if noise else None
+        self.register_buffer("noise_const", torch.randn(side, side) if noise else None)
         self.register_buffer("resample_filter", low_pass())
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
@@ -99,7 +102,7 @@ class StyledConv(nn.Module):
         x = modulated_conv(x, self.weight, self.affine(w), kernel, gain=GAIN, demodulate=True)
         # LeakyReLU's gain is in the weights, for which bias and noise have it, too
         x = x + (self.bias * GAIN).to(x.dtype).view(1, -1, 1, 1)
-        if noise is not None:
+        if noise is not None and self.noise_strength is not None:
             x = x + (noise * (self.noise_strength * GAIN)).to(x.dtype)
         return activated(x, self.clamp)
 
@@ -124,15 +127,15 @@ class ToImage(nn.Module):
 class Block(nn.Module):
     """One resolution: one convolution at 4 pixels, else one that upsamples and one that does not; then its part of the image."""
 
-    def __init__(self, inputs: int, outputs: int, style_dim: int, side: int, channels: int, *, low: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, style_dim: int, side: int, channels: int, *, noise: bool, low: bool) -> None:
         super().__init__()
         self.side, self.low = side, low
         self.first, clamp = inputs == 0, CLAMP if low else None
         if self.first:
             self.const = nn.Parameter(torch.randn(outputs, side, side))
         else:
-            self.conv0 = StyledConv(inputs, outputs, style_dim, side, up=True, clamp=clamp)
-        self.conv1 = StyledConv(outputs, outputs, style_dim, side, up=False, clamp=clamp)
+            self.conv0 = StyledConv(inputs, outputs, style_dim, side, up=True, noise=noise, clamp=clamp)
+        self.conv1 = StyledConv(outputs, outputs, style_dim, side, up=False, noise=noise, clamp=clamp)
         self.torgb = ToImage(outputs, channels, style_dim, clamp)
         self.register_buffer("resample_filter", low_pass())
         self.convolutions = 1 if self.first else 2
@@ -155,19 +158,22 @@ def precision(device: str, *, low: bool) -> AbstractContextManager:
 class Synthesis2(nn.Module):
     """styles ws (B, num_ws, style_dim) -> images (B, channels, image_size, image_size) float32, of about [-1, 1].
 
-    low: how many of its largest resolutions compute in bf16, whatever the others do.
+    low: how many of its largest resolutions compute in bf16, whatever the others do. noise: whether its layers add any.
     """
 
-    def __init__(self, image_size: int, channels: int, style_dim: int, base: int, most: int, low: int = 0) -> None:
+    def __init__(
+        self, image_size: int, channels: int, style_dim: int, base: int, most: int, low: int = 0, *, noise: bool = True
+    ) -> None:  # fmt: skip
         super().__init__()
         self.sides, self.style_dim = sides(image_size), style_dim
         width, inputs = partial(channels_of, base=base, most=most), 0
         for side in self.sides:
-            self.add_module(f"b{side}", Block(inputs, width(side), style_dim, side, channels, low=side * 2**low > image_size))
+            self.add_module(f"b{side}", Block(inputs, width(side), style_dim, side, channels, noise=noise, low=side * 2**low > image_size))
             inputs = width(side)
-        self.noise_sides = [side for side in self.sides for _ in range(1 if side == SMALLEST else 2)]
+        layers = [side for side in self.sides for _ in range(1 if side == SMALLEST else 2)]
+        self.noise_sides = layers if noise else []
         """Pixels a side of each layer's noise."""
-        self.num_ws = len(self.noise_sides) + 1
+        self.num_ws = len(layers) + 1
         """Styles that an image takes: one a convolution, and one for the last block's image."""
 
     @property
@@ -190,4 +196,4 @@ class Synthesis2(nn.Module):
         if isinstance(noise, str):
             layers = [block.conv1] if block.first else [block.conv0, block.conv1]
             return [layer.noise_const if noise == "const" else None for layer in layers]
-        return noise[at:end]
+        return noise[at:end] if self.noise_sides else [None] * (end - at)

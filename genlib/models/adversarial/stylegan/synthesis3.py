@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from genlib.config import Config, limited
 from genlib.distributed import mean_over_ranks, world_size
 from genlib.functional.filters import decimated, interpolated, kaiser_low_pass, radial_low_pass
+from genlib.models.adversarial.base.equalized import GAIN, SLOPE, EqualizedLinear
 from genlib.models.adversarial.stylegan.synthesis2 import CLAMP, TINY, Noise, precision, sides
-from genlib.nn.equalized import GAIN, SLOPE, EqualizedLinear
 
 OUTPUT_SCALE = 0.25
 """Of images, as in the published code."""

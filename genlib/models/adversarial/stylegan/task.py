@@ -20,7 +20,7 @@ from genlib.functional.adversarial import non_saturating_discriminator, non_satu
 from genlib.functional.diff_augment import diff_augmented
 from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.players import TwoPlayers
-from genlib.models.adversarial.stylegan.discriminator import Discriminator
+from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.generator import Generator
 from genlib.models.adversarial.stylegan.projection import projected
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
@@ -76,7 +76,7 @@ class StyleGAN(TwoPlayers):
 
     networks: StyleNetworks
     generator: Generator
-    discriminator: Discriminator
+    discriminator: StyleDiscriminator
     averaged = ("generator",)
     companions = replace(
         TwoPlayers.companions,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from genlib.models.adversarial.stylegan import synthesis2
-from genlib.models.adversarial.stylegan.discriminator import Discriminator
+from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.generator import Generator
 from genlib.models.adversarial.stylegan.mapping import Mapping
 from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2, modulated_conv, sides
@@ -25,7 +25,7 @@ def test_published_sizes_have_their_published_parameters(side: int, base: int, s
     with torch.device("meta"):
         synthesis = Synthesis2(side, 3, 512, base, 512)
         assert parameters(Generator(Mapping(512, 512, 8), synthesis)) == generator
-        assert parameters(Discriminator(side, 3, base, 512)) == discriminator
+        assert parameters(StyleDiscriminator(side, 3, base, 512)) == discriminator
     assert synthesis.num_ws == styles
 
 
@@ -115,7 +115,7 @@ def test_a_size_that_is_no_power_of_two_is_refused_with_the_two_beside_it(side: 
 def test_labels_change_what_is_drawn_and_what_is_judged() -> None:
     torch.manual_seed(0)
     generator = Generator(Mapping(16, 16, 2, classes=3), Synthesis2(16, 1, 16, 256, 32))
-    discriminator = Discriminator(16, 1, 256, 32, classes=3)
+    discriminator = StyleDiscriminator(16, 1, 256, 32, classes=3)
     noise, labels = torch.randn(1, 16).expand(2, -1), torch.eye(3)[:2]
     images = generator(noise, None, labels)
     assert not torch.allclose(images[0], images[1])
@@ -126,5 +126,5 @@ def test_labels_change_what_is_drawn_and_what_is_judged() -> None:
 
 def test_a_row_of_the_discriminator_without_groups_is_alone() -> None:
     torch.manual_seed(0)
-    discriminator, images = Discriminator(16, 1, 256, 32, group=1), torch.randn(5, 1, 16, 16)
+    discriminator, images = StyleDiscriminator(16, 1, 256, 32, group=1), torch.randn(5, 1, 16, 16)
     assert torch.allclose(discriminator(images)[2:3], discriminator(images[2:3]), atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from genlib.nn.equalized import EqualizedConv, EqualizedLinear
+from genlib.models.adversarial.base.equalized import EqualizedConv, EqualizedLinear
 
 
 @pytest.mark.parametrize("inputs", [16, 256])
