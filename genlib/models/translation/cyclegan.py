@@ -25,10 +25,10 @@ from genlib.task import Task
 from genlib.types import Batch, DataSpec, Metrics, Step
 
 
-def residual_generator(channels: int, width: int, count: int) -> nn.Sequential:
-    """c7s1-64, d128, d256, so many R256, u128, u64, c7s1-3 (section 7.2). Pictures (B, channels, H, W) in [-1, 1] -> the same; sides divide by 4."""
-    made = nn.Sequential(*entry(channels, width), *blocks(width, count), *ending(channels, width))
-    start_small(made)
+def residual_generator(channels: int, width: int, count: int, halvings: int = 2) -> nn.Sequential:
+    """c7s1-64, d128, d256, so many R256, u128, u64, c7s1-3 (section 7.2). Pictures (B, channels, H, W) in [-1, 1] -> the same."""
+    made = nn.Sequential(*entry(channels, width, halvings), *blocks(width, halvings, count), *ending(channels, width, halvings))
+    start_small(made, width)
     return made
 
 
@@ -55,7 +55,8 @@ class CycleGAN(TwoDomains):
     def __init__(self, config: CycleGANConfig, data: DataSpec) -> None:
         super().__init__(config, data)
         self.config = config
-        self.translators = nn.ModuleDict({domain: residual_generator(self.channels, config.width, config.blocks) for domain in DOMAINS})
+        networks = {domain: residual_generator(self.channels, config.width, config.blocks, config.halvings) for domain in DOMAINS}
+        self.translators = nn.ModuleDict(networks)
         self.pools = nn.ModuleDict({domain: ImagePool(config.pool_size, (self.channels, self.side, self.side)) for domain in DOMAINS})
 
     def translated(self, x: Tensor, to: str) -> Tensor:
@@ -99,9 +100,10 @@ def cyclegan() -> Recipe:
     """
     optim = OptimConfig(name="adam", learning_rate=5e-4, beta1=0.5, schedule="cosine")
     train = TrainConfig(steps=1000, global_batch=8, optim=optim, evaluate_every_steps=500)
-    task = CycleGANConfig(width=16, blocks=3, patches=Patches(width=32, layers=1))
+    task = CycleGANConfig(width=16, halvings=1, blocks=3, patches=Patches(width=32, layers=1))
     small = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=OptimConfig(name="adam", learning_rate=1e-3, beta1=0.5))
-    tiny = CycleGANConfig(width=4, blocks=1, patches=Patches(width=8, layers=1), pool_size=20)
+    # a price at which plain gradient descent too, by which tests compare strategies, stays where it learns
+    tiny = CycleGANConfig(width=4, halvings=1, blocks=1, patches=Patches(width=8, layers=1), pool_size=20, cycle_weight=0.5)
     data = DataConfig(train="shapes_warm", other="shapes_cool", image_size=16)
     return Recipe(stages=(Stage(task=task, data=data, train=train),), smoke=(Stage(task=tiny, data=data, train=small),))
 

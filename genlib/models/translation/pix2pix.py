@@ -46,7 +46,7 @@ class UNet(nn.Module):
         ups = [(widths[i + 1] * (1 if i == downs - 1 else 2), widths[i]) for i in reversed(range(downs))]
         self.ups = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1, bias=at == downs - 1) for at, (a, b) in enumerate(ups))
         self.up_norms = nn.ModuleList(nn.InstanceNorm2d(b, affine=True) for _, b in ups[:-1])
-        start_small(self)
+        start_small(self, width)
 
     def forward(self, x: Tensor, key: Tensor, seed: int) -> Tensor:
         """key (B,) int64 and the seed say what dropout leaves out of each row."""

@@ -8,11 +8,6 @@ from torch import Tensor, nn
 
 from genlib.nn.centred_conv import CentredConv, CentredConvTranspose
 
-HALVINGS = 2
-"""Of every residual translator: its blocks work at a quarter of the size."""
-MULTIPLE = 2**HALVINGS
-"""Of which the sides of its pictures are multiples."""
-
 
 class ResidualBlock(nn.Module):
     """(B, C, H, W) -> the same: two 3x3 convolutions, added to what comes in."""
@@ -29,20 +24,20 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-def entry(channels: int, width: int) -> Iterator[nn.Module]:
-    """Pictures (B, channels, H, W) -> (B, 4 * width, H / 4, W / 4)."""
+def entry(channels: int, width: int, halvings: int) -> Iterator[nn.Module]:
+    """Pictures (B, channels, H, W) -> (B, s * width, H / s, W / s), s = 2**halvings."""
     yield from (nn.ReflectionPad2d(3), CentredConv(channels, width, 7), nn.InstanceNorm2d(width), nn.ReLU())
-    for here in (width, 2 * width):
+    for here in (width * 2**at for at in range(halvings)):
         yield from (CentredConv(here, 2 * here, 3, 2, 1), nn.InstanceNorm2d(2 * here), nn.ReLU())
 
 
-def blocks(width: int, count: int) -> Iterator[nn.Module]:
+def blocks(width: int, halvings: int, count: int) -> Iterator[nn.Module]:
     """So many blocks between `entry` and `ending`."""
-    return (ResidualBlock(MULTIPLE * width) for _ in range(count))
+    return (ResidualBlock(width * 2**halvings) for _ in range(count))
 
 
-def ending(channels: int, width: int) -> Iterator[nn.Module]:
-    """(B, 4 * width, h, w) -> pictures (B, channels, 4 * h, 4 * w) in [-1, 1]."""
-    for here in (4 * width, 2 * width):
-        yield from (CentredConvTranspose(here, here // 2, 3, 2, 1, output_padding=1), nn.InstanceNorm2d(here // 2), nn.ReLU())
+def ending(channels: int, width: int, halvings: int) -> Iterator[nn.Module]:
+    """(B, s * width, h, w) -> pictures (B, channels, s * h, s * w) in [-1, 1], s = 2**halvings."""
+    for here in (width * 2**at for at in reversed(range(halvings))):
+        yield from (CentredConvTranspose(2 * here, here, 3, 2, 1, output_padding=1), nn.InstanceNorm2d(here), nn.ReLU())
     yield from (nn.ReflectionPad2d(3), nn.Conv2d(width, channels, 7), nn.Tanh())

@@ -20,8 +20,8 @@ from genlib.ports import Sizes
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Metrics
 
-START_STD = 0.02
-"""Of the first weights, in all three papers' code."""
+START_STD, START_WIDTH = 0.02, 64
+"""Of the first weights, in the papers' code, and the width of its networks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +43,12 @@ class Patches(Config):
         return PatchDiscriminator(channels, self.width, self.layers, partial(nn.InstanceNorm2d, affine=affine))
 
 
-def start_small(network: nn.Module) -> None:
-    """Weights of convolutions from N(0, 0.02), biases 0."""
+def start_small(network: nn.Module, width: int) -> None:
+    """Weights of convolutions from N(0, 0.02), biases 0; of another width than 64 such that what comes out of a layer has the same variance."""
+    std = START_STD * (START_WIDTH / width) ** 0.5
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0.0, START_STD)
+            nn.init.normal_(module.weight, 0.0, std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from genlib.config import TaskConfig, limited
 from genlib.models.adversarial.base.health import Health
 from genlib.models.translation.base.pictures import Pictures
-from genlib.models.translation.base.residual import MULTIPLE
 from genlib.models.translation.base.translator import Patches, Translator, absolute, decibels, shown
 from genlib.ports import Image, Sizes, choice, register
 from genlib.task import Phase, action
@@ -30,7 +29,9 @@ class TwoDomainsConfig(TaskConfig):
     pictures: Pictures = field(default_factory=Pictures)
     """Sizes and augmentation."""
     width: int = limited(64, at_least=1)
-    """Channels of the translators at full size; four times as many at a quarter of it."""
+    """Channels of the translators at full size; each halving doubles them."""
+    halvings: int = limited(2, at_least=1)
+    """Of the size, between which blocks work."""
     patches: Patches = field(default_factory=Patches)
     """The discriminators."""
     health: Health = field(default_factory=Health)
@@ -40,10 +41,10 @@ class TwoDomainsConfig(TaskConfig):
 
     def check_sizes(self, data: DataSpec) -> int:
         """Pixels a side. ValueError where the networks do not fit them."""
-        side = self.pictures.side(data)
-        if side % MULTIPLE or side < 2 * MULTIPLE:
+        side, multiple = self.pictures.side(data), 2**self.halvings
+        if side % multiple or side < 2 * multiple:
             raise ValueError(
-                f"image_size {side} is not a multiple of {MULTIPLE} from {2 * MULTIPLE} on; use {max(2, -(-side // MULTIPLE)) * MULTIPLE}"
+                f"image_size {side} is not a multiple of {multiple} from {2 * multiple} on; use {max(2, -(-side // multiple)) * multiple}"
             )
         self.patches.check(side)
         return side
@@ -66,11 +67,11 @@ class TwoDomains(Translator):
     def __init__(self, config: TwoDomainsConfig, data: DataSpec) -> None:
         config.check_sizes(data)
         super().__init__(config.pictures, config.health, data)
-        self.averaged = ("translators",)
+        self.averaged, self.multiple = ("translators",), 2**config.halvings
         self.discriminators = nn.ModuleDict({domain: config.patches.network(self.channels, affine=False) for domain in DOMAINS})
 
     def sizes(self, data: DataSpec) -> Sizes:
-        return Sizes(channels=self.channels, side=self.side, multiple=MULTIPLE)
+        return Sizes(channels=self.channels, side=self.side, multiple=self.multiple)
 
     def translated(self, x: Tensor, to: str) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] of the other domain, as ones of this."""
@@ -98,8 +99,8 @@ class TwoDomains(Translator):
     @action
     @torch.no_grad()
     def translate(self, *, image: Image, to: Domain = "B") -> Image:
-        """Pictures (B, C, H, W) in [0, 1] of one domain as ones of the other, by default of A as ones of B; sides are multiples of 4."""
-        return shown(self.translated(self.seen(image, MULTIPLE), to))
+        """Pictures (B, C, H, W) in [0, 1] of one domain as ones of the other, by default of A as ones of B."""
+        return shown(self.translated(self.seen(image, self.multiple), to))
 
 
 def scored(real: Tensor, fake: Tensor, domain: str) -> Metrics:
