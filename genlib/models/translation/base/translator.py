@@ -13,7 +13,7 @@ from genlib.companions import Companions
 from genlib.config import Config, limited, tunable
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
-from genlib.models.adversarial.base.health import Health, diagnosis, variety
+from genlib.models.adversarial.base.health import Health, diagnosis, spread
 from genlib.models.translation.base.pictures import Pictures, TranslationTransform
 from genlib.nn.patch_discriminator import PatchDiscriminator
 from genlib.ports import Sizes
@@ -22,6 +22,8 @@ from genlib.types import Batch, DataSpec, Metrics
 
 START_STD, START_WIDTH = 0.02, 64
 """Of the first weights, in the papers' code, and the width of its networks."""
+FEW = 16
+"""Pictures of fewer than these say nothing of how manifold they are; the papers' batches are of one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,14 +90,15 @@ class Translator(Task):
         return image.to(self.device) * 2 - 1
 
     def joint_evaluation(self, batch: Batch) -> Metrics:
-        """How far the translations are from what they are to be like, and how manifold; see `evaluation_features` of the families."""
+        """How far translations are from real pictures, and how manifold beside these, beside what `evaluation_features` says of each row."""
         valid = all_gather(batch["valid"])
         pairs = [(all_gather(batch[f"{one}_real"])[valid], all_gather(batch[f"{one}_made"])[valid]) for one in ("a", "b") if f"{one}_made" in batch]
-        spreads = [variety(real.flatten(1), made.flatten(1)) for real, made in pairs]
         values = {name: value for name, value in batch.items() if value.dim() == 1 and name not in ("position", "valid", "weight")}
-        distance = torch.stack([distance_of(real, made) for real, made in pairs]).mean()
-        diversity = torch.stack([one["diversity"] for one in spreads]).min()
-        return {"sliced_wasserstein": distance, "diversity": diversity, **values, "progress": self.progress[0]}
+        values["sliced_wasserstein"] = torch.stack([distance_of(real, made) for real, made in pairs]).mean()
+        if len(pairs[0][0]) >= FEW:
+            spreads = [spread(made.flatten(1)) / spread(real.flatten(1)).clamp(min=1e-12) for real, made in pairs]
+            values["diversity"] = torch.stack(spreads).min()
+        return {**values, "progress": self.progress[0]}
 
 
 def shown(x: Tensor) -> Tensor:
