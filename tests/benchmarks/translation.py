@@ -18,8 +18,6 @@ import torch
 from genlib import checkpoint, companions, registry
 from genlib.data.source import open_source
 from genlib.engine.fit import fit
-from genlib.models.translation.base.translator import Patches
-from genlib.models.translation.pix2pix import Pix2PixConfig
 from tests.benchmarks.measure import report
 
 SET, SIDE, BATCH, STEPS = "shapes_edges", 16, 8, 800
@@ -30,11 +28,8 @@ def scores(recipe: str, folder: Path, steps: int = STEPS) -> dict[str, float]:
     stage = registry.load(recipe).stages[0]
     data = replace(stage.data, train=SET, other="" if recipe == "pix2pix" else SET, image_size=SIDE)
     train = replace(stage.train, steps=steps, global_batch=BATCH, evaluate_every_steps=0, trackers=())
-    task = Pix2PixConfig(width=16, downs=4, patches=Patches(width=16, layers=1)) if recipe == "pix2pix" else stage.task
     source, begin = open_source(data), time.process_time()
-    final = fit(
-        replace(stage, task=task, data=data, train=train), recipe=recipe, source=source, folder=folder, device=torch.device("cpu"), upstream={}
-    )
+    final = fit(replace(stage, data=data, train=train), recipe=recipe, source=source, folder=folder, device=torch.device("cpu"), upstream={})
     seconds = time.process_time() - begin
     found = companions.assess(checkpoint.load_task(final, ema=True), source, folder)
     return {name: found[f"validation/{name}"] for name in ("l1", "psnr_db")} | {"cpu_seconds": seconds}

@@ -22,7 +22,7 @@ from genlib import random
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.functional.adversarial import non_saturating_discriminator, non_saturating_generator
 from genlib.models.adversarial.base.health import Health
-from genlib.models.translation.base.pictures import Pictures, random_crop
+from genlib.models.translation.base.pictures import PictureConfig, random_crop
 from genlib.models.translation.base.translator import Patches, Translator, absolute, decibels, shown, start_small
 from genlib.ports import Image, Seeds
 from genlib.recipe import Recipe, Stage
@@ -72,7 +72,7 @@ class UNet(nn.Module):
 class Pix2PixConfig(TaskConfig):
     """Both networks, and what the generator is asked for. The defaults are the paper's."""
 
-    pictures: Pictures = field(default_factory=Pictures)
+    pictures: PictureConfig = field(default_factory=PictureConfig)
     """Sizes and augmentation."""
     width: int = limited(64, at_least=1)
     """Channels of the generator at half the size; each further halving doubles them, up to eightfold."""
@@ -161,19 +161,17 @@ class Pix2Pix(Translator):
 
 
 def pix2pix() -> Recipe:
-    """Outlines of shapes filled in, 32 x 32 pixels.
+    """Outlines of shapes filled in, 16 x 16 pixels.
 
     `python jobs/train.py pix2pix`.
     """
-    optim = OptimConfig(name="adam", learning_rate=5e-4, beta1=0.5, schedule="cosine")
-    train = TrainConfig(steps=1500, global_batch=16, optim=optim, evaluate_every_steps=500)
-    task = Pix2PixConfig(width=16, downs=5, patches=Patches(width=16, layers=2))
+    optim = OptimConfig(name="adam", learning_rate=2e-3, beta1=0.5, schedule="cosine")
+    train = TrainConfig(steps=2000, global_batch=16, optim=optim, evaluate_every_steps=500)
+    task = Pix2PixConfig(width=16, downs=4, patches=Patches(width=16, layers=1))
     small = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=OptimConfig(name="adam", learning_rate=1e-3, beta1=0.5))
     tiny = Pix2PixConfig(width=4, downs=3, patches=Patches(width=8, layers=1))
-    return Recipe(
-        stages=(Stage(task=task, data=DataConfig(train="shapes_edges", image_size=32), train=train),),
-        smoke=(Stage(task=tiny, data=DataConfig(train="shapes_edges", image_size=16), train=small),),
-    )
+    data = DataConfig(train="shapes_edges", image_size=16)
+    return Recipe(stages=(Stage(task=task, data=data, train=train),), smoke=(Stage(task=tiny, data=data, train=small),))
 
 
 def pix2pix_256() -> Recipe:

@@ -158,9 +158,9 @@ def unit() -> Recipe:
     train = TrainConfig(steps=1000, global_batch=8, optim=optim, evaluate_every_steps=500)
     task = UNITConfig(width=16, halvings=1, own_blocks=1, patches=Patches(width=32, layers=1))
     small = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=OptimConfig(name="adam", learning_rate=1e-3, beta1=0.5))
-    # a hundredth of each price, so that plain gradient descent too, by which tests compare strategies, stays where it learns
+    # a two-hundredth of each price, so that plain gradient descent too, by which tests compare strategies, stays where it learns
     tiny = UNITConfig(
-        width=4, halvings=1, own_blocks=0, patches=Patches(width=8, layers=1), adversarial_weight=0.1, rate_weight=1e-3, distortion_weight=1.0
+        width=4, halvings=1, own_blocks=0, patches=Patches(width=8, layers=1), adversarial_weight=0.05, rate_weight=5e-4, distortion_weight=0.5
     )  # fmt: skip
     data = DataConfig(train="shapes_warm", other="shapes_cool", image_size=16)
     return Recipe(stages=(Stage(task=task, data=data, train=train),), smoke=(Stage(task=tiny, data=data, train=small),))

@@ -9,7 +9,7 @@ import torch
 
 from genlib import registry
 from genlib.data.source import open_source
-from genlib.models.translation.base.pictures import Pictures, TranslationTransform, random_crop
+from genlib.models.translation.base.pictures import PictureConfig, TranslationTransform, random_crop
 from genlib.models.translation.base.translator import Patches, decibels
 from genlib.models.translation.cyclegan import CycleGAN, CycleGANConfig
 from genlib.models.translation.pix2pix import Pix2Pix, Pix2PixConfig
@@ -204,4 +204,4 @@ def test_a_set_of_pairs_is_a_domain_too_whose_partners_only_scores_see() -> None
 
 
 def test_defaults_are_pictures_as_they_are() -> None:
-    assert TranslationTransform(Pictures(), 16, two_sets=False, train=True).augmentation is None
+    assert TranslationTransform(PictureConfig(), 16, two_sets=False, train=True).augmentation is None

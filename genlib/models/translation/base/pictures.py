@@ -14,7 +14,7 @@ from genlib.types import Batch, DataSpec, Samples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pictures(Config):
+class PictureConfig(Config):
     """How large pictures are, and how those of training are moved."""
 
     image_size: int = limited(0, at_least=0)
@@ -31,11 +31,11 @@ class Pictures(Config):
         return self.image_size or data.image_size
 
 
-def random_crop(side: int, stored: int) -> Pictures:
+def random_crop(side: int, stored: int) -> PictureConfig:
     """The papers' jitter: scaled to `stored` pixels, of which a random square of `side` stays, half of them mirrored."""
     share = side / stored
     jitter = ImageAugmentation(min_scale=1 / share, max_scale=1 / share, shift=1 - share, flip=0.5)
-    return Pictures(image_size=side, stored_size=stored, augmentation=jitter)
+    return PictureConfig(image_size=side, stored_size=stored, augmentation=jitter)
 
 
 class TranslationTransform:
@@ -47,7 +47,7 @@ class TranslationTransform:
 
     fields = ("source", "image")
 
-    def __init__(self, pictures: Pictures, side: int, *, two_sets: bool, train: bool) -> None:
+    def __init__(self, pictures: PictureConfig, side: int, *, two_sets: bool, train: bool) -> None:
         changed = train and pictures.augmentation != ImageAugmentation()
         self.augmentation = pictures.augmentation if changed else None
         self.side, self.image_size = side, (pictures.stored_size or side) if changed else side

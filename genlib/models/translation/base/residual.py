@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from genlib.nn.centred_conv import CentredConv, CentredConvTranspose
 
 
-class ResidualBlock(nn.Module):
+class CentredBlock(nn.Module):
     """(B, C, H, W) -> the same: two 3x3 convolutions, added to what comes in."""
 
     def __init__(self, channels: int) -> None:
@@ -33,7 +33,7 @@ def entry(channels: int, width: int, halvings: int) -> Iterator[nn.Module]:
 
 def blocks(width: int, halvings: int, count: int) -> Iterator[nn.Module]:
     """So many blocks between `entry` and `ending`."""
-    return (ResidualBlock(width * 2**halvings) for _ in range(count))
+    return (CentredBlock(width * 2**halvings) for _ in range(count))
 
 
 def ending(channels: int, width: int, halvings: int) -> Iterator[nn.Module]:

@@ -14,7 +14,7 @@ from genlib.config import Config, limited, tunable
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
 from genlib.models.adversarial.base.health import Health, diagnosis, spread
-from genlib.models.translation.base.pictures import Pictures, TranslationTransform
+from genlib.models.translation.base.pictures import PictureConfig, TranslationTransform
 from genlib.nn.patch_discriminator import PatchDiscriminator
 from genlib.ports import Sizes
 from genlib.task import Task
@@ -64,7 +64,7 @@ class Translator(Task):
     progress: Tensor
     """(1,): share of the run that was done at the last step; the monitor judges no beginner."""
 
-    def __init__(self, pictures: Pictures, health: Health, data: DataSpec) -> None:
+    def __init__(self, pictures: PictureConfig, health: Health, data: DataSpec) -> None:
         super().__init__()
         self.pictures, self.health, self.channels, self.side = pictures, health, data.channels, pictures.side(data)
         self.register_buffer("progress", torch.zeros(1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genlib.config import TaskConfig, limited
 from genlib.models.adversarial.base.health import Health
-from genlib.models.translation.base.pictures import Pictures
+from genlib.models.translation.base.pictures import PictureConfig
 from genlib.models.translation.base.translator import Patches, Translator, absolute, decibels, shown
 from genlib.ports import Image, Sizes, choice, register
 from genlib.task import Phase, action
@@ -26,7 +26,7 @@ Domain = Annotated[str, register(choice("domain", DOMAINS))]
 class TwoDomainsConfig(TaskConfig):
     """What every translator between two sets is told."""
 
-    pictures: Pictures = field(default_factory=Pictures)
+    pictures: PictureConfig = field(default_factory=PictureConfig)
     """Sizes and augmentation."""
     width: int = limited(64, at_least=1)
     """Channels of the translators at full size; each halving doubles them."""
