@@ -51,7 +51,10 @@ def _folder(path: Path) -> Iterator[str]:
     yield _line("layout", _kind(path, source))
     yield _line("images", f"{source.total:,}")
     if _side_by_side(path, pictures_below(path)):
-        yield _line("note", f"all are twice as wide as high; if they are pairs side by side, as pix2pix has them: {_COMMAND} pairs {quote(str(path))} --out OUT")
+        yield _line(
+            "note",
+            f"all are twice as wide as high; if they are pairs side by side, as pix2pix has them: {_COMMAND} pairs {quote(str(path))} --out OUT",
+        )
     yield from (_line(name, words) for name, words in source.said.items())
     yield _line("command", f"{_COMMAND} folder {quote(str(path))} --out OUT{' --repeats' if 'repeats' in source.said else ''}")
 

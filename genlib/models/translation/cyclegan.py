@@ -99,7 +99,7 @@ def cyclegan() -> Recipe:
     `python jobs/train.py cyclegan`.
     """
     optim = OptimConfig(name="adam", learning_rate=5e-4, beta1=0.5, schedule="cosine")
-    train = TrainConfig(steps=1000, global_batch=8, optim=optim, evaluate_every_steps=500)
+    train = TrainConfig(steps=800, global_batch=8, optim=optim, evaluate_every_steps=500)
     task = CycleGANConfig(width=16, halvings=1, blocks=3, patches=Patches(width=32, layers=1))
     small = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=OptimConfig(name="adam", learning_rate=1e-3, beta1=0.5))
     # a price at which plain gradient descent too, by which tests compare strategies, stays where it learns

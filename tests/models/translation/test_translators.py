@@ -127,7 +127,12 @@ def test_unit_adds_up_the_papers_terms() -> None:
         distortion = (nets.generated(code, own) - x).abs().mean((1, 2, 3)) + (back - x).abs().mean((1, 2, 3))
         fooled = -task.discriminators[other](made).sigmoid().log().mean((1, 2, 3))
         total = total + 100 * distortion + 0.1 * (rates[0] + rates[1] + rates[2]) + 10 * fooled
-    torch.testing.assert_close(task.loss("translators", batch, Step(0, 1))[0], total)
+    loss, terms = task.loss("translators", batch, Step(0, 1))
+    torch.testing.assert_close(loss, total)
+    priced, _ = tiny("unit", adversarial_weight=10.0, rate_weight=0.1, distortion_weight=100.0, code_weight=3.0).loss(
+        "translators", batch, Step(0, 1)
+    )
+    torch.testing.assert_close(priced, total + 3 * (terms["code_A"] + terms["code_B"]))
 
 
 @pytest.mark.parametrize(
