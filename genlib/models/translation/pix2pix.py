@@ -163,7 +163,9 @@ class Pix2Pix(Translator):
 def pix2pix() -> Recipe:
     """Outlines of shapes filled in, 16 x 16 pixels.
 
-    `python jobs/train.py pix2pix`.
+    `python jobs/train.py pix2pix`. Held-out pictures come back with 25.2 dB (mean absolute error 0.021): colour, place and size are right, and
+    most kinds can be told; large discs keep a dark spot in their middle; 82 CPU-seconds. With 400 steps 22.6 dB, and 21.2 dB without L1
+    (`--task.l1-weight 0`).
     """
     optim = OptimConfig(name="adam", learning_rate=2e-3, beta1=0.5, schedule="cosine")
     train = TrainConfig(steps=2000, global_batch=16, optim=optim, evaluate_every_steps=500)

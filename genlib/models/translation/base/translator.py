@@ -22,7 +22,7 @@ from genlib.types import Batch, DataSpec, Metrics
 
 START_STD, START_WIDTH = 0.02, 64
 """Of the first weights, in the papers' code, and the width of its networks."""
-FEW = 16
+FEW = 8
 """Pictures of fewer than these say nothing of how manifold they are; the papers' batches are of one."""
 
 
