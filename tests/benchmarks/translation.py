@@ -20,7 +20,7 @@ from genlib.data.source import open_source
 from genlib.engine.fit import fit
 from tests.benchmarks.measure import report
 
-SET, SIDE, BATCH, STEPS = "shapes_edges", 16, 8, 800
+SET, SIDE, BATCH, STEPS = "shapes_edges", 16, 8, 300
 
 
 def scores(recipe: str, folder: Path, steps: int = STEPS) -> dict[str, float]:

@@ -157,7 +157,9 @@ def unit_rate(mean: Tensor) -> Tensor:
 def unit() -> Recipe:
     """Shapes in warm colours to shapes in cool ones and back by one space of codes, 16 x 16 pixels.
 
-    `python jobs/train.py unit`.
+    `python jobs/train.py unit`. The codes of a picture and of its translation come from 99 to 9.3 apart (19% of their length); without
+    `code_weight` to 57. A round trip ends 0.033 from where it began (mean absolute error), 96% of the translations pass a linear classifier
+    for ones of the other set, and colours of one set are not kept apart on the way back; 123 CPU-seconds.
     """
     optim = OptimConfig(name="adam", learning_rate=1e-3, beta1=0.5, schedule="cosine")
     train = TrainConfig(steps=600, global_batch=8, optim=optim, evaluate_every_steps=500)
