@@ -49,6 +49,10 @@ class DataSpec:
     """Pixels a side that the source stores; 0 where samples have no image or many sizes."""
     class_names: tuple[str, ...] = ()
     has_captions: bool = False
+    has_source: bool = False
+    """Whether each sample has a second picture of the same size, `source`, of which `image` is to be made."""
+    has_other: bool = False
+    """Whether there is a second set beside the first, whose samples are no partners of any (`data.other`)."""
     several_captions: bool = False
     """Whether one of a sample's captions is drawn at each visit, so that what is made of it differs from visit to visit."""
     json_texts: tuple[str, ...] = ()

@@ -3,6 +3,8 @@
 python jobs/prepare_data.py folder photos --out data/photos --size 512 --validation-share 0.01
 python jobs/prepare_data.py table pairs.csv --out data/pairs --image-column path --caption-column text
 python jobs/prepare_data.py huggingface owner/name --out data/name --caption-column text
+python jobs/prepare_data.py pairs facades --out data/facades
+python jobs/prepare_data.py domains horse2zebra --out data/horse2zebra
 python jobs/prepare_data.py icons --out data/icons
 python jobs/prepare_data.py verify data/icons
 python jobs/prepare_data.py look data/icons
@@ -19,6 +21,7 @@ if __name__ == "__main__":  # before imports that take a second
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +41,7 @@ from genlib.data.importers.folder import FolderLabels, FolderSplits, open_folder
 from genlib.data.importers.folder_files import FolderMasks
 from genlib.data.importers.huggingface import HuggingfaceDataset, open_huggingface
 from genlib.data.importers.image_files import AUTO
+from genlib.data.importers.pairs import open_domain, open_pairs
 from genlib.data.importers.table import open_table
 from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import all_shards
@@ -108,6 +112,32 @@ def table(
         mask_column: Name of the column with the paths of masks; auto: one that is called mask, segmentation, ... and holds such; none: no masks.
     """
     print(convert("table", open_table(where, image_column, caption_column, label_column, mask_column), output))
+
+
+def pairs(where: tyro.conf.Positional[Path], output: To) -> None:
+    """Pictures in pairs, for pix2pix: A and B side by side in one file, or in folders A and B under equal names. B is to be made of A.
+
+    Folders called like splits (train, val, test), beside A and B or in them, are such.
+
+    Args:
+        where: The folder; all folders in it are searched.
+        output: What to write.
+    """
+    print(convert("pairs", open_pairs(where), output))
+
+
+def domains(where: tyro.conf.Positional[Path], output: To) -> None:
+    """Two sets of pictures without pairs, for cyclegan and unit: folders trainA and trainB, testA and testB, or A and B.
+
+    They become two sets of shards, OUT/A and OUT/B: train with --data.train OUT/A --data.other OUT/B.
+
+    Args:
+        where: The folder; all folders in it are searched.
+        output: What to write.
+    """
+    sources = {side: open_domain(where, side) for side in ("A", "B")}
+    for side, source in sources.items():
+        print(f"{side}: {convert('domains', source, replace(output, out=output.out / side))}")
 
 
 def huggingface(
@@ -283,8 +313,8 @@ def _show(written: WrittenSet, out: Path) -> None:
 
 
 VERBS = {
-    "folder": folder, "table": table, "huggingface": huggingface, "icons": icons, "emoji": emoji, "fashion_mnist": fashion_mnist,
-    "shapes": shapes, "digits": digits, "verify": verify, "look": look,
+    "folder": folder, "table": table, "pairs": pairs, "domains": domains, "huggingface": huggingface, "icons": icons, "emoji": emoji,
+    "fashion_mnist": fashion_mnist, "shapes": shapes, "digits": digits, "verify": verify, "look": look,
 }  # fmt: skip
 
 

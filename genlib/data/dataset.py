@@ -59,7 +59,7 @@ def open_sets(config: DataConfig, each: MapShards = map_here, needs: Sequence[st
                     f"data.{split}={path!r}: there are no shards (.tar files).{hint} Check the path, or make some with jobs/prepare_data.py"
                 )
         paths = [path for group in groups for path in group]
-        how = {} if split == "other" else {"needs": needs, "caption_field": config.caption_field, "captions": config.captions}
+        how = {} if split.startswith("other") else {"needs": needs, "caption_field": config.caption_field, "captions": config.captions}
         shards = ShardSet.open(paths, config.filters if split == "train" else (), each, [len(group) for group in groups], **how)
         if not len(shards):
             raise ValueError(f"data.{split}={where!r}: {len(paths)} shards hold no usable sample; dropped: {shards.why_bad()}")
@@ -101,6 +101,8 @@ def _find(config: DataConfig) -> dict[str, tuple[str, list[list[StoragePath]]]]:
         beside = [find_shards(path, "validation", only_split=True) for path in named["train"][1]]
         if any(beside):
             found["validation"] = (config.train, [group for group in beside if group])
+    if "other" in named and any(beside := [find_shards(path, "validation", only_split=True) for path in named["other"][1]]):
+        found["other_validation"] = (config.other, [group for group in beside if group])
     return found
 
 

@@ -25,6 +25,9 @@ def _parts(sets: NamedSets) -> Iterator[str]:
     else:
         yield "no captions"
     yield f"labels 0 to {train.highest_label}" if "label" in train.fields else "no labels"
+    if (other := sets.get("other")) is not None:
+        beside = sets.get("other_validation")
+        yield f"a second set of {len(other[1]):,} samples" + (f", held out {len(beside[1]):,}" if beside else "")
     held_out = sets.get("validation")
     yield f"held out {len(held_out[1]):,} samples of {_shards(held_out[1])}" if held_out else "nothing held out"
     if train.bad or train.filtered:

@@ -47,12 +47,13 @@ _FEW = 20
 class ShardSource:
     """`genlib.types.DataSource` over WebDataset shards; see `open_source`."""
 
-    def __init__(self, splits: dict[str, Split], other: Split | None, spec: DataSpec, config: DataConfig):
+    def __init__(self, splits: dict[str, Split], others: dict[str, Split], spec: DataSpec, config: DataConfig):
+        """`others` are the samples of the second set beside those of each split; held-out ones only where it has any."""
         self.described = ""
         """What was taken for captions, labels and splits."""
         self.spec, self.failures = spec, Counter()
         """`failures`: samples that could not be decoded after they were indexed, by reason, each time they were met."""
-        self._splits, self._other, self._config, self._read = splits, other, config, 0
+        self._splits, self._others, self._config, self._read = splits, others, config, 0
         self._partners: dict[str, PartnerSampler] = {}
 
     @property
@@ -86,7 +87,7 @@ class ShardSource:
         assert 0 <= rank < world
         if self._lacks(split):
             return iter(())
-        chosen, each = self._split(split), -(-size // world)
+        chosen, other, each = self._split(split), self._others.get(split), -(-size // world)
         if isinstance(chosen.order, BucketOrder):
             assert start % size == 0, "a batch of a bucket is whole"
             if rank == 0:
@@ -94,14 +95,14 @@ class ShardSource:
         transform = PlainTransform(self._config.image_size) if transform is None else transform
         rows = chosen.rows(size, slice(rank * each, (rank + 1) * each), start, seed)
         if roles := getattr(transform, "partners", ()):
-            partners = self._partners.setdefault(split, PartnerSampler(chosen.shards, self._other and self._other.shards))
+            partners = self._partners.setdefault(split, PartnerSampler(chosen.shards, other and other.shards))
             rows = (replace(some, partners={role: partners.samples(role, some.positions, some.samples, seed) for role in roles}) for some in rows)
         reader = chosen.reader
         if chosen.encoded is not None:
             reader, transform = chosen.encoded, StackedArrays(Path(chosen.encoded.where(0)).parent)  # type: ignore[arg-type]
         cache = _cache_bytes(self._config, len(self._splits))
-        decoder = self._decoder(reader.shards, transform, seed, cache, draws=chosen.order is not None)
-        return self._batches(reader, rows, decoder, partial(self._counted, split))
+        decoder = self._decoder(reader.shards, other, transform, seed, cache, draws=chosen.order is not None)
+        return self._batches(reader, other, rows, decoder, partial(self._counted, split))
 
     def encoded_set(self, identity: str, folder: str = "") -> EncodedShards:
         """See `DataSource.encoded_set`."""
@@ -112,7 +113,7 @@ class ShardSource:
         """This source, whose training batches are of encoded samples, by the same numbers in the same order."""
         reader = SampleReader(shards, cache_bytes=_cache_bytes(self._config, len(self._splits)))
         train = replace(self._split("train"), encoded=reader)
-        return ShardSource({**self._splits, "train": train}, self._other, self.spec, self._config)
+        return ShardSource({**self._splits, "train": train}, self._others, self.spec, self._config)
 
     def once(self, groups: Iterable[np.ndarray], size: int, transform: Transform | None = None) -> Iterator[Batch]:
         """Batches of at most `size` rows of the training samples with the numbers of each group (n,); positions are numbers.
@@ -123,15 +124,17 @@ class ShardSource:
         split, transform = self._split("train"), PlainTransform(self._config.image_size) if transform is None else transform
         background = color(self._config.background)
         reader = SampleReader(split.shards, channels=self.spec.channels, background=background, segments=split.reader.segments)  # without a cache
-        decoder = self._decoder(reader.shards, transform, 0, 0, draws=False)
-        return self._batches(reader, _rows_once(groups, size, split.order), decoder, self._counted_once)
+        decoder = self._decoder(reader.shards, None, transform, 0, 0, draws=False)
+        return self._batches(reader, None, _rows_once(groups, size, split.order), decoder, self._counted_once)
 
-    def _batches(self, reader: SampleReader, rows: Iterator[BatchRows], decoder: BatchDecoder, counted: Callable[[Batch], Batch]) -> Iterator[Batch]:
+    def _batches(
+        self, reader: SampleReader, other: Split | None, rows: Iterator[BatchRows], decoder: BatchDecoder, counted: Callable[[Batch], Batch]
+    ) -> Iterator[Batch]:
         processes = self._config.readers
         if reader.segments:
             rows = reader.segments.ahead(rows, BatchRows.to_read, for_others=processes > 0)
         if not processes:
-            readers = (reader, self._other and self._other.reader)
+            readers = (reader, other and other.reader)
             yield from (counted(decoder.decode(readers, some)) for some in rows)
             return
         pool = ReaderPool(decoder, processes, timeout_seconds=self._config.reader_timeout_seconds)
@@ -140,8 +143,8 @@ class ShardSource:
         finally:
             pool.close()
 
-    def _decoder(self, shards: ShardSet, transform: Transform, seed: int, cache: int, draws: bool) -> BatchDecoder:
-        other = self._other.shards if self._other else None
+    def _decoder(self, shards: ShardSet, beside: Split | None, transform: Transform, seed: int, cache: int, draws: bool) -> BatchDecoder:
+        other = beside.shards if beside else None
         fields = tuple(getattr(transform, "fields", None) or dict.fromkeys([*shards.fields, *(other.fields if other else ())]))
         cache //= max(1, self._config.readers)  # each reader process has a cache of its own
         channels, background = self.spec.channels, color(self._config.background)
@@ -251,14 +254,16 @@ def open_and_cache(config: DataConfig, folder: Path, each: MapShards = map_here,
 
 def _source(sets: NamedSets, config: DataConfig, numbers: np.ndarray | None) -> ShardSource:
     held_out = sets["validation"][1] if "validation" in sets else None
-    spec = replace(spec_of(sets["train"][1], config), validation_name=validation_name(held_out))
+    other = sets["other"][1] if "other" in sets else None
+    spec = replace(spec_of(sets["train"][1], config, other), validation_name=validation_name(held_out))
     cache, splits, background = _cache_bytes(config, len(sets)), {}, color(config.background)
     for name, (where, shards) in sets.items():
         segments = segments_of(shards, _disk_bytes(config))
         reader = SampleReader(shards, channels=spec.channels, background=background, cache_bytes=cache, segments=segments)
         splits[name] = Split(where, shards, reader, _order(shards, where, config, numbers) if name == "train" else None)
     spec = replace(spec, vector_size=vector_size(splits["train"].reader))
-    source = ShardSource(splits, splits.pop("other", None), spec, config)
+    others = {split: splits.pop(name) for split, name in (("train", "other"), ("validation", "other_validation")) if name in splits}
+    source = ShardSource(splits, {"validation": others["train"], **others} if others else {}, spec, config)
     source.described = described(sets)
     return source
 

@@ -20,21 +20,27 @@ from genlib.types import DataSpec
 _FACTS_BYTES = 256 << 20  # names of four million classes
 
 
-def spec_of(train: ShardSet, config: DataConfig) -> DataSpec:
-    """Facts of the training samples; the caller adds `validation_name` and `vector_size`."""
+def spec_of(train: ShardSet, config: DataConfig, other: ShardSet | None = None) -> DataSpec:
+    """Facts of the training samples, and of the second set beside them; the caller adds `validation_name` and `vector_size`.
+
+    Pictures of both sets, and both of a pair, have the same number of channels.
+    """
+    grey = "source" not in train.fields and all(some is None or (some.channels and set(some.channels) == {1}) for some in (train, other))
     facts = _facts_beside(train)
     one_size = train.sizes[0][0] if len(train.sizes) == 1 and train.sizes[0][0] == train.sizes[0][1] else 0
     names = tuple(facts.get("class_names", ())) or tuple(str(label) for label in range(train.highest_label + 1))
     return DataSpec(
-        channels=1 if train.channels and set(train.channels) == {1} else 3,
+        channels=1 if grey else 3,
         image_size=(config.image_size or one_size) if "image" in train.fields else 0,
         class_names=names,
         has_captions="text" in train.fields,
+        has_source="source" in train.fields,
+        has_other=other is not None,
         several_captions=train.captions is not None and train.captions.draw == "random",
         json_texts=() if "text" in train.fields else tuple(train.json_texts),
         num_samples=len(train),
         bucket_step=config.bucket_step,
-        digest=_digest(train, config),
+        digest=_digest(train, config, other),
         order_version=ORDER_VERSION,
     )
 
@@ -53,11 +59,13 @@ def vector_size(train: SampleReader) -> int:
     return values["array"][0].size
 
 
-def _digest(train: ShardSet, config: DataConfig) -> str:
-    """Identity of the samples, and of how several paths are mixed."""
-    if not config.weights:
+def _digest(train: ShardSet, config: DataConfig, other: ShardSet | None) -> str:
+    """Identity of the samples, of those beside them, and of how several paths are mixed."""
+    if not config.weights and other is None:
         return train.digest
-    return hashlib.sha256(json.dumps([train.digest, train.parts, config.weights]).encode()).hexdigest()
+    mixed = [train.parts, config.weights] if config.weights else []
+    beside = [] if other is None else ["other", other.digest]
+    return hashlib.sha256(json.dumps([train.digest, *mixed, *beside]).encode()).hexdigest()
 
 
 def _facts_beside(shards: ShardSet) -> dict[str, Any]:

@@ -52,6 +52,16 @@ def saturating_generator(fake: Tensor) -> Tensor:
     return -_per_sample(F.softplus(fake))
 
 
+def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Half the squared distance of data from 1 and of fakes from 0 (Mao et al. 2017, arXiv:1611.04076, eq. 9). Scores (B, ...) -> (B,)."""
+    return 0.5 * (_per_sample((real - 1).square()) + _per_sample(fake.square()))
+
+
+def least_squares_generator(fake: Tensor) -> Tensor:
+    """Squared distance of fakes from 1 (Mao et al. 2017; without a half, as in arXiv:1703.10593). Scores (B, ...) -> (B,)."""
+    return _per_sample((fake - 1).square())
+
+
 def noisy_targets(position: Tensor, *, real: bool, smoothing: float, flips: float, seed: int) -> Tensor:
     """What a discriminator is told of samples at positions (B,) int64: probability of being data, (B,) float32.
 

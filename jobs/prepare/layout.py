@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
+
+from PIL import Image
 
 from genlib.data.importers.convert import ConversionInput
 from genlib.data.importers.folder import open_folder
 from genlib.data.importers.image_files import IMAGES
+from genlib.data.importers.pairs import pictures_below, sides_below
 from genlib.data.importers.table import TABLES, columns_of
 from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import COMPRESSED
 
 _COMMAND = "python jobs/prepare_data.py"
+_OPENED = 32  # pictures whose sizes are looked at
 
 
 def layout(path: Path) -> str | None:
@@ -40,11 +44,46 @@ def _folder(path: Path) -> Iterator[str]:
         command = f"{_COMMAND} huggingface {quote(str(path))} --out OUT --caption-column COLUMN"
         yield _line("command", f"{command}, where the images are in the files; of paths: table")
         return
+    if lines := _translation(path):
+        yield from lines
+        return
     source = open_folder(path)
     yield _line("layout", _kind(path, source))
     yield _line("images", f"{source.total:,}")
+    if _side_by_side(path, pictures_below(path)):
+        yield _line(
+            "note",
+            f"all are twice as wide as high; if they are pairs side by side, as pix2pix has them: {_COMMAND} pairs {quote(str(path))} --out OUT",
+        )
     yield from (_line(name, words) for name, words in source.said.items())
     yield _line("command", f"{_COMMAND} folder {quote(str(path))} --out OUT{' --repeats' if 'repeats' in source.said else ''}")
+
+
+def _translation(path: Path) -> list[str]:
+    """Lines on pictures in sets A and B, in pairs or without; nothing on others."""
+    sides = sides_below(path)
+    if not (sides["A"] and sides["B"]) or sides[""]:  # of letters as classes there are others
+        return []
+    counts = _line("images", f"{sides['A']:,} of A and {sides['B']:,} of B, {sides['pairs']:,} of them under equal names")
+    paired = _line("command", f"{_COMMAND} pairs {quote(str(path))} --out OUT"), _line("command", f"{_COMMAND} domains {quote(str(path))} --out OUT")
+    if 2 * sides["pairs"] >= min(sides["A"], sides["B"]):
+        note = _line("note", "if equal names are not pairs, as in CycleGAN's own sets, take the verb domains")
+        return [_line("layout", "pairs in folders A and B, as pix2pix has them"), counts, paired[0], note]
+    return [_line("layout", "two sets without pairs, as CycleGAN has them"), counts, paired[1]]
+
+
+def _side_by_side(path: Path, images: Sequence[str]) -> bool:
+    """Whether pictures spread over the folder are all twice as wide as high."""
+    some = images[:: -(-len(images) // _OPENED)]
+    try:
+        return all(size[0] == 2 * size[1] for size in (_size(path / one) for one in some))
+    except OSError:
+        return False
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
 
 
 def _kind(path: Path, source: ConversionInput) -> str:

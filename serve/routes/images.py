@@ -43,6 +43,7 @@ class Translation(Drawn):
 
     image: Picture | Annotated[list[Picture], Field(min_length=1, max_length=64)]
     prompt: Text | None = None
+    to: Annotated[str, Field(max_length=100)] | None = Field(None, description="Of a model between two sets the one to translate to, by its name.")
 
 
 class Reconstruction(Asked):
@@ -113,25 +114,27 @@ def _class_of(card: ModelCard, body: Generation) -> int:
 async def variations(request: Request) -> Response:
     """Draws pictures that are like a given one."""
     body, front = await body_of(request, Variation), of(request)
-    return await _changed(request, front, body, "images.variations", [body.image], strength=body.strength)
+    return await _changed(request, front, body, "images.variations", [body.image], {"strength": ("strength", body.strength)})
 
 
 @route(ROUTER, "/v1/images/translations", Translation, uses=("images.translations",), answer="Pictures", stream=True, forms=True)
 async def translations(request: Request) -> Response:
     """Turns pictures of one kind into another."""
     body, front = await body_of(request, Translation), of(request)
-    return await _changed(request, front, body, "images.translations", body.image if isinstance(body.image, list) else [body.image])
+    images = body.image if isinstance(body.image, list) else [body.image]
+    return await _changed(request, front, body, "images.translations", images, {"domain": ("to", body.to)})
 
 
 async def _changed(
-    request: Request, front: Front, body: Variation | Translation, endpoint: str, images: list[str], strength: float | None = None
+    request: Request, front: Front, body: Variation | Translation, endpoint: str, images: list[str], own: dict[str, tuple[str, Any]]
 ) -> Response:
+    """`own` are the fields that this endpoint alone has, by kind of port."""
     card = front.card(body.model, (endpoint,), endpoint.partition(".")[2])
     action = card.actions[action_for(card, endpoint)]
     image, sides = await fitted_batch(card, images, front.options.limits, "image", size=body.size, count=body.n or 1)
     count = len(image)
     seeds = seeds_from(body.seed, count)
-    values = {**body.sampling(), **words_of(body, action, count), "strength": ("strength", strength)}
+    values = {**body.sampling(), **words_of(body, action, count), **own}
     arguments = {**options_of(card, action, values, front.options.limits), **pictured(action, image), **seeded(action, seeds)}
     work = picture_work(
         card, action, arguments, body, front.options,

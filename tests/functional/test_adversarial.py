@@ -28,6 +28,12 @@ def test_non_saturating_losses_are_cross_entropies() -> None:
     assert blind.item() == pytest.approx(2 * math.log(2))
 
 
+def test_least_squares_pull_data_to_one_and_fakes_to_zero() -> None:
+    real, fake = torch.tensor([[[1.0, 3.0]], [[0.0, 1.0]]]), torch.tensor([[[0.0, 2.0]], [[1.0, -1.0]]])
+    assert adversarial.least_squares_discriminator(real, fake).tolist() == [0.5 * (2 + 2), 0.5 * (0.5 + 1)]
+    assert adversarial.least_squares_generator(fake).tolist() == [1.0, 2.0]
+
+
 def test_the_minimax_game_in_probabilities() -> None:
     logits = torch.linspace(-5, 5, 11, dtype=torch.float64)[:, None]
     torch.testing.assert_close(adversarial.saturating_generator(logits), (1 - logits.sigmoid()).log()[:, 0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -14,7 +15,9 @@ from PIL import Image
 
 from serve.limits import Limits
 from serve.models.pool import ModelPool
-from tests.serve.models import Walker, ask, events_of, picture, png, post, shown, uri
+from serve.models.sources import ModelSource
+from tests.models.stages import train_stages
+from tests.serve.models import Walker, ask, events_of, opened, picture, png, post, shown, uri
 
 GENERATE, EDIT = "/v1/images/generations", "/v1/images/edits"
 
@@ -197,8 +200,48 @@ def test_reconstructions_say_how_far_they_are(local: ModelPool) -> None:
         assert row["anomaly_score"] == row["error"]
 
 
-def test_no_family_translates_yet(local: ModelPool) -> None:
-    assert post(local, "/v1/images/translations", {"image": uri(png(picture(8)))}).status_code == 404
+TRANSLATE = "/v1/images/translations"
+
+
+@pytest.fixture(scope="module")
+def translators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelPool]:
+    root = tmp_path_factory.mktemp("translators")
+    finals = {name: train_stages(name, root / name)["train"] for name in ("cyclegan", "pix2pix")}
+    pool = opened([ModelSource(name, str(final.parents[1])) for name, final in finals.items()])
+    yield pool
+    pool.close()
+
+
+def test_a_model_that_translates_nothing_is_not_found(local: ModelPool) -> None:
+    assert post(local, TRANSLATE, {"image": uri(png(picture(8)))}).status_code == 404
+
+
+def test_translations_between_two_sets_go_both_ways_and_keep_proportions(translators: ModelPool) -> None:
+    given = uri(png(picture(16)[:, :8]))  # as wide as half its height
+    body = {"model": "cyclegan", "image": given}
+    to_b, by_name, to_a = (post(translators, TRANSLATE, {**body, **more}) for more in ({}, {"to": "B"}, {"to": "A"}))
+    width, height = map(int, to_b.json()["size"].split("x"))
+    assert width % 2 == height % 2 == 0
+    assert width < height
+    assert shown(images(to_b)[0]).shape == (height, width, 3)
+    assert images(to_b) == images(by_name)
+    assert np.abs(shown(images(to_b)[0]) - shown(images(to_a)[0])).max() > 1
+    said = Image.open(io.BytesIO(images(to_b)[0])).info["parameters"]  # type: ignore[union-attr]
+    assert "Model: cyclegan" in said
+    refused = post(translators, TRANSLATE, {**body, "to": "C"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "to")
+
+
+def test_translations_of_pairs_draw_their_noise_by_the_seed_and_stand_alone(translators: ModelPool) -> None:
+    given = [uri(png(picture(16, seed=seed))) for seed in range(2)]
+    both = post(translators, TRANSLATE, {"model": "pix2pix", "image": given, "seed": 3})
+    alone = post(translators, TRANSLATE, {"model": "pix2pix", "image": given[1], "seed": 4})
+    other = post(translators, TRANSLATE, {"model": "pix2pix", "image": given[1], "seed": 5})
+    assert [row["seed"] for row in both.json()["data"]] == [3, 4]
+    assert np.abs(shown(images(both)[1]) - shown(images(alone)[0])).max() <= 1
+    assert np.abs(shown(images(other)[0]) - shown(images(alone)[0])).max() > 1
+    refused = post(translators, TRANSLATE, {"model": "pix2pix", "image": given[0], "to": "A"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "to")
 
 
 @pytest.mark.parametrize(

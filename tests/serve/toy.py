@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from genlib.functional.step_callbacks import after_step
 from genlib.models.diffusion.base.sampling import Sampler
+from genlib.models.translation.base.two_domains import Domain
 from genlib.ports import (
     Amounts,
     Code,
@@ -132,7 +133,7 @@ class Toy(Task):
     def rework(
         self, *, given: Image, was: SourceTexts, wanted: Texts, group: Labels, hole: Mask, avoid: NegativeText = "", push: Guidance = 1.0,
         back: GuidanceRescale = 0.0, far: Strength = 0.5, hop: Jump = 1, again: Passes = 1, before: Left = 0.5, above: Top = 0.5,
-        loud: NoiseLevel = 0.1, deep: Depth = 1.0, note: Text = "", frames: FrameCount = 2,
+        loud: NoiseLevel = 0.1, deep: Depth = 1.0, note: Text = "", frames: FrameCount = 2, to: Domain = "B",
     ) -> Frames:  # fmt: skip
         """Several versions of each image."""
         levels = torch.linspace(0, far, frames)[None, :, None, None, None]

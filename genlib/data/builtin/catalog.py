@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from genlib.data.builtin import cities, digits, emoji, fashion_mnist, icons, rings2d, shapes
+from genlib.data.builtin import cities, digits, emoji, fashion_mnist, icons, rings2d, shape_domains, shapes
 from genlib.data.shards.writer import write_facts, write_shards
 from genlib.files import cache_folder, locked
 
@@ -54,6 +55,15 @@ def write_shapes(folder: Path, size: int = 0, train: int = shapes.NUM_TRAIN, val
     return WrittenSet(counts)
 
 
+def write_shape_domain(name: str, samples: Callable[[str, int, int], Iterable[dict[str, bytes]]], folder: Path, size: int = 0) -> WrittenSet:
+    """Writes a set of shapes for translation: `samples` gives a split's first so many at a size."""
+    size = size or shapes.DEFAULT_SIZE
+    numbers = {"train": shape_domains.NUM_TRAIN, "validation": shape_domains.NUM_VALIDATION}
+    counts = {split: write_shards(folder, split, samples(split, count, size)) for split, count in numbers.items()}
+    write_facts(folder, name=name, image_size=size, channels=3, class_names=shapes.KINDS, samples=counts)
+    return WrittenSet(counts)
+
+
 def write_rings2d(folder: Path, size: int = 0, train: int = rings2d.NUM_TRAIN, validation: int = rings2d.NUM_VALIDATION, seed: int = 0) -> WrittenSet:
     """Writes `train` and `validation` points, which have no size in pixels."""
     numbers = {"train": train, "validation": validation}
@@ -88,6 +98,14 @@ def write_emoji(folder: Path, size: int = 0, font: str | Path = "") -> WrittenSe
 BUILTIN: dict[str, tuple[Callable[[Path, int], WrittenSet], int, Callable[[], str]]] = {
     "icons": (write_icons, icons.DEFAULT_SIZE, icons.fingerprint),
     "shapes": (write_shapes, shapes.DEFAULT_SIZE, lambda: f"v{shapes.VERSION}"),
+    **{
+        name: (partial(write_shape_domain, name, samples), shapes.DEFAULT_SIZE, lambda: f"v{shapes.VERSION} {shape_domains.VERSION}")
+        for name, samples in (
+            ("shapes_edges", shape_domains.edge_pairs),
+            ("shapes_warm", shape_domains.warm),
+            ("shapes_cool", shape_domains.cool),
+        )
+    },
     "rings2d": (write_rings2d, 0, lambda: f"v{rings2d.VERSION}"),
     "cities": (write_cities, 0, cities.fingerprint),
     "digits": (write_digits, digits.DEFAULT_SIZE, lambda: f"v{digits.VERSION}"),

@@ -6,7 +6,7 @@ Each sample is a pure function of (seed, split, number), so a set of any length 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -68,10 +68,13 @@ def _where(x: float, y: float) -> str:
     return f"at the {row} {column}".replace("  ", " ").rstrip() if row or column else "in the middle"
 
 
-def sample(number: int, split: str, size: int, seed: int = 0) -> dict[str, bytes]:
-    """Members of one sample: png (RGB), mask.png, txt, cls (the kind), and json with the factors; x, y and size as shares of the side."""
+def sample(number: int, split: str, size: int, seed: int = 0, colors: Sequence[str] = tuple(COLORS)) -> dict[str, bytes]:
+    """Members of one sample: png (RGB), mask.png, txt, cls (the kind), and json with the factors; x, y and size as shares of the side.
+
+    It has one of these `colors`.
+    """
     rng = np.random.default_rng((seed, split == "validation", number))
-    kind, color = KINDS[rng.integers(len(KINDS))], list(COLORS)[rng.integers(len(COLORS))]
+    kind, color = KINDS[rng.integers(len(KINDS))], colors[int(rng.integers(len(colors)))]
     share, word = _SIZES[rng.integers(len(_SIZES))]
     extent = share * rng.uniform(0.9, 1.1)
     x, y = rng.uniform(extent / 2, 1 - extent / 2, 2)
@@ -87,6 +90,6 @@ def sample(number: int, split: str, size: int, seed: int = 0) -> dict[str, bytes
     }
 
 
-def samples(split: str, count: int, size: int, seed: int = 0) -> Iterator[dict[str, bytes]]:
-    """The first `count` samples of "train" or "validation"."""
-    return (sample(number, split, size, seed) for number in range(count))
+def samples(split: str, count: int, size: int, seed: int = 0, colors: Sequence[str] = tuple(COLORS)) -> Iterator[dict[str, bytes]]:
+    """The first `count` samples of "train" or "validation", of these `colors`."""
+    return (sample(number, split, size, seed, colors) for number in range(count))

@@ -20,8 +20,11 @@ KINDS = {
 """Kind of value by extension; a member `key.mask.png` is an image in the field `mask`, `key.motion.npy` numbers in `motion`. Of a sample's
 texts the first ending here counts.
 
-An image in a field that is not called `image` is numbers by place, a map: it is read as one channel, of a palette PNG the indices.
+An image in a field that is none of `PICTURES` is numbers by place, a map: it is read as one channel, of a palette PNG the indices.
 """
+PICTURES = ("image", "source")
+"""Fields whose images are pictures. `source` is what a translation makes `image` of, and both are of one size."""
+TWO_SIZES = "pictures of two sizes"
 LIMIT_BYTES = {"image": 64 << 20, "text": 1 << 20, "label": 64, "json": 4 << 20, "array": 64 << 20}
 LIMIT_PIXELS = 1 << 26
 LIMIT_LABELS = 1 << 22
@@ -34,6 +37,7 @@ REASONS = (
     "more than 16 bits", "unknown colours", "mask of 16 bits",
     "non-UTF-8", "missing caption", "bad label", "bad JSON", "bad array", "killed its reader", "hung its reader",
     CHANGED := "changed since it was indexed", UNREADABLE := "unreadable shard", "missing label",
+    TWO_SIZES,
 )  # fmt: skip
 """Why a sample may fail. A new one goes to the end, as encoded sets keep their numbers."""
 FOUND_WHILE_READING = ("killed its reader", "hung its reader", CHANGED, UNREADABLE)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
-from genlib.data.codecs.decode import LIMIT_BYTES, LIMIT_PIXELS, BadSample
+from genlib.data.codecs.decode import LIMIT_BYTES, LIMIT_PIXELS, TWO_SIZES, BadSample
 from genlib.data.codecs.image_header import image_header, mask_header
-from genlib.data.codecs.images import opened, plain
-from genlib.data.codecs.orientation import turn_of, upright
+from genlib.data.codecs.images import decode_image, opened, plain
+from genlib.data.codecs.orientation import UPRIGHT, turn_of, upright
 from genlib.files import IrregularError, read_regular
 
 _OTHERS = ("BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
@@ -64,6 +64,22 @@ def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:
         raise
     except Exception:  # what a codec raises on hostile bytes is not a closed list
         raise BadSample("undecodable") from None
+
+
+def stored_halves(data: bytes, size: int = 0) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+    """The left and the right half of an image, each as of `stored_image`; encoded again, a JPEG as JPEG, all else as PNG.
+
+    BadSample or SkippedSample says why it cannot be used.
+    """
+    kind, whole = stored_image(data)
+    pixels = decode_image(whole)
+    wide = pixels.shape[1]
+    if wide % 2:
+        raise BadSample(TWO_SIZES)
+    found = []
+    for half in (pixels[:, : wide // 2], pixels[:, wide // 2 :]):
+        found.append(_encoded(Image.fromarray(np.ascontiguousarray(half)), "JPEG" if kind == "jpg" else "PNG", size, UPRIGHT))
+    return found[0], found[1]
 
 
 def stored_mask(data: bytes) -> tuple[str, bytes]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from genlib.data.codecs.captions import CAPTIONS, MISSING, as_lines, captions_of
-from genlib.data.codecs.decode import LIMIT_BYTES, BadSample, decode_label, decode_text
-from genlib.data.codecs.encode import SkippedSample, file_bytes, stored_image, stored_mask
+from genlib.data.codecs.decode import LIMIT_BYTES, TWO_SIZES, BadSample, decode_label, decode_text
+from genlib.data.codecs.encode import SkippedSample, file_bytes, stored_halves, stored_image, stored_mask
+from genlib.data.codecs.image_header import image_header
 from genlib.data.index import shard_index
 from genlib.data.shards.writer import ShardWriter
 from genlib.files import read_regular, write_atomically
@@ -46,6 +47,10 @@ class RawSample:
     problem: str = ""
     """Why the sample cannot be used, where the input knows it."""
     mask: bytes | Path | None = None
+    source: Path | None = None
+    """The picture of which `image` is to be made."""
+    halves: bool = False
+    """Whether `image` holds both, that picture to the left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +115,16 @@ class PartRecord:
 
 
 def members(raw: RawSample, size: int = 0) -> dict[str, bytes]:
-    """Members of a sample for a shard: an image, and a mask, txt and cls where it has them. BadSample or SkippedSample where it cannot be used."""
+    """Members of a sample for a shard: an image, and a source, mask, txt and cls where it has them.
+
+    BadSample or SkippedSample where it cannot be used.
+    """
     if raw.problem:
         raise SkippedSample(raw.problem)
     if raw.image is None:
         raise SkippedSample("missing image")
     data = file_bytes(raw.image, LIMIT_BYTES["image"], "image") if isinstance(raw.image, Path) else raw.image
-    found = dict([stored_image(data, size)])
+    found = _pair(raw, data, size) if raw.halves or raw.source is not None else dict([stored_image(data, size)])
     if raw.mask is not None:
         found.update([stored_mask(file_bytes(raw.mask, LIMIT_BYTES["image"], "mask") if isinstance(raw.mask, Path) else raw.mask)])
     if raw.caption is not None:
@@ -124,6 +132,20 @@ def members(raw: RawSample, size: int = 0) -> dict[str, bytes]:
     if raw.label is not None:
         found["cls"] = str(decode_label(str(raw.label).encode())).encode()
     return found
+
+
+def _pair(raw: RawSample, data: bytes, size: int) -> dict[str, bytes]:
+    """Both pictures, which are of one size."""
+    if raw.halves:
+        source, image = stored_halves(data, size)
+    else:
+        assert raw.source is not None
+        given = file_bytes(raw.source, LIMIT_BYTES["image"], "partner")
+        whole = [image_header(one) for _, one in (stored_image(given), stored_image(data))]
+        if len({(one.height, one.width) for one in whole}) > 1:
+            raise BadSample(TWO_SIZES)
+        source, image = stored_image(given, size), stored_image(data, size)
+    return {f"source.{source[0]}": source[1], image[0]: image[1]}
 
 
 def _captions(caption: str | bytes | Path | Sequence[Any]) -> dict[str, bytes]:

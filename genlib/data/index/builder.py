@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from genlib.data.codecs.captions import has_caption
-from genlib.data.codecs.decode import LIMIT_BYTES, BadSample, array_header, decode_json, decode_label, decode_text
+from genlib.data.codecs.decode import LIMIT_BYTES, PICTURES, TWO_SIZES, BadSample, array_header, decode_json, decode_label, decode_text
 from genlib.data.codecs.image_header import ImageHeader, image_header, mask_header
 from genlib.data.index import grouping, tar
 from genlib.data.index.content import FileContent
@@ -77,10 +77,12 @@ class IndexBuilder:
         members = self.members
         kinds, checks = [kind for _, kind in self.columns], [check_of(*column) for column in self.columns]
         image, label, facts = (self.columns.get((name, name), -1) for name in ("image", "label", "json"))
+        pair = {self.columns.get((name, "image"), -1) for name in PICTURES}
         headers: dict[bytes, ImageHeader] = {}
         end = len(self.data)
         for key, row in list(self.rows.items()):
             try:
+                sides: set[tuple[int, int]] = set()
                 for column, number in row.items():
                     kind, start, size = kinds[column], members.offsets[number], members.sizes[number]
                     if start + size > end:
@@ -90,6 +92,10 @@ class IndexBuilder:
                         raise BadSample("over the byte limit")
                     data = self.data[start : start + size]
                     value, self.sums[number] = checks[column](data), zlib.crc32(data)
+                    if column in pair:
+                        sides.add((value.height, value.width))
+                        if len(sides) > 1:
+                            raise BadSample(TWO_SIZES)
                     if column == image:
                         headers[key] = value
                     elif column == label:

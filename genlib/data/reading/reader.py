@@ -18,6 +18,7 @@ from genlib.config import Color
 from genlib.data.caches.lru import LruCache
 from genlib.data.codecs.decode import (
     CHANGED,
+    PICTURES,
     REASONS,
     UNREADABLE,
     BadSample,
@@ -46,7 +47,7 @@ AtLeast = int | tuple[int, int]
 class SampleReader:
     """Decodes samples of a set into values by field; every process that reads has its own.
 
-    `channels` are those of the field `image`, `background` is the colour behind what is transparent, see `decode_image`.
+    `channels` are those of pictures (`PICTURES`), `background` is the colour behind what is transparent, see `decode_image`.
     `on_sample` is called with the number of each sample before it is decoded. `segments` fetches members of shards at URLs.
     """
 
@@ -134,7 +135,7 @@ class SampleReader:
             for field, data in zip(fields, members, strict=True):
                 kind = self.shards.kinds[field]
                 if kind == "image":
-                    picture = field == "image"
+                    picture = field in PICTURES
                     values.append(
                         decode_image(data or b"", self.channels, at_least, self.background) if picture else decode_map(data or b"", self.background)
                     )
@@ -202,7 +203,7 @@ class SampleReader:
         height, width = (at_least or 1, at_least or 1) if isinstance(at_least, int) else at_least
         kinds = [self.shards.kinds[field] for field in fields]
         blank = [
-            np.zeros((height, width, self.channels if field == "image" else 1), np.uint8) if kind == "image" else _STAND_IN[kind]
+            np.zeros((height, width, self.channels if field in PICTURES else 1), np.uint8) if kind == "image" else _STAND_IN[kind]
             for field, kind in zip(fields, kinds, strict=True)
         ]
         if good is not None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from genlib.data.codecs.decode import StoredArray
+from genlib.data.codecs.decode import PICTURES, StoredArray
 from genlib.types import Batch, Samples
 
 
@@ -113,7 +113,7 @@ class PlainTransform:
             if isinstance(values[0], StoredArray):
                 batch[name], batch[f"{name}_length"] = pad_sequences(values)
             elif isinstance(values[0], np.ndarray):
-                batch[name] = to_float(self._stacked(values, samples.bucket_size, smooth=name == "image"))
+                batch[name] = to_float(self._stacked(values, samples.bucket_size, smooth=name in PICTURES))
             elif isinstance(values[0], int):
                 batch[name] = torch.tensor(values, dtype=torch.int64)
         labels = [facts.get("label") for facts in samples.fields.get("json", ())]
