@@ -17,6 +17,7 @@ RECIPES: dict[str, str] = {
     "autoencoder_kl_sdxl": "genlib.models.autoencoders.kl:autoencoder_kl_sdxl",
     "autoencoder_vq": "genlib.models.autoencoders.vq:autoencoder_vq",
     "beta_vae": "genlib.models.variational.vae:beta_vae",
+    "cgan": "genlib.models.adversarial.cgan:cgan",
     "classifier": "genlib.models.representation.classifier:classifier",
     "clip_tiny": "genlib.models.representation.clip:clip_tiny",
     "clip_vit_b32": "genlib.models.representation.clip:clip_vit_b32",

@@ -21,7 +21,7 @@ from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConf
 from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
 from genlib.models.adversarial.base.health import Health
-from genlib.models.adversarial.gan import GAN, LEAK, Game
+from genlib.models.adversarial.gan import GAN, LEAK, Game, Joint
 from genlib.nn.batch_norm import BatchNorm
 from genlib.ports import Features, Image
 from genlib.recipe import Recipe, Stage
@@ -76,11 +76,11 @@ class Convolutional(Config):
     def transform(self, shape: VectorShape) -> PlainTransform:
         return PlainTransform(shape.image_size)
 
-    def generator(self, shape: VectorShape) -> nn.Module:
-        return ConvGenerator(self.latent_dim, shape.sides[0], shape.image_size, self.width, self.kernel)
+    def generator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+        return ConvGenerator(self.latent_dim + told, shape.sides[0], shape.image_size, self.width, self.kernel)
 
-    def discriminator(self, shape: VectorShape) -> nn.Module:
-        return ConvDiscriminator(shape.sides[0], shape.image_size, self.width, self.kernel)
+    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+        return ConvDiscriminator(shape.sides[0], shape.image_size, self.width, self.kernel, told)
 
 
 class Layer(nn.Module):
@@ -97,7 +97,7 @@ class Layer(nn.Module):
 
 
 class ConvGenerator(nn.Module):
-    """noise (B, latent) -> pictures (B, channels, side, side) in [-1, 1]."""
+    """noise, and beside it what it is told, (B, latent) together -> pictures (B, channels, side, side) in [-1, 1]."""
 
     def __init__(self, latent: int, channels: int, side: int, width: int, kernel: int = 4) -> None:
         super().__init__()
@@ -109,18 +109,21 @@ class ConvGenerator(nn.Module):
         self.layers = nn.ModuleList([*layers, Layer(_doubling(widths[-1], channels, kernel), None, nn.Tanh())])
         self.apply(start_small)
 
-    def forward(self, noise: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, noise: Tensor, valid: Tensor | None = None, *told: Tensor) -> Tensor:
         """See the class; `valid` as of `BatchNorm`."""
-        x = noise[:, :, None, None]
+        x = torch.cat([noise, *told], 1)[:, :, None, None]
         for layer in self.layers:
             x = layer(x, valid)
         return x.float()
 
 
 class ConvDiscriminator(nn.Module):
-    """pictures (B, channels, side, side) in [-1, 1] -> logits (B, 1). Not `normalised`, it is a critic, whose weights start as PyTorch's do."""
+    """pictures (B, channels, side, side) in [-1, 1] -> logits (B, 1). Not `normalised`, it is a critic, whose weights start as PyTorch's do.
 
-    def __init__(self, channels: int, side: int, width: int, kernel: int = 4, *, normalised: bool = True) -> None:
+    What it is told, (B, told), joins at the smallest map.
+    """
+
+    def __init__(self, channels: int, side: int, width: int, kernel: int = 4, told: int = 0, *, normalised: bool = True) -> None:
         super().__init__()
         start, depth = halvings(side)
         widths = [channels, *(width * 2**i for i in range(depth))]
@@ -128,16 +131,18 @@ class ConvDiscriminator(nn.Module):
         for i, (a, b) in enumerate(pairwise(widths)):
             norm = BatchNorm(b) if normalised and i else None
             layers.append(Layer(nn.Conv2d(a, b, kernel, STRIDE, (kernel - 1) // 2, bias=norm is None), norm, nn.LeakyReLU(LEAK)))
-        self.layers, self.last = nn.ModuleList(layers), nn.Conv2d(widths[-1], 1, start)
+        self.layers, self.last, end = nn.ModuleList(layers), nn.Conv2d(widths[-1], 1, start), widths[-1]
+        norm = BatchNorm(end) if normalised else None
+        self.joint = Joint(nn.Conv2d(end, end, 1, bias=norm is None), told, end, norm) if told else None
         if normalised:
             self.apply(start_small)
 
-    def forward(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, valid: Tensor | None = None, *told: Tensor) -> Tensor:
         """See the class; `valid` as of `BatchNorm`."""
         x = image
         for layer in self.layers:
             x = layer(x, valid)
-        return self.last(x).flatten(1).float()
+        return self.last(self.joint(x, valid, *told) if self.joint else x).flatten(1).float()
 
     def features(self, image: Tensor) -> Tensor:
         """Every layer's map, its largest values on a grid of at most 4 x 4, (B, F): what the paper gives a linear classifier (section 5.1)."""

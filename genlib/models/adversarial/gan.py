@@ -51,15 +51,19 @@ class Dense(Config):
     def transform(self, shape: VectorShape) -> VectorTransform:
         return VectorTransform(shape)
 
-    def generator(self, shape: VectorShape) -> nn.Module:
-        return DenseNetwork(self.latent_dim, self.width, self.layers, shape.size, nn.ReLU(), nn.Tanh() if shape.is_image else nn.Identity())
+    def generator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+        end = nn.Tanh() if shape.is_image else nn.Identity()
+        return DenseNetwork(self.latent_dim + told, self.width, self.layers, shape.size, nn.ReLU(), end)
 
-    def discriminator(self, shape: VectorShape) -> nn.Module:
-        return DenseNetwork(shape.size, self.width, self.layers, 1, nn.LeakyReLU(LEAK), nn.Identity())
+    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+        return DenseDiscriminator(shape.size, self.width, self.layers, 1, told)
 
 
 class DenseNetwork(nn.Module):
-    """(B, inputs) -> (B, outputs) float32, through so many hidden layers of so many features; it normalises nothing."""
+    """(B, inputs) -> (B, outputs) float32, through so many hidden layers of so many features; it normalises nothing.
+
+    What it is told comes beside what it is given, and counts among the inputs.
+    """
 
     def __init__(self, inputs: int, width: int, layers: int, outputs: int, between: nn.Module, end: nn.Module) -> None:
         super().__init__()
@@ -67,15 +71,46 @@ class DenseNetwork(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.last, self.between, self.end = nn.Linear(width, outputs), between, end
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None, *told: Tensor) -> Tensor:
         """See the class."""
-        return self.end(self.last(self.features(x)).float())
+        return self.end(self.last(self.features(torch.cat([x, *told], 1))).float())
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer is given, (B, width)."""
         for layer in self.hidden:
             x = self.between(layer(x))
         return x
+
+
+class DenseDiscriminator(DenseNetwork):
+    """samples (B, inputs) -> logits (B, outputs) float32. What it is told joins behind the hidden layers, which see the sample alone."""
+
+    def __init__(self, inputs: int, width: int, layers: int, outputs: int, told: int = 0) -> None:
+        super().__init__(inputs, width, layers, outputs, nn.LeakyReLU(LEAK), nn.Identity())
+        self.joint = Joint(nn.Linear(width, width), told, width) if told else None
+
+    def forward(self, x: Tensor, valid: Tensor | None = None, *told: Tensor) -> Tensor:
+        """See the class."""
+        x = self.features(x)
+        return self.last(self.joint(x, valid, *told) if self.joint else x).float()
+
+
+class Joint(nn.Module):
+    """A layer of features that sees what is told beside them, as Mirza & Osindero 2014 (arXiv:1411.1784) join both; of a map at every place of it,
+    as Reed et al. 2016 (arXiv:1605.05396) do.
+
+    Features (B, width, ...), and vectors (B, told) -> (B, width, ...).
+    """
+
+    def __init__(self, layer: nn.Module, told: int, width: int, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.told, self.norm, self.act = layer, nn.Linear(told, width), norm, nn.LeakyReLU(LEAK)
+
+    def forward(self, x: Tensor, valid: Tensor | None, told: Tensor) -> Tensor:
+        """See the class; `valid` as of `BatchNorm`."""
+        x = self.layer(x)
+        x = x + self.told(told).view(*x.shape[:2], *[1] * (x.dim() - 2))
+        return self.act(x if self.norm is None else self.norm(x, valid))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,8 +31,8 @@ from genlib.types import Batch, DataSpec, Metrics, Step
 class ConvolutionalCritic(Convolutional):
     """Networks of convolutions, the critic without batch normalisation."""
 
-    def discriminator(self, shape: VectorShape) -> nn.Module:
-        return ConvDiscriminator(shape.sides[0], shape.image_size, self.width, self.kernel, normalised=False)
+    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+        return ConvDiscriminator(shape.sides[0], shape.image_size, self.width, self.kernel, told, normalised=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +109,8 @@ class WGANGP(TwoPlayers):
             return wasserstein_generator(self.generator_logits(batch, step)), {}
         real, fake, real_scores, fake_scores = self.discriminator_logits(batch, step)
         share = random.uniform(batch["position"], seed=step.seed, stream="interpolates")
-        norm = gradient_norm(self.discriminator, interpolates(real, fake, share))
+        told = self.told(batch)[1]
+        norm = gradient_norm(lambda x: self.discriminator(x, None, *told), interpolates(real, fake, share))
         penalty, loss = gradient_penalty(norm), wasserstein_critic(real_scores, fake_scores)
         return loss + self.game.penalty * penalty, {"wasserstein": -loss * self.scale, "gradient_norm": norm}
 

@@ -20,6 +20,7 @@ from genlib import random
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited
 from genlib.functional.guidance import classifier_free
 from genlib.functional.samplers import Denoiser, trailing
+from genlib.models.base.labels import check_labelled, class_numbers
 from genlib.models.diffusion.base import pixels
 from genlib.models.diffusion.base.pixels import PixelTask, PixelUNet, check_one_size
 from genlib.models.diffusion.base.process import DiscreteConfig, Network, denoiser, denoising_loss
@@ -65,10 +66,7 @@ class ClassDDPMConfig(DDPMConfig):
 
     def check_data(self, data: DataSpec) -> None:
         check_one_size(data)
-        if not data.class_names:
-            raise ValueError(
-                "this recipe draws classes, but the data names none; take a set with labels such as digits, or the recipe ddpm_unconditional"
-            )
+        check_labelled(data, "ddpm_unconditional")
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> ClassDDPM:
         self.check_data(data)
@@ -161,14 +159,9 @@ class ClassDDPM(PixelDiffusion):
 
     def guided(self, label: list[int], count: int, scale: float, rescale: float = 0.0) -> Network:
         """The network that predicts for `count` pictures of these classes, leaning away from no class by the scale."""
-        if len(label) != count:
-            raise ValueError(f"there are {len(label)} labels for {count} seeds; give one label a picture")
-        wrong = next((one for one in label if not 0 <= one < len(self.data.class_names)), None)
-        if wrong is not None:
-            raise ValueError(f"label {wrong} is not between 0 and {len(self.data.class_names) - 1}, the numbers of the classes")
+        labels = class_numbers(label, count, self.data, self.device)
         if scale != 1 and not self.label_dropout:
             raise ValueError(f"guidance_scale is {scale:g}, but the model was trained with label_dropout 0 and knows no pictures of no class; give 1")
-        labels = torch.tensor(label, device=self.device)
         if scale == 1:
             return partial(self.predict, label=labels)
         both = torch.cat([labels, torch.full_like(labels, self.num_classes - 1)])

@@ -9,55 +9,74 @@ import torch
 from torch import Tensor
 
 from genlib.charts import COLORS, chart
+from genlib.encoded_batch import encoded
 from genlib.metrics.checkerboard import checkerboard
 from genlib.metrics.held_out import held_out
-from genlib.models.adversarial.base.health import variety
+from genlib.models.adversarial.base.labelled import Labelled, nearest_label
 from genlib.models.adversarial.base.players import TwoPlayers
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
 
 MOST_SAMPLES = 2048
 """Held-out samples that are compared with as many generated ones, from the first."""
-_BATCH, _SHOWN, _PATHS, _COLUMNS = 256, 40, 4, 8
+_BATCH, _SHOWN, _PATHS, _COLUMNS, _MOST_CLASSES = 256, 40, 4, 8, 10
 
 
 @torch.no_grad()
 def assess(task: TwoPlayers, source: DataSource, folder: Path) -> dict[str, float]:
-    """Sliced Wasserstein distance, diversity, coverage, classes covered. Leaves `samples.png` in the folder, of images
-    `interpolations.png` too.
+    """Sliced Wasserstein distance, diversity, coverage, classes covered; of tasks on classes how many samples are of theirs, and of the class
+    that is met least how many. Leaves `samples.png` in the folder, of images `interpolations.png` too.
     """
-    real, label = real_samples(task, source)
+    real, made, label = samples(task, source)
     if not len(real):
         return {}
-    made = torch.cat([task.generate(seed=list(range(low, min(low + _BATCH, len(real))))) for low in range(0, len(real), _BATCH)])
-    fake = made.flatten(1).cpu()
-    scores = {"sliced_wasserstein": task.distance(real, fake), **variety(real, fake, label)}
+    fake = made.flatten(1)
+    scores = {"sliced_wasserstein": task.distance(real, fake), **task.variety(real, fake, label)}
+    if isinstance(task, Labelled) and label is not None:
+        met = (nearest_label(real, label, fake) == label).double()
+        scores["least_label_accuracy"] = torch.stack([met[label == number].mean() for number in label.unique()]).min()
     if task.shape.is_image:
-        save_pictures(task, made.cpu(), folder / "samples.png")
+        save_pictures(task, made, folder / "samples.png")
         scores["checkerboard"] = checkerboard(made)
     else:
         save_points(real, fake, folder / "samples.png")
     return {f"{source.spec.validation_name}/{name}": value.item() for name, value in scores.items()}
 
 
-def real_samples(task: TwoPlayers, source: DataSource) -> tuple[Tensor, Tensor | None]:
-    """The first held-out samples (N, D) and their labels (N,) if they have some, on the CPU; (0, D) without such a split."""
-    real, label = [torch.zeros(0, task.shape.size)], []
+def samples(task: TwoPlayers, source: DataSource) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The first held-out samples (N, D), one generated in the place of each (N, ...) by seeds from 0 on, and the first ones' labels (N,) if they
+    have some; on the CPU. (0, D) and (0, D) without such a split.
+    """
+    real, made, label = [torch.zeros(0, task.shape.size)], [], []
     for batch in held_out(task, source, size=_BATCH, most=MOST_SAMPLES):
+        first, batch = sum(map(len, made)), encoded(task, batch)
         real.append(batch[task.networks.member].float().flatten(1).cpu())
+        made.append(task.generated(task.latents(range(first, first + len(real[-1]))), *task.told(batch)[0]).cpu())
         label += [batch["label"].cpu()] if "label" in batch else []
-    return torch.cat(real), torch.cat(label) if label else None
+    return torch.cat(real), torch.cat(made) if made else real[0], torch.cat(label) if label else None
 
 
 def save_pictures(task: TwoPlayers, made: Tensor, path: Path) -> None:
-    """A sheet of samples (N, C, H, W); and beside it `interpolations.png`, ways from one sample to another."""
-    shown = min(_SHOWN, len(made)) // _COLUMNS * _COLUMNS
-    seeds, side = [f"seed {seed}" for seed in range(shown)], _side(made)
-    save_contact_sheet(path, _pixels(made[:shown]), seeds, columns=_COLUMNS, side=side, label_lines=1, title="Samples, each drawn by its own seed")
-    ways = [task.interpolate(first=2 * number, last=2 * number + 1, steps=_COLUMNS).cpu() for number in range(_PATHS)]
-    labels = [f"{share / (_COLUMNS - 1):.0%}" for share in range(_COLUMNS)] * _PATHS
-    title, path = "From one sample to another on the way between their noises, a row each", path.with_name("interpolations.png")
-    save_contact_sheet(path, _pixels(torch.cat(ways)), labels, columns=_COLUMNS, side=side, label_lines=1, title=title)
+    """A sheet of samples, of tasks on classes a class a row, else of those made (N, C, H, W); and beside it `interpolations.png`, ways from one
+    sample to another.
+    """
+    title, ways = "Samples, each drawn by its own seed", "From one sample to another on the way between their noises, a row each"
+    if isinstance(task, Labelled):
+        names = task.data.class_names[:_MOST_CLASSES]
+        label = [number for number in range(len(names)) for _ in range(_COLUMNS)]
+        made = task.generate(seed=[*range(_COLUMNS)] * len(names), label=label).cpu()
+        shown, captions = len(made), [names[number] for number in label]
+        title = "Samples, a class a row and a seed a column"
+        paths = [task.interpolate(first=0, last=1, label=[number], steps=_COLUMNS).cpu() for number in range(len(names))]
+    else:
+        shown = min(_SHOWN, len(made)) // _COLUMNS * _COLUMNS
+        captions = [f"seed {seed}" for seed in range(shown)]
+        paths = [task.interpolate(first=2 * number, last=2 * number + 1, steps=_COLUMNS).cpu() for number in range(_PATHS)]
+    side = _side(made)
+    save_contact_sheet(path, _pixels(made[:shown]), captions, columns=_COLUMNS, side=side, label_lines=1, title=title)
+    shares = [f"{share / (_COLUMNS - 1):.0%}" for share in range(_COLUMNS)] * len(paths)
+    path = path.with_name("interpolations.png")
+    save_contact_sheet(path, _pixels(torch.cat(paths)), shares, columns=_COLUMNS, side=side, label_lines=1, title=ways)
 
 
 def _side(images: Tensor) -> int:

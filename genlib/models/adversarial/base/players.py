@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import ClassVar, Protocol
 
@@ -26,6 +26,10 @@ MEASURED_SAMPLES = 4096
 """Training samples from which the place and scale of vectors are measured."""
 
 
+Told = tuple[Tensor, ...]
+"""What a network is told of samples beside them: nothing, or vectors (B, K) float32, such as labels as one-hot vectors."""
+
+
 class Networks(Protocol):
     """The settings of a pair of networks."""
 
@@ -45,12 +49,15 @@ class Networks(Protocol):
         """Decoded samples to batches."""
         ...
 
-    def generator(self, shape: VectorShape) -> nn.Module:
-        """noise (B, latent_dim), valid (B,) or None -> samples (B, ...), in [-1, 1] if they are images."""
+    def generator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+        """noise (B, latent_dim), valid (B,) or None, and vectors (B, told) if it is told any -> samples (B, ...), in [-1, 1] if they are images."""
         ...
 
-    def discriminator(self, shape: VectorShape) -> nn.Module:
-        """samples (B, ...), valid (B,) or None -> logits (B, 1), high for data. `valid` is for batch normalisation, see there."""
+    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+        """samples (B, ...), valid (B,) or None, and vectors (B, told) if it is told any -> logits (B, 1), high for data.
+
+        `valid` is for batch normalisation, see there.
+        """
         ...
 
 
@@ -69,13 +76,27 @@ class TwoPlayers(Task):
     def __init__(self, networks: Networks, d_steps: int, health: Health, data: DataSpec) -> None:
         super().__init__()
         self.networks, self.health, self.data, self.shape = networks, health, data, networks.shape(data)
-        self.generator, self.discriminator = networks.generator(self.shape), networks.discriminator(self.shape)
+        self.generator, self.discriminator = self.both()
         self.phases = (Phase(name="discriminator", player="discriminator"), Phase(name="generator", player="generator", every=d_steps))
         if batch_norms(self):
             self.accumulation_effect = "batch normalisation takes its mean and variance over each micro-batch alone"
         self.register_buffer("centre", torch.full((1 if self.shape.is_image else self.shape.size,), 0.5))
         self.register_buffer("scale", torch.full((1,), 0.5))
         self.register_buffer("progress", torch.zeros(1))
+
+    def both(self) -> tuple[nn.Module, nn.Module]:
+        """Generator and discriminator, new."""
+        to_generator, to_discriminator = self.told_sizes
+        return self.networks.generator(self.shape, to_generator), self.networks.discriminator(self.shape, to_discriminator)
+
+    @property
+    def told_sizes(self) -> tuple[int, int]:
+        """Numbers that generator and discriminator are told of a sample; 0 is nothing."""
+        return 0, 0
+
+    def told(self, batch: Batch) -> tuple[Told, Told]:
+        """What generator and discriminator are told of each sample of a batch; the fake in its place is judged by the same."""
+        return (), ()
 
     def sizes(self, data: DataSpec) -> Sizes:
         return self.shape.port_sizes(data)
@@ -109,20 +130,21 @@ class TwoPlayers(Task):
     def discriminator_logits(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(real, fake, logits of real, logits of fake) of the discriminator's phase; logits are (B, 1), and the two batches are normalised apart."""
         self.progress.fill_(step.progress)
-        valid, real = batch["valid"], self.real(batch)
+        valid, real, (to_generator, told) = batch["valid"], self.real(batch), self.told(batch)
         with torch.no_grad():
-            fake = self.generator(self.noise(batch, step.seed, "discriminator"), valid)
-        return real, fake, self.discriminator(real, valid), self.discriminator(fake, valid)
+            fake = self.generator(self.noise(batch, step.seed, "discriminator"), valid, *to_generator)
+        return real, fake, self.discriminator(real, valid, *told), self.discriminator(fake, valid, *told)
 
     def generator_logits(self, batch: Batch, step: Step) -> Tensor:
         """The discriminator's logits (B, 1) on the fakes of the generator's phase."""
-        valid = batch["valid"]
-        return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), valid), valid)
+        valid, (to_generator, told) = batch["valid"], self.told(batch)
+        return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), valid, *to_generator), valid, *told)
 
     def evaluation_features(self, batch: Batch) -> Batch:
         """Held-out samples and as many generated ones, (B, D) each, the discriminator's logits on both, and labels where there are some."""
-        made, real = self.generator(self.noise(batch, 0, "evaluation")), batch[self.networks.member]
-        real_logits, fake_logits = (self.discriminator(x, batch["valid"]) for x in (self.real(batch), made))
+        to_generator, told = self.told(batch)
+        made, real = self.generator(self.noise(batch, 0, "evaluation"), None, *to_generator), batch[self.networks.member]
+        real_logits, fake_logits = (self.discriminator(x, batch["valid"], *told) for x in (self.real(batch), made))
         samples = {"real": real.float().flatten(1), "fake": self.in_data_units(made).flatten(1)}
         labels = {"label": batch["label"]} if "label" in batch else {}
         return {**samples, "real_logit": real_logits[:, 0], "fake_logit": fake_logits[:, 0], **labels}
@@ -133,7 +155,11 @@ class TwoPlayers(Task):
         valid = all_gather(batch["valid"])
         real, fake = (all_gather(batch[name])[valid] for name in ("real", "fake"))
         label = all_gather(batch["label"])[valid] if "label" in batch else None
-        return {"sliced_wasserstein": self.distance(real, fake), **variety(real, fake, label), **logits, "progress": self.progress[0]}
+        return {"sliced_wasserstein": self.distance(real, fake), **self.variety(real, fake, label), **logits, "progress": self.progress[0]}
+
+    def variety(self, real: Tensor, fake: Tensor, label: Tensor | None) -> Metrics:
+        """Scalars of held-out samples (N, D), with their labels (N,) if there are some, and of one generated in the place of each (N, D)."""
+        return variety(real, fake, label)
 
     def distance(self, real: Tensor, fake: Tensor) -> Tensor:
         """Sliced Wasserstein distance of samples (N, D), by patches if they are images that hold some; a scalar."""
@@ -148,22 +174,30 @@ class TwoPlayers(Task):
     @torch.no_grad()
     def generate(self, *, seed: Seeds) -> Sample:
         """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed."""
-        return self.generated(seeded_normal(seed, (self.networks.latent_dim,), self.device))
+        return self.generated(self.latents(seed))
 
     @action(joint=True)
     @torch.no_grad()
     def interpolate(self, *, first: Seed, last: Seed, steps: FrameCount = 8) -> SampleStrip:
         """The samples of two seeds and those between, `steps` in all, along the sphere that noise lies on (White 2016, arXiv:1609.04468)."""
+        return self.generated(self.way(first, last, steps))
+
+    def latents(self, seed: Sequence[int]) -> Tensor:
+        """Noise (len(seed), latent_dim), each of its own seed."""
+        return seeded_normal(seed, (self.networks.latent_dim,), self.device)
+
+    def way(self, first: int, last: int, steps: int) -> Tensor:
+        """Noise (steps, latent_dim) on the way from one seed's to another's along the sphere. ValueError where the steps are too few."""
         if steps < 2:
             raise ValueError(f"steps is {steps}; from one sample to another there are at least 2")
-        a, b = seeded_normal([first, last], (self.networks.latent_dim,), self.device)
+        a, b = self.latents([first, last])
         angle = torch.acos((a @ b / (a.norm() * b.norm())).clamp(-1, 1)).clamp(min=1e-4)
         share = torch.linspace(0, 1, steps, device=self.device)[:, None]
-        return self.generated((torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle))
+        return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
-    def generated(self, noise: Tensor) -> Tensor:
-        """Samples of noise (B, latent_dim), in the data's units and shape; without gradient."""
-        x = self.in_data_units(self.generator(noise))
+    def generated(self, noise: Tensor, *told: Tensor) -> Tensor:
+        """Samples of noise (B, latent_dim) and of what the generator is told, in the data's units and shape; without gradient."""
+        x = self.in_data_units(self.generator(noise, None, *told))
         return self.shape.image(x.flatten(1)) if self.shape.is_image else x
 
 
