@@ -14,7 +14,7 @@ from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig
 from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.labelled import Labelled
 from genlib.models.adversarial.base.players import Told
-from genlib.models.adversarial.dcgan import DCGAN, Convolutional
+from genlib.models.adversarial.dcgan import ConvGAN, Convolutional
 from genlib.models.adversarial.gan import Game
 from genlib.models.base.labels import check_labelled
 from genlib.recipe import Recipe, Stage
@@ -52,7 +52,7 @@ class ConditionalGANConfig(TaskConfig):
         return ConditionalGAN(self.network, self.game, self.health, data)
 
 
-class ConditionalGAN(Labelled, DCGAN):  # type: ignore[override]
+class ConditionalGAN(Labelled, ConvGAN):  # type: ignore[override]
     """The task."""
 
     networks: LabelledConvolutional
