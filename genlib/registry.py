@@ -11,6 +11,7 @@ from genlib.config import nearest
 from genlib.recipe import Recipe
 
 RECIPES: dict[str, str] = {
+    "acgan": "genlib.models.adversarial.acgan:acgan",
     "autoencoder": "genlib.models.autoencoders.autoencoder:autoencoder",
     "autoencoder_denoising": "genlib.models.autoencoders.autoencoder:autoencoder_denoising",
     "autoencoder_kl": "genlib.models.autoencoders.kl:autoencoder_kl",
@@ -28,6 +29,8 @@ RECIPES: dict[str, str] = {
     "ddpm_cifar10": "genlib.models.diffusion.ddpm:ddpm_cifar10",
     "ddpm_unconditional": "genlib.models.diffusion.ddpm:ddpm_unconditional",
     "gan": "genlib.models.adversarial.gan:gan",
+    "infogan": "genlib.models.adversarial.infogan:infogan",
+    "infogan_digits": "genlib.models.adversarial.infogan:infogan_digits",
     "inpainting": "genlib.models.diffusion.inpainting:inpainting",
     "ldm_sd2": "genlib.models.diffusion.ldm:ldm_sd2",
     "ldm_tiny": "genlib.models.diffusion.ldm:ldm_tiny",
@@ -44,7 +47,9 @@ RECIPES: dict[str, str] = {
     "simclr": "genlib.models.representation.simclr:simclr",
     "som": "genlib.models.maps.som:som",
     "som_tsp": "genlib.models.maps.som:som_tsp",
+    "text_gan": "genlib.models.adversarial.text_gan:text_gan",
     "vae": "genlib.models.variational.vae:vae",
+    "wgan": "genlib.models.adversarial.wgan:wgan",
     "wgan_gp": "genlib.models.adversarial.wgan_gp:wgan_gp",
     "wgan_gp_points": "genlib.models.adversarial.wgan_gp:wgan_gp_points",
 }
