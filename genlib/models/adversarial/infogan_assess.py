@@ -65,6 +65,6 @@ def save_codes(task: InfoGAN, path: Path) -> None:
         code[:, task.codes.categories + number] = torch.linspace(-1, 1, _COLUMNS)
         codes.append(code)
         seeds += [0] * _COLUMNS
-        captions += [f"number {number}: {value:.2g}" for value in torch.linspace(-1, 1, _COLUMNS).tolist()]
+        captions += [f"n{number} = {value:.2f}" for value in torch.linspace(-1, 1, _COLUMNS).tolist()]
     made = task.decode(seed=seeds, code=torch.cat(codes)).cpu()
     players.save_sheet(path, made, captions, "A category a row, a seed a column; below, each number from one end to the other")

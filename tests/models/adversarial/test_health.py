@@ -156,7 +156,7 @@ def test_classes_far_from_the_origin_with_few_samples_each_are_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "seed"), [("gan", 0), ("gan", 1), ("wgan_gp_points", 0)])
+@pytest.mark.parametrize(("recipe", "seed"), [("gan", 0), ("gan", 1), ("wgan", 0), ("wgan_gp_points", 0), ("infogan", 0)])
 def test_a_healthy_run_is_not(recipe: str, seed: int, tmp_path: Path) -> None:
     (stage,) = load(recipe).stages
     found = troubles(replace(stage, train=replace(stage.train, seed=seed)), tmp_path)
