@@ -11,6 +11,7 @@ from genlib.config import nearest
 from genlib.recipe import Recipe
 
 RECIPES: dict[str, str] = {
+    "acgan": "genlib.models.adversarial.acgan:acgan",
     "autoencoder": "genlib.models.autoencoders.autoencoder:autoencoder",
     "autoencoder_denoising": "genlib.models.autoencoders.autoencoder:autoencoder_denoising",
     "autoencoder_kl": "genlib.models.autoencoders.kl:autoencoder_kl",
@@ -30,6 +31,9 @@ RECIPES: dict[str, str] = {
     "ddpm_cifar10": "genlib.models.diffusion.ddpm:ddpm_cifar10",
     "ddpm_unconditional": "genlib.models.diffusion.ddpm:ddpm_unconditional",
     "gan": "genlib.models.adversarial.gan:gan",
+    "gan_minimax": "genlib.models.adversarial.gan:gan_minimax",
+    "infogan": "genlib.models.adversarial.infogan:infogan",
+    "infogan_digits": "genlib.models.adversarial.infogan:infogan_digits",
     "inpainting": "genlib.models.diffusion.inpainting:inpainting",
     "ldm_sd2": "genlib.models.diffusion.ldm:ldm_sd2",
     "ldm_tiny": "genlib.models.diffusion.ldm:ldm_tiny",
@@ -55,8 +59,10 @@ RECIPES: dict[str, str] = {
     "stylegan2_labelled": "genlib.models.adversarial.stylegan.recipes:stylegan2_labelled",
     "stylegan3_r": "genlib.models.adversarial.stylegan.recipes:stylegan3_r",
     "stylegan3_t": "genlib.models.adversarial.stylegan.recipes:stylegan3_t",
+    "text_gan": "genlib.models.adversarial.text_gan:text_gan",
     "unit": "genlib.models.translation.unit:unit",
     "vae": "genlib.models.variational.vae:vae",
+    "wgan": "genlib.models.adversarial.wgan:wgan",
     "wgan_gp": "genlib.models.adversarial.wgan_gp:wgan_gp",
     "wgan_gp_points": "genlib.models.adversarial.wgan_gp:wgan_gp_points",
 }

@@ -31,6 +31,8 @@ class Phase:
     """Index of the first step at which it runs; until then its player and the player's optimizer stay as they are."""
     loss_weight: float = 1.0
     """Factor of its loss in the gradient; what is logged stays without it. A phase of every k-th step that stands for all has k."""
+    weight_limit: float = 0.0
+    """After its update every weight of the player is brought into [-weight_limit, weight_limit]; 0 is off."""
     joint: bool = False
     """Its loss looks at samples together, as a contrastive one, and comes in two parts, `Task.joint_features` and `Task.joint_loss`: with
     `train.accumulation` the loss and gradient are still those of the whole batch."""
@@ -112,6 +114,13 @@ class Task(nn.Module):
         It calls no trained network: all gradients go through the features.
         """
         raise NotImplementedError
+
+    def observe(self, phase: str, loss: Tensor, grad_norm: float) -> None:
+        """Hears of each update, on all ranks the same: the mean loss over the global batch, a scalar, and the norm of its gradient before clipping.
+
+        Where one of them is not finite the update was left out. What moves without a gradient may do so here, before the step's next phase; weights
+        may not, which are not whole under ZeRO-3.
+        """
 
     def after_step(self, step: Step) -> None:
         """What moves without gradient after all phases of a step: momentum encoders, queues, codebooks. Equal on all ranks."""

@@ -58,7 +58,9 @@ def test_configurations_stay_where_checkpoints_name_them() -> None:
     stages = [stage for name in registry.RECIPES for recipe in [registry.load(name)] for stage in (*recipe.stages, *recipe.smoke)]
     kinds = {f"{type(stage.task).__module__}:{type(stage.task).__qualname__}".removeprefix("genlib.models.") for stage in stages}
     assert kinds >= {
-        *("adversarial.dcgan:DCGANConfig", "adversarial.gan:GANConfig", "adversarial.wgan_gp:DenseWGANGPConfig", "adversarial.wgan_gp:WGANGPConfig"),
+        *("adversarial.acgan:ACGANConfig", "adversarial.cgan:ConditionalGANConfig", "adversarial.dcgan:DCGANConfig", "adversarial.gan:GANConfig"),
+        *("adversarial.infogan:ConvInfoGANConfig", "adversarial.infogan:InfoGANConfig", "adversarial.text_gan:TextGANConfig"),
+        *("adversarial.wgan:WGANConfig", "adversarial.wgan_gp:DenseWGANGPConfig", "adversarial.wgan_gp:WGANGPConfig"),
         *("autoencoders.autoencoder:AutoencoderConfig", "autoencoders.kl:AutoencoderKLConfig", "autoencoders.vq:AutoencoderVQConfig"),
         *("diffusion.ddpm:ClassDDPMConfig", "diffusion.ddpm:DDPMConfig", "diffusion.inpainting:InpaintingConfig"),
         *("diffusion.inpainting:ResamplingConfig", "diffusion.ldm:LatentDiffusionConfig", "diffusion.rectified_flow:RectifiedFlowConfig"),

@@ -272,6 +272,8 @@ class Training:
             prefix = "train/" if len(self.task.phases) == 1 else f"train/{phase.name}/"
             values |= {prefix + name: value for name, value in update.metrics.items()} | {f"{prefix}grad_norm": update.grad_norm}
             self.skipped.note(update, phase, step, micro_batches)
+            if type(self.task).observe is not Task.observe:
+                self.task.observe(phase.name, distributed.mean_over_ranks(update.metrics["loss"]), update.grad_norm)
         self.strategy.after_step(step)
         if self.ema:
             self.ema.update((step.index + 1) * self.config.global_batch, self.config.global_batch)

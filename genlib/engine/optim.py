@@ -75,6 +75,14 @@ def set_learning_rate(optimizer: Optimizer, value: float) -> None:
         group["lr"] = value
 
 
+@torch.no_grad()
+def limit_weights(weights: Iterable[Tensor], limit: float) -> None:
+    """Brings weights, or pieces of them, into [-limit, limit] in place; 0 is off."""
+    if limit:
+        for weight in weights:
+            weight.clamp_(-limit, limit)
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scales gradients in place to a global norm of at most `max_norm` (0 is off) and returns the norm before, a scalar that is
     not finite exactly when some gradient is not."""

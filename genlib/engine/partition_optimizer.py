@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genlib.config import OptimConfig
-from genlib.engine.optim import make_optimizer
+from genlib.engine.optim import limit_weights, make_optimizer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +45,8 @@ class PartitionOptimizer(Optimizer):
         self.inner: Optimizer | None = None
         self.used: set[str] = set()
         """Names of the weights that have a gradient in this step."""
+        self.weight_limit = 0.0
+        """`Phase.weight_limit` of this step's phase."""
 
     def divide(self, pieces: Sequence[WeightPiece]) -> None:
         """Tells where the weights lie, once DeepSpeed has made its flat tensors. A rank may hold none."""
@@ -65,6 +67,7 @@ class PartitionOptimizer(Optimizer):
                 assert gradient is not None
                 piece.values.grad = gradient.narrow(0, piece.start, piece.values.numel())
         self.inner.step()
+        limit_weights((piece.values for piece in self.pieces if id(piece.flat) in flats), self.weight_limit)
         for piece in self.pieces:
             piece.values.grad = None
 

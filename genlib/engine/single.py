@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from genlib import distributed
 from genlib.config import TrainConfig
 from genlib.engine.micro_batches import passes
-from genlib.engine.optim import clip_gradients, learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from genlib.engine.optim import clip_gradients, learning_rate, limit_weights, make_optimizer, parameter_groups, set_learning_rate
 from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, share, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Metrics, Step
@@ -74,6 +74,7 @@ class SingleDevice:
         if applied:
             set_learning_rate(optimizer, learning_rate(optim, step.index, step.total))
             optimizer.step()
+            limit_weights(weights, phase.weight_limit)
             self.updates[phase.player] += 1
         return Update(mean_metrics(metrics), norm, applied)
 

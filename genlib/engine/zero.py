@@ -116,6 +116,7 @@ class Zero:
     def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:
         self.players.select(phase.player)
         engine, optim, optimizer = self.engines[phase.player], optim_of(self.config, phase.player), self.optimizers[phase.player]
+        optimizer.weight_limit = phase.weight_limit
         if optimizer.inner is not None:
             set_learning_rate(optimizer.inner, learning_rate(optim, step.index, step.total))
         metrics = []

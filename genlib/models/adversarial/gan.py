@@ -20,7 +20,9 @@ from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConf
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.adversarial import noisy_targets, non_saturating_generator, saturating_generator, targeted_discriminator
 from genlib.models.adversarial.base.health import Health
+from genlib.models.adversarial.base.latent_arithmetic import LatentArithmetic
 from genlib.models.adversarial.base.players import Networks, TwoPlayers
+from genlib.nn.minibatch_discrimination import MinibatchDiscrimination
 from genlib.ports import Features, Sample
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
@@ -44,6 +46,8 @@ class Dense(Config):
     """Features of each hidden layer."""
     layers: int = limited(3, at_least=1)
     """Hidden layers of each network."""
+    minibatch_kernels: int = limited(0, at_least=0)
+    """Numbers by which the discriminator sees how alike the samples of a batch are, by minibatch discrimination; 0 is without."""
 
     def shape(self, data: DataSpec) -> VectorShape:
         return VectorShape.of(data, self.image_size)
@@ -55,8 +59,8 @@ class Dense(Config):
         end = nn.Tanh() if shape.is_image else nn.Identity()
         return DenseNetwork(self.latent_dim + told, self.width, self.layers, shape.size, nn.ReLU(), end)
 
-    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
-        return DenseDiscriminator(shape.size, self.width, self.layers, 1, told)
+    def discriminator(self, shape: VectorShape, told: int = 0, outputs: int = 1) -> nn.Module:
+        return DenseDiscriminator(shape.size, self.width, self.layers, outputs, told, self.minibatch_kernels)
 
 
 class DenseNetwork(nn.Module):
@@ -85,13 +89,18 @@ class DenseNetwork(nn.Module):
 class DenseDiscriminator(DenseNetwork):
     """samples (B, inputs) -> logits (B, outputs) float32. What it is told joins behind the hidden layers, which see the sample alone."""
 
-    def __init__(self, inputs: int, width: int, layers: int, outputs: int, told: int = 0) -> None:
+    def __init__(self, inputs: int, width: int, layers: int, outputs: int, told: int = 0, kernels: int = 0) -> None:
         super().__init__(inputs, width, layers, outputs, nn.LeakyReLU(LEAK), nn.Identity())
-        self.joint = Joint(nn.Linear(width, width), told, width) if told else None
+        self.compare = MinibatchDiscrimination(width, kernels) if kernels else None
+        seen = width + kernels
+        self.joint = Joint(nn.Linear(seen, width), told, width) if told else None
+        if kernels and not told:
+            self.last = nn.Linear(seen, outputs)
 
     def forward(self, x: Tensor, valid: Tensor | None = None, *told: Tensor) -> Tensor:
         """See the class."""
         x = self.features(x)
+        x = self.compare(x, valid) if self.compare else x
         return self.last(self.joint(x, valid, *told) if self.joint else x).float()
 
 
@@ -104,7 +113,7 @@ class Joint(nn.Module):
 
     def __init__(self, layer: nn.Module, told: int, width: int, norm: nn.Module | None = None) -> None:
         super().__init__()
-        self.layer, self.told, self.norm, self.act = layer, nn.Linear(told, width), norm, nn.LeakyReLU(LEAK)
+        self.layer, self.told, self.norm, self.act = layer, nn.Linear(told, width, bias=False), norm, nn.LeakyReLU(LEAK)
 
     def forward(self, x: Tensor, valid: Tensor | None, told: Tensor) -> Tensor:
         """See the class; `valid` as of `BatchNorm`."""
@@ -125,6 +134,10 @@ class Game(Config):
     """How far below 1 the discriminator's target for data is; that for fakes stays 0 (Salimans et al. 2016, arXiv:1606.03498)."""
     label_flips: float = tunable(0.0, low=0.0, high=0.1, at_least=0, below=0.5)
     """Share of samples whose target is that of the other kind, in the discriminator's loss."""
+    replay: int = limited(0, at_least=0)
+    """Fakes that are kept, the oldest going first, so that the discriminator sees some of them again (experience replay); 0 keeps none."""
+    replay_share: float = limited(0.5, above=0, below=1)
+    """Share of the discriminator's fakes that are kept ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,18 +163,27 @@ class GANConfig(TaskConfig):
 class GAN(TwoPlayers):
     """The task, whatever the networks are."""
 
-    def __init__(self, networks: Networks, game: Game, health: Health, data: DataSpec) -> None:
-        super().__init__(networks, game.d_steps, health, data)
+    def __init__(self, networks: Networks, game: Game, health: Health, data: DataSpec, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__(networks, game.d_steps, health, data, upstream)
         self.game = game
+        if game.replay:
+            self.keep(game.replay, game.replay_share)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         if phase == "generator":
-            logits = self.generator_logits(batch, step)
-            return saturating_generator(logits) if self.game.saturating else non_saturating_generator(logits), {}
-        _, _, *logits = self.discriminator_logits(batch, step)
-        loss = sum(targeted_discriminator(one, target) for one, target in zip(logits, self.targets(batch, step.seed), strict=True))
-        right = [(one[:, 0] > 0) == real for one, real in zip(logits, (True, False), strict=True)]
-        return torch.as_tensor(loss), {"real_accuracy": right[0].float(), "fake_accuracy": right[1].float()}
+            return self.passing_loss(self.generator_logits(batch, step)), {}
+        _, _, real, fake = self.discriminator_logits(batch, step)
+        return self.telling_loss(real, fake, batch, step)
+
+    def passing_loss(self, logits: Tensor) -> Tensor:
+        """What the generator lowers (B,), of the discriminator's logits (B, 1) on its fakes."""
+        return saturating_generator(logits) if self.game.saturating else non_saturating_generator(logits)
+
+    def telling_loss(self, real: Tensor, fake: Tensor, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """What the discriminator lowers (B,), of its logits (B, 1) on data and on fakes; and on how many it is right."""
+        on_real, on_fake = self.targets(batch, step.seed)
+        loss = targeted_discriminator(real, on_real) + targeted_discriminator(fake, on_fake)
+        return loss, {"real_accuracy": (real[:, 0] > 0).float(), "fake_accuracy": (fake[:, 0] <= 0).float()}
 
     def targets(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
         """The discriminator's targets for data and for fakes, (B,) each."""
@@ -174,7 +196,7 @@ class GAN(TwoPlayers):
         return {**values, "real_accuracy": (values["real_logit"] > 0).float(), "fake_accuracy": (values["fake_logit"] < 0).float()}
 
 
-class DenseGAN(GAN):
+class DenseGAN(LatentArithmetic, GAN):
     """The task with dense networks."""
 
     @action
@@ -190,16 +212,28 @@ def gan() -> Recipe:
     `python jobs/train.py gan`. All eight places are covered, in four of four seeds; sliced Wasserstein distance 0.045 (0.05 to 0.1 with other
     seeds) on a ring of radius 2, coverage 0.78; 20 CPU-seconds.
     """
+    return _points(Game(label_smoothing=0.1))
+
+
+def gan_minimax() -> Recipe:
+    """The same points by the minimax game, whose generator lowers log(1 - D): beside `gan`, what the other loss is for.
+
+    `python jobs/train.py gan_minimax`. Here it does as well, as the discriminator is never sure: all eight places are covered, sliced Wasserstein
+    distance 0.051 on a ring of radius 2, coverage 0.78; 31 CPU-seconds beside other work.
+    """
+    return _points(Game(label_smoothing=0.1, saturating=True))
+
+
+def _points(game: Game) -> Recipe:
     # without momentum the players circle each other less (Mescheder et al. 2018, arXiv:1801.04406)
     optim = OptimConfig(name="adam", learning_rate=2e-3, beta1=0.0, beta2=0.9, schedule="cosine")
     train = TrainConfig(
         steps=2500, global_batch=128, optim=optim, players={"discriminator": optim}, ema_halflife_samples=10_000, evaluate_every_steps=500
     )
-    task = GANConfig(network=Dense(width=64), game=Game(label_smoothing=0.1))
     same = OptimConfig(name="adam", learning_rate=2e-3, beta1=0.0, beta2=0.9)
     small = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=same, players={"discriminator": same})
-    data = DataConfig(train="rings2d")
+    data, tiny = DataConfig(train="rings2d"), GANConfig(network=Dense(latent_dim=4, width=16, layers=2), game=Game(saturating=game.saturating))
     return Recipe(
-        stages=(Stage(task=task, data=data, train=train),),
-        smoke=(Stage(task=GANConfig(network=Dense(latent_dim=4, width=16, layers=2)), data=data, train=small),),
+        stages=(Stage(task=GANConfig(network=Dense(width=64), game=game), data=data, train=train),),
+        smoke=(Stage(task=tiny, data=data, train=small),),
     )

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from genlib import random
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, tunable
 from genlib.data.transforms.vectors import VectorShape
-from genlib.functional.adversarial import gradient_norm, gradient_penalty, interpolates, wasserstein_critic, wasserstein_generator
+from genlib.functional.adversarial import gradient_norm, gradient_penalty, interpolates
 from genlib.models.adversarial.base.health import Health
-from genlib.models.adversarial.base.players import Networks, TwoPlayers
-from genlib.models.adversarial.dcgan import ConvDiscriminator, Convolutional
+from genlib.models.adversarial.base.latent_arithmetic import LatentArithmetic
+from genlib.models.adversarial.base.players import Networks
+from genlib.models.adversarial.dcgan import Convolutional
 from genlib.models.adversarial.gan import Dense
+from genlib.models.adversarial.wgan import Wasserstein
 from genlib.nn.batch_norm import batch_norms
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
@@ -31,8 +33,8 @@ from genlib.types import Batch, DataSpec, Metrics, Step
 class ConvolutionalCritic(Convolutional):
     """Networks of convolutions, the critic without batch normalisation."""
 
-    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
-        return ConvDiscriminator(shape.sides[0], shape.image_size, self.width, self.kernel, told, normalised=False)
+    def discriminator(self, shape: VectorShape, told: int = 0, outputs: int = 1) -> nn.Module:
+        return self.convolutions(shape, told, outputs, normalised=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +96,8 @@ def check_no_batch_norm(critic: nn.Module) -> None:
         )
 
 
-class WGANGP(TwoPlayers):
-    """The task, whatever the networks are; the critic is the player `discriminator`."""
+class WGANGP(LatentArithmetic, Wasserstein):
+    """The task, whatever the networks are."""
 
     zero3_refusal = "its gradient penalty goes back through the critic twice, and the weights are gone after the first time"
 
@@ -104,20 +106,10 @@ class WGANGP(TwoPlayers):
         self.game = game
         check_no_batch_norm(self.discriminator)
 
-    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        if phase == "generator":
-            return wasserstein_generator(self.generator_logits(batch, step)), {}
-        real, fake, real_scores, fake_scores = self.discriminator_logits(batch, step)
-        share = random.uniform(batch["position"], seed=step.seed, stream="interpolates")
-        told = self.told(batch)[1]
+    def critic_loss(self, real: Tensor, fake: Tensor, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        share, told = random.uniform(batch["position"], seed=step.seed, stream="interpolates"), self.told(batch)[1]
         norm = gradient_norm(lambda x: self.discriminator(x, None, *told), interpolates(real, fake, share))
-        penalty, loss = gradient_penalty(norm), wasserstein_critic(real_scores, fake_scores)
-        return loss + self.game.penalty * penalty, {"wasserstein": -loss * self.scale, "gradient_norm": norm}
-
-    def joint_evaluation(self, batch: Batch) -> Metrics:
-        """As of all two players; and the critic's estimate of the earth mover's distance, in the units of the data."""
-        values = super().joint_evaluation(batch)
-        return {**values, "wasserstein": (values["real_logit"] - values["fake_logit"]) * self.scale}
+        return self.game.penalty * gradient_penalty(norm), {"gradient_norm": norm}
 
 
 def wgan_gp() -> Recipe:

@@ -10,7 +10,8 @@ import torch
 
 from genlib import checkpoint, companions
 from genlib.data.source import open_source
-from genlib.models.adversarial.base.labelled import Labelled, nearest_label, passed
+from genlib.metrics.probe import linear_probe
+from genlib.models.adversarial.base.labelled import nearest_label, passed
 from genlib.models.adversarial.cgan import ConditionalGAN, ConditionalGANConfig, LabelledConvolutional
 from genlib.registry import load
 from genlib.types import Batch, DataSpec, Step
@@ -84,27 +85,59 @@ def test_a_sample_counts_for_its_class_if_its_nearest_neighbour_is_of_it() -> No
     assert values["label_accuracy"].item() == pytest.approx(1 / 3)
 
 
-def accuracy(network: LabelledConvolutional, folder: Path) -> tuple[float, dict[str, float]]:
-    """Of samples after a training: how many are of the class asked for, by their nearest training digit; and the final scores."""
+def trained(folder: Path, **network: bool) -> ConditionalGAN:
+    """The recipe's task, in other respects than its own where they are given."""
     (stage,) = load("cgan").stages
     config = stage.task
     assert isinstance(config, ConditionalGANConfig)
-    stage = replace(stage, task=replace(config, network=network), train=replace(stage.train, evaluate_every_steps=0, checkpoint_every_steps=0))
-    task, source = checkpoint.load_task(train_stage("cgan", stage, folder / "run", {})), open_source(stage.data)
-    assert isinstance(task, Labelled)
-    batch = next(source.batches("train", 1024, transform=task.transform(train=False)))
-    label = [number % 10 for number in range(500)]
+    config = replace(config, network=replace(config.network, **network))
+    stage = replace(stage, task=config, train=replace(stage.train, evaluate_every_steps=0, checkpoint_every_steps=0))
+    task = checkpoint.load_task(train_stage("cgan", stage, folder, {}))
+    assert isinstance(task, ConditionalGAN)
+    return task
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> ConditionalGAN:
+    return trained(tmp_path_factory.mktemp("cgan"))
+
+
+def digits(task: ConditionalGAN, split: str, count: int) -> Batch:
+    return next(open_source(load("cgan").stages[0].data).batches(split, count, transform=task.transform(train=False)))
+
+
+def accuracy(task: ConditionalGAN) -> float:
+    """Of how many samples the nearest training digit is of the class asked for."""
+    batch, label = digits(task, "train", 1024), [number % 10 for number in range(500)]
     images = task.generate(seed=list(range(500)), label=label)
-    found = nearest_label(batch["image"].flatten(1), batch["label"], images.flatten(1))
-    return (found == torch.tensor(label)).float().mean().item(), companions.assess(task, source, folder)
+    return (nearest_label(batch["image"].flatten(1), batch["label"], images.flatten(1)) == torch.tensor(label)).float().mean().item()
 
 
 @pytest.mark.slow
-def test_samples_are_of_their_class_if_the_discriminator_is_told_it_and_else_not(tmp_path: Path) -> None:
-    told, scores = accuracy(LabelledConvolutional(width=32), tmp_path)
-    assert told > 0.9
+def test_samples_are_of_their_class_if_the_discriminator_is_told_it_and_else_not(told: ConditionalGAN, tmp_path: Path) -> None:
+    assert accuracy(told) > 0.9
+    scores = companions.assess(told, open_source(load("cgan").stages[0].data), tmp_path)
     assert scores["validation/label_accuracy"] > 0.9
     assert scores["validation/modes"] == 1
     assert (tmp_path / "samples.png").stat().st_size > 10_000
-    blind, _ = accuracy(LabelledConvolutional(width=32, label_to_discriminator=False), tmp_path / "blind")
-    assert blind < 0.3
+    assert accuracy(trained(tmp_path / "blind", label_to_discriminator=False)) < 0.3
+
+
+@pytest.mark.slow
+def test_what_was_learnt_serves_a_classifier_with_few_labels(told: ConditionalGAN) -> None:
+    """Of ten labels a class, means over five draws: the discriminator's features do better than pixels, and samples of a generator that learnt from
+    the whole set, added to these, do no harm."""
+    train, held = digits(told, "train", 1438), digits(told, "validation", 359)
+    pixels, features, added = [], [], []
+    for draw in range(5):
+        order = torch.randperm(1438, generator=torch.Generator().manual_seed(draw))
+        rows = torch.cat([order[train["label"][order] == number][:10] for number in range(10)])
+        image, label, asked = train["image"][rows], train["label"][rows], [number % 10 for number in range(500)]
+        made = told.generate(seed=list(range(1000 * draw, 1000 * draw + 500)), label=asked)
+        both, labels = torch.cat([image, made]), torch.cat([label, torch.tensor(asked)])
+        for found, known, names in ((pixels, image, label), (added, both, labels)):
+            found.append(linear_probe(known.flatten(1), names, held["image"].flatten(1)))
+        features.append(linear_probe(told.embed(image=image), label, told.embed(image=held["image"])))
+    by_pixels, by_features, by_added = ((torch.stack(found) == held["label"]).float().mean().item() for found in (pixels, features, added))
+    assert by_features > by_pixels + 0.01
+    assert by_added > by_pixels - 0.01

@@ -18,9 +18,13 @@ from genlib.data.source import open_source
 from genlib.distributed import rank, world_size
 from genlib.engine.strategies import strategy_of
 from genlib.functional import adversarial
-from genlib.models.adversarial.base.players import TwoPlayers
+from genlib.models.adversarial.acgan import ACGANConfig
+from genlib.models.adversarial.base.latent_arithmetic import LatentArithmetic
+from genlib.models.adversarial.cgan import ConditionalGANConfig, LabelledConvolutional
 from genlib.models.adversarial.dcgan import Convolutional, DCGANConfig
 from genlib.models.adversarial.gan import Dense, Game, GANConfig
+from genlib.models.adversarial.infogan import InfoGANConfig
+from genlib.models.adversarial.wgan import WGANConfig
 from genlib.models.adversarial.wgan_gp import ConvolutionalCritic, DenseWGANGPConfig, Penalised, WGANGPConfig
 from genlib.recipe import Stage
 from genlib.registry import load
@@ -40,13 +44,21 @@ FAMILIES: dict[str, tuple[TaskConfig, DataSpec]] = {
     "dense wgan_gp": (DenseWGANGPConfig(network=SMALL), POINTS),
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
+TOLD: dict[str, tuple[TaskConfig, DataSpec]] = {
+    "cgan": (ConditionalGANConfig(network=LabelledConvolutional(latent_dim=6, width=8), game=Game(replay=16)), PIXELS),
+    "acgan": (ACGANConfig(network=SMALL_CONV), PIXELS),
+    "wgan": (WGANConfig(network=SMALL), POINTS),
+    "infogan": (InfoGANConfig(network=SMALL), POINTS),
+    "compared": (GANConfig(network=replace(SMALL, minibatch_kernels=2)), POINTS),
+}
+"""Others, whose actions are their own tests' matter."""
 
 
-def made(family: str) -> TwoPlayers:
+def made(family: str) -> LatentArithmetic:
     torch.manual_seed(0)
     config, data = FAMILIES[family]
     task = config.build(data, {})
-    assert isinstance(task, TwoPlayers)
+    assert isinstance(task, LatentArithmetic)
     return task
 
 
@@ -55,10 +67,13 @@ def digest(module: nn.Module) -> str:
     return hashlib.sha256(b"".join(value.detach().contiguous().numpy().tobytes() for value in module.state_dict().values())).hexdigest()
 
 
-@every_family
+@pytest.mark.parametrize("family", [*FAMILIES, *TOLD])
 @pytest.mark.parametrize("strategy", ["single", "zero1", "zero2"])
 def test_each_player_stands_still_in_the_others_turn(family: str, strategy: str) -> None:
-    task, batch = made(family), companions.example(made(family), 8)
+    torch.manual_seed(0)
+    config, data = {**FAMILIES, **TOLD}[family]
+    task = config.build(data, {})
+    batch = companions.example(task, 8)
     chosen = strategy_of(strategy, CPU)
     chosen.setup(task, TrainConfig(optim=OptimConfig(name="adam", learning_rate=1e-3)))
     for index in range(3):
@@ -126,6 +141,31 @@ def test_interpolation_goes_from_one_sample_to_the_other(family: str) -> None:
     assert len(path) == 5
     with pytest.raises(ValueError, match="steps is 1; from one sample to another there are at least 2"):
         task.interpolate(first=1, last=2, steps=1)
+
+
+@every_family
+def test_noise_is_moved_along_an_attribute_and_added_up(family: str) -> None:
+    task = made(family).eval()
+    size = task.noise_size
+    seeds = list(range(200))
+    slope = torch.linspace(-1, 1, size)
+    value = (task.latents(seeds) @ slope).tolist()
+    direction = task.attribute_direction(seed=seeds, value=value)
+    centred = torch.tensor(value) - torch.tensor(value).mean()
+    torch.testing.assert_close(direction, torch.linalg.lstsq(centred[:, None], task.latents(seeds)).solution[0], atol=1e-4, rtol=1e-4)
+    assert torch.cosine_similarity(direction, slope, dim=0) > 0.9
+    frames = task.move(seed=[3, 4], direction=direction, amount=[-1.0, 0.0, 2.0])
+    torch.testing.assert_close(frames[:, 1], task.generate(seed=[3, 4]))
+    torch.testing.assert_close(frames[1, 2], task.generated(task.latents([4]) + 2 * direction)[0])
+    torch.testing.assert_close(task.combine(seed=[3, 4, 5], weight=[0, 1, 0]), task.generate(seed=[4]))
+    assert not torch.equal(task.combine(seed=[3, 4, 5], weight=[1, -1, 1]), task.generate(seed=[3]))
+    for call, words in (
+        (lambda: task.attribute_direction(seed=[1, 2], value=[1.0, 1.0]), "2 values for 2 seeds, 1 of them different"),
+        (lambda: task.move(seed=[1], direction=torch.zeros(99), amount=[1.0]), rf"a direction of shape \(99,\) is not \({size},\)"),
+        (lambda: task.combine(seed=[1, 2], weight=[1.0]), "there are 1 weights for 2 seeds"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 def test_discriminators_describe_samples() -> None:
@@ -203,8 +243,14 @@ def test_unfit_data_is_refused(config: TaskConfig, spec: DataSpec, words: str) -
 def test_the_recipe_covers_all_eight_modes(recipe: str, tmp_path: Path) -> None:
     (stage,) = load(recipe).stages
     final = train_stage(recipe, stage, tmp_path / "run", {})
-    scores = companions.assess(checkpoint.load_task(final), open_source(stage.data), tmp_path)
+    task = checkpoint.load_task(final)
+    scores = companions.assess(task, open_source(stage.data), tmp_path)
     assert scores["validation/modes"] == 1
+    assert isinstance(task, LatentArithmetic)
+    seeds = list(range(2000))
+    direction = task.attribute_direction(seed=seeds, value=task.generate(seed=seeds)[:, 0].tolist())
+    way = task.move(seed=seeds[:200], direction=direction, amount=[-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])[:, :, 0].mean(0)
+    assert (way.diff() > 0).all(), "noise moved along the direction of x moves samples to the right, step by step"
     assert scores["validation/sliced_wasserstein"] < 0.3
     assert (tmp_path / "samples.png").stat().st_size > 10_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from genlib.config import OptimConfig
 from genlib.data.builtin.rings2d import SPREAD, centers
 from genlib.engine.fit import fit
 from genlib.engine.listener import Listener
-from genlib.models.adversarial.base.health import Health, coverage, diagnosis, modes, spread, variety
+from genlib.models.adversarial.base.health import Health, course_values, coverage, diagnosis, follow, modes, spread, variety
 from genlib.models.adversarial.gan import Dense, GANConfig
 from genlib.recipe import Stage
 from genlib.registry import load
@@ -72,6 +73,51 @@ def test_diagnosis_names_what_is_wrong_once_the_run_is_old_enough() -> None:
     assert diagnosis(few, Health(least_modes=0.2)) == ""
 
 
+def followed(losses: list[float], gradients: list[float] | None = None) -> dict[str, float]:
+    """What is said of a course of updates of the generator."""
+    course = torch.zeros(2, 4)
+    for loss, gradient in zip(losses, gradients or [1.0] * len(losses), strict=True):
+        follow(course[1], torch.tensor(loss), gradient)
+    return {name: value.item() for name, value in course_values(course).items()}
+
+
+def test_the_swing_of_a_loss_is_its_deviation_of_late() -> None:
+    assert followed([]) == {}
+    assert followed([2.0] * 50) == {"generator_swing": 0.0, "generator_gradient": pytest.approx(1)}
+    assert followed([2.0, 4.0])["generator_swing"] == pytest.approx(1), "the first ones count alike"
+    assert followed([1.0, 3.0] * 200)["generator_swing"] == pytest.approx(1, rel=0.02)
+    assert followed([1.0, 3.0] * 200 + [2.0] * 400)["generator_swing"] < 0.02
+    assert followed([1.0] * 100, [0.5] * 100)["generator_gradient"] == pytest.approx(0.5)
+
+
+def test_an_update_that_was_left_out_counts_nothing() -> None:
+    assert followed([1.0, float("nan"), 3.0, 5.0], [1.0, 1.0, float("inf"), 1.0]) == followed([1.0, 5.0])
+
+
+def test_a_generator_without_a_gradient_and_players_that_circle_are_named() -> None:
+    well = {"modes_approached": 1.0, "diversity": 1.0, "progress": 0.5, "generator_gradient": 0.1, "discriminator_swing": 3.0}
+    assert diagnosis(well, Health()) == ""
+    assert "the norm of its gradient is 1e-09, less than 1e-06" in diagnosis({**well, "generator_gradient": 1e-9}, Health())
+    assert "the discriminator's loss swings by 3, more than 2" in diagnosis(well, Health(most_swing=2.0))
+    assert diagnosis({**well, "generator_gradient": 0.0, "progress": 0.1}, Health()) == ""
+
+
+def test_a_run_tells_its_course(tmp_path: Path) -> None:
+    """The means that evaluations show are those of the losses and norms that the run logs."""
+    (stage,) = load("gan").smoke
+    train = replace(stage.train, steps=12, evaluate_every_steps=12, checkpoint_every_steps=0, log_every_seconds=1e-6, trackers=())
+    fit(replace(stage, train=train), recipe="gan", source=source_of(stage), folder=tmp_path, device=CPU)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for player in ("discriminator", "generator"):
+        course = torch.zeros(2, 4)
+        for row in rows:
+            follow(course[0], torch.tensor(row[f"train/{player}/loss"]), row[f"train/{player}/grad_norm"])
+        expected = course_values(course)
+        assert rows[-1][f"val/{player}_swing"] == pytest.approx(expected["discriminator_swing"].item(), rel=1e-3)
+        assert rows[-1][f"val/{player}_gradient"] == pytest.approx(expected["discriminator_gradient"].item(), rel=1e-3)
+    assert {"val/real_accuracy", "val/fake_accuracy"} <= rows[-1].keys()
+
+
 class Heard(Listener):
     def __init__(self) -> None:
         self.troubles: list[str] = []
@@ -110,7 +156,7 @@ def test_classes_far_from_the_origin_with_few_samples_each_are_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "seed"), [("gan", 0), ("gan", 1), ("wgan_gp_points", 0)])
+@pytest.mark.parametrize(("recipe", "seed"), [("gan", 0), ("gan", 1), ("wgan", 0), ("wgan_gp_points", 0), ("infogan", 0)])
 def test_a_healthy_run_is_not(recipe: str, seed: int, tmp_path: Path) -> None:
     (stage,) = load(recipe).stages
     found = troubles(replace(stage, train=replace(stage.train, seed=seed)), tmp_path)

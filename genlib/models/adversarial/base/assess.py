@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,11 @@ _BATCH, _SHOWN, _PATHS, _COLUMNS, _MOST_CLASSES = 256, 40, 4, 8, 10
 
 
 @torch.no_grad()
-def assess(task: TwoPlayers, source: DataSource, folder: Path) -> dict[str, float]:
+def assess(
+    task: TwoPlayers, source: DataSource, folder: Path, pictures: Callable[[TwoPlayers, Tensor, Path], None] | None = None
+) -> dict[str, float]:
     """Sliced Wasserstein distance, diversity, coverage, classes covered; of tasks on classes how many samples are of theirs, and of the class
-    that is met least how many. Leaves `samples.png` in the folder, of images `interpolations.png` too.
+    that is met least how many. Leaves `samples.png` in the folder, of images `interpolations.png` too, by `save_pictures` or another function.
     """
     real, made, label = samples(task, source)
     if not len(real):
@@ -36,7 +39,7 @@ def assess(task: TwoPlayers, source: DataSource, folder: Path) -> dict[str, floa
         met = (nearest_label(real, label, fake) == label).double()
         scores["least_label_accuracy"] = torch.stack([met[label == number].mean() for number in label.unique()]).min()
     if task.shape.is_image:
-        save_pictures(task, made, folder / "samples.png")
+        (pictures or save_pictures)(task, made, folder / "samples.png")
         scores["checkerboard"] = checkerboard(made)
     else:
         save_points(real, fake, folder / "samples.png")
@@ -72,11 +75,14 @@ def save_pictures(task: TwoPlayers, made: Tensor, path: Path) -> None:
         shown = min(_SHOWN, len(made)) // _COLUMNS * _COLUMNS
         captions = [f"seed {seed}" for seed in range(shown)]
         paths = [task.interpolate(first=2 * number, last=2 * number + 1, steps=_COLUMNS).cpu() for number in range(_PATHS)]
-    side = _side(made)
-    save_contact_sheet(path, _pixels(made[:shown]), captions, columns=_COLUMNS, side=side, label_lines=1, title=title)
+    save_sheet(path, made[:shown], captions, title)
     shares = [f"{share / (_COLUMNS - 1):.0%}" for share in range(_COLUMNS)] * len(paths)
-    path = path.with_name("interpolations.png")
-    save_contact_sheet(path, _pixels(torch.cat(paths)), shares, columns=_COLUMNS, side=side, label_lines=1, title=ways)
+    save_sheet(path.with_name("interpolations.png"), torch.cat(paths), shares, ways)
+
+
+def save_sheet(path: Path, images: Tensor, captions: list[str], title: str, lines: int = 1) -> None:
+    """Images (N, C, H, W) in [0, 1], eight a row, each over its caption of so many lines."""
+    save_contact_sheet(path, _pixels(images), captions, columns=_COLUMNS, side=_side(images), label_lines=lines, title=title)
 
 
 def _side(images: Tensor) -> int:

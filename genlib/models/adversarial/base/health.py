@@ -2,11 +2,13 @@
 
 A generator that has collapsed makes a few things that pass, again and again. One evaluation shows that by the spread of samples, by the share
 of the data that has a generated sample near it (coverage of Naeem et al. 2020, arXiv:2002.09797), and where samples have classes by how many
-of these are made at all. Both losses say little of it; they and the discriminator's accuracy stand beside.
+of these are made at all. Both losses say little of it. They, how they swing, the norms of their gradients and the discriminator's accuracy stand
+beside; of these the monitor judges the generator's gradient, without which it learns nothing, and if it is asked to, the swing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,6 +36,44 @@ class Health(Config):
     """Spread of generated samples, as a multiple of the data's, below which they are too alike."""
     least_modes: float = limited(0.375, at_least=0, at_most=1)
     """Share of the classes that generated samples must approach."""
+    least_gradient: float = limited(1e-6, at_least=0)
+    """Norm of the generator's gradient, a mean of late, below which it learns nothing."""
+    most_swing: float = limited(0.0, at_least=0)
+    """Standard deviation of a player's loss of late, in the loss's own units, above which the players chase each other in circles; 0 is never."""
+
+
+PLAYERS = ("discriminator", "generator")
+"""Phases whose course is followed."""
+SHARE = 0.02
+"""Weight of each new update in the running means, which so look back over some 50."""
+
+
+UPDATES, LOSS, VARIANCE, GRADIENT = range(4)
+
+
+def follow(row: Tensor, loss: Tensor, grad_norm: float) -> None:
+    """Takes an update into running means (4,) of one player: number of updates, loss, its variance, norm of the gradient.
+
+    The first one counts whole, later ones by their share. One that is not finite counts nothing.
+    """
+    if not loss.isfinite() or not math.isfinite(grad_norm):
+        return
+    row[UPDATES] += 1
+    share = (1 / row[UPDATES]).clamp(min=SHARE)
+    away = loss.to(row) - row[LOSS]
+    row[LOSS] += share * away
+    row[VARIANCE] = (1 - share) * (row[VARIANCE] + share * away.square())
+    row[GRADIENT] += share * (grad_norm - row[GRADIENT])
+
+
+def course_values(course: Tensor) -> Metrics:
+    """Scalars by name of such means (2, 4): of each player the `swing`, the standard deviation of its loss of late, and the norm of its `gradient`.
+
+    Nothing is said of a player that was never updated.
+    """
+    rows = {name: row for name, row in zip(PLAYERS, course, strict=True) if row[UPDATES] > 0}
+    swings = {f"{name}_swing": row[VARIANCE].sqrt() for name, row in rows.items()}
+    return {**swings, **{f"{name}_gradient": row[GRADIENT] for name, row in rows.items()}}
 
 
 @torch.no_grad()
@@ -89,5 +129,21 @@ def diagnosis(values: Mapping[str, float], limits: Health) -> str:
     elif values.get("diversity", 1.0) < limits.least_diversity:
         made = f"samples of {values['diversity']:.2f} times the data's spread, less than {limits.least_diversity:g}"
     else:
-        return ""
+        return _stuck(values, limits)
     return f"the generator has collapsed: it makes {made}; lower its learning rate, or train the discriminator more often"
+
+
+def _stuck(values: Mapping[str, float], limits: Health) -> str:
+    """The same of players whose samples are manifold."""
+    if (norm := values.get("generator_gradient", limits.least_gradient)) < limits.least_gradient:
+        return (
+            f"the generator learns nothing: the norm of its gradient is {norm:.2g}, less than {limits.least_gradient:g}; lower the discriminator's "
+            "learning rate, or smooth its targets"
+        )
+    for player in PLAYERS:
+        if 0 < limits.most_swing < (swing := values.get(f"{player}_swing", 0.0)):
+            return (
+                f"the players chase each other: the {player}'s loss swings by {swing:.2g}, more than {limits.most_swing:g}; lower both learning "
+                "rates, or their momentum"
+            )
+    return ""

@@ -15,8 +15,10 @@ from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
-from genlib.models.adversarial.base.health import Health, diagnosis, variety
+from genlib.models.adversarial.base.health import PLAYERS, Health, course_values, diagnosis, follow, variety
 from genlib.nn.batch_norm import batch_norms
+from genlib.nn.minibatch_discrimination import MinibatchDiscrimination
+from genlib.nn.replay import Replay
 from genlib.ports import FrameCount, Sample, SampleStrip, Seed, Seeds, Sizes
 from genlib.random import seeded_normal
 from genlib.task import Phase, Task, action
@@ -72,17 +74,25 @@ class TwoPlayers(Task):
     """(1,): divides samples after that."""
     progress: Tensor
     """(1,): share of the run that was done at the last step; the monitor judges no beginner."""
+    course: Tensor
+    """(2, 4): how training goes of late, see `genlib.models.adversarial.base.health.follow`, a row each of the discriminator and the generator."""
+    replay: Replay | None
+    """Earlier fakes, of which the discriminator gets to see a share; None where the family keeps none."""
 
-    def __init__(self, networks: Networks, d_steps: int, health: Health, data: DataSpec) -> None:
-        super().__init__()
+    def __init__(self, networks: Networks, d_steps: int, health: Health, data: DataSpec, upstream: Mapping[str, Task] | None = None) -> None:
+        super().__init__(upstream)
         self.networks, self.health, self.data, self.shape = networks, health, data, networks.shape(data)
         self.generator, self.discriminator = self.both()
+        self.replay, self.replay_share = None, 0.0
         self.phases = (Phase(name="discriminator", player="discriminator"), Phase(name="generator", player="generator", every=d_steps))
-        if batch_norms(self):
-            self.accumulation_effect = "batch normalisation takes its mean and variance over each micro-batch alone"
+        effects = ["batch normalisation takes its mean and variance over each micro-batch alone"] if batch_norms(self) else []
+        if any(isinstance(module, MinibatchDiscrimination) for module in self.modules()):
+            effects.append("minibatch discrimination compares the samples of each micro-batch alone")
+        self.accumulation_effect = ", and ".join(effects)
         self.register_buffer("centre", torch.full((1 if self.shape.is_image else self.shape.size,), 0.5))
         self.register_buffer("scale", torch.full((1,), 0.5))
         self.register_buffer("progress", torch.zeros(1))
+        self.register_buffer("course", torch.zeros(len(PLAYERS), 4))
 
     def both(self) -> tuple[nn.Module, nn.Module]:
         """Generator and discriminator, new."""
@@ -123,9 +133,14 @@ class TwoPlayers(Task):
         x = made.float() * self.scale + self.centre
         return x.clamp(0, 1) if self.shape.is_image else x
 
+    @property
+    def noise_size(self) -> int:
+        """Numbers of noise that the generator makes a sample from."""
+        return self.networks.latent_dim
+
     def noise(self, batch: Batch, seed: int, stream: str) -> Tensor:
-        """(B, latent_dim), keyed by position."""
-        return random.normal(batch["position"], (self.networks.latent_dim,), seed=seed, stream=f"latents of the {stream}")
+        """(B, noise_size), keyed by position."""
+        return random.normal(batch["position"], (self.noise_size,), seed=seed, stream=f"latents of the {stream}")
 
     def discriminator_logits(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(real, fake, logits of real, logits of fake) of the discriminator's phase; logits are (B, 1), and the two batches are normalised apart."""
@@ -133,7 +148,27 @@ class TwoPlayers(Task):
         valid, real, (to_generator, told) = batch["valid"], self.real(batch), self.told(batch)
         with torch.no_grad():
             fake = self.generator(self.noise(batch, step.seed, "discriminator"), valid, *to_generator)
-        return real, fake, self.discriminator(real, valid, *told), self.discriminator(fake, valid, *told)
+            fake, *told_of_fake = self.replayed((fake, *told), batch, step)
+        return real, fake, self.discriminator(real, valid, *told), self.discriminator(fake, valid, *told_of_fake)
+
+    def keep(self, capacity: int, share: float) -> None:
+        """Lets the discriminator see again what the generator made before: a share of its fakes is of the last `capacity` ones."""
+        sides = self.shape.sides if self.networks.member == "image" else (self.shape.size,)
+        told = self.told_sizes[1]
+        self.replay, self.replay_share = Replay(capacity, [sides, (told,)] if told else [sides]), share
+
+    def replayed(self, fresh: Sequence[Tensor], batch: Batch, step: Step) -> Sequence[Tensor]:
+        """Fakes and what the discriminator is told of them, each (B, ...), some of them earlier ones."""
+        if self.replay is None:
+            return fresh
+        self.replay.put(fresh, batch["position"], batch["valid"])
+        return self.replay.mixed(fresh, batch["position"], share=self.replay_share, seed=step.seed)
+
+    def observe(self, phase: str, loss: Tensor, grad_norm: float) -> None:
+        if phase in PLAYERS:
+            follow(self.course[PLAYERS.index(phase)], loss, grad_norm)
+        if self.replay is not None:
+            self.replay.step()
 
     def generator_logits(self, batch: Batch, step: Step) -> Tensor:
         """The discriminator's logits (B, 1) on the fakes of the generator's phase."""
@@ -144,18 +179,30 @@ class TwoPlayers(Task):
         """Held-out samples and as many generated ones, (B, D) each, the discriminator's logits on both, and labels where there are some."""
         to_generator, told = self.told(batch)
         made, real = self.generator(self.noise(batch, 0, "evaluation"), None, *to_generator), batch[self.networks.member]
-        real_logits, fake_logits = (self.discriminator(x, batch["valid"], *told) for x in (self.real(batch), made))
+        logits = (self.discriminator(x, batch["valid"], *told) for x in (self.real(batch), made))
         samples = {"real": real.float().flatten(1), "fake": self.in_data_units(made).flatten(1)}
         labels = {"label": batch["label"]} if "label" in batch else {}
-        return {**samples, "real_logit": real_logits[:, 0], "fake_logit": fake_logits[:, 0], **labels}
+        return {**samples, **self.judged(*logits), **labels}
+
+    def judged(self, real: Tensor, fake: Tensor) -> Batch:
+        """What an evaluation needs to know of all that the discriminator says of held-out samples and of generated ones, (B, outputs) each."""
+        return {"real_logit": real[:, 0], "fake_logit": fake[:, 0]}
 
     def joint_evaluation(self, batch: Batch) -> Metrics:
-        """Of as many generated samples as held-out ones: their sliced Wasserstein distance and variety, and the discriminator's logits on both."""
+        """Of as many generated samples as held-out ones: their sliced Wasserstein distance and variety, and the discriminator's logits on both;
+        and how training went of late.
+        """
         logits = {name: batch[name] for name in ("real_logit", "fake_logit")}
         valid = all_gather(batch["valid"])
         real, fake = (all_gather(batch[name])[valid] for name in ("real", "fake"))
         label = all_gather(batch["label"])[valid] if "label" in batch else None
-        return {"sliced_wasserstein": self.distance(real, fake), **self.variety(real, fake, label), **logits, "progress": self.progress[0]}
+        return {
+            "sliced_wasserstein": self.distance(real, fake),
+            **self.variety(real, fake, label),
+            **logits,
+            **course_values(self.course),
+            "progress": self.progress[0],
+        }
 
     def variety(self, real: Tensor, fake: Tensor, label: Tensor | None) -> Metrics:
         """Scalars of held-out samples (N, D), with their labels (N,) if there are some, and of one generated in the place of each (N, D)."""
@@ -183,11 +230,11 @@ class TwoPlayers(Task):
         return self.generated(self.way(first, last, steps))
 
     def latents(self, seed: Sequence[int]) -> Tensor:
-        """Noise (len(seed), latent_dim), each of its own seed."""
-        return seeded_normal(seed, (self.networks.latent_dim,), self.device)
+        """Noise (len(seed), noise_size), each of its own seed."""
+        return seeded_normal(seed, (self.noise_size,), self.device)
 
     def way(self, first: int, last: int, steps: int) -> Tensor:
-        """Noise (steps, latent_dim) on the way from one seed's to another's along the sphere. ValueError where the steps are too few."""
+        """Noise (steps, noise_size) on the way from one seed's to another's along the sphere. ValueError where the steps are too few."""
         if steps < 2:
             raise ValueError(f"steps is {steps}; from one sample to another there are at least 2")
         a, b = self.latents([first, last])
@@ -196,7 +243,7 @@ class TwoPlayers(Task):
         return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
     def generated(self, noise: Tensor, *told: Tensor) -> Tensor:
-        """Samples of noise (B, latent_dim) and of what the generator is told, in the data's units and shape; without gradient."""
+        """Samples of noise (B, noise_size) and of what the generator is told, in the data's units and shape; without gradient."""
         x = self.in_data_units(self.generator(noise, None, *told))
         return self.shape.image(x.flatten(1)) if self.shape.is_image else x
 
