@@ -281,3 +281,11 @@ def test_two_engines_on_two_workers_have_the_losses_of_one_process(tmp_path: Pat
         assert len(alone) >= 30
         for strategy in ("zero1", "zero2"):
             assert losses(tmp_path / f"{name}-{strategy}") == pytest.approx(alone, abs=1e-4), (name, strategy)
+
+
+def test_a_checkpoint_from_before_the_monitor_followed_losses_still_loads() -> None:
+    task = made("points")
+    state = {name: value for name, value in task.state_dict().items() if name != "course"}
+    task.course.fill_(1.0)
+    task.load_state_dict(state)
+    assert not task.course.any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,7 @@ class TwoPlayers(Task):
         self.register_buffer("scale", torch.full((1,), 0.5))
         self.register_buffer("progress", torch.zeros(1))
         self.register_buffer("course", torch.zeros(len(PLAYERS), 4))
+        self.register_load_state_dict_pre_hook(_start_course)
 
     def both(self) -> tuple[nn.Module, nn.Module]:
         """Generator and discriminator, new."""
@@ -246,6 +247,11 @@ class TwoPlayers(Task):
         """Samples of noise (B, noise_size) and of what the generator is told, in the data's units and shape; without gradient."""
         x = self.in_data_units(self.generator(noise, None, *told))
         return self.shape.image(x.flatten(1)) if self.shape.is_image else x
+
+
+def _start_course(task: TwoPlayers, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A load-state-dict pre-hook: a checkpoint that was written before there was a course begins one."""
+    state.setdefault(f"{prefix}course", torch.zeros_like(task.course))
 
 
 def example(task: TwoPlayers, size: int) -> Batch:

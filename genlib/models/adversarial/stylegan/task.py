@@ -114,7 +114,7 @@ class StyleGAN(TwoPlayers):
         self.progress.fill_(step.progress)
         with torch.no_grad():
             fake = self.fakes(batch, step, "discriminator")
-        real, fake = self.judged(self.seen(batch, step), batch, step, "real"), self.judged(fake, batch, step, "fake")
+        real, fake = self.logits(self.seen(batch, step), batch, step, "real"), self.logits(fake, batch, step, "fake")
         if self.augment:
             self.augment.observe(real, batch["valid"])
         loss = relativistic(real, fake) if self.game.loss == "relativistic" else non_saturating_discriminator(real, fake)
@@ -123,10 +123,10 @@ class StyleGAN(TwoPlayers):
 
     def generator_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """Fakes to pass for data."""
-        fake = self.judged(self.fakes(batch, step, "generator"), batch, step, "generator")
+        fake = self.logits(self.fakes(batch, step, "generator"), batch, step, "generator")
         if self.game.loss != "relativistic":
             return non_saturating_generator(fake), {}
-        return relativistic(fake, self.judged(self.seen(batch, step), batch, step, "beside")), {}
+        return relativistic(fake, self.logits(self.seen(batch, step), batch, step, "beside")), {}
 
     def penalty_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """The discriminator's slope at data, R1 (Mescheder et al. 2018, arXiv:1801.04406), maybe at fakes too, R2."""
@@ -137,7 +137,7 @@ class StyleGAN(TwoPlayers):
         found, still = {}, torch.zeros_like(batch["weight"])
         for name, image in images.items():
             image = image.detach().requires_grad_()
-            logits = self.judged(image, batch, step, name)
+            logits = self.logits(image, batch, step, name)
             found[name], still = squared_gradient(logits, image), still + 0 * logits[:, 0]
         return self.game.gamma / 2 * torch.stack([*found.values()]).sum(0) + still, found
 
@@ -176,7 +176,7 @@ class StyleGAN(TwoPlayers):
         mirrored = random.uniform(batch["position"], seed=step.seed, stream="mirror") < 0.5
         return torch.where(mirrored[:, None, None, None], real.flip(3), real)
 
-    def judged(self, image: Tensor, batch: Batch, step: Step, stream: str) -> Tensor:
+    def logits(self, image: Tensor, batch: Batch, step: Step, stream: str) -> Tensor:
         """Logits (B, 1) of images in [-1, 1], augmented as the stream draws."""
         draws = {"seed": step.seed, "stream": f"augmentation of {stream}"}
         if self.augment:
