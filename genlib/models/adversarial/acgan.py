@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, tunable
 from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.labelled import Labelled
-from genlib.models.adversarial.base.players import Told
+from genlib.models.adversarial.base.players import Condition
 from genlib.models.adversarial.dcgan import ConvGAN, Convolutional
 from genlib.models.adversarial.gan import Game
 from genlib.models.base.labels import check_labelled
@@ -65,11 +65,11 @@ class ACGAN(Labelled, ConvGAN):  # type: ignore[override]
     game: ClassGame
 
     @property
-    def told_sizes(self) -> tuple[int, int]:
-        return super().told_sizes[0], 0
+    def condition_sizes(self) -> tuple[int, int]:
+        return super().condition_sizes[0], 0
 
-    def told(self, batch: Batch) -> tuple[Told, Told]:
-        return super().told(batch)[0], ()
+    def condition(self, batch: Batch) -> tuple[Condition, Condition]:
+        return super().condition(batch)[0], ()
 
     def both(self) -> tuple[nn.Module, nn.Module]:
         classes = len(self.data.class_names)

@@ -13,7 +13,7 @@ from typing import ClassVar
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig
 from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.labelled import Labelled
-from genlib.models.adversarial.base.players import Told
+from genlib.models.adversarial.base.players import Condition
 from genlib.models.adversarial.dcgan import ConvGAN, Convolutional
 from genlib.models.adversarial.gan import Game
 from genlib.models.base.labels import check_labelled
@@ -58,13 +58,13 @@ class ConditionalGAN(Labelled, ConvGAN):  # type: ignore[override]
     networks: LabelledConvolutional
 
     @property
-    def told_sizes(self) -> tuple[int, int]:
-        classes, _ = super().told_sizes
+    def condition_sizes(self) -> tuple[int, int]:
+        classes, _ = super().condition_sizes
         return classes, classes * self.networks.label_to_discriminator
 
-    def told(self, batch: Batch) -> tuple[Told, Told]:
-        to_generator, told = super().told(batch)
-        return to_generator, told if self.networks.label_to_discriminator else ()
+    def condition(self, batch: Batch) -> tuple[Condition, Condition]:
+        to_generator, condition = super().condition(batch)
+        return to_generator, condition if self.networks.label_to_discriminator else ()
 
 
 def cgan() -> Recipe:

@@ -80,17 +80,17 @@ class Convolutional(Config):
     def transform(self, shape: VectorShape) -> PlainTransform:
         return PlainTransform(shape.image_size)
 
-    def generator(self, shape: VectorShape, told: int = 0) -> nn.Module:
-        return ConvGenerator(self.latent_dim + told, shape.sides[0], shape.image_size, self.width, self.kernel)
+    def generator(self, shape: VectorShape, condition: int = 0) -> nn.Module:
+        return ConvGenerator(self.latent_dim + condition, shape.sides[0], shape.image_size, self.width, self.kernel)
 
-    def discriminator(self, shape: VectorShape, told: int = 0, outputs: int = 1) -> nn.Module:
-        return self.convolutions(shape, told, outputs, normalised=True)
+    def discriminator(self, shape: VectorShape, condition: int = 0, outputs: int = 1) -> nn.Module:
+        return self.convolutions(shape, condition, outputs, normalised=True)
 
-    def convolutions(self, shape: VectorShape, told: int, outputs: int, *, normalised: bool) -> ConvDiscriminator:
+    def convolutions(self, shape: VectorShape, condition: int, outputs: int, *, normalised: bool) -> ConvDiscriminator:
         """The discriminator with batch normalisation or without."""
         kernels = self.minibatch_kernels
         return ConvDiscriminator(
-            shape.sides[0], shape.image_size, self.width, self.kernel, told, outputs=outputs, kernels=kernels, normalised=normalised
+            shape.sides[0], shape.image_size, self.width, self.kernel, condition, outputs=outputs, kernels=kernels, normalised=normalised
         )
 
 
@@ -120,9 +120,9 @@ class ConvGenerator(nn.Module):
         self.layers = nn.ModuleList([*layers, Layer(_doubling(widths[-1], channels, kernel), None, nn.Tanh())])
         self.apply(start_small)
 
-    def forward(self, noise: Tensor, valid: Tensor | None = None, *told: Tensor) -> Tensor:
+    def forward(self, noise: Tensor, valid: Tensor | None = None, *condition: Tensor) -> Tensor:
         """See the class; `valid` as of `BatchNorm`."""
-        x = torch.cat([noise, *told], 1)[:, :, None, None]
+        x = torch.cat([noise, *condition], 1)[:, :, None, None]
         for layer in self.layers:
             x = layer(x, valid)
         return x.float()
@@ -131,11 +131,12 @@ class ConvGenerator(nn.Module):
 class ConvDiscriminator(nn.Module):
     """pictures (B, channels, side, side) in [-1, 1] -> logits (B, outputs). Not `normalised`, it is a critic, whose weights start as PyTorch's do.
 
-    What it is told, (B, told), joins at the smallest map.
+    What it is told, (B, condition), joins at the smallest map.
     """
 
     def __init__(
-        self, channels: int, side: int, width: int, kernel: int = 4, told: int = 0, *, outputs: int = 1, kernels: int = 0, normalised: bool = True
+        self, channels: int, side: int, width: int, kernel: int = 4, condition: int = 0, *,
+        outputs: int = 1, kernels: int = 0, normalised: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         start, depth = halvings(side)
@@ -145,20 +146,20 @@ class ConvDiscriminator(nn.Module):
             norm = BatchNorm(b) if normalised and i else None
             layers.append(Layer(nn.Conv2d(a, b, kernel, STRIDE, (kernel - 1) // 2, bias=norm is None), norm, nn.LeakyReLU(LEAK)))
         end, seen = widths[-1], widths[-1] + kernels
-        self.layers, self.last = nn.ModuleList(layers), nn.Conv2d(end if told else seen, outputs, start)
+        self.layers, self.last = nn.ModuleList(layers), nn.Conv2d(end if condition else seen, outputs, start)
         self.compare = MinibatchDiscrimination(end * start * start, kernels) if kernels else None
         norm = BatchNorm(end) if normalised else None
-        self.joint = Joint(nn.Conv2d(seen, end, 1, bias=norm is None), told, end, norm) if told else None
+        self.joint = Joint(nn.Conv2d(seen, end, 1, bias=norm is None), condition, end, norm) if condition else None
         if normalised:
             self.apply(start_small)
 
-    def forward(self, image: Tensor, valid: Tensor | None = None, *told: Tensor) -> Tensor:
+    def forward(self, image: Tensor, valid: Tensor | None = None, *condition: Tensor) -> Tensor:
         """See the class; `valid` as of `BatchNorm`."""
         x = image
         for layer in self.layers:
             x = layer(x, valid)
         x = self.compare(x, valid) if self.compare else x
-        return self.last(self.joint(x, valid, *told) if self.joint else x).flatten(1).float()
+        return self.last(self.joint(x, valid, *condition) if self.joint else x).flatten(1).float()
 
     def features(self, image: Tensor) -> Tensor:
         """Every layer's map, its largest values on a grid of at most 4 x 4, (B, F): what the paper gives a linear classifier (section 5.1)."""

@@ -55,12 +55,12 @@ class Dense(Config):
     def transform(self, shape: VectorShape) -> VectorTransform:
         return VectorTransform(shape)
 
-    def generator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+    def generator(self, shape: VectorShape, condition: int = 0) -> nn.Module:
         end = nn.Tanh() if shape.is_image else nn.Identity()
-        return DenseNetwork(self.latent_dim + told, self.width, self.layers, shape.size, nn.ReLU(), end)
+        return DenseNetwork(self.latent_dim + condition, self.width, self.layers, shape.size, nn.ReLU(), end)
 
-    def discriminator(self, shape: VectorShape, told: int = 0, outputs: int = 1) -> nn.Module:
-        return DenseDiscriminator(shape.size, self.width, self.layers, outputs, told, self.minibatch_kernels)
+    def discriminator(self, shape: VectorShape, condition: int = 0, outputs: int = 1) -> nn.Module:
+        return DenseDiscriminator(shape.size, self.width, self.layers, outputs, condition, self.minibatch_kernels)
 
 
 class DenseNetwork(nn.Module):
@@ -75,9 +75,9 @@ class DenseNetwork(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.last, self.between, self.end = nn.Linear(width, outputs), between, end
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, *told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None, *condition: Tensor) -> Tensor:
         """See the class."""
-        return self.end(self.last(self.features(torch.cat([x, *told], 1))).float())
+        return self.end(self.last(self.features(torch.cat([x, *condition], 1))).float())
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer is given, (B, width)."""
@@ -89,36 +89,36 @@ class DenseNetwork(nn.Module):
 class DenseDiscriminator(DenseNetwork):
     """samples (B, inputs) -> logits (B, outputs) float32. What it is told joins behind the hidden layers, which see the sample alone."""
 
-    def __init__(self, inputs: int, width: int, layers: int, outputs: int, told: int = 0, kernels: int = 0) -> None:
+    def __init__(self, inputs: int, width: int, layers: int, outputs: int, condition: int = 0, kernels: int = 0) -> None:
         super().__init__(inputs, width, layers, outputs, nn.LeakyReLU(LEAK), nn.Identity())
         self.compare = MinibatchDiscrimination(width, kernels) if kernels else None
         seen = width + kernels
-        self.joint = Joint(nn.Linear(seen, width), told, width) if told else None
-        if kernels and not told:
+        self.joint = Joint(nn.Linear(seen, width), condition, width) if condition else None
+        if kernels and not condition:
             self.last = nn.Linear(seen, outputs)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, *told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None, *condition: Tensor) -> Tensor:
         """See the class."""
         x = self.features(x)
         x = self.compare(x, valid) if self.compare else x
-        return self.last(self.joint(x, valid, *told) if self.joint else x).float()
+        return self.last(self.joint(x, valid, *condition) if self.joint else x).float()
 
 
 class Joint(nn.Module):
     """A layer of features that sees what is told beside them, as Mirza & Osindero 2014 (arXiv:1411.1784) join both; of a map at every place of it,
     as Reed et al. 2016 (arXiv:1605.05396) do.
 
-    Features (B, width, ...), and vectors (B, told) -> (B, width, ...).
+    Features (B, width, ...), and vectors (B, condition) -> (B, width, ...).
     """
 
-    def __init__(self, layer: nn.Module, told: int, width: int, norm: nn.Module | None = None) -> None:
+    def __init__(self, layer: nn.Module, condition: int, width: int, norm: nn.Module | None = None) -> None:
         super().__init__()
-        self.layer, self.told, self.norm, self.act = layer, nn.Linear(told, width, bias=False), norm, nn.LeakyReLU(LEAK)
+        self.layer, self.condition, self.norm, self.act = layer, nn.Linear(condition, width, bias=False), norm, nn.LeakyReLU(LEAK)
 
-    def forward(self, x: Tensor, valid: Tensor | None, told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None, condition: Tensor) -> Tensor:
         """See the class; `valid` as of `BatchNorm`."""
         x = self.layer(x)
-        x = x + self.told(told).view(*x.shape[:2], *[1] * (x.dim() - 2))
+        x = x + self.condition(condition).view(*x.shape[:2], *[1] * (x.dim() - 2))
         return self.act(x if self.norm is None else self.norm(x, valid))
 
 

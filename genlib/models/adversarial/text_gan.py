@@ -23,7 +23,7 @@ from genlib.functional.adversarial import targeted_discriminator
 from genlib.models.adversarial.base import players
 from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.labelled import passed
-from genlib.models.adversarial.base.players import Told
+from genlib.models.adversarial.base.players import Condition
 from genlib.models.adversarial.dcgan import ConvGAN, Convolutional
 from genlib.models.adversarial.gan import Game
 from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer
@@ -92,10 +92,10 @@ class TextGAN(ConvGAN):
         return text_tower(self.upstream["text"])
 
     @property
-    def told_sizes(self) -> tuple[int, int]:
+    def condition_sizes(self) -> tuple[int, int]:
         return self.tower.pooled_width, self.tower.pooled_width
 
-    def told(self, batch: Batch) -> tuple[Told, Told]:
+    def condition(self, batch: Batch) -> tuple[Condition, Condition]:
         return (batch["text"],), (batch["text"],)
 
     def transform(self, train: bool) -> CaptionedTransform:

@@ -33,8 +33,8 @@ from genlib.types import Batch, DataSpec, Metrics, Step
 class ConvolutionalCritic(Convolutional):
     """Networks of convolutions, the critic without batch normalisation."""
 
-    def discriminator(self, shape: VectorShape, told: int = 0, outputs: int = 1) -> nn.Module:
-        return self.convolutions(shape, told, outputs, normalised=False)
+    def discriminator(self, shape: VectorShape, condition: int = 0, outputs: int = 1) -> nn.Module:
+        return self.convolutions(shape, condition, outputs, normalised=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,8 +107,8 @@ class WGANGP(LatentArithmetic, Wasserstein):
         check_no_batch_norm(self.discriminator)
 
     def critic_loss(self, real: Tensor, fake: Tensor, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        share, told = random.uniform(batch["position"], seed=step.seed, stream="interpolates"), self.told(batch)[1]
-        norm = gradient_norm(lambda x: self.discriminator(x, None, *told), interpolates(real, fake, share))
+        share, condition = random.uniform(batch["position"], seed=step.seed, stream="interpolates"), self.condition(batch)[1]
+        norm = gradient_norm(lambda x: self.discriminator(x, None, *condition), interpolates(real, fake, share))
         return self.game.penalty * gradient_penalty(norm), {"gradient_norm": norm}
 
 

@@ -98,7 +98,7 @@ def trained(folder: Path, **network: bool) -> ConditionalGAN:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> ConditionalGAN:
+def condition(tmp_path_factory: pytest.TempPathFactory) -> ConditionalGAN:
     return trained(tmp_path_factory.mktemp("cgan"))
 
 
@@ -114,9 +114,9 @@ def accuracy(task: ConditionalGAN) -> float:
 
 
 @pytest.mark.slow
-def test_samples_are_of_their_class_if_the_discriminator_is_told_it_and_else_not(told: ConditionalGAN, tmp_path: Path) -> None:
-    assert accuracy(told) > 0.9
-    scores = companions.assess(told, open_source(load("cgan").stages[0].data), tmp_path)
+def test_samples_are_of_their_class_if_the_discriminator_is_told_it_and_else_not(condition: ConditionalGAN, tmp_path: Path) -> None:
+    assert accuracy(condition) > 0.9
+    scores = companions.assess(condition, open_source(load("cgan").stages[0].data), tmp_path)
     assert scores["validation/label_accuracy"] > 0.9
     assert scores["validation/modes"] == 1
     assert (tmp_path / "samples.png").stat().st_size > 10_000
@@ -124,20 +124,20 @@ def test_samples_are_of_their_class_if_the_discriminator_is_told_it_and_else_not
 
 
 @pytest.mark.slow
-def test_what_was_learnt_serves_a_classifier_with_few_labels(told: ConditionalGAN) -> None:
+def test_what_was_learnt_serves_a_classifier_with_few_labels(condition: ConditionalGAN) -> None:
     """Of ten labels a class, means over five draws: the discriminator's features do better than pixels, and samples of a generator that learnt from
     the whole set, added to these, do no harm."""
-    train, held = digits(told, "train", 1438), digits(told, "validation", 359)
+    train, held = digits(condition, "train", 1438), digits(condition, "validation", 359)
     pixels, features, added = [], [], []
     for draw in range(5):
         order = torch.randperm(1438, generator=torch.Generator().manual_seed(draw))
         rows = torch.cat([order[train["label"][order] == number][:10] for number in range(10)])
         image, label, asked = train["image"][rows], train["label"][rows], [number % 10 for number in range(500)]
-        made = told.generate(seed=list(range(1000 * draw, 1000 * draw + 500)), label=asked)
+        made = condition.generate(seed=list(range(1000 * draw, 1000 * draw + 500)), label=asked)
         both, labels = torch.cat([image, made]), torch.cat([label, torch.tensor(asked)])
         for found, known, names in ((pixels, image, label), (added, both, labels)):
             found.append(linear_probe(known.flatten(1), names, held["image"].flatten(1)))
-        features.append(linear_probe(told.embed(image=image), label, told.embed(image=held["image"])))
+        features.append(linear_probe(condition.embed(image=image), label, condition.embed(image=held["image"])))
     by_pixels, by_features, by_added = ((torch.stack(found) == held["label"]).float().mean().item() for found in (pixels, features, added))
     assert by_features > by_pixels + 0.01
     assert by_added > by_pixels - 0.01

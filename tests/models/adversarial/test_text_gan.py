@@ -53,7 +53,7 @@ def test_the_discriminator_lowers_what_three_kinds_of_pairs_say(task: TextGAN) -
     images, fake, _, _ = task.discriminator_logits(batch, step)
     text, valid = batch["text"], batch["valid"]
     right, wrong, made = (
-        task.discriminator(x, valid, told)[:, 0].sigmoid() for x, told in ((images, text), (images, text.roll(-1, 0)), (fake, text))
+        task.discriminator(x, valid, condition)[:, 0].sigmoid() for x, condition in ((images, text), (images, text.roll(-1, 0)), (fake, text))
     )
     loss, metrics = task.loss("discriminator", batch, step)
     torch.testing.assert_close(loss, -(right.log() + ((1 - wrong).log() + (1 - made).log()) / 2), atol=1e-5, rtol=1e-5)
@@ -64,7 +64,7 @@ def shared(folder: Path) -> None:
     """Wrong captions of seven samples, shared over the ranks."""
     made = built_untrained("text_gan")["pictures"]
     assert isinstance(made, TextGAN)
-    text = torch.randn(8, made.told_sizes[0], generator=torch.Generator().manual_seed(0))
+    text = torch.randn(8, made.condition_sizes[0], generator=torch.Generator().manual_seed(0))
     count = 8 // world_size()
     mine = slice(rank() * count, (rank() + 1) * count)
     other, counts = made.mismatched({"text": text[mine], "valid": torch.arange(8)[mine] < 7})

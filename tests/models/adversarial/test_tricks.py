@@ -42,8 +42,8 @@ def test_the_discriminator_sees_earlier_fakes_with_the_labels_that_they_were_mad
     old = (fake[:, None] == first).flatten(2).all(2)
     assert 3 <= old.any(1).sum() <= 13, "about half"
     was = task.one_hot(batch["label"])[old.float().argmax(1)]
-    told = torch.where(old.any(1)[:, None], was, task.one_hot(later["label"]))
-    torch.testing.assert_close(task.discriminator(fake, later["valid"], told), logits)
+    condition = torch.where(old.any(1)[:, None], was, task.one_hot(later["label"]))
+    torch.testing.assert_close(task.discriminator(fake, later["valid"], condition), logits)
 
 
 def stage_with(task: object) -> Stage:

@@ -48,7 +48,7 @@ def test_the_generator_is_normalised_over_the_batch_and_the_critic_is_not() -> N
 class Normalised(ConvolutionalCritic):
     """Networks whose critic breaks the rule."""
 
-    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+    def discriminator(self, shape: VectorShape, condition: int = 0) -> nn.Module:
         return ConvDiscriminator(shape.sides[0], shape.image_size, self.width)
 
 
@@ -56,7 +56,7 @@ class Normalised(ConvolutionalCritic):
 class NormalisedByPyTorch(Dense):
     """The same with PyTorch's own layer."""
 
-    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
+    def discriminator(self, shape: VectorShape, condition: int = 0) -> nn.Module:
         return nn.Sequential(nn.Linear(shape.size, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
 
 

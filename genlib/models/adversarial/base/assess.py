@@ -54,7 +54,7 @@ def samples(task: TwoPlayers, source: DataSource) -> tuple[Tensor, Tensor, Tenso
     for batch in held_out(task, source, size=_BATCH, most=MOST_SAMPLES):
         first, batch = sum(map(len, made)), encoded(task, batch)
         real.append(batch[task.networks.member].float().flatten(1).cpu())
-        made.append(task.generated(task.latents(range(first, first + len(real[-1]))), *task.told(batch)[0]).cpu())
+        made.append(task.generated(task.latents(range(first, first + len(real[-1]))), *task.condition(batch)[0]).cpu())
         label += [batch["label"].cpu()] if "label" in batch else []
     return torch.cat(real), torch.cat(made) if made else real[0], torch.cat(label) if label else None
 

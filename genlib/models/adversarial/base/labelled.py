@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genlib.models.adversarial.base import players
 from genlib.models.adversarial.base.health import JUDGED
-from genlib.models.adversarial.base.players import Told, TwoPlayers
+from genlib.models.adversarial.base.players import Condition, TwoPlayers
 from genlib.models.base.labels import check_classes, class_numbers
 from genlib.ports import FrameCount, Labels, Sample, SampleStrip, Seed, Seeds
 from genlib.task import action
@@ -26,10 +26,10 @@ class Labelled(TwoPlayers):
     companions = replace(TwoPlayers.companions, example="genlib.models.adversarial.base.labelled:example")
 
     @property
-    def told_sizes(self) -> tuple[int, int]:
+    def condition_sizes(self) -> tuple[int, int]:
         return len(self.data.class_names), len(self.data.class_names)
 
-    def told(self, batch: Batch) -> tuple[Told, Told]:
+    def condition(self, batch: Batch) -> tuple[Condition, Condition]:
         vectors = self.one_hot(batch["label"])
         return (vectors,), (vectors,)
 

@@ -28,7 +28,7 @@ MEASURED_SAMPLES = 4096
 """Training samples from which the place and scale of vectors are measured."""
 
 
-Told = tuple[Tensor, ...]
+Condition = tuple[Tensor, ...]
 """What a network is told of samples beside them: nothing, or vectors (B, K) float32, such as labels as one-hot vectors."""
 
 
@@ -51,12 +51,12 @@ class Networks(Protocol):
         """Decoded samples to batches."""
         ...
 
-    def generator(self, shape: VectorShape, told: int = 0) -> nn.Module:
-        """noise (B, latent_dim), valid (B,) or None, and vectors (B, told) if it is told any -> samples (B, ...), in [-1, 1] if they are images."""
+    def generator(self, shape: VectorShape, condition: int = 0) -> nn.Module:
+        """noise (B, latent_dim), valid (B,) or None, and vectors (B, condition) if there is one -> samples (B, ...), images in [-1, 1]."""
         ...
 
-    def discriminator(self, shape: VectorShape, told: int = 0) -> nn.Module:
-        """samples (B, ...), valid (B,) or None, and vectors (B, told) if it is told any -> logits (B, 1), high for data.
+    def discriminator(self, shape: VectorShape, condition: int = 0) -> nn.Module:
+        """samples (B, ...), valid (B,) or None, and vectors (B, condition) if it has a condition -> logits (B, 1), high for data.
 
         `valid` is for batch normalisation, see there.
         """
@@ -97,15 +97,15 @@ class TwoPlayers(Task):
 
     def both(self) -> tuple[nn.Module, nn.Module]:
         """Generator and discriminator, new."""
-        to_generator, to_discriminator = self.told_sizes
+        to_generator, to_discriminator = self.condition_sizes
         return self.networks.generator(self.shape, to_generator), self.networks.discriminator(self.shape, to_discriminator)
 
     @property
-    def told_sizes(self) -> tuple[int, int]:
+    def condition_sizes(self) -> tuple[int, int]:
         """Numbers that generator and discriminator are told of a sample; 0 is nothing."""
         return 0, 0
 
-    def told(self, batch: Batch) -> tuple[Told, Told]:
+    def condition(self, batch: Batch) -> tuple[Condition, Condition]:
         """What generator and discriminator are told of each sample of a batch; the fake in its place is judged by the same."""
         return (), ()
 
@@ -146,17 +146,17 @@ class TwoPlayers(Task):
     def discriminator_logits(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(real, fake, logits of real, logits of fake) of the discriminator's phase; logits are (B, 1), and the two batches are normalised apart."""
         self.progress.fill_(step.progress)
-        valid, real, (to_generator, told) = batch["valid"], self.real(batch), self.told(batch)
+        valid, real, (to_generator, condition) = batch["valid"], self.real(batch), self.condition(batch)
         with torch.no_grad():
             fake = self.generator(self.noise(batch, step.seed, "discriminator"), valid, *to_generator)
-            fake, *told_of_fake = self.replayed((fake, *told), batch, step)
-        return real, fake, self.discriminator(real, valid, *told), self.discriminator(fake, valid, *told_of_fake)
+            fake, *condition_of_fake = self.replayed((fake, *condition), batch, step)
+        return real, fake, self.discriminator(real, valid, *condition), self.discriminator(fake, valid, *condition_of_fake)
 
     def keep(self, capacity: int, share: float) -> None:
         """Lets the discriminator see again what the generator made before: a share of its fakes is of the last `capacity` ones."""
         sides = self.shape.sides if self.networks.member == "image" else (self.shape.size,)
-        told = self.told_sizes[1]
-        self.replay, self.replay_share = Replay(capacity, [sides, (told,)] if told else [sides]), share
+        condition = self.condition_sizes[1]
+        self.replay, self.replay_share = Replay(capacity, [sides, (condition,)] if condition else [sides]), share
 
     def replayed(self, fresh: Sequence[Tensor], batch: Batch, step: Step) -> Sequence[Tensor]:
         """Fakes and what the discriminator is told of them, each (B, ...), some of them earlier ones."""
@@ -173,14 +173,14 @@ class TwoPlayers(Task):
 
     def generator_logits(self, batch: Batch, step: Step) -> Tensor:
         """The discriminator's logits (B, 1) on the fakes of the generator's phase."""
-        valid, (to_generator, told) = batch["valid"], self.told(batch)
-        return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), valid, *to_generator), valid, *told)
+        valid, (to_generator, condition) = batch["valid"], self.condition(batch)
+        return self.discriminator(self.generator(self.noise(batch, step.seed, "generator"), valid, *to_generator), valid, *condition)
 
     def evaluation_features(self, batch: Batch) -> Batch:
         """Held-out samples and as many generated ones, (B, D) each, the discriminator's logits on both, and labels where there are some."""
-        to_generator, told = self.told(batch)
+        to_generator, condition = self.condition(batch)
         made, real = self.generator(self.noise(batch, 0, "evaluation"), None, *to_generator), batch[self.networks.member]
-        logits = (self.discriminator(x, batch["valid"], *told) for x in (self.real(batch), made))
+        logits = (self.discriminator(x, batch["valid"], *condition) for x in (self.real(batch), made))
         samples = {"real": real.float().flatten(1), "fake": self.in_data_units(made).flatten(1)}
         labels = {"label": batch["label"]} if "label" in batch else {}
         return {**samples, **self.judged(*logits), **labels}
@@ -243,9 +243,9 @@ class TwoPlayers(Task):
         share = torch.linspace(0, 1, steps, device=self.device)[:, None]
         return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
-    def generated(self, noise: Tensor, *told: Tensor) -> Tensor:
+    def generated(self, noise: Tensor, *condition: Tensor) -> Tensor:
         """Samples of noise (B, noise_size) and of what the generator is told, in the data's units and shape; without gradient."""
-        x = self.in_data_units(self.generator(noise, None, *told))
+        x = self.in_data_units(self.generator(noise, None, *condition))
         return self.shape.image(x.flatten(1)) if self.shape.is_image else x
 
 

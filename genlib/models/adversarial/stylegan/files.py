@@ -29,7 +29,7 @@ def settings(task: StyleGAN) -> dict[str, Any]:
     """How the network is built, by the names of NVlabs' stylegan3 repository."""
     network, (channels, side, _) = task.networks, task.shape.sides
     return {
-        "z_dim": network.latent_dim, "c_dim": task.told_sizes[0], "w_dim": network.style_dim, "img_resolution": side, "img_channels": channels,
+        "z_dim": network.latent_dim, "c_dim": task.condition_sizes[0], "w_dim": network.style_dim, "img_resolution": side, "img_channels": channels,
         "mapping_kwargs": {"num_layers": network.mapping_layers},
         "synthesis_kwargs": {"channel_base": network.channel_base, "channel_max": network.channel_max, "num_fp16_res": network.bf16_resolutions},
     }  # fmt: skip

@@ -59,16 +59,17 @@ class StyleNetworks(Config):
     def transform(self, shape: VectorShape) -> PlainTransform:
         return PlainTransform(shape.image_size)
 
-    def generator(self, shape: VectorShape, told: int = 0) -> Generator:
-        mapping = Mapping(self.latent_dim, self.style_dim, self.mapping_layers, told)
+    def generator(self, shape: VectorShape, condition: int = 0) -> Generator:
+        mapping = Mapping(self.latent_dim, self.style_dim, self.mapping_layers, condition)
         sizes = (shape.image_size, shape.sides[0], self.style_dim, self.channel_base, self.channel_max, self.bf16_resolutions)
         return Generator(
             mapping, Synthesis2(*sizes, noise=self.layer_noise) if self.synthesis == "stylegan2" else Synthesis3(*sizes, self.alias_free)
         )
 
-    def discriminator(self, shape: VectorShape, told: int = 0) -> StyleDiscriminator:
+    def discriminator(self, shape: VectorShape, condition: int = 0) -> StyleDiscriminator:
         return StyleDiscriminator(
-            shape.image_size, shape.sides[0], self.channel_base, self.channel_max, classes=told, low=self.bf16_resolutions, group=self.stddev_group,
+            shape.image_size, shape.sides[0], self.channel_base, self.channel_max,
+            classes=condition, low=self.bf16_resolutions, group=self.stddev_group,
         )  # fmt: skip
 
 

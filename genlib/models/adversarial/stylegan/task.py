@@ -118,8 +118,8 @@ class StyleGAN(TwoPlayers):
         if self.augment:
             self.augment.observe(real, batch["valid"])
         loss = relativistic(real, fake) if self.game.loss == "relativistic" else non_saturating_discriminator(real, fake)
-        told = {"real_accuracy": (real[:, 0] > 0).float(), "fake_accuracy": (fake[:, 0] < 0).float()}
-        return loss, {**told, "augment": self.augment.strength.clone()} if self.augment else told
+        values = {"real_accuracy": (real[:, 0] > 0).float(), "fake_accuracy": (fake[:, 0] < 0).float()}
+        return loss, {**values, "augment": self.augment.strength.clone()} if self.augment else values
 
     def generator_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """Fakes to pass for data."""
@@ -183,7 +183,7 @@ class StyleGAN(TwoPlayers):
             image = augmented(image, batch["position"], self.augment.strength, PRESETS[self.game.augment_changes], **draws)
         elif self.game.augment == "diff":
             image = diff_augmented(image, batch["position"], DIFF_CHANGES, **draws)
-        return self.discriminator(image, batch["valid"], *self.told(batch)[1])
+        return self.discriminator(image, batch["valid"], *self.condition(batch)[1])
 
     def fakes(self, batch: Batch, step: Step, stream: str) -> Tensor:
         """Images in [-1, 1], one in the place of each row, noise at every layer drawn anew."""
@@ -192,7 +192,7 @@ class StyleGAN(TwoPlayers):
 
     def styles(self, batch: Batch, step: Step, stream: str) -> Tensor:
         """(B, num_ws, style_dim), some of them of two noises."""
-        position, labels = batch["position"], self.told(batch)[0]
+        position, labels = batch["position"], self.condition(batch)[0]
         w = self.generator.mapping(self.noise(batch, step.seed, stream), *labels)
         if stream == "generator":
             self.step_means.add("w", w, batch["valid"])
