@@ -1,0 +1,112 @@
+"""Pictures of checkpoints, scored while a run trains: when, against what, and which checkpoint is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from genlib import checkpoint, registry
+from genlib.data.source import open_source
+from genlib.engine.fit import fit
+from genlib.engine.listener import Listener
+from genlib.engine.report import Row
+from genlib.recipe import Stage
+from jobs import train
+from jobs.evaluations import evaluations
+from jobs.scoring import Scorer, Scoring
+from jobs.stylegan_train import summarise
+from tests.models.stages import CPU, train_stage
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the smallest feature network."""
+    folder = tmp_path_factory.mktemp("judge")
+    (stage,) = registry.load("simclr").smoke
+    train_stage("simclr", stage, folder, {})
+    return folder
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other worker has room."""
+    monkeypatch.setattr(Scorer, "sent_away", lambda *_: False)
+
+
+def trained(folder: Path, judge: Path, every_images: int, steps: int = 8) -> list[dict]:
+    """What a run says of its checkpoints, one each 32 images."""
+    (stage,) = registry.load("stylegan2").smoke
+    stage = replace(stage, train=replace(stage.train, trackers=(), steps=steps, checkpoint_every_steps=2))
+    fit(stage, recipe="stylegan2", source=open_source(stage.data), folder=folder, device=CPU, listener=Scored(judge, stage, folder, every_images))
+    return evaluations(folder)
+
+
+class Scored(Listener):
+    """As a worker's, without Ray."""
+
+    def __init__(self, judge: Path, stage: Stage, folder: Path, every_images: int) -> None:
+        self.scorer = Scorer(Scoring((judge,), every_images, samples=16, split="train"), stage, folder, folder / "data", CPU)
+
+    def on_checkpoint(self, folder: Path, row: Row) -> None:
+        self.scorer.on_checkpoint(folder, row)
+
+
+@pytest.mark.usefixtures("here")
+def test_checkpoints_are_scored_after_so_many_images_and_at_the_end(judge: Path, tmp_path: Path) -> None:
+    rows = trained(tmp_path, judge, every_images=50)
+    assert [row["step"] for row in rows] == [4, 8]
+    assert [row["kimg"] for row in rows] == [0.064, 0.128]
+    names = {name.partition("_")[0] for name in rows[0]}
+    assert {"fid", "kid", "precision", "recall", "seconds"} <= names
+    for step in (4, 8):
+        assert (tmp_path / "pictures" / f"step_{step:08d}" / "samples.png").is_file()
+
+
+@pytest.mark.usefixtures("here")
+def test_the_checkpoint_of_the_lowest_fid_is_kept_as_a_run(judge: Path, tmp_path: Path) -> None:
+    rows = trained(tmp_path, judge, every_images=1)
+    fid = next(name for name in rows[0] if name.startswith("fid_"))
+    best = checkpoint.find(tmp_path / "best")
+    assert best is not None
+    assert checkpoint.read_manifest(best).step == min(rows, key=lambda row: row[fid])["step"]
+    assert checkpoint.load_task(best, ema=True) is not None
+    (tmp_path / "metrics.json").write_text(json.dumps({"samples_per_second": 50.0}))
+    summarise(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["s_per_kimg"] == 20
+    assert metrics["fid"] == rows[-1][fid]
+    assert metrics["best_fid"] == min(row[fid] for row in rows)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_that_goes_on_keeps_what_it_knew(judge: Path, tmp_path: Path) -> None:
+    before = trained(tmp_path, judge, every_images=50, steps=4)
+    after = trained(tmp_path, judge, every_images=50, steps=8)
+    assert [row["step"] for row in after] == [4, 8]
+    assert after[0] == before[0]
+
+
+@pytest.mark.usefixtures("here")
+def test_scoring_changes_no_weight(judge: Path, tmp_path: Path) -> None:
+    (stage,) = registry.load("stylegan2").smoke
+    trained(tmp_path / "scored", judge, every_images=1)
+    plain = train_stage("stylegan2", stage, tmp_path / "plain", {}, checkpoint_every_steps=2)
+    found = checkpoint.load_weights(tmp_path / "scored" / "checkpoints" / plain.name)
+    for name, value in checkpoint.load_weights(plain).items():
+        assert value.equal(found[name]), name
+
+
+@pytest.mark.usefixtures("here")
+def test_what_cannot_be_scored_says_so_and_training_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = trained(tmp_path, tmp_path / "nothing", every_images=50)
+    assert rows == []
+    assert "step 8 is not scored: " in capsys.readouterr().out
+
+
+def test_a_network_that_is_not_there_is_refused_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.train.connected", lambda: pytest.fail("Ray was started"))
+    with pytest.raises(ValueError, match="score_features names /no/such, which does not exist; name a run of a classifier or CLIP, or Inception's"):
+        train.main(["stylegan2", "--smoke", "--run-dir", str(tmp_path / "run"), "--score-features", "/no/such"])
