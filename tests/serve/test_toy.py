@@ -83,7 +83,7 @@ def test_openapi_describes_each_action(runner: Runner) -> None:
 
 def test_pictures_of_masks_and_entries_go_in_as_their_ports_say(runner: Runner) -> None:
     grey = np.full((8, 8, 3), 128, np.uint8)
-    body = {"given": uri(png(grey)), "was": ["a"], "wanted": ["b"], "group": [1], "hole": uri(png(grey))}
+    body = {"given": uri(png(grey)), "was": ["a"], "wanted": ["b"], "group": [1], "hole": uri(png(grey)), "second": [1]}
     answer = post(pool_over(runner), "/v1/models/toy/actions/rework", body)
     assert answer.status_code == 200, answer.text
     assert answer.json()["per_row"] == 2

@@ -30,6 +30,7 @@ from genlib.ports import (
     Jump,
     Labels,
     Latent,
+    LayerNoise,
     Left,
     Mask,
     MaskLogits,
@@ -53,10 +54,13 @@ from genlib.ports import (
     Steps,
     Strength,
     Strip,
+    StyleLayer,
+    StyleSeeds,
     Templates,
     Text,
     Texts,
     Top,
+    Truncation,
     Values,
     Vector,
     VectorFrames,
@@ -134,6 +138,7 @@ class Toy(Task):
         self, *, given: Image, was: SourceTexts, wanted: Texts, group: Labels, hole: Mask, avoid: NegativeText = "", push: Guidance = 1.0,
         back: GuidanceRescale = 0.0, far: Strength = 0.5, hop: Jump = 1, again: Passes = 1, before: Left = 0.5, above: Top = 0.5,
         loud: NoiseLevel = 0.1, deep: Depth = 1.0, note: Text = "", frames: FrameCount = 2, to: Domain = "B",
+        second: StyleSeeds, from_layer: StyleLayer = 1, drawn_in: Truncation = 1.0, grain: LayerNoise = "const",
     ) -> Frames:  # fmt: skip
         """Several versions of each image."""
         levels = torch.linspace(0, far, frames)[None, :, None, None, None]

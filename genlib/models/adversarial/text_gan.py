@@ -120,8 +120,9 @@ class TextGAN(ConvGAN):
         same caption. Samples that are not valid are passed over.
         """
         valid, every = all_gather(batch["valid"]), all_gather(batch["text"])
-        rows, following = valid.nonzero()[:, 0], torch.arange(len(valid), device=valid.device)
-        following[rows] = rows.roll(-1)
+        in_order = (~valid).int().argsort(stable=True)  # those that count first
+        place = (valid.long().cumsum(0)) % valid.sum().clamp(min=1)  # of the next one among them
+        following = torch.where(valid, in_order[place], torch.arange(len(valid), device=valid.device))
         count = len(batch["text"])
         other = every[following[rank() * count : (rank() + 1) * count]]
         return other, (other - batch["text"]).abs().amax(1) > SAME

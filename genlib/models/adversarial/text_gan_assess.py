@@ -29,4 +29,4 @@ def assess(task: TextGAN, source: DataSource, folder: Path) -> dict[str, float]:
         ends = [text for one, other in pairs for text in (one, *[""] * (_COLUMNS - 2), other)]
         players.save_sheet(path.with_name("interpolations.png"), ways, ends, "From one caption to another, a row each, of one seed", lines=3)
 
-    return players.assess(task, source, folder, save)
+    return players.assessed(task, source, folder, save)

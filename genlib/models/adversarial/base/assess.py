@@ -23,13 +23,18 @@ MOST_SAMPLES = 2048
 _BATCH, _SHOWN, _PATHS, _COLUMNS, _MOST_CLASSES = 256, 40, 4, 8, 10
 
 
-@torch.no_grad()
-def assess(
-    task: TwoPlayers, source: DataSource, folder: Path, pictures: Callable[[TwoPlayers, Tensor, Path], None] | None = None
-) -> dict[str, float]:
+def assess(task: TwoPlayers, source: DataSource, folder: Path) -> dict[str, float]:
     """Sliced Wasserstein distance, diversity, coverage, classes covered; of tasks on classes how many samples are of theirs, and of the class
-    that is met least how many. Leaves `samples.png` in the folder, of images `interpolations.png` too, by `save_pictures` or another function.
+    that is met least how many. Leaves `samples.png` in the folder, of images `interpolations.png` too.
     """
+    return assessed(task, source, folder, save_pictures)
+
+
+@torch.no_grad()
+def assessed(
+    task: TwoPlayers, source: DataSource, folder: Path, pictures: Callable[[TwoPlayers, Tensor, Path], None]
+) -> dict[str, float]:  # fmt: skip
+    """The scores of `assess`; images are left in the folder by another function, which gets the task, samples and the path `samples.png`."""
     real, made, label = samples(task, source)
     if not len(real):
         return {}
@@ -39,7 +44,7 @@ def assess(
         met = (nearest_label(real, label, fake) == label).double()
         scores["least_label_accuracy"] = torch.stack([met[label == number].mean() for number in label.unique()]).min()
     if task.shape.is_image:
-        (pictures or save_pictures)(task, made, folder / "samples.png")
+        pictures(task, made, folder / "samples.png")
         scores["checkerboard"] = checkerboard(made)
     else:
         save_points(real, fake, folder / "samples.png")
