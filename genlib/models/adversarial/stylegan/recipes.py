@@ -47,7 +47,9 @@ def smoke(kind: type[StyleGANConfig], game: StyleGame, **network_changes: Any) -
 def stylegan2() -> Recipe:
     """Icons of 32 x 32 pixels.
 
-    `python jobs/stylegan_train.py`.
+    `python jobs/stylegan_train.py`, two workers. By a SimCLR of the same icons, against all of them, FID falls from 7.9 after 1,024 images to 1.55 after
+    80,000, with precision 0.44 and recall 0.09; 712 s of training beside other work. Most pictures have an icon's strokes and outlines, few
+    a meaning.
     """
     # strokes on black are told from fakes at once: a weak penalty lets the discriminator win
     game = StyleGame(gamma=10.0, mirror=True, path_weight=0.0, style_mixing=0.0)
@@ -60,7 +62,7 @@ def stylegan2() -> Recipe:
 def stylegan2_labelled() -> Recipe:
     """Clothes of 32 x 32 pixels, of a class that one names.
 
-    `python jobs/stylegan_train.py --recipe stylegan2_labelled`.
+    `python jobs/stylegan_train.py --recipe stylegan2_labelled`. Not yet trained to its end here.
     """
     game = StyleGame(gamma=10.0, path_weight=0.0, style_mixing=0.0)
     network = StyleNetworks(**SMALL)
@@ -75,7 +77,7 @@ def stylegan2_labelled() -> Recipe:
 def r3gan() -> Recipe:
     """Icons of 32 x 32 pixels by R3GAN's game (Huang et al. 2024, arXiv:2501.05441) with StyleGAN2's networks.
 
-    `python jobs/stylegan_train.py --recipe r3gan`.
+    `python jobs/stylegan_train.py --recipe r3gan`. Not yet trained to its end here.
     """
     game = StyleGame(loss="relativistic", gamma=10.0, penalise_fakes=True, penalty_every=1, path_weight=0.0, style_mixing=0.0, mirror=True)
     network = StyleNetworks(**SMALL, stddev_group=1)
@@ -91,7 +93,7 @@ TINY_ALIAS_FREE = AliasFree(num_layers=4, num_critical=2, first_cutoff=1.0, firs
 def stylegan3_t() -> Recipe:
     """Icons of 32 x 32 pixels that move as a whole: StyleGAN3 (Karras et al. 2021, arXiv:2106.12423), configuration T.
 
-    `python jobs/stylegan_train.py --recipe stylegan3_t`.
+    `python jobs/stylegan_train.py --recipe stylegan3_t`. Not yet trained to its end here.
     """
     return small_stylegan3(AliasFree(num_layers=8, margin=6))
 
@@ -99,7 +101,7 @@ def stylegan3_t() -> Recipe:
 def stylegan3_r() -> Recipe:
     """The same of configuration R, whose features turn as well as move.
 
-    `python jobs/stylegan_train.py --recipe stylegan3_r`.
+    `python jobs/stylegan_train.py --recipe stylegan3_r`. Not yet trained to its end here.
     """
     return small_stylegan3(AliasFree(num_layers=8, margin=6, radial=True))
 
