@@ -13,8 +13,10 @@ if __name__ == "__main__":  # before imports that take a second
 import sys
 from collections.abc import Sequence
 
+from genlib import registry
 from jobs import train
 from jobs.command_line import exit_code
+from jobs.precision import fitting_precision
 
 DEFAULTS = ("--workers", "2", "--train.strategy", "zero2")
 
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         at = rest.index("--recipe")
         recipe = rest[at + 1]
         del rest[at : at + 2]
-    return train.main([recipe, *DEFAULTS, *rest])
+    return train.main([recipe, *DEFAULTS, *fitting_precision(recipe, registry.load(recipe).stages), *rest])
 
 
 if __name__ == "__main__":

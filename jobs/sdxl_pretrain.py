@@ -20,6 +20,7 @@ from pathlib import Path
 from genlib import registry
 from jobs import evaluate, run_folder, train
 from jobs.command_line import exit_code
+from jobs.precision import fitting_precision
 
 SCORED = "1000"
 """Pictures that are scored where the user does not say."""
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     undecided = [stage.name for stage in registry.load(own.recipe).stages if stage.train.strategy == "auto"]
     defaults = ["--workers", "2", *(word for name in undecided for word in (f"--{name}.train.strategy", "zero1"))]
     defaults += [] if any(word.replace("_", "-").partition("=")[0] in ("--run-dir", "--run") for word in rest) else ["--run", "sdxl"]
+    defaults += fitting_precision(own.recipe, registry.load(own.recipe).stages)
     command = [own.recipe, *defaults, *rest]
     if code := train.main(command):
         return code
