@@ -14,11 +14,13 @@ if __name__ == "__main__":  # before imports that take a second
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from genlib.config import DataConfig
 from jobs import run_folder, train
-from jobs.command_line import exit_code
+from jobs.command_line import RunOptions, exit_code
 from jobs.evaluations import evaluations
 from jobs.run_folder import read_json, write_json
 
@@ -39,31 +41,22 @@ def main(arguments: Sequence[str]) -> int:
         return train.main([own.recipe, *defaults, *rest])
     run = run_folder.run_folder(asked.options.run, asked.options.run_dir, asked.recipe)
     judge = Path(own.judge) if own.judge else run / JUDGE
-    if not own.judge and (code := train.main(judge_command(judge, asked.stages[-1].data.train, asked.stages[-1].data.image_size))):
-        return code
+    if not own.judge:
+        with tempfile.TemporaryDirectory() as unused:  # what the StyleGAN cannot learn from is refused before a judge learns from it
+            train.spec_of_data(asked.stages[-1], Path(unused), train.few)
+        if code := train.main(judge_command(judge, asked.stages[-1].data, asked.options)):
+            return code
     if code := train.main([own.recipe, *defaults, "--score-features", str(judge), "--score-against", "train", *rest]):
         return code
     summarise(run)
     return 0
 
 
-def judge_command(folder: Path, data: str, side: int) -> list[str]:
-    """What trains a feature network on the same images."""
-    return [
-        "simclr",
-        "--run-dir",
-        str(folder),
-        "--workers",
-        "2",
-        "--train.strategy",
-        "ddp",
-        "--train.steps",
-        "300",
-        "--data.train",
-        data,
-        "--data.image-size",
-        str(side),
-    ]
+def judge_command(folder: Path, data: DataConfig, options: RunOptions) -> list[str]:
+    """What trains a feature network on the same images, with as many workers."""
+    words = ["simclr", "--run-dir", str(folder), "--workers", options.workers, "--train.strategy", "ddp", "--data.train", data.train]
+    words += ["--data.image-size", str(data.image_size), "--data.background", data.background]
+    return [*words, "--smoke"] if options.smoke else [*words, "--train.steps", "300"]
 
 
 def summarise(run: Path) -> None:

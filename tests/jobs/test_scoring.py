@@ -14,10 +14,9 @@ from genlib.engine.fit import fit
 from genlib.engine.listener import Listener
 from genlib.engine.report import Row
 from genlib.recipe import Stage
-from jobs import train
+from jobs import stylegan_train, train
 from jobs.evaluations import evaluations
 from jobs.scoring import Scorer, Scoring
-from jobs.stylegan_train import summarise
 from tests.models.stages import CPU, train_stage
 
 
@@ -74,7 +73,7 @@ def test_the_checkpoint_of_the_lowest_fid_is_kept_as_a_run(judge: Path, tmp_path
     assert checkpoint.read_manifest(best).step == min(rows, key=lambda row: row[fid])["step"]
     assert checkpoint.load_task(best, ema=True) is not None
     (tmp_path / "metrics.json").write_text(json.dumps({"samples_per_second": 50.0}))
-    summarise(tmp_path)
+    stylegan_train.summarise(tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["s_per_kimg"] == 20
     assert metrics["fid"] == rows[-1][fid]
@@ -110,3 +109,18 @@ def test_a_network_that_is_not_there_is_refused_before_ray_starts(tmp_path: Path
     monkeypatch.setattr("jobs.train.connected", lambda: pytest.fail("Ray was started"))
     with pytest.raises(ValueError, match="score_features names /no/such, which does not exist; name a run of a classifier or CLIP, or Inception's"):
         train.main(["stylegan2", "--smoke", "--run-dir", str(tmp_path / "run"), "--score-features", "/no/such"])
+
+
+def test_images_that_a_stylegan_cannot_learn_are_refused_before_a_judge_learns_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "main", lambda words: pytest.fail(f"{words[0]} was trained"))
+    with pytest.raises(ValueError, match="image_size 12 is no power of two from 8 on, as StyleGAN needs; use 8 or 16"):
+        stylegan_train.main(["--data.train", "digits", "--data.image-size", "12", "--run-dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_judge_is_trained_on_the_same_images_by_as_many_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(train, "main", lambda words: asked.append(list(words)) or 1)
+    assert stylegan_train.main(["--data.train", "digits", "--data.image-size", "16", "--workers", "1", "--run-dir", str(tmp_path / "run")]) == 1
+    command = train.parse(asked[0])
+    assert (command.recipe, command.options.workers, command.stages[0].data.train, command.stages[0].data.image_size) == ("simclr", "1", "digits", 16)
