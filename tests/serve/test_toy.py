@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,16 +109,23 @@ def test_limits_are_those_of_the_ports(runner: Runner) -> None:
 
 
 def test_requests_are_merged_between_steps(runner: Runner) -> None:
-    async def both() -> list[Any]:
-        paints = [runner.run("paint", {"words": ["ab"], "chosen": [seed], "rounds": rounds}) for seed, rounds in ((1, 4), (2, 7), (3, 5))]
+    bodies = [{"words": ["ab"], "chosen": [seed], "rounds": rounds} for seed, rounds in ((1, 40), (2, 70), (3, 50))]
+    net = runner.task.net
+
+    async def beside_each_other() -> list[Any]:
+        paints = [asyncio.create_task(runner.run("paint", body)) for body in bodies]
+        while runner.inside < len(bodies) or not net.rows:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)  # the others come as far as their first step, while that of the first is held
+        net.gate.set()
         return await asyncio.gather(*paints)
 
-    alone = [run(runner.run("paint", {"words": ["ab"], "chosen": [seed], "rounds": rounds})) for seed, rounds in ((1, 4), (2, 7), (3, 5))]
-    net = runner.task.net
+    alone = [run(runner.run("paint", body)) for body in bodies]
     net.rows.clear()
-    together = run(both())
+    net.gate = threading.Event()
+    together = run(beside_each_other())
     assert max(net.rows) > 1
-    assert len(net.rows) < 4 + 7 + 5
+    assert len(net.rows) < 40 + 70 + 50
     assert [one.images for one in together] == [one.images for one in alone]
 
 
