@@ -29,6 +29,8 @@ _POLL_SECONDS, _ANSWER_SECONDS = 0.1, 30.0
 """Between looks for the first answer, and for how long."""
 _RETRIED_BYTES = 1 << 18
 """Of a request that HAProxy holds, so as to ask another replica where one is lost before it answers."""
+_RETRIES = 10
+"""HAProxy leaves a replica after three failures, and may find nobody but the lost one until then: its usual three are gone too soon."""
 
 
 def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions, grace_seconds: float) -> int:
@@ -74,6 +76,7 @@ def haproxy_settings(folder: Path, options: ServeOptions) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": max(1, round(options.read_timeout_seconds)),  # of a client whose turn it is
         # every action is a function of its arguments alone, so what was lost with a replica can be asked of another one
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": _RETRIES,
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": _RETRIED_BYTES,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 1,  # there is one HAProxy, which has heard by then that a replica goes
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,  # each request would change threads twice

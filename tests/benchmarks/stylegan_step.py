@@ -81,7 +81,7 @@ class Theirs:
         torch.manual_seed(0)
         self.module = module
         self.styles, self.generator = module.StyleVectorizer(512, 8, lr_mul=0.1), module.Generator(SIDE, 512)
-        self.discriminator, self.path_mean = module.StyleDiscriminator(SIDE), None
+        self.discriminator, self.path_mean = module.Discriminator(SIDE), None
         both = [*self.styles.parameters(), *self.generator.parameters()]
         self.for_generator = torch.optim.Adam(both, lr=1e-4, betas=(0.5, 0.9))
         self.for_discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.9))
