@@ -123,6 +123,8 @@ def kind_of(request: Request, *, forms: bool) -> str:
 
 
 async def _form(request: Request) -> FormData:
+    if "idempotency-key" in request.headers:
+        await request.body()  # which is read as a whole again, to know the request
     try:
         return await request.form(max_files=64, max_fields=256, max_part_size=1 << 20)
     except (HTTPException, ValueError, KeyError):  # KeyError and ValueError: python-multipart on a strange header

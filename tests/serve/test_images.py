@@ -172,6 +172,25 @@ def test_edits_as_a_form_are_the_same(local: ModelPool) -> None:
     assert len(images(as_form)) == 2
 
 
+def test_an_edit_as_a_form_that_comes_again_has_the_answer_of_the_first(local: ModelPool) -> None:
+    """Clients draw a boundary for each; the key says that it is the same request, and another picture that it is not."""
+
+    def sent(boundary: str, image: bytes) -> tuple[bytes, dict[str, str]]:
+        parts = {"model": b"ldm_tiny", "prompt": b"a red square", "num_inference_steps": b"2", 'image"; filename="a.png': image}
+        lines = [f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n" for name, value in parts.items()]
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}", "Idempotency-Key": "mine"}
+        return b"".join(lines) + f"--{boundary}--\r\n".encode(), headers
+
+    async def asked(client: httpx2.AsyncClient) -> list[httpx2.Response]:
+        requests = [sent(boundary, png(picture(size))) for boundary, size in (("one", 16), ("two", 16), ("two", 32))]
+        return [await client.post(EDIT, content=content, headers=headers) for content, headers in requests]
+
+    first, again, other = ask(local, asked)
+    assert first.status_code == 200, first.text
+    assert again.json() == first.json()
+    assert other.json()["error"]["code"] == "idempotency_key_reused"
+
+
 def test_each_way_of_editing(local: ModelPool) -> None:
     small, large = uri(png(picture(16))), uri(png(picture(64)))
     base = {"model": "ldm_tiny", "prompt": "a blue square", "num_inference_steps": 2}

@@ -38,7 +38,7 @@ KEPT = """(async () => {
 def served(local: ModelPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An address with models of all kinds that the page has a view for."""
     more = []
-    for name in ("som", "dcgan", "resampling"):
+    for name in ("som", "dcgan", "resampling", "stylegan2"):
         stages = train_stages(name, tmp_path_factory.mktemp(name))
         more.append(ModelSource(name, str(list(stages.values())[-1].parents[1])))
     pool = opened([*local.sources.values(), *more])
@@ -340,6 +340,21 @@ def test_a_way_between_seeds_ends_at_their_pictures(page: Page, served: str) -> 
     page.script("document.getElementById('latent-From seed').dispatchEvent(new Event('change'))")
     page.write("#latent-controls .slider input[type=number]", "100")
     assert np.abs(newly_kept(page)["pixels"] - from_api(served, model="dcgan", seed=4)[0]).max() <= 1
+
+
+def test_truncation_is_that_of_the_api_and_only_where_a_model_has_styles(page: Page, served: str, tmp_path: Path) -> None:
+    page.open(served)
+    page.choose("#model", "ddpm")
+    assert not page.script("document.querySelector('[data-slider=truncation]').getClientRects().length")
+    page.choose("#model", "stylegan2")
+    page.click("#lock")
+    drawn(page, seed="3", count="2", truncation="0.5")
+    page.screenshot(tmp_path / "truncation.png")
+    for one, wanted in zip(kept(page)[-2:], from_api(served, model="stylegan2", seed=3, n=2, truncation=0.5), strict=True):
+        assert one["settings"]["truncation"] == 0.5
+        assert np.abs(one["pixels"] - wanted).max() <= 1
+    whole = from_api(served, model="stylegan2", seed=3, n=2)
+    assert any(np.abs(one["pixels"] - picture).max() > 1 for one, picture in zip(kept(page)[-2:], whole, strict=True))
 
 
 def test_the_map_shows_every_unit_and_finds_a_pictures_own(page: Page, served: str, tmp_path: Path) -> None:
