@@ -1,8 +1,9 @@
 """Trains a StyleGAN2 (Karras et al. 2020, arXiv:1912.04958): `python jobs/stylegan_train.py --run stylegan`.
 
-On icons of 32 pixels by default; `--data.train fashion_mnist`, `emoji` or shards of an image folder (jobs/prepare_data.py), `--recipe
-stylegan2_256` and so on for GPUs; every option of jobs/train.py works here. Pictures are scored while it trains, by `--judge RUN`: a
-classifier, a CLIP or Inception's weights. Without one the job first trains a small SimCLR on the same images, in the run's folder `judge`.
+On icons of 32 pixels by default; `--data.train fashion_mnist`, `emoji` or shards of an image folder (jobs/prepare_data.py); `--recipe
+stylegan2_256` and so on, which may be called `--preset` here, for GPUs; every option of jobs/train.py works. Pictures are scored while it
+trains, by `--judge RUN`: a classifier, a CLIP or Inception's weights. Without one the job first trains a small SimCLR on the same images, in
+the run's folder `judge`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ JUDGE = "judge"
 def main(arguments: Sequence[str]) -> int:
     """jobs/train.py with a StyleGAN recipe and defaults for two workers, and a judge; what the user says comes later and wins."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--recipe", default="stylegan2")
+    parser.add_argument("--recipe", "--preset", default="stylegan2")
     parser.add_argument("--judge", default=None)
     own, rest = parser.parse_known_args(list(arguments))
     defaults = ["--workers", "2", "--train.strategy", "ddp"]
