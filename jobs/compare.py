@@ -103,7 +103,7 @@ def make(runs: Sequence[Path], out: Path, pairs: int, seed: int, question: str) 
         {"left": _uri(pictures[left][number]), "right": _uri(pictures[1 - left][number]), "caption": asked[0].captions[number]}
         for number, left in zip(order, lefts, strict=True)
     ]
-    page = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+    page = hashlib.sha256(json_text(shown).encode()).hexdigest()[:16]
     content = json_text({"page": page, "question": question, "pairs": shown}).replace("<", "\\u003c")
     key = {
         "page": page, "a": {"run": str(runs[0]), "checkpoint": names[0]}, "b": {"run": str(runs[1]), "checkpoint": names[1]},
