@@ -21,6 +21,7 @@ from cluster.connect import connected
 from cluster.local import free_port
 from cluster.preflight import check_cluster_fits
 from cluster.signals import ends_well
+from genlib.json_text import json_text
 from serve.api_error import busy
 from serve.models.sources import ModelSource
 from serve.options import ServeOptions
@@ -119,7 +120,7 @@ def adapted(path: Path, ports: list[int], head_seconds: float) -> Path:
 def nobody_left() -> bytes:
     """HTTP's answer to a request that no replica could be found for."""
     problem = busy(503, "no replica answers at the moment, one was lost or is about to begin; ask again", 1.0, NOBODY)
-    body = json.dumps(problem.body())
+    body = json_text(problem.body())
     heads = {"Content-Type": "application/json", "Content-Length": len(body), "Cache-Control": "no-store", **problem.headers}
     lines = ["HTTP/1.1 503 Service Unavailable", *(f"{name}: {value}" for name, value in heads.items()), "", body]
     return "\r\n".join(lines).encode()
