@@ -17,12 +17,12 @@ from genlib import random
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.adversarial import gradient_norm, gradient_penalty, interpolates
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.latent_arithmetic import LatentArithmetic
 from genlib.models.adversarial.base.players import Networks
 from genlib.models.adversarial.dcgan import Convolutional
 from genlib.models.adversarial.gan import Dense
 from genlib.models.adversarial.wgan import Wasserstein
+from genlib.models.base.health import Health
 from genlib.nn.batch_norm import batch_norms
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task

@@ -18,7 +18,6 @@ from genlib.config import TaskConfig
 from genlib.functional.adaptive_augment import PRESETS, augmented
 from genlib.functional.adversarial import non_saturating_discriminator, non_saturating_generator, relativistic, squared_gradient
 from genlib.functional.diff_augment import diff_augmented
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.players import TwoPlayers
 from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.generator import Generator
@@ -26,6 +25,7 @@ from genlib.models.adversarial.stylegan.projection import projected
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.statistics import StepMeans, moved
 from genlib.models.adversarial.stylegan.synthesis2 import Noise
+from genlib.models.base.health import Health
 from genlib.nn.augment_strength import AugmentStrength
 from genlib.ports import (
     Code,

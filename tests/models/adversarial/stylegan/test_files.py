@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genlib import companions
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.synthesis3 import AliasFree
 from genlib.models.adversarial.stylegan.task import StyleGAN
+from genlib.models.base.health import Health
 from genlib.types import DataSpec
 
 NETWORKS = {"latent_dim": 8, "style_dim": 8, "mapping_layers": 2, "channel_base": 128, "channel_max": 16}
