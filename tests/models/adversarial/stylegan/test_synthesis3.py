@@ -329,7 +329,7 @@ def test_running_powers_follow_rows_that_count_by_their_halflife() -> None:
         powers.append(x.square().mean())
     for layer, power in zip(network.layers, powers, strict=True):
         assert layer.magnitude_ema.item() == pytest.approx((1 + power.item()) / 2, rel=1e-4), "three of them: half of the way"
-        assert layer.seen.tolist() == [0, 0]
+        assert layer.seen.total.tolist() == [0, 0]
 
 
 def on_ranks(folder: Path) -> None:
