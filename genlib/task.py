@@ -69,8 +69,6 @@ class Task(nn.Module):
     phases: tuple[Phase, ...] = (Phase(),)
     accumulation_effect: str = ""
     """What `train.accumulation` changes in what is learnt, in a sentence; empty where loss and gradient stay those of the whole batch."""
-    zero3_refusal: str = ""
-    """Why ZeRO-3 cannot train this task, in a sentence; empty where it can."""
     objective: tuple[str, Literal["min", "max"]] = ("loss", "min")
     """The value of `evaluate` by which a search ranks trials, and whether less or more of it is better."""
     companions: ClassVar[Companions] = Companions()

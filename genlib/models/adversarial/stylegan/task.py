@@ -63,6 +63,7 @@ class StyleGANConfig(TaskConfig):
     """When a run is given up."""
 
     fields: ClassVar[tuple[str, ...]] = ("image",)
+    zero3_refusal: ClassVar[str] = "its penalties go back through a network twice, and the weights are gone after the first time"
 
     def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
@@ -84,7 +85,6 @@ class StyleGAN(TwoPlayers):
         export="genlib.models.adversarial.stylegan.files:export",
         load_pretrained="genlib.models.adversarial.stylegan.files:load_pretrained",
     )
-    zero3_refusal = "its penalties go back through a network twice, and the weights are gone after the first time"
     path_mean: Tensor
     """(1,): the running mean of path lengths."""
 
