@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import shutil
 import sys
@@ -28,7 +27,7 @@ from genlib.models.representation.simclr import SimCLRConfig
 from genlib.recipe import STRATEGIES, Stage, strategy_refusal
 from genlib.task import Task, weighted_mean
 from genlib.types import Batch, DataSpec, Step
-from tests.models.stages import CPU, source_of, train_stage
+from tests.models.stages import CPU, metrics, source_of, train_stage
 from tests.processes import run_ranks
 
 
@@ -267,12 +266,6 @@ def test_two_processes_in_micro_batches_equal_one_with_the_whole_batch(runs: Run
         torch.testing.assert_close(split[name], value, atol=1e-5, rtol=1e-5)
     for before, after in zip(metrics(runs.plain(label).parents[1]), metrics(tmp_path), strict=True):
         assert after == pytest.approx(before, rel=1e-4, abs=1e-5)
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    """What a run logged of each step, but for what the clock says."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name.startswith(("train/", "val/"))} for row in rows]
 
 
 def equal(one: Path, two: Path) -> bool:
