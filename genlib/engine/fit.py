@@ -159,7 +159,7 @@ class Training:
 
     def start_from(self, folder: Path) -> None:
         """Weights of another run, or of a folder in the field's own format."""
-        if found := checkpoint.find(folder):
+        if (found := checkpoint.find(folder)) and not checkpoint.is_export(found):
             return checkpoint.load_into(self.task, found)
         if not folder.is_dir():
             raise ValueError(f"train.start_from is {str(folder)!r}, which is no folder that this worker sees; name a run or a checkpoint")

@@ -85,6 +85,7 @@ class StyleGAN(TwoPlayers):
         export="genlib.models.adversarial.stylegan.files:export",
         load_pretrained="genlib.models.adversarial.stylegan.files:load_pretrained",
     )
+    export_is_a_model = True
     path_mean: Tensor
     """(1,): the running mean of path lengths."""
 
