@@ -323,6 +323,8 @@ class TaskConfig(Config):
     samples have. Empty are all that most have: of sets that are mixed, what one of them alone has drops the samples of the others."""
     roles: ClassVar[tuple[str, ...]] = ()
     """Roles of the upstream tasks that its task needs; a stage names a stage for each in its `needs`."""
+    zero3_refusal: ClassVar[str] = ""
+    """Why ZeRO-3 cannot train its task, in a sentence; empty where it can."""
 
     def check_data(self, data: DataSpec) -> None:
         """ValueError saying which data would do, where the task cannot learn from such; asked of every stage before the first one trains."""

@@ -41,6 +41,19 @@ class Recipe:
                 known.add(stage.name)
 
 
+STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
+"""All that `train.strategy` names but auto, which is single with one worker, else ddp."""
+
+
+def strategy_refusal(task: TaskConfig, strategy: str, workers: int) -> str:
+    """Why a strategy cannot train such a task with so many workers, in a sentence; empty where it can."""
+    if strategy == "single" and workers > 1:
+        return f"strategy single trains on one worker, but there are {workers}; use ddp, zero1, zero2 or zero3, or one worker"
+    if strategy == "zero3" and task.zero3_refusal:
+        return f"{type(task).__name__.removesuffix('Config')} cannot train under zero3: {task.zero3_refusal}; use zero2"
+    return ""
+
+
 def check_started(stages: tuple[Stage, ...]) -> None:
     """ValueError where a stage neither trains nor is told what to take instead."""
     for stage in stages:

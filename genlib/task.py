@@ -69,12 +69,13 @@ class Task(nn.Module):
     phases: tuple[Phase, ...] = (Phase(),)
     accumulation_effect: str = ""
     """What `train.accumulation` changes in what is learnt, in a sentence; empty where loss and gradient stay those of the whole batch."""
-    zero3_refusal: str = ""
-    """Why ZeRO-3 cannot train this task, in a sentence; empty where it can."""
     objective: tuple[str, Literal["min", "max"]] = ("loss", "min")
     """The value of `evaluate` by which a search ranks trials, and whether less or more of it is better."""
     companions: ClassVar[Companions] = Companions()
     """What the family has beside its training, by name: see `genlib.companions`."""
+    export_is_a_model: ClassVar[bool] = False
+    """Whether its `load_pretrained` finds in what its `export` writes all that the actions need: then the export is sealed like a checkpoint, and
+    drawn from and served like one."""
     averaged: tuple[str, ...] | None = None
     """Players whose weights the run's moving average follows; None is all. It has the others as they are."""
     upstream_prefix: ClassVar[str] = ""

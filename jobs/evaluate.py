@@ -45,6 +45,8 @@ def evaluate(final: Path, source: DataSource, folder: Path, device: torch.device
         with torch.no_grad():
             scores = companions.assess(task, source, folder)
         companions.export(task, folder / "export")
+        if task.export_is_a_model:
+            checkpoint.seal_export(folder / "export", manifest)
         share(folder / "export")
         metrics = {**scores, **facts(manifest)}
         held.check()  # no scores where a run was

@@ -175,7 +175,7 @@ def note(order: PictureOrder) -> dict[str, Any]:
     """What must not change between a run and its resumption."""
     manifest = checkpoint.read_manifest(order.final)
     return {
-        "weights": manifest.files.get("ema.safetensors") or manifest.files["weights.safetensors"],
+        "weights": manifest.weights_digest,
         "prompts": hashlib.sha256(json.dumps(order.asked, sort_keys=True).encode()).hexdigest(), "each": order.each, "seed": order.seed,
         "format": "shards" if order.shards else "folder", "block": order.block, "options": dict(order.options),
     }  # fmt: skip
@@ -196,7 +196,7 @@ def check_same_order(order: PictureOrder, now: dict[str, Any]) -> None:
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python jobs/generate.py", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), or a checkpoint")
+    parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), a checkpoint, or an export")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--prompts", type=Path, help="file with a prompt (or label) a line, or .jsonl")
     parser.add_argument("--each", type=whole_number, default=1, help="pictures of each prompt (default %(default)s)")

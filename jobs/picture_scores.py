@@ -51,7 +51,7 @@ def fitting_split(source: DataSource) -> str:
 def generator_name(final: Path) -> str:
     """A checkpoint's name on scorecards: recipe, stage, step and the first digits of its weights' sha256."""
     manifest = checkpoint.read_manifest(final)
-    digest = manifest.files.get("ema.safetensors") or manifest.files["weights.safetensors"]
+    digest = manifest.weights_digest
     return f"{manifest.recipe}/{manifest.stage}/{final.name}-{digest[:8]}"
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from genlib.config import TaskConfig
 from genlib.engine.memory_plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
 from genlib.engine.trace import FakeTask
-from genlib.recipe import Stage
+from genlib.recipe import Stage, strategy_refusal
 from genlib.task import Task
 from genlib.types import DataSpec
 from jobs.command_line import Command, RunOptions
@@ -50,10 +51,10 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
         return f"{title}; taken as it is, nothing is trained"
     micro_batch = math.ceil(stage.train.global_batch / stage.train.accumulation / options.gpus)
     view = estimate_memory(fake, stage.train, micro_batch)
-    parallelisms = parallelisms_for(fake.task, options.gpus)
+    parallelisms = parallelisms_for(stage.task, options.gpus)
     fit = first_fit(view, parallelisms, stage, options)
     if fit is None:
-        raise ValueError(refusal(stage.name, view, parallelisms_for(fake.task, 2), options))
+        raise ValueError(refusal(stage.name, view, parallelisms_for(stage.task, 2), options))
     head = f"{title}\ndata: {origin}\n{options.gpus:,} GPUs of {options.gpu_memory_gb:g} GB, {micro_batch:,} samples each at once:"
     lines = [*conclusions(view, fit, stage, options), *accumulation_words(fake.task, fit, stage)]
     return "\n".join([head, table(view, parallelisms, micro_batch, options), *lines])
@@ -85,15 +86,10 @@ def built(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
     return task
 
 
-def parallelisms_for(task: Task, gpus: int) -> list[Parallelism]:
-    """What this task can be trained by on so many GPUs, from the fastest."""
-    return [
-        parallelism
-        for parallelism in PARALLELISMS
-        if (gpus == 1 or parallelism.strategy != "single")
-        and (gpus > 1 or parallelism.strategy != "ddp")
-        and not (parallelism.strategy == "zero3" and task.zero3_refusal)
-    ]
+def parallelisms_for(task: TaskConfig, gpus: int) -> list[Parallelism]:
+    """What such a task can be trained by on so many GPUs, from the fastest."""
+    usable = [one for one in PARALLELISMS if not strategy_refusal(task, one.strategy, gpus)]
+    return [one for one in usable if gpus > 1 or one.strategy != "ddp"]
 
 
 def first_fit(view: MemoryEstimate, parallelisms: Sequence[Parallelism], stage: Stage, options: RunOptions) -> Fit | None:

@@ -43,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     run = run_folder.run_folder(asked.options.run, asked.options.run_dir, asked.recipe)
     judge = Path(own.judge) if own.judge else run / JUDGE
     if not own.judge:
-        with tempfile.TemporaryDirectory() as unused:  # what the StyleGAN cannot learn from is refused before a judge learns from it
+        train.check_start(asked, run)  # what the StyleGAN cannot do is refused before a judge is trained
+        with tempfile.TemporaryDirectory() as unused:
             train.spec_of_data(asked.stages[-1], Path(unused), train.few)
         if code := train.main(judge_command(judge, asked.stages[-1].data, asked.options)):
             return code

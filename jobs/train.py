@@ -28,7 +28,7 @@ from genlib.config import to_json
 from genlib.engine.same_run import check_same_run
 from genlib.engine.trackers import check_trackers_installed
 from genlib.json_text import json_text
-from genlib.recipe import Stage, check_started
+from genlib.recipe import Stage, check_started, strategy_refusal
 from jobs import run_folder
 from jobs.command_line import Command, RunOptions, exit_code, parse
 from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
@@ -199,9 +199,9 @@ def spread(function: Callable, paths: Any) -> Iterable:
 def check_start(command: Command, run: Path) -> None:
     """ValueError where it is known before Ray starts that a stage cannot begin."""
     for stage in command.stages:
-        train, low = stage.train, command.options.worker_range[0]
-        if train.strategy == "single" and low > 1:
-            raise ValueError(f"strategy single trains on one worker, but there are {low}; use ddp, zero1, zero2 or zero3, or one worker")
+        train = stage.train
+        if reason := strategy_refusal(stage.task, train.strategy, command.options.worker_range[0]):
+            raise ValueError(reason)
         if not is_this_machine():
             continue
         check_trackers_installed(train.trackers)

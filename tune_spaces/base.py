@@ -36,12 +36,14 @@ PARTS = ("task", "train", "data")
 def space(config: Config, prefix: str = "") -> dict[str, Search]:
     """Search ranges of a configuration and of those inside it, named as on the command line; `space(stage.task, "task.")`.
 
-    Each reaches at least to the value that the configuration has.
+    Each reaches at least to the value that the configuration has; a term that it switches off by a 0 outside a logarithmic range is not searched.
     """
     found: dict[str, Search] = {}
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
         if search := field.metadata.get("search"):
+            if search.log and value <= 0:
+                continue
             found[name] = Search(min(search.low, value), max(search.high, value), search.log)
         elif isinstance(value, Config):
             found |= space(value, f"{name}.")

@@ -11,7 +11,7 @@ Written beside its name, fsynced, renamed. A folder that does not verify is pass
 """
 
 from genlib.checkpoint.history import History, checkpoints, find, newest, set_aside
-from genlib.checkpoint.loading import load_into, load_task, load_weights
+from genlib.checkpoint.loading import is_export, load_into, load_task, load_weights, task_of
 from genlib.checkpoint.manifest import (
     FORMAT,
     Blueprint,
@@ -26,7 +26,7 @@ from genlib.checkpoint.manifest import (
     versions,
     write_manifest,
 )
-from genlib.checkpoint.saving import inherit, not_finite, save
+from genlib.checkpoint.saving import inherit, not_finite, save, seal_export
 
 __all__ = [
     "FORMAT",
@@ -38,6 +38,7 @@ __all__ = [
     "find",
     "git_commit",
     "inherit",
+    "is_export",
     "load_into",
     "load_task",
     "load_weights",
@@ -45,10 +46,12 @@ __all__ = [
     "not_finite",
     "read_manifest",
     "save",
+    "seal_export",
     "set_aside",
     "sha256",
     "step_name",
     "step_of",
+    "task_of",
     "verify",
     "versions",
     "write_manifest",

@@ -1,4 +1,4 @@
-"""Weights out of a checkpoint."""
+"""Weights out of a checkpoint, or of an export that is sealed like one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from genlib.checkpoint.manifest import verify
+from genlib import companions
+from genlib.checkpoint.manifest import WEIGHTS, Manifest, verify
 from genlib.task import Task
 
 
@@ -31,11 +32,24 @@ def load_into(task: Task, checkpoint: Path) -> None:
 def load_weights(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """The full state dict, on the CPU; `ema` takes the moving average where there is one."""
     path = checkpoint / "ema.safetensors"
-    return load_file(path if ema and path.exists() else checkpoint / "weights.safetensors")
+    return load_file(path if ema and path.exists() else checkpoint / WEIGHTS)
+
+
+def is_export(checkpoint: Path) -> bool:
+    """Whether the folder holds weights in the field's format alone, see `seal_export`."""
+    return not (checkpoint / WEIGHTS).exists()
+
+
+def task_of(checkpoint: Path, manifest: Manifest, *, ema: bool = True) -> Task:
+    """The trained task of a checkpoint, or of an export, that has been verified."""
+    task = manifest.blueprint.build()
+    if is_export(checkpoint):
+        companions.load_pretrained(task, checkpoint)
+    else:
+        task.load_state_dict(load_weights(checkpoint, ema=ema))
+    return task
 
 
 def load_task(checkpoint: Path, *, ema: bool = True, device: torch.device | str = "cpu") -> Task:
-    """The trained task in eval mode, from a checkpoint that is verified first."""
-    task = verify(checkpoint).blueprint.build()
-    task.load_state_dict(load_weights(checkpoint, ema=ema))
-    return task.to(device).eval()
+    """The trained task in eval mode, from a checkpoint, or an export that is sealed like one, that is verified first."""
+    return task_of(checkpoint, verify(checkpoint), ema=ema).to(device).eval()

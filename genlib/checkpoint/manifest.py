@@ -25,7 +25,7 @@ from genlib.types import DataSpec
 FORMAT = 2
 _WITHOUT_DIGEST = 1
 """The format before, in which nothing tells whether the manifest itself is whole; it is still read."""
-MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
+MANIFEST, DIGEST, WEIGHTS = "manifest.json", "manifest.sha256", "weights.safetensors"
 _LARGEST_MANIFEST = 64 << 20
 """Bytes; one of ten thousand files and a hundred upstream tasks has two million."""
 
@@ -118,6 +118,12 @@ class Manifest(Config):
     git_commit: str = ""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of every other file, by path in the folder."""
+
+    @property
+    def weights_digest(self) -> str:
+        """Of the weights that are used, the moving average where there is one; of an export that of all its files."""
+        listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.files.items()))
+        return self.files.get("ema.safetensors") or self.files.get(WEIGHTS) or hashlib.sha256(listed.encode()).hexdigest()
 
     @property
     def finished(self) -> bool:

@@ -90,11 +90,24 @@ def _write(partial: Path, weights: Mapping[str, Tensor], ema: Mapping[str, Tenso
                 _sync(partial / f"{name}.safetensors")
 
 
+def seal_export(folder: Path, manifest: Manifest) -> None:
+    """Makes an export verify as a checkpoint does, whose task `load_pretrained` fills: of the files that lie in its folder."""
+    for name in (MANIFEST, DIGEST):
+        (folder / name).unlink(missing_ok=True)
+    share(folder)
+    write_manifest(folder, dataclasses.replace(manifest, files=_digests(folder), format=FORMAT))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file below it."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda name: sha256(folder / name), names), strict=True))
+
+
 def _seal(partial: Path, final: Path, manifest: Manifest) -> None:
     """Hashes, manifest last, rename. What stands in the place, which no run would have left there, is kept under another name."""
-    names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
-    with ThreadPoolExecutor() as pool:
-        files = dict(zip(names, pool.map(lambda name: sha256(partial / name), names), strict=True))
+    files = _digests(partial)
     share(partial)
     write_manifest(partial, dataclasses.replace(manifest, files=files))
     for path in (partial / MANIFEST, partial / DIGEST, partial / "state", partial):

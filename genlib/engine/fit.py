@@ -31,7 +31,7 @@ from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import optim_of
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import check_trackers_installed
-from genlib.recipe import Stage
+from genlib.recipe import Stage, strategy_refusal
 from genlib.storage import Held, StorageError, file_system
 from genlib.task import Task
 from genlib.types import Batch, DataSource, Step
@@ -103,6 +103,8 @@ class Training:
             if kept and distributed.rank() == 0:
                 add_missing(metrics_file(self.folder), kept)
             return found[0]
+        if reason := strategy_refusal(self.stage.task, self.config.strategy, distributed.world_size()):
+            raise ValueError(reason)
         first = self.start(*found) if found else self.begin()
         if not self.steps:  # a task without training is its upstream and its actions
             return self.last_save(None)
@@ -157,7 +159,7 @@ class Training:
 
     def start_from(self, folder: Path) -> None:
         """Weights of another run, or of a folder in the field's own format."""
-        if found := checkpoint.find(folder):
+        if (found := checkpoint.find(folder)) and not checkpoint.is_export(found):
             return checkpoint.load_into(self.task, found)
         if not folder.is_dir():
             raise ValueError(f"train.start_from is {str(folder)!r}, which is no folder that this worker sees; name a run or a checkpoint")

@@ -64,8 +64,6 @@ class Zero:
         self.updates: dict[str, int] = {}
 
     def setup(self, task: Task, config: TrainConfig) -> None:
-        if self.stage == 3 and task.zero3_refusal:
-            raise ValueError(f"{type(task).__name__} cannot train under zero3: {task.zero3_refusal}; use zero2")
         self.task, self.config = task.to(self.device), config
         self.engines, self.optimizers = {}, {}
         self.players = Players(task)

@@ -90,7 +90,7 @@ def load_clip(where: Path, device: torch.device | str = "cpu") -> FeatureNetwork
 
 def _name(manifest: Manifest) -> tuple[str, str]:
     """A network's name and the sha256 of its weights."""
-    digest = manifest.files.get("ema.safetensors") or manifest.files["weights.safetensors"]
+    digest = manifest.weights_digest
     recipe = manifest.recipe if manifest.stage in ("train", manifest.recipe) else f"{manifest.recipe}-{manifest.stage}"
     return f"{recipe}-{digest[:8]}", digest
 

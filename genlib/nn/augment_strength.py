@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genlib.distributed import mean_over_ranks, world_size
+from genlib.nn.step_sum import StepSum, taken
 
 
 class AugmentStrength(nn.Module):
@@ -19,28 +19,25 @@ class AugmentStrength(nn.Module):
     """(): p."""
     signs: Tensor
     """(2,): sum of the signs since the last change of p, and how many."""
-    seen: Tensor
-    """(2,): the same of this rank in this step."""
 
     def __init__(self, *, target: float = 0.6, speed_samples: float = 500_000, every_steps: int = 4, start: float = 0.0) -> None:
         super().__init__()
         self.target, self.speed_samples, self.every_steps = target, speed_samples, every_steps
         self.register_buffer("strength", torch.tensor(float(start)))
         self.register_buffer("signs", torch.zeros(2))
-        self.register_buffer("seen", torch.zeros(2), persistent=False)
+        self.seen = StepSum()
 
     @torch.no_grad()
     def observe(self, logits: Tensor, valid: Tensor) -> None:
         """Logits (B, ...) on augmented data, where valid (B,) is true and they are finite. Once a micro-batch."""
-        logits = logits.detach().float().flatten(1)
-        counts = valid & logits.isfinite().all(1)
-        self.seen += torch.stack([torch.where(counts, logits.sign().mean(1), 0.0).sum(), counts.sum()])
+        logits = logits.float().flatten(1)
+        self.seen.add(logits.sign().mean(1), valid & logits.isfinite().all(1))
 
     @torch.no_grad()
     def settle(self, index: int) -> None:
         """After the step of that index, on all ranks: what they saw becomes one, and p moves where it is time to."""
-        self.signs += mean_over_ranks(self.seen) * world_size()
-        self.seen.zero_()
+        ((total, count),) = taken(self.seen)
+        self.signs += torch.cat([total, count[None]])
         if (index + 1) % self.every_steps == 0:
             total, count = self.signs.unbind()
             up = torch.sign(total / count.clamp(min=1) - self.target)

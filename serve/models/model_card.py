@@ -17,7 +17,7 @@ def of(task: Task, checkpoint: Path, manifest: Manifest, name: str, max_batch: i
         name=name,
         recipe=manifest.recipe,
         step=manifest.step,
-        sha256=manifest.files.get("ema.safetensors") or manifest.files["weights.safetensors"],
+        sha256=manifest.weights_digest,
         actions={action.name: action.resolved(sizes) for action in type(task).actions()},
         sizes=sizes,
         max_batch=max_batch,

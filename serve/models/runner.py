@@ -61,8 +61,7 @@ class Runner:
         if threads:
             torch.set_num_threads(threads)
         path, manifest = verified(folder)
-        task = manifest.blueprint.build()
-        task.load_state_dict(checkpoint.load_weights(path, ema=True))
+        task = checkpoint.task_of(path, manifest)
         task.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval().requires_grad_(False)
         return cls(task, card.of(task, path, manifest, name or manifest.recipe, max_batch), **options)
 

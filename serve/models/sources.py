@@ -18,7 +18,7 @@ class ModelSource:
     name: str
     """What requests call it."""
     folder: str
-    """A run's or a stage's, of which the newest whole checkpoint is served, or a checkpoint's own."""
+    """A run's or a stage's, of which the newest whole checkpoint is served, or a checkpoint's own, or that of an export like one."""
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints there, newest first, not yet verified."""
@@ -54,7 +54,7 @@ def _source(given: str) -> ModelSource:
     name, equals, path = given.partition("=")
     folder = Path(path if equals else given).absolute()
     if not equals:
-        parts = [part for part in folder.parts if not re.fullmatch(r"step_\d+|checkpoints|best|/", part)]
+        parts = [part for part in folder.parts if not re.fullmatch(r"step_\d+|checkpoints|best|export|/", part)]
         name = parts[-1] if parts else ""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ValueError(f"{name!r} is no name for a model; write letters, digits, dots and dashes, as in mine={folder}")

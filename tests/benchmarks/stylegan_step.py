@@ -25,10 +25,10 @@ from torch import Tensor
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.prefetcher import with_weight
 from genlib.engine.single import SingleDevice
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.task import StyleGAN
+from genlib.models.base.health import Health
 from genlib.types import DataSpec, Step
 from tests.benchmarks.measure import ratios, report
 from tests.open_clip_stub import without_torchvision

@@ -111,10 +111,19 @@ def test_a_network_that_is_not_there_is_refused_before_ray_starts(tmp_path: Path
         train.main(["stylegan2", "--smoke", "--run-dir", str(tmp_path / "run"), "--score-features", "/no/such"])
 
 
-def test_images_that_a_stylegan_cannot_learn_are_refused_before_a_judge_learns_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("word", "value", "sentence"),
+    [
+        ("--data.image-size", "12", "image_size 12 is no power of two from 8 on, as StyleGAN needs; use 8 or 16"),
+        ("--train.strategy", "zero3", "StyleGAN cannot train under zero3: its penalties go back .*; use zero2"),
+    ],
+)
+def test_what_a_stylegan_cannot_do_is_refused_before_a_judge_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, value: str, sentence: str
+) -> None:
     monkeypatch.setattr(train, "main", lambda words: pytest.fail(f"{words[0]} was trained"))
-    with pytest.raises(ValueError, match="image_size 12 is no power of two from 8 on, as StyleGAN needs; use 8 or 16"):
-        stylegan_train.main(["--data.train", "digits", "--data.image-size", "12", "--run-dir", str(tmp_path / "run")])
+    with pytest.raises(ValueError, match=sentence):
+        stylegan_train.main(["--data.train", "digits", "--data.image-size", "16", word, value, "--run-dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
 
 

@@ -68,7 +68,7 @@ def test_a_workers_sentence_reaches_the_user_without_retries(head: Head, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_a_worker_refuses_leaves_a_finished_run_as_it_was(head: Head, tmp_path: Path) -> None:
+def test_a_strategy_that_is_refused_leaves_a_finished_run_as_it_was(head: Head, tmp_path: Path) -> None:
     command = ("wgan_gp", "--smoke", "--train.steps", "2", "--run", "r")
     assert launch(*command, runs=tmp_path, RAY_ADDRESS=head.address)[0] == 0
     run = tmp_path / "r"

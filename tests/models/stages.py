@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,12 @@ def train_stage(recipe: str, stage: Stage, folder: Path, earlier: Mapping[str, P
     one = replace(stage, train=replace(stage.train, trackers=(), **options))
     upstream = {role: earlier[name] for role, name in stage.needs.items()}
     return fit(one, recipe=recipe, source=source_of(one), folder=folder, device=CPU, upstream=upstream)
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """What a run logged of each step, but for what the clock says."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name.startswith(("train/", "val/"))} for row in rows]
 
 
 def train_stages(recipe: str, root: Path, names: Iterable[str] | None = None) -> dict[str, Path]:

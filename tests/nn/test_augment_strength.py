@@ -54,7 +54,7 @@ def test_the_published_speed_is_500_thousand_samples() -> None:
 def test_rows_that_do_not_count_and_logits_that_are_not_finite_are_left_out() -> None:
     strength = AugmentStrength(speed_samples=100, every_steps=1)
     strength.observe(torch.tensor([[1.0], [torch.nan], [1.0], [-1.0], [torch.inf]]), torch.tensor([True, True, True, False, True]))
-    assert strength.seen.tolist() == [2, 2]
+    assert strength.seen.total.tolist() == [2, 2]
     strength.settle(0)
     assert strength.strength.item() == pytest.approx(0.02)
 
@@ -63,7 +63,7 @@ def test_micro_batches_are_one_batch_and_patches_one_sample() -> None:
     strength = AugmentStrength()
     strength.observe(logits(10), EVERY)
     strength.observe(torch.cat([logits(10), logits(0), logits(0), logits(10)], 1).view(10, 1, 2, 2), EVERY)
-    assert strength.seen.tolist() == [10, 20]
+    assert strength.seen.total.tolist() == [10, 20]
 
 
 def test_nothing_seen_moves_nothing() -> None:

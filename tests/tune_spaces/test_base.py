@@ -8,6 +8,7 @@ import pytest
 import tune_spaces
 from genlib import registry
 from genlib.config import OptimConfig, Search, TrainConfig
+from genlib.models.adversarial.stylegan.settings import StyleGame
 from tune_spaces.base import Choice, Range, check_space, clamped, defaults, points, space, space_of, value_of, with_values, written
 
 
@@ -44,6 +45,11 @@ def test_a_file_is_not_the_space_of_earlier_stages() -> None:
 def test_a_range_reaches_to_the_recipes_own_value() -> None:
     assert space(OptimConfig(learning_rate=0.2))["learning_rate"] == Search(1e-6, 0.2, True)
     assert space(OptimConfig(learning_rate=1e-7))["learning_rate"] == Search(1e-7, 1e-1, True)
+
+
+def test_a_term_that_is_off_is_not_searched_by_its_logarithm() -> None:
+    assert {"path_weight", "gamma"} <= space(StyleGame()).keys()
+    assert space(StyleGame(path_weight=0.0)).keys() == space(StyleGame()).keys() - {"path_weight"}
 
 
 STAGE = registry.load("ddpm").stages[0]

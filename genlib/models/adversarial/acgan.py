@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, tunable
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.labelled import Labelled
 from genlib.models.adversarial.base.players import Condition
 from genlib.models.adversarial.dcgan import ConvGAN, Convolutional
 from genlib.models.adversarial.gan import Game
+from genlib.models.base.health import Health
 from genlib.models.base.labels import check_labelled
 from genlib.ports import Image, Probabilities
 from genlib.recipe import Recipe, Stage

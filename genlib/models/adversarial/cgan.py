@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.labelled import Labelled
 from genlib.models.adversarial.base.players import Condition
 from genlib.models.adversarial.dcgan import ConvGAN, Convolutional
 from genlib.models.adversarial.gan import Game
+from genlib.models.base.health import Health
 from genlib.models.base.labels import check_labelled
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.latent_arithmetic import LatentArithmetic
 from genlib.models.adversarial.gan import GAN, LEAK, Game, Joint
+from genlib.models.base.health import Health
 from genlib.nn.batch_norm import BatchNorm
 from genlib.nn.minibatch_discrimination import MinibatchDiscrimination
 from genlib.ports import Features, Image

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.functional.adversarial import noisy_targets, non_saturating_generator, saturating_generator, targeted_discriminator
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.latent_arithmetic import LatentArithmetic
 from genlib.models.adversarial.base.players import Networks, TwoPlayers
+from genlib.models.base.health import Health
 from genlib.nn.minibatch_discrimination import MinibatchDiscrimination
 from genlib.ports import Features, Sample
 from genlib.recipe import Recipe, Stage

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from genlib.companions import Companions
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.functional.divergence import gaussian_log_density
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.dcgan import Convolutional
 from genlib.models.adversarial.gan import GAN, Dense, Game
+from genlib.models.base.health import Health
 from genlib.ports import Code, Sample, Seeds, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action

@@ -21,11 +21,11 @@ from genlib.data.transforms.plain import PlainTransform
 from genlib.distributed import all_gather, rank
 from genlib.functional.adversarial import targeted_discriminator
 from genlib.models.adversarial.base import players
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.labelled import passed
 from genlib.models.adversarial.base.players import Condition
 from genlib.models.adversarial.dcgan import ConvGAN, Convolutional
 from genlib.models.adversarial.gan import Game
+from genlib.models.base.health import Health
 from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer
 from genlib.models.representation.clip import CLIPConfig, clip_tiny
 from genlib.models.representation.text_encoder import FrozenTextTower, text_tower

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, tunable
 from genlib.functional.adversarial import wasserstein_critic, wasserstein_generator
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.latent_arithmetic import LatentArithmetic
 from genlib.models.adversarial.base.players import Networks, TwoPlayers
 from genlib.models.adversarial.gan import Dense
+from genlib.models.base.health import Health
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Metrics, Step

@@ -17,16 +17,18 @@ from genlib import random
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.adversarial import gradient_norm, gradient_penalty, interpolates
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.latent_arithmetic import LatentArithmetic
 from genlib.models.adversarial.base.players import Networks
 from genlib.models.adversarial.dcgan import Convolutional
 from genlib.models.adversarial.gan import Dense
 from genlib.models.adversarial.wgan import Wasserstein
+from genlib.models.base.health import Health
 from genlib.nn.batch_norm import batch_norms
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Metrics, Step
+
+NO_ZERO3 = "its gradient penalty goes back through the critic twice, and the weights are gone after the first time"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +61,7 @@ class WGANGPConfig(TaskConfig):
     """When a run is given up."""
 
     fields: ClassVar[tuple[str, ...]] = ("image",)
+    zero3_refusal: ClassVar[str] = NO_ZERO3
 
     def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
@@ -79,6 +82,7 @@ class DenseWGANGPConfig(TaskConfig):
     """When a run is given up."""
 
     fields: ClassVar[tuple[str, ...]] = ("image|array",)
+    zero3_refusal: ClassVar[str] = NO_ZERO3
 
     def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
@@ -98,8 +102,6 @@ def check_no_batch_norm(critic: nn.Module) -> None:
 
 class WGANGP(LatentArithmetic, Wasserstein):
     """The task, whatever the networks are."""
-
-    zero3_refusal = "its gradient penalty goes back through the critic twice, and the weights are gone after the first time"
 
     def __init__(self, networks: Networks, game: Penalised, health: Health, data: DataSpec) -> None:
         super().__init__(networks, game.n_critic, health, data)

@@ -1,1 +1,1 @@
-"""What families of several groups share: networks of diffusers and transformers as folders of files."""
+"""What families of several groups share: the collapse monitor, labels, and networks of diffusers and transformers as folders of files."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from genlib import random
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.functional.adversarial import non_saturating_discriminator, non_saturating_generator
-from genlib.models.adversarial.base.health import Health
+from genlib.models.base.health import Health
 from genlib.models.translation.base.pictures import PictureConfig, random_crop
 from genlib.models.translation.base.translator import Patches, Translator, absolute, decibels, shown, start_small
 from genlib.ports import Image, Seeds

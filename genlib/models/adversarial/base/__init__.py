@@ -1,1 +1,1 @@
-"""What adversarial families share: the two players, the collapse monitor, scores and pictures."""
+"""What adversarial families share: the two players, scores and pictures."""

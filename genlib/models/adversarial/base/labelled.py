@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlib.models.adversarial.base import players
-from genlib.models.adversarial.base.health import JUDGED
 from genlib.models.adversarial.base.players import Condition, TwoPlayers
+from genlib.models.base.health import JUDGED
 from genlib.models.base.labels import check_classes, class_numbers
 from genlib.ports import FrameCount, Labels, Sample, SampleStrip, Seed, Seeds
 from genlib.task import action

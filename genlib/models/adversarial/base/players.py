@@ -15,7 +15,7 @@ from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
-from genlib.models.adversarial.base.health import PLAYERS, Health, course_values, diagnosis, follow, variety
+from genlib.models.base.health import PLAYERS, Health, course_values, diagnosis, follow, variety
 from genlib.nn.batch_norm import batch_norms
 from genlib.nn.minibatch_discrimination import MinibatchDiscrimination
 from genlib.nn.replay import Replay
@@ -75,7 +75,7 @@ class TwoPlayers(Task):
     progress: Tensor
     """(1,): share of the run that was done at the last step; the monitor judges no beginner."""
     course: Tensor
-    """(2, 4): how training goes of late, see `genlib.models.adversarial.base.health.follow`, a row each of the discriminator and the generator."""
+    """(2, 4): how training goes of late, see `genlib.models.base.health.follow`, a row each of the discriminator and the generator."""
     replay: Replay | None
     """Earlier fakes, of which the discriminator gets to see a share; None where the family keeps none."""
 

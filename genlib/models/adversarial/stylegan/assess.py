@@ -9,23 +9,40 @@ from PIL import Image
 from torch import Tensor
 
 from genlib.models.adversarial.base import assess as of_two_players
+from genlib.models.adversarial.base.labelled import Labelled
+from genlib.models.adversarial.stylegan.motion import generator_equivariance
 from genlib.models.adversarial.stylegan.task import StyleGAN
 from genlib.pictures import save_contact_sheet
 from genlib.types import DataSource
 
 _SIDE, _MIXED, _TRUNCATIONS, _ROWS, _FRAMES, _STOPS = 80, 5, (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25), 4, 12, 4
 """Pixels a side on a sheet; seeds a side of the mixing table; rows of a sweep; frames from one stop of the animation to the next; stops."""
+MOVED, MOTIONS, SMALLEST_MOVED = 64, 16, 16
+"""Images whose motion is measured; motions of each kind; pixels a side below which nothing of a turned image is known."""
 
 
 @torch.no_grad()
 def assess(task: StyleGAN, source: DataSource, folder: Path) -> dict[str, float]:
-    """See `genlib.models.adversarial.base.assess`; besides it leaves `style_mixing.png`, `truncation.png` and `interpolation.gif`."""
+    """See `genlib.models.adversarial.base.assess`; besides how well images move as a whole, `eq_t`, `eq_t_frac` and of StyleGAN3 `eq_r`, in decibels.
+
+    Besides it leaves `style_mixing.png`, `truncation.png` and `interpolation.gif`.
+    """
     scores = of_two_players.assess(task, source, folder)
+    scores |= {f"{source.spec.validation_name}/{name}": value for name, value in motion_scores(task).items()}
     save_mixing(task, folder / "style_mixing.png")
     if task.generator.mapping.w_avg.any():
         save_truncation(task, folder / "truncation.png")
     save_animation(task, folder / "interpolation.gif")
     return scores
+
+
+def motion_scores(task: StyleGAN) -> dict[str, float]:
+    """See `generator_equivariance`; nothing of images that are too small for it."""
+    if task.shape.image_size < SMALLEST_MOVED:
+        return {}
+    label = task.asked(range(MOVED)).get("label")
+    labels = [task.one_hot(torch.tensor(label, device=task.device))] if isinstance(task, Labelled) else []
+    return generator_equivariance(task.generator, task.latents(range(MOVED)), *labels, batch=MOVED // MOTIONS)
 
 
 def save_mixing(task: StyleGAN, path: Path) -> None:

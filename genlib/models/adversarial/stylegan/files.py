@@ -1,4 +1,4 @@
-"""A generator as a folder of its own: safetensors with the published names of weights, and a config.json with the published settings.
+"""Both networks as folders of their own: safetensors with the published names of weights, and a config.json with the published settings.
 
 Training code that NVIDIA published keeps generators in pickles, which may run code when they are read; a state dict of one as safetensors is
 taken here key by key.
@@ -12,64 +12,96 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlib.json_text import json_text
+from genlib.models.adversarial.stylegan.synthesis3 import OUTPUT_SCALE
 from genlib.models.adversarial.stylegan.task import StyleGAN
 from genlib.models.base.components import read_weights
 
-FOLDER, STEM = "generator", "model"
+PLAYERS, STEM = ("generator", "discriminator"), "model"
+"""Folders, by the names of the networks, and the weights' file in each."""
 PREFIXES = ("G_ema.", "generator.", "g_ema.")
 """That stand before a generator's weights where a file holds other networks too."""
 FIXED = (".resample_filter",)
 """Buffers that follow from the settings."""
 
 
-def settings(task: StyleGAN) -> dict[str, Any]:
-    """How the network is built, by the names of NVlabs' stylegan3 repository."""
+def settings(task: StyleGAN, player: str = "generator") -> dict[str, Any]:
+    """How a network is built, by the names of NVlabs' stylegan3 repository."""
     network, (channels, side, _) = task.networks, task.shape.sides
+    sizes = {"channel_base": network.channel_base, "channel_max": network.channel_max, "num_fp16_res": network.bf16_resolutions}
+    same = {"c_dim": task.condition_sizes[PLAYERS.index(player)], "img_resolution": side, "img_channels": channels}
+    if player == "discriminator":
+        return {**same, **sizes, "epilogue_kwargs": {"mbstd_group_size": network.stddev_group, "mbstd_num_channels": int(network.stddev_group > 1)}}
     return {
-        "z_dim": network.latent_dim, "c_dim": task.condition_sizes[0], "w_dim": network.style_dim, "img_resolution": side, "img_channels": channels,
-        "mapping_kwargs": {"num_layers": network.mapping_layers},
-        "synthesis_kwargs": {"channel_base": network.channel_base, "channel_max": network.channel_max, "num_fp16_res": network.bf16_resolutions},
+        **same, "z_dim": network.latent_dim, "w_dim": network.style_dim, "mapping_kwargs": {"num_layers": network.mapping_layers},
+        "synthesis_kwargs": {**sizes, **synthesis_settings(task)},
+    }  # fmt: skip
+
+
+def synthesis_settings(task: StyleGAN) -> dict[str, Any]:
+    """Those that StyleGAN2's synthesis network has alone, or StyleGAN3's."""
+    network, design = task.networks, task.networks.alias_free
+    if network.synthesis == "stylegan2":
+        return {"use_noise": network.layer_noise}
+    return {
+        "num_layers": design.num_layers, "num_critical": design.num_critical, "first_cutoff": design.first_cutoff,
+        "first_stopband": design.first_stopband, "last_stopband_rel": design.last_stopband, "margin_size": design.margin,
+        "filter_size": design.filter_size, "conv_kernel": 1 if design.radial else 3, "use_radial_filters": design.radial,
+        "output_scale": OUTPUT_SCALE,
     }  # fmt: skip
 
 
 def export(task: StyleGAN, folder: Path) -> None:
-    """Writes the generator; see the module."""
-    where = folder / FOLDER
-    where.mkdir(parents=True, exist_ok=True)
-    (where / "config.json").write_text(json_text(settings(task), indent=2) + "\n")
-    state = {name: value.detach().cpu().contiguous() for name, value in task.generator.state_dict().items()}
-    state = {name: value.view(()) if name.endswith(".noise_strength") else value for name, value in state.items()}
-    path = where / f"{STEM}.safetensors"
-    save_file(state, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors writes for the owner alone
+    """Writes both networks; see the module."""
+    for player in PLAYERS:
+        where = folder / player
+        where.mkdir(parents=True, exist_ok=True)
+        (where / "config.json").write_text(json_text(settings(task, player), indent=2) + "\n")
+        state = {name: value.detach().cpu().contiguous() for name, value in task.player(player).state_dict().items()}
+        state = {name: value.view(()) if name.endswith(".noise_strength") else value for name, value in state.items()}
+        path = where / f"{STEM}.safetensors"
+        save_file(state, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def load_pretrained(task: StyleGAN, folder: Path) -> None:
-    """Fills the generator from such a folder, or from one with a single safetensors file of a published generator's weights.
+    """Fills both networks from such a folder, or the generator alone from one with a single safetensors file of a published one's weights.
 
-    ValueError in one sentence, with nothing changed, where a weight is missing, or of another shape, or where the file has one more.
+    ValueError in one sentence, with nothing changed, where a weight is missing, or of another shape, or where a file has one more.
     """
-    where = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-    found = _generator_of(read_weights(where, _stem(where)))
-    wanted = task.generator.state_dict()
-    taken: dict[str, Tensor] = {}
-    for name, value in wanted.items():
+    places = {player: folder / player for player in PLAYERS if (folder / player).is_dir()} or {"generator": folder}
+    taken = [(task.player(player), matched(task, player, where)) for player, where in places.items()]
+    with torch.no_grad():
+        for network, weights in taken:
+            fill(network, weights)
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copies weights by their names."""
+    wanted = network.state_dict()
+    for name, value in weights.items():
+        wanted[name].copy_(value)
+
+
+def matched(task: StyleGAN, player: str, where: Path) -> dict[str, Tensor]:
+    """The weights in a folder, in the shapes that a network wants. ValueError where they are another's."""
+    found, taken = read_weights(where, _stem(where)), {}
+    if player == "generator":
+        found = _generator_of(found)
+    for name, value in task.player(player).state_dict().items():
         if name not in found:
             if name.endswith(FIXED):
                 continue
-            raise ValueError(f"{where}: its weights lack {name}, which this generator has; {_advice(where, task)}")
+            raise ValueError(f"{where}: its weights lack {name}, which this {player} has; {_advice(where, task, player)}")
         theirs = found.pop(name)
         taken[name] = theirs.view(value.shape) if theirs.numel() == value.numel() == 1 else theirs
         if taken[name].shape != value.shape:
-            raise ValueError(f"{where}: {name} is {tuple(theirs.shape)} there and {tuple(value.shape)} here; {_advice(where, task)}")
+            raise ValueError(f"{where}: {name} is {tuple(theirs.shape)} there and {tuple(value.shape)} here; {_advice(where, task, player)}")
     if more := sorted(name for name in found if not name.endswith(FIXED)):
-        raise ValueError(f"{where}: its weights have {more[0]}, which this generator has not; {_advice(where, task)}")
-    with torch.no_grad():
-        for name, value in taken.items():
-            wanted[name].copy_(value)
+        raise ValueError(f"{where}: its weights have {more[0]}, which this {player} has not; {_advice(where, task, player)}")
+    return taken
 
 
 def _stem(folder: Path) -> str:
@@ -86,15 +118,15 @@ def _generator_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def _advice(folder: Path, task: StyleGAN) -> str:
+def _advice(folder: Path, task: StyleGAN, player: str) -> str:
     """What to change, with the settings of the folder where it tells them."""
-    path = folder / "config.json"
+    path, ours = folder / "config.json", settings(task, player)
     try:
         theirs = json.loads(path.read_text()) if path.is_file() else {}
-        apart = {name: value for name, value in theirs.items() if settings(task).get(name) != value}
+        apart = {name: value for name, value in theirs.items() if ours.get(name) != value}
     except (OSError, ValueError, AttributeError):
         apart = {}
     if apart:
         name, value = next(iter(apart.items()))
-        return f"its {name} is {value} and {settings(task).get(name, 'unknown')} here: give the task its sizes"
+        return f"its {name} is {value} and {ours.get(name, 'unknown')} here: give the task its sizes"
     return "give the task its sizes: task.network.channel-base, channel-max, latent-dim, style-dim, mapping-layers, image-size"

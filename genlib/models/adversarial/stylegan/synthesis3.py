@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import Config, limited
-from genlib.distributed import mean_over_ranks, world_size
 from genlib.functional.filters import decimated, interpolated, kaiser_low_pass, radial_low_pass
 from genlib.models.adversarial.base.equalized import GAIN, SLOPE, EqualizedLinear
 from genlib.models.adversarial.stylegan.synthesis2 import CLAMP, TINY, Noise, precision, sides
+from genlib.nn.step_sum import StepSum, taken
 
 OUTPUT_SCALE = 0.25
 """Of images, as in the published code."""
@@ -139,8 +139,6 @@ class FilteredLayer(nn.Module):
     """(): the running mean of the power of what comes in."""
     up_filter: Tensor
     down_filter: Tensor
-    seen: Tensor
-    """(2,): power that came in since `Synthesis3.settle`, summed over images, and how many of them."""
 
     def __init__(self, style_dim: int, before: Signal, after: Signal, design: AliasFree, *, last: bool, low: bool) -> None:
         super().__init__()
@@ -149,7 +147,7 @@ class FilteredLayer(nn.Module):
         self.weight = nn.Parameter(torch.randn(after.channels, before.channels, self.kernel, self.kernel))
         self.bias = nn.Parameter(torch.zeros(after.channels))
         self.register_buffer("magnitude_ema", torch.ones(()))
-        self.register_buffer("seen", torch.zeros(2), persistent=False)
+        self.seen = StepSum()  # of the power of what comes in
         if last:
             return
         rate = 2 * max(before.rate, after.rate)
@@ -191,9 +189,7 @@ class FilteredLayer(nn.Module):
     @torch.no_grad()
     def observe(self, x: Tensor, valid: Tensor) -> None:
         """Notes the power of what comes in, of rows that count."""
-        power = x.float().square().mean((1, 2, 3))
-        counts = valid & power.isfinite()
-        self.seen += torch.stack([torch.where(counts, power, 0.0).sum(), counts.sum()])
+        self.seen.add(x.float().square().mean((1, 2, 3)), valid)
 
 
 class Synthesis3(nn.Module):
@@ -238,8 +234,6 @@ class Synthesis3(nn.Module):
     @torch.no_grad()
     def settle(self) -> None:
         """After a step, on all ranks: the running means move by what all of them saw since the last time, alike."""
-        seen = mean_over_ranks(torch.stack([layer.seen for layer in self.layers])) * world_size()
-        for layer, (total, count) in zip(self.layers, seen, strict=True):
+        for layer, (total, count) in zip(self.layers, taken(*(layer.seen for layer in self.layers)), strict=True):
             kept = 0.5 ** (count / self.design.power_halflife_samples)
-            layer.magnitude_ema.lerp_(total / count.clamp(min=1), 1 - kept)
-            layer.seen.zero_()
+            layer.magnitude_ema.lerp_(total[0] / count.clamp(min=1), 1 - kept)

@@ -18,15 +18,15 @@ from genlib.config import TaskConfig
 from genlib.functional.adaptive_augment import PRESETS, augmented
 from genlib.functional.adversarial import non_saturating_discriminator, non_saturating_generator, relativistic, squared_gradient
 from genlib.functional.diff_augment import diff_augmented
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.base.players import TwoPlayers
 from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.generator import Generator
 from genlib.models.adversarial.stylegan.projection import projected
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
-from genlib.models.adversarial.stylegan.statistics import StepMeans, moved
 from genlib.models.adversarial.stylegan.synthesis2 import Noise
+from genlib.models.base.health import Health
 from genlib.nn.augment_strength import AugmentStrength
+from genlib.nn.step_sum import StepSum, moved, taken
 from genlib.ports import (
     Code,
     Features,
@@ -63,6 +63,7 @@ class StyleGANConfig(TaskConfig):
     """When a run is given up."""
 
     fields: ClassVar[tuple[str, ...]] = ("image",)
+    zero3_refusal: ClassVar[str] = "its penalties go back through a network twice, and the weights are gone after the first time"
 
     def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
@@ -84,13 +85,13 @@ class StyleGAN(TwoPlayers):
         export="genlib.models.adversarial.stylegan.files:export",
         load_pretrained="genlib.models.adversarial.stylegan.files:load_pretrained",
     )
-    zero3_refusal = "its penalties go back through a network twice, and the weights are gone after the first time"
+    export_is_a_model = True
     path_mean: Tensor
     """(1,): the running mean of path lengths."""
 
     def __init__(self, networks: StyleNetworks, game: StyleGame, health: Health, data: DataSpec) -> None:
         super().__init__(networks, 1, health, data)
-        self.game, self.step_means = game, StepMeans()
+        self.game, self.seen_styles, self.seen_paths = game, StepSum(networks.style_dim), StepSum()
         own, every = {phase.name: phase for phase in self.phases}, game.penalty_every
         found = [own["discriminator"]]
         if game.gamma:
@@ -150,7 +151,7 @@ class StyleGAN(TwoPlayers):
         direction = random.normal(rows["position"], tuple(image.shape[1:]), seed=step.seed, stream="direction") / image.shape[-1]
         (gradient,) = torch.autograd.grad((image * direction).sum(), ws, create_graph=True)
         length = gradient.square().sum(2).mean(1).sqrt()
-        self.step_means.add("path", length, counts & rows["valid"])
+        self.seen_paths.add(length, counts & rows["valid"])
         every = torch.zeros_like(batch["weight"])
         share = share * counts.float()
         still = 0 * image[:, 0, 0, 0]  # see `squared_gradient`
@@ -195,7 +196,7 @@ class StyleGAN(TwoPlayers):
         position, labels = batch["position"], self.condition(batch)[0]
         w = self.generator.mapping(self.noise(batch, step.seed, stream), *labels)
         if stream == "generator":
-            self.step_means.add("w", w, batch["valid"])
+            self.seen_styles.add(w, batch["valid"])
         if not self.game.style_mixing:
             return self.generator.same_style(w)
         other = self.generator.mapping(self.noise(batch, step.seed, f"{stream}'s other style"), *labels)
@@ -211,9 +212,9 @@ class StyleGAN(TwoPlayers):
 
     def after_step(self, step: Step) -> None:
         """The running means of styles, of path lengths and of signals, and how strongly is augmented."""
-        mapping = self.generator.mapping
-        mapping.w_avg.copy_(moved(mapping.w_avg, self.step_means.taken("w"), W_DECAY))
-        self.path_mean.copy_(moved(self.path_mean, self.step_means.taken("path"), PATH_DECAY))
+        w_avg, (styles, paths) = self.generator.mapping.w_avg, taken(self.seen_styles, self.seen_paths)
+        w_avg.copy_(moved(w_avg, *styles, W_DECAY))
+        self.path_mean.copy_(moved(self.path_mean, *paths, PATH_DECAY))
         self.generator.settle()
         if self.augment:
             self.augment.settle(step.index)

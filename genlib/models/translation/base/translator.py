@@ -13,7 +13,7 @@ from genlib.companions import Companions
 from genlib.config import Config, limited, tunable
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
-from genlib.models.adversarial.base.health import Health, diagnosis, spread
+from genlib.models.base.health import Health, diagnosis, spread
 from genlib.models.translation.base.pictures import PictureConfig, TranslationTransform
 from genlib.nn.patch_discriminator import PatchDiscriminator
 from genlib.ports import Sizes

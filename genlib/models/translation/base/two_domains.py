@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genlib.config import TaskConfig, limited
-from genlib.models.adversarial.base.health import Health
+from genlib.models.base.health import Health
 from genlib.models.translation.base.pictures import PictureConfig
 from genlib.models.translation.base.translator import Patches, Translator, absolute, decibels, shown
 from genlib.ports import Image, Sizes, choice, register

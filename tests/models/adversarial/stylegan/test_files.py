@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genlib import companions
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.synthesis3 import AliasFree
 from genlib.models.adversarial.stylegan.task import StyleGAN
+from genlib.models.base.health import Health
 from genlib.types import DataSpec
 
 NETWORKS = {"latent_dim": 8, "style_dim": 8, "mapping_layers": 2, "channel_base": 128, "channel_max": 16}
@@ -48,7 +48,7 @@ def test_names_shapes_and_settings_are_the_published_ones(tmp_path: Path) -> Non
     } <= weights.keys()
     settings = json.loads((tmp_path / "generator" / "config.json").read_text())
     assert settings["img_resolution"] == 16
-    assert settings["synthesis_kwargs"] == {"channel_base": 128, "channel_max": 16, "num_fp16_res": 0}
+    assert settings["synthesis_kwargs"] == {"channel_base": 128, "channel_max": 16, "num_fp16_res": 0, "use_noise": True}
 
 
 def test_a_state_dict_of_all_networks_gives_its_generator(tmp_path: Path) -> None:

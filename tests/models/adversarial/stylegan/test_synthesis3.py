@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from scipy import signal
 from torch import Tensor
 
+from genlib import checkpoint, companions
 from genlib.distributed import rank, world_size
 from genlib.metrics.equivariance import shift_transform
 from genlib.models.adversarial.stylegan import synthesis3
@@ -22,6 +23,8 @@ from genlib.models.adversarial.stylegan.mapping import Mapping
 from genlib.models.adversarial.stylegan.motion import generator_equivariance
 from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2
 from genlib.models.adversarial.stylegan.synthesis3 import AliasFree, FilteredLayer, FourierFeatures, Signal, Synthesis3, signals
+from genlib.registry import load
+from tests.models.stages import source_of, train_stage
 from tests.processes import run_ranks
 
 T, R = (AliasFree(), 32768, 512), (AliasFree(radial=True), 65536, 1024)
@@ -268,6 +271,20 @@ def test_shifts_move_its_images_by_far_more_decibels_than_stylegan2s_and_turns_d
     assert r["eq_r"] > t["eq_r"] + 20
 
 
+def scores(recipe: str, folder: Path) -> dict[str, float]:
+    """Of the trained smoke form."""
+    (stage,) = load(recipe).smoke
+    return companions.assess(checkpoint.load_task(train_stage(recipe, stage, folder / recipe, {})), source_of(stage), folder)
+
+
+def test_trained_too_it_moves_by_ten_decibels_more_than_stylegan2(tmp_path: Path) -> None:
+    two, three = (scores(recipe, tmp_path) for recipe in ("stylegan2", "stylegan3_t"))
+    for name in ("validation/eq_t", "validation/eq_t_frac"):
+        assert three[name] > two[name] + 10
+    assert "validation/eq_r" in three
+    assert "validation/eq_r" not in two
+
+
 def test_an_image_depends_on_its_own_styles() -> None:
     network = tiny()
     ws = styles(network, 4)
@@ -329,7 +346,7 @@ def test_running_powers_follow_rows_that_count_by_their_halflife() -> None:
         powers.append(x.square().mean())
     for layer, power in zip(network.layers, powers, strict=True):
         assert layer.magnitude_ema.item() == pytest.approx((1 + power.item()) / 2, rel=1e-4), "three of them: half of the way"
-        assert layer.seen.tolist() == [0, 0]
+        assert layer.seen.total.tolist() == [0, 0]
 
 
 def on_ranks(folder: Path) -> None:

@@ -12,12 +12,12 @@ from genlib import random
 from genlib.config import OptimConfig
 from genlib.engine.prefetcher import with_weight
 from genlib.functional.adversarial import relativistic, squared_gradient
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.stylegan.labelled import LabelledStyleGANConfig
 from genlib.models.adversarial.stylegan.projection import distance, nearest_styles
 from genlib.models.adversarial.stylegan.recipes import lazy
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.task import StyleGAN, StyleGANConfig
+from genlib.models.base.health import Health
 from genlib.types import Batch, DataSpec, Step
 
 DATA = DataSpec(channels=1, image_size=16, class_names=("a", "b", "c"))

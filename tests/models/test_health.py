@@ -14,8 +14,8 @@ from genlib.config import OptimConfig
 from genlib.data.builtin.rings2d import SPREAD, centers
 from genlib.engine.fit import fit
 from genlib.engine.listener import Listener
-from genlib.models.adversarial.base.health import Health, course_values, coverage, diagnosis, follow, modes, spread, variety
 from genlib.models.adversarial.gan import Dense, GANConfig
+from genlib.models.base.health import Health, course_values, coverage, diagnosis, follow, modes, spread, variety
 from genlib.recipe import Stage
 from genlib.registry import load
 from tests.models.stages import CPU, source_of
