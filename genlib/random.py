@@ -17,10 +17,14 @@ from torch import Tensor
 from genlib.splitmix import GOLDEN, WORD, mix, mix_number, shift_right, signed
 
 
-@torch.compiler.assume_constant_result  # of a C function, which torch.compile cannot look into
 def _key(seed: int, stream: str) -> int:
     """The key of a stream, as int64."""
     return signed(mix_number(seed * 1_000_003 + zlib.crc32(stream.encode()) & WORD))
+
+
+# crc32 is a C function, which torch.compile cannot look into. This is all that torch.compiler.assume_constant_result does, but for
+# importing the compiler: more than torch itself takes to import, in every process that reads or serves.
+_key._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def bits(position: Tensor, shape: tuple[int, ...], *, seed: int, stream: str) -> Tensor:

@@ -59,6 +59,10 @@ DOORS = (
         "torch", "2.13", "torch/_meta_registrations.py", "genlib/engine/trace.py", "operations of fused attention on a CPU are not counted",
         "_scaled_dot_product_flash_attention_for_cpu_backward",
     ),
+    *doors(
+        "torch", "2.13", "torch/_dynamo/decorators.py", "genlib/random.py",
+        "draws break a compiled graph, or every process imports the compiler for torch.compiler.assume_constant_result", "_dynamo_marked_constant",
+    ),
     *doors("torch", "2.13", "torch/nn/modules/module.py", "jobs/encoder.py", "encoders on GPUs move networks, but for what is on meta", "_apply"),
     *doors(
         "deepspeed", "0.19.8", "deepspeed/ops/__init__.py", "genlib/engine/zero.py", "its import probes compilers for a minute", "__compatible_ops__"

@@ -9,7 +9,7 @@ maximum and a sum.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,18 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, valid:
     with torch.autocast(image.device.type, enabled=False):
         kind = torch.promote_types(image.dtype, torch.float32)
         return _contrastive(image.to(kind), text.to(kind), logit_scale.to(kind), valid, tile)
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as `torch.compiler.disable` makes it: what talks to ranks and chooses tiles by the data has nothing to fuse.
+
+    That is called only where something is compiled, as it imports the compiler, which takes longer than torch itself.
+    """
+
+    def call(*arguments: Any) -> Any:
+        return (torch.compiler.disable(function) if torch.compiler.is_compiling() else function)(*arguments)
+
+    return call
 
 
 class LogSumExp:
@@ -97,7 +109,7 @@ class _Contrastive(torch.autograd.Function):
         return image_grad.mul_(scale), reduce_scatter_sum(texts_grad).mul_(scale), scale_grad, None, None
 
 
-_contrastive: Any = torch.compiler.disable(_Contrastive.apply)  # talks to ranks, chooses tiles by the data: nothing to fuse
+_contrastive: Any = uncompiled(_Contrastive.apply)
 
 
 def lowest(like: Tensor) -> float:

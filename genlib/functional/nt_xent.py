@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from genlib.distributed import all_gather, rank, reduce_scatter_sum, world_size
-from genlib.functional.contrastive import KEPT_BYTES, LogSumExp, lowest
+from genlib.functional.contrastive import KEPT_BYTES, LogSumExp, lowest, uncompiled
 
 Span = tuple[int, int]
 """First view and the one after the last."""
@@ -74,7 +74,7 @@ class _NTXent(torch.autograd.Function):
         return (reduce_scatter_sum(grad) + own) / temperature, None, None, None
 
 
-_nt_xent: Any = torch.compiler.disable(_NTXent.apply)  # talks to ranks, chooses tiles by the data: nothing to fuse
+_nt_xent: Any = uncompiled(_NTXent.apply)
 
 
 def _blocks(n: int) -> Iterator[tuple[Span, Span]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,6 +86,13 @@ def odd_tensors(seed: int) -> Batch:
 def nothing() -> Batch:
     """A batch without tensors."""
     return {}
+
+
+def brings_the_compiler() -> Batch:
+    """Whether what reads pictures and makes CLIP's batches of them imports torch's compiler."""
+    importlib.import_module("genlib.data.source")
+    importlib.import_module("genlib.models.representation.clip")
+    return {"compiler": torch.tensor("torch._dynamo" in sys.modules)}
 
 
 def fails_oddly() -> Batch:

@@ -62,6 +62,11 @@ def test_tasks_larger_than_any_socket_buffer(pool: ReaderPool) -> None:
     assert [int(got["sum"]) for got in pool.run(("summed", task) for task in tasks)] == [number * 1_000_000 for number in range(8)]
 
 
+def test_a_reader_does_not_import_the_compiler(pool: ReaderPool) -> None:
+    """It would take longer than all else that a reader imports."""
+    assert [bool(got["compiler"]) for got in pool.run([("brings_the_compiler",)])] == [False]
+
+
 def test_every_process_works(pool: ReaderPool) -> None:
     seen: set[int] = set()
     run = pool.run(("sized", number, 100_000) for number in range(20_000))
