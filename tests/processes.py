@@ -22,7 +22,7 @@ IMPORTED = [
     *sorted({target.partition(":")[0] for target in registry.RECIPES.values()}),
 ]  # fmt: skip
 """Importing these takes a dozen seconds: a server does it once, and every rank is forked from it in a tenth of one."""
-multiprocessing.set_forkserver_preload(IMPORTED)
+multiprocessing.set_forkserver_preload(["tests.preloaded"])
 
 
 def run_ranks(world: int, function: Callable[..., None], *arguments: object) -> None:
