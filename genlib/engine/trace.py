@@ -199,6 +199,8 @@ class _LiveMemory(TorchDispatchMode):
         self._modules -= 1
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is _DEVICE:  # two of three: answered as FakeTensorMode does, and makes nothing that the counter or this would note
+            return torch.device("meta") if args[0].fake_mode.in_kernel_invocation else args[0].fake_device
         # A backward pass records gradients, or runs a module, only where checkpointing runs a piece of the forward pass again. It takes both:
         # a piece need not be a module, and inside of a torch.autograd.Function, as which DeepSpeed replaces F.linear, no gradients are recorded.
         again = self.in_backward and (torch.is_grad_enabled() or self._modules > 0)
@@ -211,7 +213,7 @@ class _LiveMemory(TorchDispatchMode):
         self._operations += 1
         if self._operations >= self._next_collection:  # recomputing with fake tensors leaves cycles that hold them, with real ones it does not
             gc.collect()
-            self._next_collection = self._operations + max(50, self._operations // 50)
+            self._next_collection = self._operations + max(16, self._operations // 50)
         self.peak = max(self.peak, self.live)
         return result
 
@@ -242,6 +244,7 @@ class _LiveMemory(TorchDispatchMode):
 
 
 _aten = torch.ops.aten
+_DEVICE = torch.ops.prim.device.default
 _CPU_ATTENTION = {  # torch's counter knows fused attention on GPUs alone
     _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: flop_counter.sdpa_flop_count(q, k, v),
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: flop_counter.sdpa_backward_flop_count(grad, q, k, v),
