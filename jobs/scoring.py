@@ -67,6 +67,7 @@ class Scorer:
             return
         outcome = scored(checkpoint, self.scoring, self.stage, self.folder, self.kept, self.device)
         if lead:
+            self.take_in(wait=True)
             self.add(facts, outcome, checkpoint)
 
     def is_due(self, step: int, images: int) -> bool:
@@ -92,15 +93,12 @@ class Scorer:
         return True
 
     def take_in(self, wait: bool) -> None:
-        """Adds the scores that other workers have by now, or all of them."""
+        """Adds the scores that other workers have by now, or all of them; in the order of the steps, as who reads them expects."""
         import ray
         from ray.exceptions import RayError
 
-        still = []
-        for promise, facts in self.away:
-            if not wait and not ray.wait([promise], timeout=0)[0]:
-                still.append((promise, facts))
-                continue
+        while self.away and (wait or ray.wait([self.away[0][0]], timeout=0)[0]):
+            promise, facts = self.away.pop(0)
             outcome: Any
             try:
                 outcome = ray.get(promise)
@@ -109,7 +107,6 @@ class Scorer:
             copy = facts.pop("copy")
             self.add(facts, outcome, copy)
             shutil.rmtree(copy.parents[1], ignore_errors=True)
-        self.away = still
 
     def add(self, facts: Mapping[str, Any], outcome: dict[str, float] | str, checkpoint: Path) -> None:
         """Says and notes what a checkpoint reached, or why it is not scored, and keeps the best."""

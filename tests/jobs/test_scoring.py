@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
 
 from genlib import checkpoint, registry
 from genlib.data.source import open_source
@@ -86,6 +91,51 @@ def test_a_run_that_goes_on_keeps_what_it_knew(judge: Path, tmp_path: Path) -> N
     after = trained(tmp_path, judge, every_images=50, steps=8)
     assert [row["step"] for row in after] == [4, 8]
     assert after[0] == before[0]
+
+
+class Apart:
+    """Stands in for Ray: what is sent away is done at once, and known only when asked for, the latest first."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.sent = room, 0
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": float(self.sent < self.room)}
+
+    def remote(self, **needs: float) -> Callable[[Callable[..., Any]], Any]:
+        assert needs == {"num_cpus": 1, "num_gpus": 0}
+        return lambda function: SimpleNamespace(remote=partial(self.send, function))
+
+    def send(self, function: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
+        self.sent += 1
+        return self.sent, function(*arguments)
+
+    def wait(self, promises: list[tuple[int, Any]], timeout: float) -> tuple[list, list]:
+        return [one for one in promises if one[0] > 1], []
+
+    def get(self, promise: tuple[int, Any]) -> Any:
+        return promise[1]
+
+
+@pytest.mark.parametrize("room", [1, 2, 9])
+def test_what_is_scored_apart_is_noted_in_the_order_of_steps(judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Also where the second one is done before the first, and where there is no room for a later one."""
+    here = trained_here(tmp_path / "here", judge, monkeypatch)
+    apart = Apart(room)
+    for name in ("available_resources", "remote", "wait", "get"):
+        monkeypatch.setattr(ray, name, getattr(apart, name))
+    rows = trained(tmp_path / "apart", judge, every_images=1)
+    assert apart.sent == min(room, 3), "the last one is scored where it is"
+    assert [{name: value for name, value in row.items() if name not in ("time", "seconds")} for row in rows] == here
+    assert not (tmp_path / "apart" / "scoring").exists() or not any((tmp_path / "apart" / "scoring").iterdir())
+
+
+def trained_here(folder: Path, judge: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "sent_away", lambda *_: False)
+        rows = trained(folder, judge, every_images=1)
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    return [{name: value for name, value in row.items() if name not in ("time", "seconds")} for row in rows]
 
 
 @pytest.mark.usefixtures("here")
