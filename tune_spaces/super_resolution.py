@@ -1,0 +1,5 @@
+"""What to search for in super-resolution: what `tune_spaces/pix2pix.py` has, whose loss, networks and ranking it shares."""
+
+from tune_spaces.pix2pix import space
+
+__all__ = ["space"]
