@@ -79,3 +79,17 @@ def test_gradients_of_gradients_are_right(name: str, kernel: Tensor) -> None:
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     function = getattr(resampling, name)
     assert torch.autograd.gradgradcheck(lambda x: function(x, kernel).square(), x)
+
+
+def test_through_a_box_each_pixel_is_repeated_or_the_mean_of_four(x: Tensor) -> None:
+    box = low_pass(resampling.BOX).double()
+    assert torch.allclose(upsampled(x, box), F.interpolate(x, scale_factor=2, mode="nearest"))
+    assert torch.allclose(downsampled(x, box), F.avg_pool2d(x, 2))
+
+
+def test_with_a_box_a_convolution_is_one_of_repeated_pixels_or_its_means(x: Tensor) -> None:
+    weight, box = torch.randn(5, 3, 3, 3, dtype=torch.float64), low_pass(resampling.BOX).double()
+    wide = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight.flip(2, 3), padding=1)
+    assert torch.allclose(conv_upsampled(x, weight, box), wide)
+    bias = torch.randn(5, dtype=torch.float64)
+    assert torch.allclose(conv_downsampled(x, weight, bias, box), F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2))

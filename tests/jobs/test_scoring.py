@@ -164,7 +164,7 @@ def test_a_network_that_is_not_there_is_refused_before_ray_starts(tmp_path: Path
 @pytest.mark.parametrize(
     ("word", "value", "sentence"),
     [
-        ("--data.image-size", "12", "image_size 12 is no power of two from 8 on, as StyleGAN needs; use 8 or 16"),
+        ("--data.image-size", "12", "image_size 12 is no power of two from 8 on, as StyleGAN and ProGAN need; use 8 or 16"),
         ("--train.strategy", "zero3", "StyleGAN cannot train under zero3: its penalties go back .*; use zero2"),
     ],
 )

@@ -11,13 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from genlib.models.adversarial.base.equalized import EqualizedConv, EqualizedLinear
+from genlib.models.adversarial.base.epilogue import GROUP, Epilogue
+from genlib.models.adversarial.base.equalized import EqualizedConv
+from genlib.models.adversarial.base.resolutions import CLAMP, SMALLEST, channels_of, precision, sides
 from genlib.models.adversarial.stylegan.mapping import Mapping
-from genlib.models.adversarial.stylegan.synthesis2 import CLAMP, SMALLEST, channels_of, precision, sides
-from genlib.nn.minibatch_stddev import with_group_stddev
 
-GROUP = 4
-"""Samples whose standard deviation each of them is told."""
 _LABEL_LAYERS = 8
 
 
@@ -38,26 +36,6 @@ class DiscriminatorBlock(nn.Module):
             if self.fromrgb is not None:
                 x = self.fromrgb(x)
             return self.skip(x) + self.conv1(self.conv0(x))
-
-
-class Epilogue(nn.Module):
-    """x (B, channels, 4, 4) -> (B, outputs)."""
-
-    def __init__(self, channels: int, outputs: int, group: int) -> None:
-        super().__init__()
-        self.group = group
-        self.conv = EqualizedConv(channels + (group > 1), channels, 3, activation="lrelu")
-        self.fc = EqualizedLinear(channels * SMALLEST**2, channels, activation="lrelu")
-        self.out = EqualizedLinear(channels, outputs)
-
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """See the class."""
-        return self.out(self.features(x, valid))
-
-    def features(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """What its last layer is given, (B, channels)."""
-        x = with_group_stddev(x, valid, self.group) if self.group > 1 else x
-        return self.fc(self.conv(x).flatten(1))
 
 
 class StyleDiscriminator(nn.Module):

@@ -5,15 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genlib.models.adversarial.base.equalized import EqualizedLinear
+from genlib.models.adversarial.base.equalized import EqualizedLinear, pixel_norm
 
-LEARNING_RATE, TINY = 0.01, 1e-8
-"""How fast its layers learn, as a factor of the others' (section C); added to the square of a length."""
-
-
-def unit_moment(x: Tensor) -> Tensor:
-    """Rows (B, D) scaled to a mean square of 1."""
-    return x * (x.square().mean(1, keepdim=True) + TINY).rsqrt()
+LEARNING_RATE = 0.01
+"""How fast its layers learn, as a factor of the others' (section C)."""
 
 
 class Mapping(nn.Module):
@@ -37,9 +32,9 @@ class Mapping(nn.Module):
 
     def forward(self, noise: Tensor | None, *labels: Tensor) -> Tensor:
         """See the class."""
-        parts = [] if noise is None else [unit_moment(noise.float())]
+        parts = [] if noise is None else [pixel_norm(noise.float())]
         if self.embed is not None:
-            parts += [unit_moment(self.embed(one)) for one in labels]
+            parts += [pixel_norm(self.embed(one)) for one in labels]
         x = torch.cat(parts, 1)
         for number in range(self.layers):
             x = self.get_submodule(f"fc{number}")(x)

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 from genlib.config import Config, limited, tunable
 from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
+from genlib.models.adversarial.base.resolutions import sides
 from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.generator import Generator
 from genlib.models.adversarial.stylegan.mapping import Mapping
-from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2, sides
+from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2
 from genlib.models.adversarial.stylegan.synthesis3 import AliasFree, Synthesis3
 from genlib.types import DataSpec
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal
 
@@ -16,33 +15,15 @@ from torch import Tensor, nn
 
 from genlib.functional.resampling import conv_upsampled, low_pass, upsampled
 from genlib.models.adversarial.base.equalized import GAIN, EqualizedLinear, activated
+from genlib.models.adversarial.base.resolutions import CLAMP, SMALLEST, channels_of, precision, sides
 
-SMALLEST, TINY = 4, 1e-8
-"""Pixels a side of the first block; added to the square of a length."""
-CLAMP = 256.0
-"""Largest size of an activation in low precision, as in the published code."""
+TINY = 1e-8
+"""Added to the square of a length."""
 _FEW_CHANNELS, _MANY_PIXELS = 32, 32
 """Up to and from which convolutions run faster with weights of each sample's own than with its inputs scaled."""
 
 Noise = Literal["const", "none"] | Sequence[Tensor]
 """What is added at every layer: what it keeps, nothing, or a plane (B, 1, side, side) a layer."""
-
-
-def sides(image_size: int) -> list[int]:
-    """Pixels a side of each block, 4 to image_size. ValueError where that is no power of two of at least 8."""
-    count = round(math.log2(image_size)) if image_size > 0 else 0
-    if count < 3 or 2**count != image_size:
-        below = 2 ** max(3, int(math.log2(max(image_size, 8))))
-        raise ValueError(
-            f"image_size {image_size} is no power of two from 8 on, as StyleGAN needs; use {below} or {2 * below} with --data.image-size, to which "
-            "images are scaled"
-        )
-    return [2**power for power in range(2, count + 1)]
-
-
-def channels_of(side: int, base: int, most: int) -> int:
-    """Channels of a block: `base` over its side, at most `most`."""
-    return max(1, min(base // side, most))
 
 
 def modulated_conv(x: Tensor, weight: Tensor, style: Tensor, kernel: Tensor | None, *, gain: float, demodulate: bool) -> Tensor:
@@ -148,11 +129,6 @@ class Block(nn.Module):
             x = self.conv1(x, next(styles), next(noise))
             part = self.torgb(x, next(styles)).float()
         return x, part if image is None else upsampled(image, self.resample_filter) + part  # type: ignore[arg-type]
-
-
-def precision(device: str, *, low: bool) -> AbstractContextManager:
-    """bf16 inside if it is `low`; else as outside."""
-    return torch.autocast(device, torch.bfloat16) if low else nullcontext()
 
 
 class Synthesis2(nn.Module):

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from genlib.config import Config, limited
 from genlib.functional.filters import decimated, interpolated, kaiser_low_pass, radial_low_pass
 from genlib.models.adversarial.base.equalized import GAIN, SLOPE, EqualizedLinear
-from genlib.models.adversarial.stylegan.synthesis2 import CLAMP, TINY, Noise, precision, sides
+from genlib.models.adversarial.base.resolutions import CLAMP, precision, sides
+from genlib.models.adversarial.stylegan.synthesis2 import TINY, Noise
 from genlib.nn.step_sum import StepSum, taken
 
 OUTPUT_SCALE = 0.25

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from genlib.models.adversarial.base.resolutions import sides
 from genlib.models.adversarial.stylegan import synthesis2
 from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.generator import Generator
 from genlib.models.adversarial.stylegan.mapping import Mapping
-from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2, modulated_conv, sides
+from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2, modulated_conv
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -108,7 +109,7 @@ def test_bf16_is_of_the_largest_resolutions_alone_and_clamped() -> None:
 
 @pytest.mark.parametrize("side", [4, 12, 100, 0])
 def test_a_size_that_is_no_power_of_two_is_refused_with_the_two_beside_it(side: int) -> None:
-    with pytest.raises(ValueError, match="is no power of two from 8 on, as StyleGAN needs; use "):
+    with pytest.raises(ValueError, match="is no power of two from 8 on, as StyleGAN and ProGAN need; use "):
         sides(side)
 
 
