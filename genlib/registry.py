@@ -42,6 +42,8 @@ RECIPES: dict[str, str] = {
     "pca": "genlib.models.autoencoders.autoencoder:pca",
     "pix2pix": "genlib.models.translation.pix2pix:pix2pix",
     "pix2pix_256": "genlib.models.translation.pix2pix:pix2pix_256",
+    "progan": "genlib.models.adversarial.progan:progan",
+    "progan_1024": "genlib.models.adversarial.progan:progan_1024",
     "r3gan": "genlib.models.adversarial.stylegan.recipes:r3gan",
     "rbm": "genlib.models.energy.rbm:rbm",
     "rbm_gaussian": "genlib.models.energy.gaussian_rbm:rbm_gaussian",

@@ -182,6 +182,14 @@ class Task(nn.Module):
         Called on every rank; what it sets must depend on the source and the torch seed alone and live in the state dict.
         """
 
+    @property
+    def grows(self) -> bool:
+        """Whether later steps will take more than those now, as more layers come to be used."""
+        return False
+
+    def grow_up(self) -> None:
+        """Lets all layers be used from now on: for who plans a run, which has to hold its largest steps."""
+
     def player(self, name: str) -> nn.Module:
         """The sub-module of that name."""
         return self.get_submodule(name)

@@ -207,7 +207,9 @@ class Training:
         return distributed.broadcast_object(identity(self.task, self.stage, self.source.spec) if distributed.rank() == 0 else "")
 
     def counted_flops(self) -> float | None:
-        """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted."""
+        """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted, or become more."""
+        if self.task.grows:
+            return None
         try:
             return flops_per_sample(FakeTask.of(self.task), max(1, self.micro_batch // distributed.world_size()), self.config.precision)
         except ValueError:

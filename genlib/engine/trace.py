@@ -65,12 +65,13 @@ class PassTrace:
 
 
 class FakeTask:
-    """A task on fake tensors, from `build`; ValueError in a sentence where it cannot be traced."""
+    """A task on fake tensors, from `build`, with all layers in use; ValueError in a sentence where it cannot be traced."""
 
     def __init__(self, build: Callable[[], Task]) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self._faked():
             self.task = build().train()
+            self.task.grow_up()
         self.players = Players(self.task)
 
     @classmethod

@@ -99,9 +99,9 @@ def wasserstein_generator(fake: Tensor) -> Tensor:
 
 
 def gradient_norm(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Euclidean norm (B,) of the gradient of each score with respect to its own sample x (B, ...), to be differentiated again.
+    """Euclidean norm (B,) of the gradient of all scores' sum with respect to each sample x (B, ...), to be differentiated again.
 
-    A row's score must depend on that row alone, so the critic may hold no batch normalisation.
+    It is that of a row's own score where a score depends on its row alone, so the critic may hold no batch normalisation.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()

@@ -63,11 +63,11 @@ class Wasserstein(TwoPlayers):
             return wasserstein_generator(self.generator_logits(batch, step)), {}
         real, fake, *scores = self.discriminator_logits(batch, step)
         loss = wasserstein_critic(*scores)
-        held, metrics = self.critic_loss(real, fake, batch, step)
+        held, metrics = self.critic_loss(real, fake, scores[0], batch, step)
         return loss + held, {"wasserstein": -loss * self.scale, **metrics}
 
-    def critic_loss(self, real: Tensor, fake: Tensor, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        """What the critic lowers beside (B,), given data and fakes (B, ...); and values to log."""
+    def critic_loss(self, real: Tensor, fake: Tensor, on_real: Tensor, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """What the critic lowers beside (B,), given data and fakes (B, ...) and its scores of data (B, 1); and values to log."""
         return real.new_zeros(len(real)), {}
 
     def joint_evaluation(self, batch: Batch) -> Metrics:

@@ -108,9 +108,9 @@ class WGANGP(LatentArithmetic, Wasserstein):
         self.game = game
         check_no_batch_norm(self.discriminator)
 
-    def critic_loss(self, real: Tensor, fake: Tensor, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+    def critic_loss(self, real: Tensor, fake: Tensor, on_real: Tensor, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         share, condition = random.uniform(batch["position"], seed=step.seed, stream="interpolates"), self.condition(batch)[1]
-        norm = gradient_norm(lambda x: self.discriminator(x, None, *condition), interpolates(real, fake, share))
+        norm = gradient_norm(lambda x: self.discriminator(x, batch["valid"], *condition), interpolates(real, fake, share))
         return self.game.penalty * gradient_penalty(norm), {"gradient_norm": norm}
 
 

@@ -1,4 +1,4 @@
-"""The end of a discriminator of many resolutions, at 4 pixels (Karras et al. 2018, arXiv:1710.10196, table 2): how unlike its samples are joins there."""
+"""The end of a discriminator, at 4 pixels (Karras et al. 2018, arXiv:1710.10196, table 2), where it is told how unlike samples are."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
 from genlib.distributed import all_gather
 from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wasserstein
+from genlib.models.adversarial.base.epilogue import Epilogue
 from genlib.models.base.health import PLAYERS, Health, course_values, diagnosis, follow, variety
 from genlib.nn.batch_norm import batch_norms
 from genlib.nn.minibatch_discrimination import MinibatchDiscrimination
@@ -88,6 +89,8 @@ class TwoPlayers(Task):
         effects = ["batch normalisation takes its mean and variance over each micro-batch alone"] if batch_norms(self) else []
         if any(isinstance(module, MinibatchDiscrimination) for module in self.modules()):
             effects.append("minibatch discrimination compares the samples of each micro-batch alone")
+        if (group := max((module.group for module in self.modules() if isinstance(module, Epilogue)), default=1)) > 1:
+            effects.append(f"groups of {group} samples, whose spread the discriminator is told, are of one micro-batch each")
         self.accumulation_effect = ", and ".join(effects)
         self.register_buffer("centre", torch.full((1 if self.shape.is_image else self.shape.size,), 0.5))
         self.register_buffer("scale", torch.full((1,), 0.5))
@@ -143,9 +146,13 @@ class TwoPlayers(Task):
         """(B, noise_size), keyed by position."""
         return random.normal(batch["position"], (self.noise_size,), seed=seed, stream=f"latents of the {stream}")
 
+    def begin(self, batch: Batch, step: Step) -> None:
+        """Notes, at the discriminator's phase, where training stands."""
+        self.progress.fill_(step.progress)
+
     def discriminator_logits(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(real, fake, logits of real, logits of fake) of the discriminator's phase; logits are (B, 1), and the two batches are normalised apart."""
-        self.progress.fill_(step.progress)
+        self.begin(batch, step)
         valid, real, (to_generator, condition) = batch["valid"], self.real(batch), self.condition(batch)
         with torch.no_grad():
             fake = self.generator(self.noise(batch, step.seed, "discriminator"), valid, *to_generator)

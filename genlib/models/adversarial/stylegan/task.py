@@ -100,10 +100,6 @@ class StyleGAN(TwoPlayers):
         if game.path_weight:
             found.append(Phase(name="path", player="generator", every=game.path_every, loss_weight=game.path_every))
         self.phases = tuple(found)
-        if networks.stddev_group > 1:
-            self.accumulation_effect = (
-                f"groups of {networks.stddev_group} samples, whose spread the discriminator is told, are of one micro-batch each"
-            )
         self.register_buffer("path_mean", torch.zeros(1))
         self.augment = AugmentStrength(target=game.augment_target, speed_samples=game.augment_images) if game.augment == "ada" else None
 
@@ -111,8 +107,8 @@ class StyleGAN(TwoPlayers):
         return getattr(self, f"{phase}_loss")(batch, step)
 
     def discriminator_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
-        """Data from fakes."""
-        self.progress.fill_(step.progress)
+        """Data from fakes; with a penalty of every step also that."""
+        self.begin(batch, step)
         with torch.no_grad():
             fake = self.fakes(batch, step, "discriminator")
         real, fake = self.logits(self.seen(batch, step), batch, step, "real"), self.logits(fake, batch, step, "fake")
