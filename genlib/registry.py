@@ -56,6 +56,8 @@ RECIPES: dict[str, str] = {
     "simclr": "genlib.models.representation.simclr:simclr",
     "som": "genlib.models.maps.som:som",
     "som_tsp": "genlib.models.maps.som:som_tsp",
+    "stylegan1": "genlib.models.adversarial.stylegan.recipes:stylegan1",
+    "stylegan1_1024": "genlib.models.adversarial.stylegan.recipes:stylegan1_1024",
     "stylegan2": "genlib.models.adversarial.stylegan.recipes:stylegan2",
     "stylegan2_1024": "genlib.models.adversarial.stylegan.recipes:stylegan2_1024",
     "stylegan2_256": "genlib.models.adversarial.stylegan.recipes:stylegan2_256",

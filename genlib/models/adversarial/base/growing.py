@@ -1,9 +1,9 @@
-"""Networks that grow (Karras et al. 2018, arXiv:1710.10196, section 2): both players start at few pixels, and one resolution after the other fades in.
+"""Networks that grow (Karras et al. 2018, arXiv:1710.10196, section 2): both players start at few pixels, and one resolution after another fades in.
 
-Images between the players have their full size all the time, as in the published code: a generator that has not grown so far repeats its pixels, and
-a discriminator takes means of them. So losses, penalties, scores and actions know nothing of growth. How far it has come follows the samples that
-were seen, a number that checkpoints hold: a resumed run goes on where it was, also while a resolution fades in. Layers that are not there yet have
-no gradient and stay as they are; the published code besides forgets the optimizers' state where a resolution begins and where it is there.
+Images between the players have their full size all the time, as in the published code: a generator that has not grown so far repeats its pixels,
+and a discriminator takes means of them. So losses, penalties, scores and actions know nothing of growth. How far it has come follows the samples
+that were seen, a number that checkpoints hold: a resumed run goes on where it was, also while a resolution fades in. Layers that are not there yet
+have no gradient and stay as they are; the published code besides forgets the optimizers' state where a resolution begins and where it is there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Growth(nn.Module):
         super().__init__()
         known, first = sides(image_size), growing.first_size or image_size
         if first not in known:
-            raise ValueError(f"first_size {first} is none of the sizes {', '.join(map(str, known))} of images of {image_size} pixels; use one of them")
+            raise ValueError(
+                f"first_size {first} is none of the sizes {', '.join(map(str, known))} of images of {image_size} pixels; use one of them"
+            )
         self.growing, self.sides = growing, known[known.index(first) :]
         self.register_buffer("samples", torch.tensor([0]))
         self.register_buffer("fresh", torch.zeros(1), persistent=False)

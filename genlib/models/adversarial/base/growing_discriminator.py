@@ -1,4 +1,4 @@
-"""The discriminator of ProGAN and StyleGAN 1 (Karras et al. 2018, arXiv:1710.10196, table 2): a resolution a block, from the newest down to 4 pixels."""
+"""The discriminator of ProGAN and StyleGAN 1 (Karras et al. 2018, arXiv:1710.10196, table 2): a block a resolution, from the newest to 4 pixels."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Both networks as folders of their own: safetensors with the published names of weights, and a config.json with the published settings.
 
+StyleGAN 1 was published in TensorFlow alone; its weights have names like StyleGAN2's, and how far it has grown is among them.
+
 Training code that NVIDIA published keeps generators in pickles, which may run code when they are read; a state dict of one as safetensors is
 taken here key by key.
 """
@@ -23,6 +25,11 @@ PLAYERS, STEM = ("generator", "discriminator"), "model"
 """Folders, by the names of the networks, and the weights' file in each."""
 PREFIXES = ("G_ema.", "generator.", "g_ema.")
 """That stand before a generator's weights where a file holds other networks too."""
+CLASSES = {
+    "stylegan1": "training.networks_stylegan.G_style",
+    "stylegan2": "training.networks_stylegan2.Generator",
+    "stylegan3": "training.networks_stylegan3.Generator",
+}
 FIXED = (".resample_filter",)
 """Buffers that follow from the settings."""
 
@@ -35,15 +42,15 @@ def settings(task: StyleGAN, player: str = "generator") -> dict[str, Any]:
     if player == "discriminator":
         return {**same, **sizes, "epilogue_kwargs": {"mbstd_group_size": network.stddev_group, "mbstd_num_channels": int(network.stddev_group > 1)}}
     return {
-        **same, "z_dim": network.latent_dim, "w_dim": network.style_dim, "mapping_kwargs": {"num_layers": network.mapping_layers},
+        **same, "class_name": CLASSES[network.synthesis], "z_dim": network.latent_dim, "w_dim": network.style_dim, "mapping_kwargs": {"num_layers": network.mapping_layers},
         "synthesis_kwargs": {**sizes, **synthesis_settings(task)},
     }  # fmt: skip
 
 
 def synthesis_settings(task: StyleGAN) -> dict[str, Any]:
-    """Those that StyleGAN2's synthesis network has alone, or StyleGAN3's."""
+    """Those that the synthesis network of StyleGAN 1 and 2 has alone, or StyleGAN3's."""
     network, design = task.networks, task.networks.alias_free
-    if network.synthesis == "stylegan2":
+    if network.synthesis != "stylegan3":
         return {"use_noise": network.layer_noise}
     return {
         "num_layers": design.num_layers, "num_critical": design.num_critical, "first_cutoff": design.first_cutoff,
@@ -60,7 +67,7 @@ def export(task: StyleGAN, folder: Path) -> None:
         where.mkdir(parents=True, exist_ok=True)
         (where / "config.json").write_text(json_text(settings(task, player), indent=2) + "\n")
         state = {name: value.detach().cpu().contiguous() for name, value in task.player(player).state_dict().items()}
-        state = {name: value.view(()) if name.endswith(".noise_strength") else value for name, value in state.items()}
+        state = {name: value.view(()) if name.endswith(".noise_strength") and value.numel() == 1 else value for name, value in state.items()}
         path = where / f"{STEM}.safetensors"
         save_file(state, path, metadata={"format": "pt"})
         path.chmod(0o644)  # safetensors writes for the owner alone

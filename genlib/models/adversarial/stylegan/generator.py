@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from genlib.models.adversarial.base.growing import Growth
 from genlib.models.adversarial.stylegan.mapping import Mapping
+from genlib.models.adversarial.stylegan.synthesis1 import Synthesis1
 from genlib.models.adversarial.stylegan.synthesis2 import Noise, Synthesis2
 from genlib.models.adversarial.stylegan.synthesis3 import Synthesis3
 
@@ -15,9 +17,14 @@ from genlib.models.adversarial.stylegan.synthesis3 import Synthesis3
 class Generator(nn.Module):
     """noise (B, latent_dim), maybe one-hot labels (B, classes) -> images (B, channels, side, side) float32, of about [-1, 1]."""
 
-    def __init__(self, mapping: Mapping, synthesis: Synthesis2 | Synthesis3) -> None:
+    def __init__(self, mapping: Mapping, synthesis: Synthesis1 | Synthesis2 | Synthesis3) -> None:
         super().__init__()
         self.mapping, self.synthesis = mapping, synthesis
+
+    @property
+    def growth(self) -> Growth | None:
+        """How far it has grown; None of what never does."""
+        return self.synthesis.growth if isinstance(self.synthesis, Synthesis1) else None
 
     def forward(self, noise: Tensor, valid: Tensor | None = None, *labels: Tensor) -> Tensor:
         """See the class. It looks at each row alone, so it does not ask which are `valid`; layers' noise is what they keep."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from genlib.config import DataConfig, OptimConfig, TrainConfig
+from genlib.models.adversarial.base.growing import Growing
 from genlib.models.adversarial.stylegan.labelled import LabelledStyleGANConfig
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.synthesis3 import AliasFree
@@ -42,6 +43,36 @@ def smoke(kind: type[StyleGANConfig], game: StyleGame, **network_changes: Any) -
     network = StyleNetworks(latent_dim=8, style_dim=8, mapping_layers=2, channel_base=64, channel_max=8, stddev_group=8, **network_changes)
     train = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4)
     return (Stage(task=kind(network=network, game=game), data=DataConfig(train="digits", image_size=16), train=trained(game, train)),)
+
+
+def stylegan1() -> Recipe:
+    """Icons of 32 x 32 pixels by the first StyleGAN (Karras et al. 2019, arXiv:1812.04948), from 8 x 8 on.
+
+    `python jobs/stylegan_train.py --recipe stylegan1`. Not yet trained to its end here.
+    """
+    game = StyleGame(gamma=10.0, mirror=True, path_weight=0.0, style_mixing=0.0)
+    growing = Growing(first_size=8, stable_samples=8_000, fade_samples=8_000)
+    network = StyleNetworks(**SMALL, synthesis="stylegan1", growing=growing)
+    train = TrainConfig(steps=2500, global_batch=32, ema_halflife_samples=4000, checkpoint_every_steps=250)
+    stage = Stage(task=StyleGANConfig(network=network, game=game), data=DataConfig(train="icons", image_size=32), train=trained(game, train))
+    small = StyleGame(path_weight=0.0, penalty_every=1)
+    tiny = Growing(stable_samples=16, fade_samples=24)
+    return Recipe(stages=(stage,), smoke=smoke(StyleGANConfig, small, synthesis="stylegan1", growing=tiny))
+
+
+def stylegan1_1024() -> Recipe:
+    """Images of 1,024 x 1,024 pixels by the first StyleGAN, 26,218,088 and 23,085,201 parameters, for GPUs; not yet trained here.
+
+    `python jobs/stylegan_train.py --recipe stylegan1_1024 --workers 8 --data.train 'shards/{00000..00099}.tar' --judge inception.safetensors`.
+    Configuration F. The published networks besides have layers to and from images of 4 x 4 pixels, which are never used: 26,219,627 and 23,087,249.
+    One batch size and one learning rate for all resolutions, where the published code has larger batches below 64 pixels and rates of 0.001 to 0.003.
+    """
+    game = StyleGame(gamma=10.0, penalty_every=1, path_weight=0.0, mirror=True)
+    train = TrainConfig(steps=781_250, global_batch=32, ema_halflife_samples=10_000, checkpoint_every_steps=5000)
+    optim = replace(ADAM, learning_rate=2e-3)
+    task = StyleGANConfig(network=StyleNetworks(synthesis="stylegan1"), game=game)
+    stage = Stage(task=task, data=DataConfig(image_size=1024), train=trained(game, train, optim))
+    return Recipe(stages=(stage,), smoke=stylegan1().smoke)
 
 
 def stylegan2() -> Recipe:

@@ -8,10 +8,14 @@ from typing import ClassVar, Literal
 from genlib.config import Config, limited, tunable
 from genlib.data.transforms.plain import PlainTransform
 from genlib.data.transforms.vectors import VectorShape
+from genlib.functional.resampling import BINOMIAL
+from genlib.models.adversarial.base.growing import Growing, Growth
+from genlib.models.adversarial.base.growing_discriminator import GrowingDiscriminator
 from genlib.models.adversarial.base.resolutions import sides
 from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.generator import Generator
 from genlib.models.adversarial.stylegan.mapping import Mapping
+from genlib.models.adversarial.stylegan.synthesis1 import Synthesis1
 from genlib.models.adversarial.stylegan.synthesis2 import Synthesis2
 from genlib.models.adversarial.stylegan.synthesis3 import AliasFree, Synthesis3
 from genlib.types import DataSpec
@@ -37,12 +41,15 @@ class StyleNetworks(Config):
     """Channels of a resolution times its side; 32,768 in the paper, 16,384 for its 256 pixels."""
     channel_max: int = limited(512, at_least=1)
     """Most channels of any resolution."""
-    synthesis: Literal["stylegan2", "stylegan3"] = "stylegan2"
-    """From styles to images: stylegan3 lets no layer alias, so that what it draws moves as a whole; then two mapping layers are usual."""
+    synthesis: Literal["stylegan1", "stylegan2", "stylegan3"] = "stylegan2"
+    """From styles to images: stylegan1 normalises each layer's maps and grows, against a discriminator that grows; stylegan3 lets no layer alias, so
+    that what it draws moves as a whole; then two mapping layers are usual."""
+    growing: Growing = field(default_factory=lambda: Growing(first_size=8, stable_samples=600_000, fade_samples=600_000))
+    """When stylegan1 adds resolutions, as it stands as in the paper."""
     alias_free: AliasFree = field(default_factory=AliasFree)
     """The design of stylegan3's layers: as it stands configuration T."""
     layer_noise: bool = True
-    """Whether stylegan2's layers add noise. Without, nothing but the style makes images differ, which short runs learn from faster."""
+    """Whether layers add noise, of stylegan1 and 2. Without, nothing but the style makes images differ, which short runs learn from faster."""
     stddev_group: int = limited(4, at_least=1)
     """Samples whose standard deviation the discriminator is told; 1 is without."""
     bf16_resolutions: int = limited(0, at_least=0)
@@ -55,23 +62,32 @@ class StyleNetworks(Config):
             )
         shape = VectorShape.of(data, self.image_size)
         sides(shape.image_size)
+        if self.synthesis == "stylegan1":
+            self.growth(shape)
         return shape
+
+    def growth(self, shape: VectorShape) -> Growth:
+        """Of stylegan1 before the first step."""
+        return Growth(self.growing, shape.image_size)
 
     def transform(self, shape: VectorShape) -> PlainTransform:
         return PlainTransform(shape.image_size)
 
     def generator(self, shape: VectorShape, condition: int = 0) -> Generator:
         mapping = Mapping(self.latent_dim, self.style_dim, self.mapping_layers, condition)
-        sizes = (shape.image_size, shape.sides[0], self.style_dim, self.channel_base, self.channel_max, self.bf16_resolutions)
-        return Generator(
-            mapping, Synthesis2(*sizes, noise=self.layer_noise) if self.synthesis == "stylegan2" else Synthesis3(*sizes, self.alias_free)
-        )
+        sizes = (shape.sides[0], self.style_dim, self.channel_base, self.channel_max, self.bf16_resolutions)
+        if self.synthesis == "stylegan1":
+            return Generator(mapping, Synthesis1(self.growth(shape), *sizes, noise=self.layer_noise))
+        if self.synthesis == "stylegan2":
+            return Generator(mapping, Synthesis2(shape.image_size, *sizes, noise=self.layer_noise))
+        return Generator(mapping, Synthesis3(shape.image_size, *sizes, self.alias_free))
 
-    def discriminator(self, shape: VectorShape, condition: int = 0) -> StyleDiscriminator:
-        return StyleDiscriminator(
-            shape.image_size, shape.sides[0], self.channel_base, self.channel_max,
-            classes=condition, low=self.bf16_resolutions, group=self.stddev_group,
-        )  # fmt: skip
+    def discriminator(self, shape: VectorShape, condition: int = 0) -> StyleDiscriminator | GrowingDiscriminator:
+        sizes = (shape.sides[0], self.channel_base, self.channel_max)
+        kind = {"classes": condition, "low": self.bf16_resolutions, "group": self.stddev_group}
+        if self.synthesis == "stylegan1":
+            return GrowingDiscriminator(self.growth(shape), *sizes, taps=BINOMIAL, **kind)
+        return StyleDiscriminator(shape.image_size, *sizes, **kind)
 
 
 AugmentChanges = Literal["blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"]

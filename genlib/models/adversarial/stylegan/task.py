@@ -1,7 +1,8 @@
-"""StyleGAN2 (Karras et al. 2020, arXiv:1912.04958), and the game of R3GAN (Huang et al. 2024, arXiv:2501.05441) with the same networks.
+"""StyleGAN 1 to 3 (Karras et al. 2020, arXiv:1912.04958), and the game of R3GAN (Huang et al. 2024, arXiv:2501.05441) with the same networks.
 
 Beside the two players' own phases are two that come at every k-th step alone, with k times the weight: the discriminator's gradient at data is
 kept small (R1), and a step of a fixed size in the space of styles is to change an image by a fixed amount wherever it is taken (path length).
+A penalty of every step, as StyleGAN 1 and R3GAN have it, is part of the discriminator's own phase.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from genlib.config import TaskConfig
 from genlib.functional.adaptive_augment import PRESETS, augmented
 from genlib.functional.adversarial import non_saturating_discriminator, non_saturating_generator, relativistic, squared_gradient
 from genlib.functional.diff_augment import diff_augmented
-from genlib.models.adversarial.base.players import TwoPlayers
+from genlib.models.adversarial.base.growing import GrowingPlayers
+from genlib.models.adversarial.base.growing_discriminator import GrowingDiscriminator
 from genlib.models.adversarial.stylegan.discriminator import StyleDiscriminator
 from genlib.models.adversarial.stylegan.generator import Generator
 from genlib.models.adversarial.stylegan.projection import projected
@@ -72,15 +74,15 @@ class StyleGANConfig(TaskConfig):
         return StyleGAN(self.network, self.game, self.health, data)
 
 
-class StyleGAN(TwoPlayers):
+class StyleGAN(GrowingPlayers):
     """The task."""
 
     networks: StyleNetworks
     generator: Generator
-    discriminator: StyleDiscriminator
+    discriminator: StyleDiscriminator | GrowingDiscriminator
     averaged = ("generator",)
     companions = replace(
-        TwoPlayers.companions,
+        GrowingPlayers.companions,
         assess="genlib.models.adversarial.stylegan.assess:assess",
         export="genlib.models.adversarial.stylegan.files:export",
         load_pretrained="genlib.models.adversarial.stylegan.files:load_pretrained",
@@ -94,7 +96,7 @@ class StyleGAN(TwoPlayers):
         self.game, self.seen_styles, self.seen_paths = game, StepSum(networks.style_dim), StepSum()
         own, every = {phase.name: phase for phase in self.phases}, game.penalty_every
         found = [own["discriminator"]]
-        if game.gamma:
+        if game.gamma and every > 1:
             found.append(Phase(name="penalty", player="discriminator", every=every, loss_weight=every))
         found.append(own["generator"])
         if game.path_weight:
@@ -115,8 +117,13 @@ class StyleGAN(TwoPlayers):
         if self.augment:
             self.augment.observe(real, batch["valid"])
         loss = relativistic(real, fake) if self.game.loss == "relativistic" else non_saturating_discriminator(real, fake)
-        values = {"real_accuracy": (real[:, 0] > 0).float(), "fake_accuracy": (fake[:, 0] < 0).float()}
-        return loss, {**values, "augment": self.augment.strength.clone()} if self.augment else values
+        values = {"real_accuracy": (real[:, 0] > 0).float(), "fake_accuracy": (fake[:, 0] < 0).float(), **self.growth_values()}
+        if self.augment:
+            values["augment"] = self.augment.strength.clone()
+        if self.game.gamma and self.game.penalty_every == 1:
+            penalty, found = self.penalty_loss(batch, step)
+            return loss + penalty, {**values, **found}
+        return loss, values
 
     def generator_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """Fakes to pass for data."""
@@ -207,7 +214,8 @@ class StyleGAN(TwoPlayers):
         return list(self.generator.planes(numbers))
 
     def after_step(self, step: Step) -> None:
-        """The running means of styles, of path lengths and of signals, and how strongly is augmented."""
+        """The running means of styles, of path lengths and of signals, how strongly is augmented, and how far networks have grown."""
+        super().after_step(step)
         w_avg, (styles, paths) = self.generator.mapping.w_avg, taken(self.seen_styles, self.seen_paths)
         w_avg.copy_(moved(w_avg, *styles, W_DECAY))
         self.path_mean.copy_(moved(self.path_mean, *paths, PATH_DECAY))
