@@ -48,9 +48,8 @@ class Growth(nn.Module):
         super().__init__()
         known, first = sides(image_size), growing.first_size or image_size
         if first not in known:
-            raise ValueError(
-                f"first_size {first} is none of the sizes {', '.join(map(str, known))} of images of {image_size} pixels; use one of them"
-            )
+            names = ", ".join(map(str, known))
+            raise ValueError(f"growing.first_size {first} is no size on the way to images of {image_size} pixels; use one of {names}, or 0")
         self.growing, self.sides = growing, known[known.index(first) :]
         self.register_buffer("samples", torch.tensor([0]))
         self.register_buffer("fresh", torch.zeros(1), persistent=False)

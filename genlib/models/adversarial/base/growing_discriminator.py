@@ -76,6 +76,7 @@ class GrowingDiscriminator(nn.Module):
 
     def halved(self, x: Tensor, side: int) -> Tensor:
         """Those of half the size."""
+        x = x if side in self.low else x.float()  # behind a block that computes in bf16
         with precision(x.device.type, low=side in self.low):
             return self.get_submodule(f"b{side}")(x)
 

@@ -32,6 +32,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
+        x = x if self.low else x.float()  # behind a block that computes in bf16
         with precision(x.device.type, low=self.low):
             if self.fromrgb is not None:
                 x = self.fromrgb(x)

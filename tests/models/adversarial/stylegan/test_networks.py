@@ -107,6 +107,16 @@ def test_bf16_is_of_the_largest_resolutions_alone_and_clamped() -> None:
     assert low.drawn(ws * 1e4, "const").isfinite().all()
 
 
+def test_a_discriminator_whose_largest_resolutions_are_bf16_gives_the_same_but_for_rounding() -> None:
+    torch.manual_seed(0)
+    plain, low = StyleDiscriminator(32, 1, 256, 16), StyleDiscriminator(32, 1, 256, 16, low=1)
+    low.load_state_dict(plain.state_dict())
+    images = torch.randn(4, 1, 32, 32)
+    logits = low(images)
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - plain(images)).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("side", [4, 12, 100, 0])
 def test_a_size_that_is_no_power_of_two_is_refused_with_the_two_beside_it(side: int) -> None:
     with pytest.raises(ValueError, match="is no power of two from 8 on, as StyleGAN and ProGAN need; use "):
