@@ -95,8 +95,9 @@ class Synthesis1(nn.Module):
         super().__init__()
         self.growth, self.style_dim, self.noise = growth, style_dim, noise
         self.sides, width, inputs = sides(growth.sides[-1]), partial(channels_of, base=base, most=most), 0
+        self.low = {side for side in self.sides if side * 2**low > self.sides[-1]}
         for side in self.sides:
-            self.add_module(f"b{side}", AdaptedBlock(inputs, width(side), style_dim, side, noise=noise, low=side * 2**low > self.sides[-1]))
+            self.add_module(f"b{side}", AdaptedBlock(inputs, width(side), style_dim, side, noise=noise, low=side in self.low))
             inputs = width(side)
         for side in growth.sides:
             self.add_module(f"torgb{side}", EqualizedConv(width(side), channels, 1))
@@ -123,16 +124,17 @@ class Synthesis1(nn.Module):
 
     def drawn(self, ws: Tensor, noise: Noise, side: int, share: float) -> Tensor:
         """Images (B, channels, side, side) of which the newest resolution has such a share."""
-        x = before = None
+        maps: list[Tensor] = []
         for number, block in enumerate(self.get_submodule(f"b{one}") for one in self.sides if one <= side):
             at = slice(2 * number, 2 * number + 2)
-            before, x = x, block(x, ws[:, at], self._planes(block, noise, at))  # type: ignore[arg-type]
-        image = self.image_of(x, side)
-        return image if share == 1 else faded(doubled(self.image_of(before, side // 2)), image, share)
+            maps = [*maps[-1:], block(maps[-1] if maps else None, ws[:, at], self._planes(block, noise, at))]  # type: ignore[arg-type]
+        image = self.image_of(maps[-1], side)
+        return image if share == 1 else faded(doubled(self.image_of(maps[-2], side // 2)), image, share)
 
-    def image_of(self, x: Tensor | None, side: int) -> Tensor:
+    def image_of(self, x: Tensor, side: int) -> Tensor:
         """(B, channels, side, side) float32 of that resolution's features."""
-        return self.get_submodule(f"torgb{side}")(x).float()
+        with precision(x.device.type, low=side in self.low):
+            return self.get_submodule(f"torgb{side}")(x).float()
 
     def _planes(self, block: AdaptedBlock, noise: Noise, at: slice) -> Sequence[Tensor | None]:
         if isinstance(noise, str):
