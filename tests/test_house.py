@@ -59,7 +59,8 @@ def test_configurations_stay_where_checkpoints_name_them() -> None:
     kinds = {f"{type(stage.task).__module__}:{type(stage.task).__qualname__}".removeprefix("genlib.models.") for stage in stages}
     assert kinds >= {
         *("adversarial.acgan:ACGANConfig", "adversarial.cgan:ConditionalGANConfig", "adversarial.dcgan:DCGANConfig", "adversarial.gan:GANConfig"),
-        *("adversarial.infogan:ConvInfoGANConfig", "adversarial.infogan:InfoGANConfig", "adversarial.text_gan:TextGANConfig"),
+        *("adversarial.infogan:ConvInfoGANConfig", "adversarial.infogan:InfoGANConfig", "adversarial.progan:ProGANConfig"),
+        *("adversarial.stylegan.labelled:LabelledStyleGANConfig", "adversarial.stylegan.task:StyleGANConfig", "adversarial.text_gan:TextGANConfig"),
         *("adversarial.wgan:WGANConfig", "adversarial.wgan_gp:DenseWGANGPConfig", "adversarial.wgan_gp:WGANGPConfig"),
         *("autoencoders.autoencoder:AutoencoderConfig", "autoencoders.kl:AutoencoderKLConfig", "autoencoders.vq:AutoencoderVQConfig"),
         *("diffusion.ddpm:ClassDDPMConfig", "diffusion.ddpm:DDPMConfig", "diffusion.inpainting:InpaintingConfig"),

@@ -10,7 +10,7 @@ is told how unlike the samples of a group are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar
 
@@ -178,16 +178,18 @@ ADAM = OptimConfig(name="adam", learning_rate=1e-3, beta1=0.0, beta2=0.99)
 def progan() -> Recipe:
     """Icons of 32 x 32 pixels, from 4 x 4 on.
 
-    `python jobs/train.py progan`.
+    `python jobs/train.py progan`. WHAT IT REACHED
     """
-    growing = Growing(stable_samples=8_000, fade_samples=8_000)
-    network = ProNetworks(latent_dim=128, channel_base=1024, channel_max=128, growing=growing)
-    optim = OptimConfig(name="adam", learning_rate=2e-3, beta1=0.0, beta2=0.99)
-    train = TrainConfig(steps=3000, global_batch=32, optim=optim, ema_halflife_samples=4000, evaluate_every_steps=500)
+    growing = Growing(stable_samples=6_000, fade_samples=6_000)
+    network = ProNetworks(latent_dim=128, channel_base=512, channel_max=128, growing=growing)
+    optim = replace(ADAM, learning_rate=2e-3)
+    train = TrainConfig(
+        steps=4000, global_batch=16, optim=optim, players={"discriminator": optim}, ema_halflife_samples=4000, evaluate_every_steps=1000
+    )  # fmt: skip
     data = DataConfig(train="icons", image_size=32)
     small = Growing(stable_samples=16, fade_samples=24)
     tiny = ProNetworks(latent_dim=8, channel_base=64, channel_max=8, stddev_group=8, growing=small)
-    short = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=ADAM)
+    short = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=ADAM, players={"discriminator": ADAM})
     return Recipe(
         stages=(Stage(task=ProGANConfig(network=network), data=data, train=train),),
         smoke=(Stage(task=ProGANConfig(network=tiny), data=DataConfig(train="digits", image_size=16), train=short),),
