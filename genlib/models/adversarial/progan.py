@@ -189,7 +189,7 @@ def progan() -> Recipe:
     data = DataConfig(train="icons", image_size=32)
     small = Growing(stable_samples=16, fade_samples=24)
     tiny = ProNetworks(latent_dim=8, channel_base=64, channel_max=8, stddev_group=8, growing=small)
-    short = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=ADAM, players={"discriminator": ADAM})
+    short = TrainConfig(steps=8, global_batch=16, checkpoint_every_steps=4, optim=ADAM)
     return Recipe(
         stages=(Stage(task=ProGANConfig(network=network), data=data, train=train),),
         smoke=(Stage(task=ProGANConfig(network=tiny), data=DataConfig(train="digits", image_size=16), train=short),),
