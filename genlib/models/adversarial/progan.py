@@ -24,9 +24,9 @@ from genlib.functional.resampling import BOX
 from genlib.models.adversarial.base.equalized import GAIN, EqualizedConv, EqualizedLinear, activated, pixel_norm
 from genlib.models.adversarial.base.growing import Growing, GrowingPlayers, Growth, doubled, faded
 from genlib.models.adversarial.base.growing_discriminator import GrowingDiscriminator
-from genlib.models.base.health import Health
 from genlib.models.adversarial.base.resolutions import SMALLEST, channels_of, sides
 from genlib.models.adversarial.wgan_gp import WGANGP, Penalised
+from genlib.models.base.health import Health
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Metrics, Step

@@ -15,9 +15,9 @@ from torch import Tensor
 from genlib import checkpoint, registry
 from genlib.models.adversarial.base.growing import Growing, Growth, doubled
 from genlib.models.adversarial.base.growing_discriminator import GrowingDiscriminator
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.progan import ProGAN, ProNetworks
 from genlib.models.adversarial.stylegan.settings import StyleNetworks
+from genlib.models.base.health import Health
 from genlib.types import DataSpec
 from tests.models.stages import train_stage
 from tests.processes import run_ranks

@@ -13,8 +13,8 @@ from genlib.engine.prefetcher import with_weight
 from genlib.functional.adversarial import gradient_norm, interpolates
 from genlib.models.adversarial.base.equalized import GAIN, EqualizedConv, EqualizedLinear, pixel_norm
 from genlib.models.adversarial.base.growing import Growing, doubled
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.progan import Drifting, ProGAN, ProGANConfig, ProNetworks
+from genlib.models.base.health import Health
 from genlib.types import Batch, DataSpec, Step
 from jobs.command_line import Command, RunOptions
 from jobs.plan import planned

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.config import Config, limited
-from genlib.distributed import mean_over_ranks, world_size
 from genlib.models.adversarial.base.players import TwoPlayers
 from genlib.models.adversarial.base.resolutions import sides
+from genlib.nn.step_sum import StepSum, taken
 from genlib.types import Batch, Metrics, Step
 
 
@@ -41,8 +41,6 @@ class Growth(nn.Module):
 
     samples: Tensor
     """(1,) int64: seen in training."""
-    fresh: Tensor
-    """(1,): seen by this rank since `settle`."""
 
     def __init__(self, growing: Growing, image_size: int) -> None:
         super().__init__()
@@ -52,7 +50,7 @@ class Growth(nn.Module):
             raise ValueError(f"growing.first_size {first} is no size on the way to images of {image_size} pixels; use one of {names}, or 0")
         self.growing, self.sides = growing, known[known.index(first) :]
         self.register_buffer("samples", torch.tensor([0]))
-        self.register_buffer("fresh", torch.zeros(1), persistent=False)
+        self.fresh = StepSum()
 
     @property
     def place(self) -> tuple[int, float]:
@@ -73,13 +71,13 @@ class Growth(nn.Module):
 
     def observe(self, valid: Tensor) -> None:
         """Notes the samples of a micro-batch that count, of which valid (B,) is true."""
-        self.fresh += valid.sum()
+        self.fresh.add(valid, valid)
 
     @torch.no_grad()
     def settle(self) -> None:
         """After a step, on all ranks: what they saw becomes one."""
-        self.samples += (mean_over_ranks(self.fresh) * world_size()).round().long()
-        self.fresh.zero_()
+        ((_, count),) = taken(self.fresh)
+        self.samples += count.round().long()
 
     def whole(self, image: Tensor) -> Tensor:
         """An image (B, C, side, side) of any resolution in the full size, its pixels repeated."""

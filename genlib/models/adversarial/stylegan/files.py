@@ -42,7 +42,8 @@ def settings(task: StyleGAN, player: str = "generator") -> dict[str, Any]:
     if player == "discriminator":
         return {**same, **sizes, "epilogue_kwargs": {"mbstd_group_size": network.stddev_group, "mbstd_num_channels": int(network.stddev_group > 1)}}
     return {
-        **same, "class_name": CLASSES[network.synthesis], "z_dim": network.latent_dim, "w_dim": network.style_dim, "mapping_kwargs": {"num_layers": network.mapping_layers},
+        **same, "class_name": CLASSES[network.synthesis], "z_dim": network.latent_dim, "w_dim": network.style_dim,
+        "mapping_kwargs": {"num_layers": network.mapping_layers},
         "synthesis_kwargs": {**sizes, **synthesis_settings(task)},
     }  # fmt: skip
 

@@ -14,13 +14,13 @@ from genlib.engine.prefetcher import with_weight
 from genlib.functional.resampling import conv_upsampled, low_pass
 from genlib.models.adversarial.base.equalized import EqualizedConv
 from genlib.models.adversarial.base.growing import Growing, doubled
-from genlib.models.adversarial.base.health import Health
 from genlib.models.adversarial.stylegan.labelled import LabelledStyleGAN
 from genlib.models.adversarial.stylegan.motion import generator_equivariance
 from genlib.models.adversarial.stylegan.projection import distance, nearest_styles
 from genlib.models.adversarial.stylegan.settings import StyleGame, StyleNetworks
 from genlib.models.adversarial.stylegan.synthesis1 import AdaIN, AdaptedLayer
 from genlib.models.adversarial.stylegan.task import StyleGAN, StyleGANConfig
+from genlib.models.base.health import Health
 from genlib.types import DataSpec, Step
 from tests.models.stages import built_on_meta
 
