@@ -48,9 +48,9 @@ def smoke(kind: type[StyleGANConfig], game: StyleGame, **network_changes: Any) -
 def stylegan1() -> Recipe:
     """Clothes of 32 x 32 pixels by the first StyleGAN (Karras et al. 2019, arXiv:1812.04948), from 8 x 8 on.
 
-    `python jobs/stylegan_train.py --recipe stylegan1`. After 41,600 images, in 280 CPU-seconds, most pictures are outlines of tops, bags and shoes, with
-    little on them; all ten classes, sliced Wasserstein distance of patches 0.062, coverage 0.28. On icons without noise, at a penalty of 10, most
-    share one layout, and by the SimCLR that gives `progan` a FID of 0.70 it reached 1.43 after 72,000 images.
+    `python jobs/stylegan_train.py --recipe stylegan1`. After 41,600 images, in 280 CPU-seconds, most pictures are outlines of tops, bags and shoes,
+    with little on them; all ten classes, sliced Wasserstein distance of patches 0.062, coverage 0.28. On icons without noise, at a penalty of 10,
+    most share one layout, and by the SimCLR that gives `progan` a FID of 0.70 it reached 1.43 after 72,000 images.
     """
     game = StyleGame(gamma=2.0, mirror=True, path_weight=0.0, style_mixing=0.0)
     growing = Growing(first_size=8, stable_samples=4_000, fade_samples=4_000)
