@@ -1,6 +1,6 @@
 """What to search for in a StyleGAN 1.
 
-Gamma, the weight of R1, and both learning rates as for `stylegan2`, and for the same reasons; the published run holds gamma at 10 for 1,024 pixels and
+Gamma, the weight of R1, and both learning rates as for `stylegan2`, for the same reasons; the published run holds gamma at 10 for 1,024 pixels and
 takes rates from 1e-3 to 3e-3 as resolution grows. How long a resolution is trained before the next one fades in, and how long it fades, is time: too
 short, and detail is learnt on a layout that is not there yet; too long, and none is left for the last. Whether layers add noise: small networks vary
 little in layout without.
