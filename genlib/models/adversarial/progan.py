@@ -25,7 +25,7 @@ from genlib.models.adversarial.base.equalized import GAIN, EqualizedConv, Equali
 from genlib.models.adversarial.base.growing import Growing, GrowingPlayers, Growth, doubled, faded
 from genlib.models.adversarial.base.growing_discriminator import GrowingDiscriminator
 from genlib.models.adversarial.base.resolutions import SMALLEST, channels_of, sides
-from genlib.models.adversarial.wgan_gp import WGANGP, Penalised
+from genlib.models.adversarial.wgan_gp import NO_ZERO3, WGANGP, Penalised
 from genlib.models.base.health import Health
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
@@ -152,6 +152,7 @@ class ProGANConfig(TaskConfig):
     """When a run is given up."""
 
     fields: ClassVar[tuple[str, ...]] = ("image",)
+    zero3_refusal: ClassVar[str] = NO_ZERO3
 
     def check_data(self, data: DataSpec) -> None:
         self.network.shape(data)
