@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     judge = Path(own.judge) if own.judge else run / JUDGE
     if not own.judge:
         train.check_start(asked, run)  # what the StyleGAN cannot do is refused before a judge is trained
+        train.check_draws(asked.stages[-1].task)
         with tempfile.TemporaryDirectory() as unused:
             train.spec_of_data(asked.stages[-1], Path(unused), train.few)
         if code := train.main(judge_command(judge, asked.stages[-1].data, asked.options)):

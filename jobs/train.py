@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from cluster.connect import connected, is_this_machine
 from cluster.preflight import check_cluster_fits, node_resources
 from cluster.signals import ends_well, keeps
 from genlib.checkpoint import Manifest, checkpoints, read_manifest
-from genlib.config import to_json
+from genlib.config import TaskConfig, to_json
 from genlib.engine.same_run import check_same_run
 from genlib.engine.trackers import check_trackers_installed
 from genlib.json_text import json_text
@@ -205,11 +205,20 @@ def check_start(command: Command, run: Path) -> None:
         if not is_this_machine():
             continue
         check_trackers_installed(train.trackers)
+        if command.options.score_features and stage is command.stages[-1]:
+            check_draws(stage.task)
         if missing := next((where for where in command.options.score_features if not Path(where).exists()), None):
             raise ValueError(f"score_features names {missing}, which does not exist; name a run of a classifier or CLIP, or Inception's safetensors")
         begins = not checkpoints(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
         if begins and train.start_from and not Path(train.start_from).is_dir():
             raise ValueError(f"train.start_from is {train.start_from!r}, which is no folder; name a run or a checkpoint")
+
+
+def check_draws(config: TaskConfig) -> None:
+    """ValueError where the task makes no pictures that could be scored."""
+    kind = get_type_hints(type(config).build)["return"]
+    if not any(action.name == "generate" for action in kind.actions()):
+        raise ValueError(f"{kind.__name__} makes no pictures that could be scored while it trains; take a generative recipe, see --list")
 
 
 def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, float], retries: int, callbacks: Sequence[UserCallback] = ()) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import ray
@@ -19,6 +19,7 @@ from genlib.engine.fit import fit
 from genlib.engine.listener import Listener
 from genlib.engine.report import Row
 from genlib.recipe import Stage
+from genlib.task import Task
 from jobs import stylegan_train, train
 from jobs.evaluations import evaluations
 from jobs.scoring import Scorer, Scoring
@@ -175,6 +176,19 @@ def test_what_a_stylegan_cannot_do_is_refused_before_a_judge_is_trained(
     with pytest.raises(ValueError, match=sentence):
         stylegan_train.main(["--data.train", "digits", "--data.image-size", "16", word, value, "--run-dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_what_makes_no_pictures_is_refused_before_a_judge_is_trained(tmp_path: Path, judge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "connected", lambda: pytest.fail("Ray starts"))
+    with pytest.raises(ValueError, match="CLIP makes no pictures that could be scored while it trains"):
+        stylegan_train.main(["--recipe", "clip_tiny", "--smoke", "--run-dir", str(tmp_path / "run")])
+    words = ["simclr", "--smoke", "--run-dir", str(tmp_path / "plain"), "--score-features", str(judge)]
+    with pytest.raises(ValueError, match="SimCLR makes no pictures"):
+        train.main(words)
+    for recipe in registry.RECIPES:
+        kind = get_type_hints(type(registry.load(recipe).smoke[-1].task).build)["return"]
+        assert issubclass(kind, Task), recipe
+        assert kind is not Task, f"{recipe} does not say what it builds"
 
 
 def test_the_judge_is_trained_on_the_same_images_by_as_many_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
