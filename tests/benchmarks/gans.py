@@ -6,7 +6,8 @@
 
 Needs Debian's dataset-fashion-mnist. The judge is the recipe `classifier` on the same set: FID and recall compare 5,000 samples with the 10,000
 held-out images in its features, coverage counts the classes that it finds in at least a hundredth of the samples. The learning rate is that of
-the recipe throughout. Growing players grow by images seen, as their recipe says. One JSON line a recipe, then the table for RESULTS.md.
+the recipe throughout. Growing players grow by images seen, as their recipe says. One JSON line a recipe, its FID over StyleGAN2's, then the table
+for RESULTS.md.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -34,9 +36,10 @@ from genlib.metrics.generative import Measurement, generated
 from genlib.recipe import Stage
 from genlib.types import DataSource
 from jobs.picture_scores import score_pictures
+from tests.benchmarks.measure import report
 
 SET, SIDE, SECONDS, SAMPLES, REAL, LEAST_SHARE = "fashion_mnist", 32, 300.0, 5000, 10_000, 0.01
-JUDGE_STEPS, FOREVER = 400, 10**6
+JUDGE_STEPS, FOREVER, BASE = 400, 10**6, "stylegan2"
 RECIPES = (
     "gan", "gan_minimax", "wgan", "dcgan", "wgan_gp", "infogan_digits", "cgan", "acgan", "progan", "stylegan1", "stylegan2", "stylegan2_labelled",
     "stylegan3_t", "r3gan",
@@ -129,10 +132,13 @@ def main() -> None:
         network = options.judge or judge(Path(name) / "judge")
         for recipe in options.recipes:
             results.append(result(recipe, options.seconds, Path(name) / recipe, network))
-            print(json.dumps(results[-1]), flush=True)
+            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
             if options.samples:
                 options.samples.mkdir(parents=True, exist_ok=True)
                 shutil.copy(Path(name) / recipe / "scores" / "samples.png", options.samples / f"{recipe}.png")
+    base = next((row for row in results if row["recipe"] == BASE), results[0])
+    for row in results:
+        report(f"FID of {row['recipe']} over {base['recipe']}'s", [row["fid"] / base["fid"]], must=None, **row)
     print(table(results))
 
 
