@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
+# a process that dies ends the run: pytest-xdist, which would replace it, waits for its share of a group for ever then
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: help clip sdxl stylegan serve test test-all check bench
 .DEFAULT_GOAL := help
@@ -26,17 +28,17 @@ serve: $(READY)  ## serve what was trained under runs/ at http://127.0.0.1:8000,
 	GENLIB_RUNS=$(CURDIR)/runs $(BIN)/python -m serve $(ARGS)
 
 test: $(READY)  ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(TWO) $(ARGS)
 
 test-all: $(READY)  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest $(TWO) $(ARGS)
 
 check: $(READY)  ## format, lint, types, import contract, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow and not ray" -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not ray" $(TWO) $(ARGS)
 
 bench: $(READY)  ## every benchmark, then a table of ratios to the peers
 	$(BIN)/python -m tests.benchmarks $(ARGS)
