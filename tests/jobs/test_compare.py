@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,13 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(made: Path,
         compare.make([runs[0], by_class], tmp_path / "out", 4, 0, "?")
     with pytest.raises(ValueError, match="holds a comparison"):
         compare.make(runs, made, 4, 0, "?")
+    renamed = shutil.copytree(by_class, tmp_path / "renamed")
+    for path in renamed.glob("checkpoints/step_*"):
+        manifest = checkpoint.read_manifest(path)
+        spec = replace(manifest.blueprint.spec, class_names=tuple(f"another {name}" for name in manifest.blueprint.spec.class_names))
+        checkpoint.write_manifest(path, replace(manifest, blueprint=replace(manifest.blueprint, spec=spec)))
+    with pytest.raises(ValueError, match="classes of other names"):
+        compare.make([by_class, renamed], tmp_path / "out", 4, 0, "?")
     both = compare.make([by_class, by_class], tmp_path / "classes", 6, 0, "?")
     pairs = shown(tmp_path / "classes" / "page.html")["pairs"]
     assert all(np.array_equal(pixels(pair["left"]), pixels(pair["right"])) for pair in pairs)

@@ -45,7 +45,7 @@ class StyleNetworks(Config):
     """From styles to images: stylegan1 normalises each layer's maps and grows, against a discriminator that grows; stylegan3 lets no layer alias, so
     that what it draws moves as a whole; then two mapping layers are usual."""
     growing: Growing = field(default_factory=lambda: Growing(first_size=8, stable_samples=600_000, fade_samples=600_000))
-    """When stylegan1 adds resolutions, as it stands as in the paper."""
+    """When stylegan1 adds resolutions; by default as in the paper."""
     alias_free: AliasFree = field(default_factory=AliasFree)
     """The design of stylegan3's layers: as it stands configuration T."""
     layer_noise: bool = True
