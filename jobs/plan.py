@@ -65,11 +65,13 @@ def assumed_spec(stage: Stage) -> tuple[DataSpec, str]:
     from genlib.data.builtin.catalog import BUILTIN
     from genlib.data.source import open_source
 
+    size, step = stage.data.image_size, stage.data.bucket_step
     if stage.data.train in BUILTIN:
-        with suppress(ValueError, OSError):
-            return open_source(stage.data).spec, f"the built-in set {stage.data.train}"
-    size = stage.data.image_size
-    names, step = tuple(map(str, range(1000))), stage.data.bucket_step
+        own_size = BUILTIN[stage.data.train][1]
+        with suppress(ValueError, OSError):  # at its own size: drawing it anew at a large one takes minutes, and a plan needs none of the pictures
+            spec = open_source(replace(stage.data, image_size=own_size, bucket_step=0)).spec
+            return replace(spec, image_size=spec.image_size and (size or spec.image_size), bucket_step=step), f"the built-in set {stage.data.train}"
+    names = tuple(map(str, range(1000)))
     spec = DataSpec(image_size=size, class_names=names, has_captions=True, num_samples=1_000_000, bucket_step=step)
     return spec, f"assumed to be {f'{size} px' if size else 'of many sizes'}, 3 channels, with captions and 1,000 classes"
 

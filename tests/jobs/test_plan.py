@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,15 @@ def test_says_which_data_it_assumes() -> None:
     (stage,) = registry.load("clip_vit_b32").smoke
     unknown = replace(stage, data=replace(stage.data, train=""))
     assert "data: assumed to be 32 px, 3 channels, with captions" in planned(Command("clip_vit_b32", (unknown,), RunOptions()))
+
+
+def test_a_built_in_set_is_not_drawn_anew_at_the_size_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENLIB_CACHE", str(tmp_path))
+    small, large = (planned(parse(["dcgan", "--smoke", "--plan", "--data.train", "digits", "--data.image_size", size])) for size in ("16", "64"))
+    assert "data: the built-in set digits" in small
+    assert [path.name for path in tmp_path.glob("digits-*px-*/")] == [next(tmp_path.glob("digits-8px-*/")).name]
+    assert [int(re.search(r"([\d,]+) parameters", text)[1].replace(",", "")) for text in (small, large)] != [0, 0]
+    assert small != large
 
 
 def test_too_large_a_batch_is_split() -> None:
