@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from genlib.data.builtin.catalog import prepared
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = "tests/jobs/run_toy.py"
 
 
 def start(*words: str, runs: Path, script: str = SCRIPT, **environment: str) -> subprocess.Popen:
-    """`python SCRIPT WORDS` with runs in that folder."""
+    """`python SCRIPT WORDS` with runs in that folder. The toys' data are there by then: what makes a set says so on stderr."""
+    prepared("digits")
     return subprocess.Popen(
         [sys.executable, script, *words], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "GENLIB_RUNS": str(runs), **environment},
