@@ -1,7 +1,7 @@
 """Makes, checks and shows data sets of WebDataset shards.
 
 python jobs/prepare_data.py folder photos --out data/photos --size 512 --validation-share 0.01
-python jobs/prepare_data.py table pairs.csv --out data/pairs --image-column path --caption-column text
+python jobs/prepare_data.py table pairs.csv --out data/pairs
 python jobs/prepare_data.py huggingface owner/name --out data/name --caption-column text
 python jobs/prepare_data.py pairs facades --out data/facades
 python jobs/prepare_data.py domains horse2zebra --out data/horse2zebra
@@ -96,19 +96,23 @@ def zip_of_images(where: Path, labels: FolderLabels, others: tuple) -> Conversio
 def table(
     where: tyro.conf.Positional[Path],
     output: To,
-    image_column: str,
-    caption_column: str = "",
-    label_column: str = "",
+    image_column: str = AUTO,
+    caption_column: str = AUTO,
+    label_column: str = AUTO,
     mask_column: str = AUTO,
 ) -> None:
     """Images whose paths a table lists: .csv, .tsv, .json, .jsonl or .parquet. Paths are relative to the table.
 
+    Columns of a table without header are 1, 2, and so on.
+
     Args:
         where: The table.
         output: What to write.
-        image_column: Name of the column with the paths.
-        caption_column: Name of the column with the captions: texts, or lists of them, of which training draws one at each visit.
-        label_column: Name of the column with the labels: numbers from 0, or names of classes; -1 and NaN are missing.
+        image_column: Name of the column with the paths; auto: one that is called path, file_name, image, ..., or holds such.
+        caption_column: Name of the column with the captions: texts, or lists of them, of which training draws one at each visit; auto: one that
+            is called text, caption, prompt, title, ...; none: no captions.
+        label_column: Name of the column with the labels: numbers from 0, or names of classes; -1 and NaN are missing; auto: one that is called
+            label, class, category, ...; none: no labels.
         mask_column: Name of the column with the paths of masks; auto: one that is called mask, segmentation, ... and holds such; none: no masks.
     """
     print(convert("table", open_table(where, image_column, caption_column, label_column, mask_column), output))
@@ -179,7 +183,9 @@ def icons(out: Path, size: int = icon_fonts.DEFAULT_SIZE, families: tuple[str, .
     Args:
         out: Folder for the shards, train-*.tar and validation-*.tar, and for contact_sheet.png.
         size: Pixels a side.
-        families: Font families for training, or 'font.ttf:charmap.json'; by default Material Design 6, Phosphor and Remix.
+        families: Font families for training, of codicon, elusiveicons, fontawesome5-brands, fontawesome5-regular, fontawesome5-solid,
+            fontawesome6-brands, fontawesome6-regular, fontawesome6-solid, materialdesignicons5, materialdesignicons6, phosphor and remixicon, or
+            'font.ttf:charmap.json'; by default Material Design 6, Phosphor and Remix.
         held_out: Families for validation; by default Font Awesome 6 solid, and none where `families` is given.
     """
     _check_size(size)

@@ -8,11 +8,12 @@ from shlex import quote
 
 from PIL import Image
 
+from genlib.data.importers.columns import TableColumns
 from genlib.data.importers.convert import ConversionInput
 from genlib.data.importers.folder import open_folder
-from genlib.data.importers.image_files import IMAGES
+from genlib.data.importers.image_files import AUTO, IMAGES
 from genlib.data.importers.pairs import pictures_below, sides_below
-from genlib.data.importers.table import TABLES, columns_of
+from genlib.data.importers.table import TABLES, columns_in, columns_of
 from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import COMPRESSED
 
@@ -99,14 +100,16 @@ def _kind(path: Path, source: ConversionInput) -> str:
 
 def _table(path: Path) -> Iterator[str]:
     columns = columns_of(path)
-    yield _line("layout", f"a table with the columns {', '.join(columns)}")
-    image = next((name for name in columns if name.lower() in ("image", "path", "file", "file_name", "filename", "filepath", "image_path")), "COLUMN")
-    text = next((name for name in columns if name.lower() in ("text", "caption", "captions", "prompt", "title")), "")
-    label = next((name for name in columns if name.lower() in ("label", "class")), "")
-    more = f"{f' --caption-column {quote(text)}' if text else ''}{f' --label-column {quote(label)}' if label else ''}"
-    yield _line("command", f"{_COMMAND} table {quote(str(path))} --out OUT --image-column {quote(image)}{more}")
-    if image == "COLUMN" and any(name.lower() == "url" for name in columns):
-        yield _line("note", "its images are URLs: fetch them with img2dataset, whose shards are read as they are")
+    unnamed = all(map(str.isdecimal, columns))
+    yield _line("layout", f"a table without header, of {len(columns)} columns" if unnamed else f"a table with the columns {', '.join(columns)}")
+    try:
+        found = columns_in(path, TableColumns(AUTO, AUTO, AUTO))
+    except ValueError as error:
+        yield _line("note", str(error))
+        return
+    named = (("image", found.image), ("caption", found.caption), ("label", found.label))
+    options = "".join(f" --{what}-column {quote(name)}" for what, name in named if name)
+    yield _line("command", f"{_COMMAND} table {quote(str(path))} --out OUT{options}")
 
 
 def _zip(path: Path) -> Iterator[str]:

@@ -159,7 +159,7 @@ def test_a_quote_that_is_not_closed_swallows_no_rows(folder: Path) -> None:
             "none of its first lines is a JSON object, as lines of .jsonl are; write a list of objects as .json",
         ),
         ('{"filepath": "a.png"}'.encode("utf-16"), "is UTF-16; write it as UTF-8: `iconv"),
-        (b"", "has no column 'filepath'"),
+        (b"", "has no rows"),
     ],
 )
 def test_lines_that_are_no_json_are_refused_in_a_sentence(folder: Path, content: bytes, said: str) -> None:

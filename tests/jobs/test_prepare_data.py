@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genlib.data.builtin import icons as icon_fonts
 from genlib.data.shards.writer import png
 from jobs.prepare_data import main
 from tests.data.shards import pair, write_set, write_tar
@@ -102,3 +103,14 @@ def test_wrong_values_get_one_sentence(arguments: list[str], sentence: str, caps
     assert sentence in error
     assert error.count("\n") == 1
     assert not Path("never-made").exists()
+
+
+def test_the_help_of_icons_names_all_families(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="There are ") as error:
+        icon_fonts.family("?")
+    families = str(error.value).partition("There are ")[2].partition(";")[0].split(", ")
+    assert len(families) > 10
+    with pytest.raises(SystemExit):
+        main(["icons", "--help"])
+    helped = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert [name for name in families if name not in helped] == []

@@ -19,11 +19,12 @@ from genlib.config import nearest
 from genlib.data.codecs.captions import has_caption
 from genlib.data.codecs.decode import LIMIT_BYTES, BadSample, decode_json
 from genlib.data.codecs.encode import SkippedSample, file_bytes
+from genlib.data.importers.columns import CAPTION_COLUMNS
 from genlib.data.importers.convert import ConversionInput, RawSample
 from genlib.data.importers.folder_files import FilesFound, FolderMasks, is_json, walk
 from genlib.data.importers.image_files import IMAGES
 from genlib.data.importers.labels import in_words, numbered
-from genlib.data.importers.metadata import CAPTION_COLUMNS, MetadataRow, read_metadata
+from genlib.data.importers.metadata import MetadataRow, read_metadata
 from genlib.data.importers.table import caption_cell
 from genlib.data.split_names import split_named
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from genlib.data.codecs.captions import has_caption, is_missing
 from genlib.data.codecs.decode import BadSample
+from genlib.data.importers.columns import CAPTION_COLUMNS
 from genlib.data.importers.image_files import AUTO, mask_columns, why_no_paths
 from genlib.data.importers.labels import label_text
 from genlib.data.importers.table import below, caption_cell, columns_of, table_reader
@@ -23,7 +24,6 @@ from genlib.files import read_regular
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "dataset.json")
 _JSON_BYTES = 1 << 30
-CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "description")
 _LABEL = "label"
 
 

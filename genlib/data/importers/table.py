@@ -9,8 +9,8 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BufferedReader, TextIOWrapper
 from itertools import chain, islice
@@ -20,6 +20,7 @@ from typing import IO, Any, AnyStr
 from genlib.config import nearest
 from genlib.data.codecs.captions import captions_of, is_missing
 from genlib.data.codecs.decode import BadSample
+from genlib.data.importers.columns import TableColumns, found_columns, is_header
 from genlib.data.importers.convert import ConversionInput, RawSample
 from genlib.data.importers.image_files import AUTO, NONE, mask_columns, mask_words, why_no_paths
 from genlib.data.importers.labels import in_words, label_text, numbered
@@ -47,28 +48,18 @@ class TableRow:
     mask: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TableColumns:
-    """Names of a table's columns; empty where there is none."""
-
-    image: str
-    caption: str = ""
-    label: str = ""
-    mask: str = ""
-
-    def names(self) -> list[str]:
-        """Those that there are."""
-        return [name for name in (self.image, self.caption, self.label, self.mask) if name]
-
-
-def open_table(path: Path, image: str, caption: str = "", label: str = "", mask: str = AUTO) -> ConversionInput:
+def open_table(path: Path, image: str = AUTO, caption: str = AUTO, label: str = AUTO, mask: str = AUTO) -> ConversionInput:
     """The rows of a table, in order, with the names of its columns. ValueError where the table or a column is not there.
 
-    A caption is a text or a list of texts. For labels see `genlib.data.importers.labels`. Masks are paths, too; `auto` takes a column that is
-    called like them and holds such (`genlib.data.importers.image_files`), `none` no column.
+    `auto` takes the column of a usual name (`genlib.data.importers.columns`), `none` and "" no column. A caption is a text or a list of texts.
+    For labels see `genlib.data.importers.labels`. Masks are paths, too; `auto` takes a column that is called like them and holds such
+    (`genlib.data.importers.image_files`).
     """
     before = _state(path)
-    columns = TableColumns(image, caption, label, _mask_column(path, mask, TableColumns(image, caption, label)))
+    columns = columns_in(path, TableColumns(image, caption, label, mask))
+    by_itself = {what for what, asked in (("captions", caption), ("labels", label)) if asked == AUTO}
+    image, caption, label = columns.image, columns.caption, columns.label
+    columns = replace(columns, mask=_mask_column(path, mask, replace(columns, mask="")))
     rows = partial(_rows, path.absolute().parent, table_reader(path, caption), columns)
     count, lists, texts = _scan(rows(), label)
     if not count:
@@ -100,11 +91,40 @@ def open_table(path: Path, image: str, caption: str = "", label: str = "", mask:
         total=count,
         facts={"name": path.stem, **({"class_names": names} if names else {})},
         said={
-            "captions": f"column {caption!r}{', lists' if lists else ''}" if caption else "none",
-            "labels": in_words(labels, names, f"column {label!r}") if label else "none",
+            "images": f"column {image!r}",
+            "captions": f"column {caption!r}{', lists' if lists else ''}" if caption else _none("caption", by_itself, path),
+            "labels": in_words(labels, names, f"column {label!r}") if label else _none("label", by_itself, path),
             **mask_words(columns.mask, mask),
         },
     )
+
+
+def columns_in(path: Path, asked: TableColumns) -> TableColumns:
+    """What a table's columns are, see `found_columns`. ValueError where one that is asked for is not there."""
+    there = columns_of(path)
+    if not there:
+        raise ValueError(f"{path} has no rows")
+    _check_columns(path, [name for name in asked.names() if name not in (AUTO, NONE)], there)
+    return found_columns(path, asked, there, _first_rows(path))
+
+
+def _none(what: str, by_itself: Collection[str], path: Path) -> str:
+    """That there is no such column, and where it was looked for the way to name one."""
+    if f"{what}s" not in by_itself:
+        return "none"
+    return f"none (no column has a usual name; --{what}-column names one of {', '.join(columns_of(path))})"
+
+
+def _first_rows(path: Path) -> list[Mapping[str, Any]]:
+    """The first rows that can be read, without columns of Parquet that hold bytes or structs."""
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        return [cells for cells in islice(table_reader(path)([]), _LOOKED_AT) if not isinstance(cells, str)]
+    from pyarrow import types
+
+    file = _parquet_file(path)
+    bulky = (types.is_struct, types.is_binary, types.is_large_binary)
+    readable = [field.name for field in file.schema_arrow if not any(is_bulky(field.type) for is_bulky in bulky)]
+    return next((batch.to_pylist() for batch in file.iter_batches(batch_size=_LOOKED_AT, columns=readable)), []) if readable else []
 
 
 def _mask_column(path: Path, asked: str, others: TableColumns) -> str:
@@ -243,7 +263,11 @@ def _csv(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Mapping
         reader = csv.DictReader(chain(_lines(file, path, ""), [f"{_END}\n"]), delimiter=delimiter, skipinitialspace=True)
         begins = ends = 0
         try:
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or () if name != _END]
+            first = [name.strip() for name in reader.fieldnames or () if name != _END]
+            reader.fieldnames = first
+            if first and not is_header(first):
+                reader.fieldnames = [str(number) for number in range(1, len(first) + 1)]
+                yield dict(zip(reader.fieldnames, first, strict=True))
             _check_columns(path, columns, reader.fieldnames)
             for cells in reader:
                 if _END in cells.values():
@@ -267,7 +291,7 @@ def _delimiter(file: IO[str], known: str) -> str:
     if said := re.fullmatch(r"sep=(.)", header.strip("\r\n")):
         return said[1]
     file.seek(0)
-    return known or next((sign for sign in ",;\t|" if sign in header), ",")
+    return next((sign for sign in f"{known},;\t|" if sign in header), ",")
 
 
 def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
