@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar, overload
 
@@ -215,6 +215,10 @@ class Task(nn.Module):
         any two of them.
         """
         return ()
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Pieces of the vocabulary, marks included, as which the texts of an action are read; 0 where no vocabulary reads them."""
+        return 0
 
     def preview(self, x0: Tensor) -> Tensor | None:
         """Images (B, C, H, W) in [0, 1] that a sampler's estimate x0 of what comes out stands for; None where it can be shown as none."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import AsyncIterator, Sequence
+from importlib.resources import files as files_of_package
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,14 @@ PROBES = ("/health", "/healthz", "/readyz")
 
 
 def page_files() -> dict[str, Path]:
-    """The page's files by path; open without a key, as a browser fetches them before anyone can type one, and they hold nothing of the server."""
-    files = {f"/page/{path.name}": path for path in sorted(PAGE.glob("*")) if path.suffix in _KINDS and path.name != "index.html"}
-    index = PAGE / "index.html"
-    return {"/": index, **files} if index.is_file() else files
+    """The files of the page and of `/docs` by path.
+
+    They are open without a key, as a browser fetches them before anyone can type one, and they hold nothing of the server.
+    """
+    files = {f"/page/{path.name}": path for path in sorted(PAGE.glob("*")) if path.suffix in _KINDS and path.suffix != ".html"}
+    swagger = files_of_package("fastapi_offline") / "static"
+    files |= {f"/docs/{name}": Path(str(swagger / name)) for name in ("swagger-ui-bundle.js", "swagger-ui.css")}
+    return {"/": PAGE / "index.html", "/docs": PAGE / "docs.html", **files}
 
 
 def build_app(backend: Backend, options: ServeOptions) -> FastAPI:

@@ -48,6 +48,8 @@ class Result:
     """Where the time went: queue, batch, model, encode."""
     batch_size: int = 0
     """Rows of the largest call that it was part of."""
+    tokens: int = 0
+    """As which its texts were read, see `Task.count_tokens`; of numbers alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -194,9 +194,17 @@ class TextTokenizer(nn.Module):
         """(B,) texts -> (B, N) int64, N at most the context length; of a longer text the end is cut, never the end mark."""
         assert self.tokenizer is not None, "the tokenizer was neither trained nor loaded"
         start, end = self.tokenizer.token_to_id(START), self.tokenizer.token_to_id(END)
-        rows = [[start, *self._pieces(text)[: self.context_length - 2], end] for text in texts]
+        rows = [[start, *self._read(text), end] for text in texts]
         width = min(-(-max(map(len, rows)) // 4) * 4, self.context_length)
         return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+    def count(self, texts: Sequence[str]) -> int:
+        """Numbers of all texts together without what fills them up: pieces that fit into the context, and two marks each."""
+        return sum(len(self._read(text)) + 2 for text in texts)
+
+    def _read(self, text: str) -> list[int]:
+        """The pieces that fit between the marks."""
+        return self._pieces(text)[: self.context_length - 2]
 
     def _pieces(self, text: str) -> list[int]:
         """At least those that fit. No piece spans a space, so that words can be remembered: cutting them anew took 200 microseconds a caption,

@@ -68,7 +68,8 @@ def embeddings(work: InferenceRequest, results: list[Result]) -> Answer:
         assert result.numbers is not None
         vectors.update(zip(places, result.numbers.reshape(len(places), -1).astype("<f4"), strict=True))
     rows = [{"object": "embedding", "index": at, "embedding": _vector(vectors[at], work.note["base64"])} for at in sorted(vectors)]
-    return Answer({"object": "list", "model": work.model, "data": rows, "usage": {"prompt_tokens": 0, "total_tokens": 0}})
+    tokens = sum(result.tokens for result in results)
+    return Answer({"object": "list", "model": work.model, "data": rows, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
 
 def classifications(work: InferenceRequest, results: list[Result]) -> Answer:

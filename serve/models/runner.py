@@ -134,7 +134,8 @@ class Runner:
     async def result(self, action: str, taken: dict[str, Any], ticket: PendingRequest, parameters: dict[str, str] | None) -> Result:
         """What an action gives, in the form in which it travels."""
         known, method, loop = self.actions[action], self.methods[action], asyncio.get_running_loop()
-        packing = Packing(ticket, parameters, taken.get(known.named("seeds") or "", ()))
+        tokens = 0 if known.result.picture else self.task.count_tokens(taken.get(known.named("texts") or "", ()))
+        packing = Packing(ticket, parameters, taken.get(known.named("seeds") or "", ()), tokens)
         then = packing.few if known.result.picture else packing.numbers
         if self.steps(action):
             made = await loop.run_in_executor(self.walkers, walked, self.merger, ticket, method, taken, time.perf_counter(), then)
@@ -169,10 +170,11 @@ class Packing:
     ticket: PendingRequest
     parameters: dict[str, str] | None
     seeds: Sequence[int]
+    tokens: int
 
     def numbers(self, made: Tensor) -> Result:
         """Of no pictures."""
-        return Result(numbers=made.numpy(), seconds=self.ticket.seconds, batch_size=self.ticket.batch_size)
+        return Result(numbers=made.numpy(), seconds=self.ticket.seconds, batch_size=self.ticket.batch_size, tokens=self.tokens)
 
     def few(self, pixels: Tensor) -> Result | Tensor:
         """Of pictures that are packed as fast as they could be handed to another thread; others stay what they are."""

@@ -70,7 +70,7 @@ class EmbeddingRow(Shape):
 
 
 class Usage(Shape):
-    """Tokens are not counted here."""
+    """Tokens of the texts, marks included; pictures count for none."""
 
     prompt_tokens: int
     total_tokens: int

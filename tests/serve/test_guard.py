@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import select
 import socket
 import time
@@ -43,6 +44,19 @@ def test_every_route_but_the_page_and_the_probes_refuses_without_the_key(headers
     open_paths = {*PROBES, *page_files()}
     assert open_paths >= {"/healthz", "/readyz"}
     assert {one for one, status in found.items() if status != 401} == {one for one in found if one[1] in open_paths}
+
+
+def test_the_description_of_the_api_needs_nothing_from_elsewhere() -> None:
+    async def parts(client: Client) -> dict[str, tuple[int, str, str]]:
+        page = (await client.get("/docs")).text
+        answers = {path: await client.get(f"/{path}") for path in re.findall(r'(?:src|href)="([^"]+)"', page)}
+        return {path: (answer.status_code, answer.headers["content-type"], answer.text) for path, answer in answers.items()}
+
+    found = ask(Walker(), parts, keys=(KEY,))
+    assert {"docs/swagger-ui-bundle.js", "docs/swagger-ui.css", "page/docs.js"} <= found.keys(), "all addresses are of this server"
+    assert {status for status, _, _ in found.values()} == {200}
+    assert "SwaggerUIBundle" in found["docs/swagger-ui-bundle.js"][2]
+    assert found["docs/swagger-ui.css"][1].startswith("text/css")
 
 
 @pytest.mark.parametrize("headers", [{"Authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}, {"X-API-Key": KEY}])

@@ -74,6 +74,19 @@ def test_embeddings(client: openai.OpenAI) -> None:
     assert np.allclose(answer.data[0].embedding, plain.data[0].embedding, atol=1e-6)
 
 
+def test_usage_counts_the_tokens_of_texts(client: openai.OpenAI, local: ModelPool) -> None:
+    def tokens(*inputs: str) -> int:
+        usage = client.embeddings.create(model="clip_tiny", input=list(inputs)).usage
+        assert usage.prompt_tokens == usage.total_tokens
+        return usage.total_tokens
+
+    one = tokens("a cat")
+    assert one >= 2 + 2, "two words and two marks"
+    assert tokens("a cat", "a cat", uri(png(picture(32)))) == 2 * one
+    assert tokens("cat " * 500) == tokens("cat " * 900), "what is cut off is not read"
+    assert tokens(uri(png(picture(32)))) == 0
+
+
 def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()

@@ -161,6 +161,9 @@ class CLIP(Task):
             image = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         return self.net.embed_image(normalise(image.to(self.device), self.config))
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return self.tokenizer.count(texts)
+
     @action
     @torch.no_grad()
     def embed_text(self, *, text: Texts) -> Features:
