@@ -151,6 +151,7 @@ details { margin: .75rem 0 } summary { cursor: pointer; color: var(--pale) }
 .bars i { display: block; height: .7rem; background: var(--bar); border-radius: 3px; min-width: 2px }
 .bars b { font-weight: normal; text-align: right; font-variant-numeric: tabular-nums }
 @media (max-width: 40rem) {
+  td:first-child, th:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7.5rem } td, th { padding: .3rem .4rem }
   dl { grid-template-columns: 1fr; gap: 0 } dd { margin-bottom: .5rem } .pairs { grid-template-columns: 1fr }
   .bars { grid-template-columns: 1fr max-content } .bars i { grid-column: 1 / -1; grid-row: auto; order: 0 }
 }

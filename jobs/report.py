@@ -126,10 +126,10 @@ def _pictures(runs: Sequence[RunRecord], names: Sequence[str]) -> str:
     for stage in run.stages:
         chosen = _evenly(stage.pictures)
         shown = "".join(page.figure(path, f"after {step:,} steps") for path, step in chosen)
-        of = f" of stage {stage.name}" if len(run.stages) > 1 else ""
+        title = f"While stage {stage.name} trained" if len(run.stages) > 1 else "While it trained"
         kept = f"{len(chosen)} of {len(stage.pictures)} pictures; all are in {stage.folder / 'pictures'}."
         words = page.paragraph(kept if len(chosen) < len(stage.pictures) else "")
-        parts.append(page.section(f"While it trained{of}", *([words, f'<div class="strip" tabindex="0">{shown}</div>'] if shown else [])))
+        parts.append(page.section(title, *([words, f'<div class="strip" tabindex="0">{shown}</div>'] if shown else [])))
     return "".join(parts)
 
 
