@@ -21,7 +21,7 @@ from genlib.engine.encoding import encoded_source, identity
 from genlib.engine.evaluate import evaluate
 from genlib.engine.listener import Listener
 from genlib.engine.optim import learning_rate, schedule_change
-from genlib.engine.pictures import Pictures, drop_after
+from genlib.engine.pictures import RunPictures, drop_after
 from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
 from genlib.engine.same_run import check_same_run, from_weights, is_of_run
@@ -237,7 +237,7 @@ class Training:
 
     def loop(self, prefetcher: Prefetcher, first: int, reported: Callable[[float], Report]) -> Path:
         row, stop_vote, report, since = None, StopVote(self.listener.stop_asked, self.device, first), None, time.perf_counter()
-        pictures = Pictures(self.folder, self.task, self.blueprint, self.source, self.config, self.device)
+        pictures = RunPictures(self.folder, self.task, self.blueprint, self.source, self.config, self.device)
         for index in range(first, self.steps):
             begin, waited = time.perf_counter(), prefetcher.wait_seconds
             micro_batches = list(islice(prefetcher, self.config.accumulation))
@@ -266,7 +266,7 @@ class Training:
                 raise Interrupted(done, self.steps, saved)
         return self.last_save(row)
 
-    def draw(self, pictures: Pictures, done: int, report: Report) -> None:
+    def draw(self, pictures: RunPictures, done: int, report: Report) -> None:
         """A picture of what is learnt so far; all ranks gather the weights as for a checkpoint, rank 0 draws."""
         with self.timeline.timed("picture", done):
             weights = self.strategy.whole_state()

@@ -28,7 +28,7 @@ _PARTS, _SHARE, _FIRST_SECONDS, _MOST_FAILED = 20, 0.05, 20.0, 3
 How often in a row they may fail before no more are tried."""
 
 
-class Pictures:
+class RunPictures:
     """Those of one run, on every rank."""
 
     def __init__(self, folder: Path, task: Task, blueprint: Blueprint, source: DataSource, config: TrainConfig, device: torch.device) -> None:

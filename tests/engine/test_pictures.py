@@ -14,7 +14,7 @@ from PIL import Image
 
 from genlib import checkpoint, distributed
 from genlib.companions import Companions
-from genlib.engine.pictures import Pictures, pictures
+from genlib.engine.pictures import RunPictures, pictures
 from genlib.task import Task
 from genlib.types import DataSource
 from tests.engine.test_resume import STEPS, rewind, rows, stage, train, weights
@@ -118,7 +118,7 @@ def test_left_to_itself_drawing_takes_a_twentieth_of_the_time(tmp_path: Path, mo
     monkeypatch.setattr("genlib.engine.pictures.time.perf_counter", lambda: clock[0])
     one = stage("RBM", steps=400)
     task = one.task.build(ArraySource().spec, {})
-    some = Pictures(tmp_path, task, None, ArraySource(), one.train, CPU)  # type: ignore[arg-type]
+    some = RunPictures(tmp_path, task, None, ArraySource(), one.train, CPU)  # type: ignore[arg-type]
     drawn_at = []
     for done in range(1, 401):
         clock[0] += 0.5
@@ -126,7 +126,7 @@ def test_left_to_itself_drawing_takes_a_twentieth_of_the_time(tmp_path: Path, mo
             drawn_at.append(done)
             some.spent, some.last, clock[0] = some.spent + 2, 2, clock[0] + 2
     assert drawn_at == [40, 160, 240, 320, 400], "after twenty seconds, then a second of drawing for twenty of training"
-    assert not any(Pictures(tmp_path, task, None, ArraySource(), replace(one.train, pictures_every_steps=0), CPU).due(n) for n in (20, 400))  # type: ignore[arg-type]
+    assert not any(RunPictures(tmp_path, task, None, ArraySource(), replace(one.train, pictures_every_steps=0), CPU).due(n) for n in (20, 400))  # type: ignore[arg-type]
 
 
 def train_ranks(folder: Path) -> None:
