@@ -207,7 +207,7 @@ def _goodput(run: RunRecord) -> str:
     rows = [(PARTS[name], seconds / total, f"{seconds / total:.1%}, {duration(seconds)}") for name, seconds in shown.items()]
     launches = sum(line.get("what") == "launch" for line in run.launches)
     times = f", in {launches} launches" if launches > 1 else ""
-    summary = f"{found['steps'] / total:.0%} of {duration(total)} was spent in training steps{times}."
+    summary = f"{found['steps'] / total:.1%} of {duration(total)} was spent in training steps{times}."
     return page.paragraph(summary) + page.bars(rows)
 
 
