@@ -107,7 +107,7 @@ class Tracker:
             self.tracker = self.tracker or self._started(self.waiting[0][0])
             while self.waiting:
                 step, values = self.waiting[0]
-                self._tell(step, values)
+                self._tell(self.tracker, step, values)
                 self.waiting.popleft()
         except Exception as error:  # of any package
             return self._fail(error)
@@ -115,13 +115,13 @@ class Tracker:
             print(f"tracker {self.name} goes on: {f'{self.lost:,} lines are missing' if self.lost else 'no line is missing'}", flush=True)
         self.failing, self.lost = False, 0
 
-    def _tell(self, step: int, values: dict) -> None:
+    def _tell(self, tracker: Any, step: int, values: dict) -> None:
         if (path := values.get(_PICTURE)) is None:
-            return self.tracker.log(values, step=step)
+            return tracker.log(values, step=step)
         if path.exists():
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))[None]
-            self.tracker.log_images({_PICTURE: pixels}, step=step, **_TAKE_PICTURES[self.name])
+            tracker.log_images({_PICTURE: pixels}, step=step, **_TAKE_PICTURES[self.name])
 
     def _fail(self, error: Exception) -> None:
         self.rest_until = time.monotonic() + _REST_SECONDS
