@@ -23,6 +23,9 @@ class Companions:
 
     assess: str = ""
     """assess(task, source, folder) -> dict[str, float]: scores over the held-out split by name, and pictures that show them in `folder`."""
+    sheet: str = ""
+    """sheet(task, source, path) -> None: the one picture, a PNG, that shows what the task has learnt so far, always of the same seeds, prompts or
+    held-out samples, so that those of a run can be looked at one after the other; none where there is nothing to show. `assess` leaves it too."""
     export: str = ""
     """export(task, folder) -> None: writes the formats that the rest of the field loads into `folder`."""
     load_pretrained: str = ""
@@ -41,6 +44,12 @@ def assess(task: Task, source: DataSource, folder: Path) -> dict[str, float]:
     """Final scores over the held-out split, and pictures that show them in `folder`; for one process, with the task in eval mode."""
     name = task.companions.assess
     return resolve(name)(task, source, folder) if name else {}
+
+
+def sheet(task: Task, source: DataSource, path: Path) -> None:
+    """The picture of what the task has learnt, a PNG, where it has one; for one process, with the task in eval mode and without gradients."""
+    if name := task.companions.sheet:
+        resolve(name)(task, source, path)
 
 
 def export(task: Task, folder: Path) -> None:

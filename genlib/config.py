@@ -205,6 +205,9 @@ class TrainConfig(Config):
     """Newest checkpoints kept; older ones are deleted once a newer one is whole."""
     evaluate_every_steps: int = changeable(0, at_least=0)
     """Steps between evaluations on the validation split; 0 is never."""
+    pictures_every_steps: int = changeable(-1, at_least=-1)
+    """Steps between pictures drawn while it trains, of the same seeds, prompts or samples each time; 0 is never. -1 draws at each twentieth of
+    the run, as long as that takes no more than a twentieth of the time."""
     log_every_seconds: float = changeable(5.0, above=0)
     """Seconds between live lines."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = changeable(("tensorboard",))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -9,16 +12,33 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+_alone = 0
+"""The thread to which its process is the only one; 0 is none. No thread-local value, which torch.compile cannot look at."""
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process counts for this thread as the only one: for what one rank does while the others wait in their next collective."""
+    global _alone
+    before, _alone = _alone, threading.get_ident()
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def _is_alone() -> bool:
+    return (_alone != 0 and _alone == threading.get_ident()) or not (dist.is_available() and dist.is_initialized())
 
 
 def world_size() -> int:
     """Number of processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return 1 if _is_alone() else dist.get_world_size()
 
 
 def rank() -> int:
     """This process's number, 0 to world_size() - 1."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return 0 if _is_alone() else dist.get_rank()
 
 
 def barrier() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import re
 import tempfile
@@ -197,3 +199,24 @@ class LineFile:
         with suppress(OSError):
             if before < os.stat(self.path).st_size <= end:
                 os.truncate(self.path, wanted)
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Drops the lines after `step` (it is done again), and a last one that a kill cut off."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if step_of(line) <= step]
+    if kept == lines[: len(kept)] and all(line.endswith(b"\n") for line in kept):  # in place, which takes no room
+        return os.truncate(path, sum(map(len, kept)))
+    draft = path.with_suffix(".partial")
+    draft.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
+    os.replace(draft, path)
+
+
+def step_of(line: str | bytes) -> float:
+    """The step of a line of JSON; infinite where it has none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return math.inf

@@ -14,8 +14,12 @@ from genlib import checkpoint, distributed
 from genlib.types import Batch, DataSource
 
 
-def score_pictures(final: Path, source: DataSource, folder: Path, device: torch.device, options: argparse.Namespace) -> dict[str, float]:
-    """Makes pictures by the checkpoint's action `generate` and measures them, all ranks together; writes samples.png and adds to scores.json."""
+def score_pictures(
+    final: Path, source: DataSource, folder: Path, device: torch.device, options: argparse.Namespace, *, sheet: bool = True
+) -> dict[str, float]:  # fmt: skip
+    """Makes pictures by the checkpoint's action `generate` and measures them, all ranks together; adds to scores.json, and leaves samples.png where
+    a `sheet` is wanted.
+    """
     from genlib.metrics import features, scorecard
     from genlib.metrics.conditions import conditions, sampler_options
     from genlib.metrics.generative import Measurement, measure
@@ -34,10 +38,10 @@ def score_pictures(final: Path, source: DataSource, folder: Path, device: torch.
     if distributed.rank():
         return outcome.metrics()
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [picture.permute(1, 2, 0).numpy() for picture in outcome.pictures]
-    save_contact_sheet(
-        folder / "samples.png", pictures, outcome.captions, title=f"{len(pictures)} of {options.samples:,} pictures by {asked.generator}"
-    )
+    if sheet:
+        pictures = [picture.permute(1, 2, 0).numpy() for picture in outcome.pictures]
+        title = f"{len(pictures)} of {options.samples:,} pictures by {asked.generator}"
+        save_contact_sheet(folder / "samples.png", pictures, outcome.captions, title=title)
     scorecard.add(folder / "scores.json", outcome.cards)
     return outcome.metrics()
 

@@ -4,6 +4,7 @@ runs/clip/
   run.json            recipe and every stage's configuration, written before training
   checkpoints/  metrics.jsonl  tensorboard/        the engine's; under runs/NAME/STAGE/ where a recipe has several stages
   metrics.json        final scores, written last: with it the run is finished
+  pictures/           what it had learnt after so many steps;  timeline.jsonl: what time went to;  launches.jsonl: each start and end
   export/  *.png      what `Task.export` and `Task.assess` made; of several stages the last one's
   log/                what workers wrote to stderr;  error.log: the traceback of what stopped the run
 """
@@ -94,6 +95,15 @@ def only_one(run: Path, name: str = "lock", wait_seconds: float = 0.0) -> Iterat
             yield
         finally:
             _delete_empty(made)
+
+
+def is_running(run: Path) -> bool:
+    """Whether a process holds the run."""
+    try:
+        with open(run / ".lock", "r+") as file:
+            return not _try_lock(file)
+    except OSError:
+        return False
 
 
 def _delete_empty(made: Sequence[Path]) -> None:

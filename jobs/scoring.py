@@ -1,7 +1,7 @@
 """Pictures of a run's checkpoints, scored while it trains: `--score-features NETWORK ... --score-every-images N`.
 
     STAGE/evaluations.jsonl           a line a scored checkpoint: step, kimg, and each score by its network
-    STAGE/pictures/step_00001000/     pictures of it, from the same seeds each time, and scores.json
+    STAGE/scores/step_00001000/       scores.json: how each of them was taken
     STAGE/best                        the checkpoint of the lowest first FID, as a run that everything opens
 
 A checkpoint is scored on a worker apart from those that train, where the cluster has a CPU or GPU that nobody uses; else by those, each its
@@ -27,7 +27,7 @@ from genlib.recipe import Stage
 from genlib.storage import why
 from jobs.evaluations import Evaluations
 
-BEST, WAITING, PICTURES = "best", "scoring", "pictures"
+BEST, WAITING, SCORES = "best", "scoring", "scores"
 """Folders in that of the stage."""
 _BATCH, _MOST_REAL = 64, 50_000
 
@@ -150,7 +150,7 @@ def keep(checkpoint: Path, best: Path) -> None:
 
 
 def scored(checkpoint: Path, scoring: Scoring, stage: Stage, folder: Path, kept: Path, device: torch.device) -> dict[str, float] | str:
-    """Scores by their names, and the seconds that they took; or a sentence on why there are none. Leaves pictures in `folder`."""
+    """Scores by their names, and the seconds that they took; or a sentence on why there are none."""
     from genlib.data.source import open_source
     from jobs.picture_scores import score_pictures
 
@@ -160,7 +160,7 @@ def scored(checkpoint: Path, scoring: Scoring, stage: Stage, folder: Path, kept:
     )  # fmt: skip
     try:
         source = open_source(stage.data, kept, needs=stage.task.fields)
-        found = score_pictures(checkpoint, source, folder / PICTURES / checkpoint.name, device, options)
+        found = score_pictures(checkpoint, source, folder / SCORES / checkpoint.name, device, options, sheet=False)
     except (ValueError, OSError) as error:
         return str(error)
     return {**found, "seconds": time.monotonic() - begin}

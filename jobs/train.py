@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before imports that take a second
 
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ from jobs import run_folder
 from jobs.command_line import Command, RunOptions, exit_code, parse
 from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
 from jobs.evaluate import table
+from jobs.launches import launched
 from jobs.log_file import followed, log_path
 from jobs.undo import undone_unless_begun
 
@@ -72,7 +74,8 @@ def main(arguments: Sequence[str]) -> int:
             print(f"run {run.name} is finished: {done}; delete {run} or {run_folder.ANOTHER}")
             return 0
         print(f"run {run.name} in {run}", flush=True)
-        return train(command, run)
+        with launched(run, arguments):
+            return train(command, run)
 
 
 def plan(command: Command, run: Path) -> str:
@@ -98,6 +101,7 @@ def train(command: Command, run: Path) -> int:
             work = WorkerJob(command.recipe, command.stages, run, secrets.token_hex(8), path, scoring=scoring_of(command))
             fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
     print(table(run_folder.read_json(run / "metrics.json") or {}))
+    print(f"curves, pictures and all else on one page: python jobs/report.py {shlex.quote(str(run))}")
     return 0
 
 

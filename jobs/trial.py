@@ -13,7 +13,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,8 @@ def train(values: Mapping[str, Any], trials: Trials, folder: Path) -> None:
     from tune_spaces.base import with_values
 
     stage = with_values(trials.stage, values)
+    if stage.train.pictures_every_steps < 0:  # a search's time is for training, if nothing else is said
+        stage = replace(stage, train=replace(stage.train, pictures_every_steps=0))
     if trials.exploits:
         take_over(stage, folder)
     before = evaluations(folder)
@@ -234,8 +236,6 @@ def newest(folder: Path) -> Path:
 
 def train_with_workers(stage: Stage, trials: Trials, folder: Path) -> None:
     """Trains through Ray Train, whose controller passes the workers' reports on to Ray Tune."""
-    from dataclasses import replace
-
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from jobs.train import fit_on_ray

@@ -5,9 +5,7 @@ Read from the trials' own folders, which outlive whatever was killed.
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import math
 import os
 import shlex
@@ -15,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs import offline_page as page
 from jobs.command_line import RunStopped
 from jobs.tune_schedulers import distributions, in_words
 from jobs.tune_trials import TrialResult, ranked, results, short_names, shown
@@ -170,40 +169,7 @@ def write_html(spec: SearchSpec, found: Sequence[TrialResult], best: TrialResult
         value = "" if one.value is None else shown(one.value)
         rows.append([f"T{one.number}", value, f"{one.step:,}", f"{one.seconds:.0f}", *values, f"{one.status} {one.reason}".strip()])
     pictures = {"": [run / name for name in ("curves.png", "slices.png", "importance.png")], "best trial: ": sorted(best.folder.glob("*.png"))}
-    title = html.escape(f"Search {run.name}: {spec.command.recipe}")
-    page = _PAGE.format(
-        title=title, summary=html.escape("\n".join(summary)), head=_row("th", columns), rows="".join(_row("td", row) for row in rows),
-        images="".join(_figure(path, f"{of}{path.stem.replace('_', ' ')}") for of, paths in pictures.items() for path in paths if path.exists()),
-    )  # fmt: skip
-    partial = run / ".report.partial"
-    partial.write_text(page)
-    os.replace(partial, run / "report.html")
-
-
-def _row(tag: str, cells: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-
-def _figure(path: Path, caption: str) -> str:
-    data, words = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
-    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
-
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; background: #fff }}
-pre {{ white-space: pre-wrap; background: #f5f5f5; padding: 1rem; border-radius: 6px; font-size: 13px }}
-table {{ border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }}
-td, th {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
-td:last-child, th:last-child {{ text-align: left; white-space: normal }}
-tbody tr:first-child {{ background: #eef6ee }}
-figure {{ margin: 1.5rem 0 }} img {{ max-width: 100% }} figcaption {{ color: #666 }}
-@media (prefers-color-scheme: dark) {{
-  body {{ color: #ddd; background: #181818 }} pre {{ background: #242424 }} td, th {{ border-color: #333 }}
-  tbody tr:first-child {{ background: #1f3323 }} figcaption {{ color: #999 }}
-}}
-</style>
-<h1>{title}</h1><pre>{summary}</pre>
-<h2>Trials</h2><table><thead>{head}</thead><tbody>{rows}</tbody></table>
-<h2>Pictures</h2>{images}</html>
-"""
+    figures = [page.figure(path, f"{of}{path.stem.replace('_', ' ')}") for of, paths in pictures.items() for path in paths if path.exists()]
+    trials = page.section("Trials", page.table(rows, columns, marked=True))
+    body = "".join([page.code("\n".join(summary)), trials, page.section("Pictures", *figures)])
+    page.write_page(run / "report.html", f"Search {run.name}: {spec.command.recipe}", body)

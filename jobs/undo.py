@@ -20,7 +20,7 @@ from genlib.json_text import json_text
 
 REWRITTEN = ("run.json", "search.json", "metrics.json", "error.log", "data/*.set", "data/*.buckets")
 """Files of a run and of its stages that a launch writes anew or deletes; none is changed in place."""
-ADDED_TO = ("log.txt", "log/*.txt")
+ADDED_TO = ("log.txt", "log/*.txt", "launches.jsonl")
 MADE = ("data", "log", "checkpoints", "trials")
 """Folders that it makes; they are deleted where they are empty."""
 _BEFORE, _FACTS = ".before", "facts.json"

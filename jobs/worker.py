@@ -8,10 +8,11 @@ import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from genlib.engine.fit import fit
 from genlib.engine.listener import Listener
 from genlib.engine.report import Row
 from genlib.engine.stop import Interrupted
+from genlib.engine.timeline import Timeline
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, lacks_room, stopped
 from jobs.control import asked_to_stop
 from jobs.evaluate import evaluate, gather
+from jobs.launches import note_data
 from jobs.log_file import LogFile, log_path
 from jobs.run_folder import only_one, set_folder, stage_folder
 from jobs.scoring import Scorer, Scoring
@@ -96,15 +99,15 @@ def train(job: WorkerJob, device: torch.device) -> None:
         source = open_source(stage.data, kept, needs=stage.task.fields)
         upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
         scorer = Scorer(job.scoring, stage, folder, kept, device) if job.scoring and stage is job.stages[-1] else None
-        finals[stage.name] = fit(
-            stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=ToRay(job, scorer)
-        )  # fmt: skip
+        listener = ToRay(job, scorer, partial(note_data, folder, source.described))
+        finals[stage.name] = fit(stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=listener)
         if distributed.broadcast_object(asked_to_stop(job.control)):
             raise Interrupted(stage.train.steps, stage.train.steps, finals[stage.name])
         if job.scores and distributed.rank() == 0 and not (folder / "metrics.json").exists():
             accept(job.run)
             print("evaluating", flush=True)
-            evaluate(finals[stage.name], source, folder, device)
+            with Timeline(folder).timed("scores", stage.train.steps):
+                evaluate(finals[stage.name], source, folder, device)
         distributed.barrier()
     if job.scores and distributed.rank() == 0 and len(job.stages) > 1:
         accept(job.run)
@@ -117,12 +120,15 @@ class ToRay(Listener):
     For one that it is told of, Ray Train writes a list into the run's folder, and ends where that is full.
     """
 
-    def __init__(self, job: WorkerJob, scorer: Scorer | None = None) -> None:
+    def __init__(self, job: WorkerJob, scorer: Scorer | None = None, begun: Callable[[], None] = lambda: None) -> None:
+        """`begun` is called on rank 0 when the first step is through."""
+        self.begun = begun
         self.job, self.scorer, self.lead, self.heard = job, scorer, distributed.rank() == 0, {}
 
     def on_start(self) -> None:
         if self.lead:
             accept(self.job.run)
+            self.begun()
 
     def stop_asked(self) -> bool:
         return self.lead and asked_to_stop(self.job.control)

@@ -34,7 +34,13 @@ def names() -> dict[str, str]:
     return {name: kind for name, kind in found.items() if name}
 
 
-ARGUMENTS = {"assess": ["task", "source", "folder"], "export": ["task", "folder"], "load_pretrained": ["task", "folder"], "example": ["task", "size"]}
+ARGUMENTS = {
+    "assess": ["task", "source", "folder"],
+    "sheet": ["task", "source", "path"],
+    "export": ["task", "folder"],
+    "load_pretrained": ["task", "folder"],
+    "example": ["task", "size"],
+}
 
 
 @pytest.mark.parametrize(("name", "kind"), sorted(names().items()))
@@ -54,6 +60,7 @@ def test_no_family_imports_what_it_names() -> None:
 def test_a_task_that_names_nothing_has_the_defaults(tmp_path) -> None:
     task = Task()
     assert companions.assess(task, None, tmp_path) == {}  # type: ignore[arg-type]
+    companions.sheet(task, None, tmp_path / "sheet.png")  # type: ignore[arg-type]
     companions.export(task, tmp_path / "export")
     assert not (tmp_path / "export").exists()
     with pytest.raises(ValueError, match="is no run or checkpoint of ours, and Task reads no other format"):

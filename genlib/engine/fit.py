@@ -21,6 +21,7 @@ from genlib.engine.encoding import encoded_source, identity
 from genlib.engine.evaluate import evaluate
 from genlib.engine.listener import Listener
 from genlib.engine.optim import learning_rate, schedule_change
+from genlib.engine.pictures import RunPictures, drop_after
 from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
 from genlib.engine.same_run import check_same_run, from_weights, is_of_run
@@ -29,6 +30,7 @@ from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
 from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import optim_of
+from genlib.engine.timeline import Timeline, machine
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import check_trackers_installed
 from genlib.recipe import Stage, strategy_refusal
@@ -78,10 +80,11 @@ class Training:
         self, stage: Stage, recipe: str, source: DataSource, folder: Path, device: torch.device, upstream: Mapping[str, Path], listener: Listener
     ) -> None:  # fmt: skip
         self.stage, self.recipe, self.source, self.folder, self.device, self.listener = stage, recipe, source, folder, device, listener
-        self.config = stage.train
+        self.config, self.began = stage.train, time.perf_counter()
         self.checkpoints = folder / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.held = Held(folder, self.checkpoints)
+        self.timeline = Timeline(folder)
         self.unwritten: Callable[[], str] = lambda: ""
         blueprints = {role: checkpoint.read_manifest(path).blueprint for role, path in upstream.items()}
         self.blueprint = Blueprint.of(stage.task, source.spec, blueprints)
@@ -117,6 +120,12 @@ class Training:
     @contextmanager
     def reported(self, first: int, since: float, kept: Path | None) -> Iterator[Report]:
         """Inside, the run that goes on from step `first` tells of itself, and of its speed since that time."""
+        self.timeline.start(
+            first, time.perf_counter() - self.began, world=distributed.world_size(), strategy=type(self.strategy).__name__,
+            versions=checkpoint.versions(), git_commit=checkpoint.git_commit(), machine=machine(self.device),
+        )  # fmt: skip
+        if distributed.rank() == 0:
+            drop_after(self.folder, first)
         report = Report(
             self.folder,
             steps=self.steps,
@@ -228,6 +237,7 @@ class Training:
 
     def loop(self, prefetcher: Prefetcher, first: int, reported: Callable[[float], Report]) -> Path:
         row, stop_vote, report, since = None, StopVote(self.listener.stop_asked, self.device, first), None, time.perf_counter()
+        pictures = RunPictures(self.folder, self.task, self.blueprint, self.source, self.config, self.device)
         for index in range(first, self.steps):
             begin, waited = time.perf_counter(), prefetcher.wait_seconds
             micro_batches = list(islice(prefetcher, self.config.accumulation))
@@ -249,14 +259,25 @@ class Training:
             if new:
                 row = new
                 self.listener.on_log(row)
+            if pictures.due(done):  # before the checkpoint: a run that resumes from it would never draw it again
+                self.draw(pictures, done, report)
             saved = self.try_save(done, row) if checkpoint_due and done < self.steps else None
             if stop:
                 raise Interrupted(done, self.steps, saved)
         return self.last_save(row)
 
+    def draw(self, pictures: RunPictures, done: int, report: Report) -> None:
+        """A picture of what is learnt so far; all ranks gather the weights as for a checkpoint, rank 0 draws."""
+        with self.timeline.timed("picture", done):
+            weights = self.strategy.whole_state()
+            state = self.ema.whole(weights, self.shapes) if self.ema else weights
+            if distributed.rank() == 0 and (path := pictures.draw(done, state)):
+                report.picture(done, path)
+
     def evaluate(self, done: int) -> dict[str, float]:
         """Scores of the held-out samples; says what is wrong with them when it first is."""
-        values = evaluate(self.task, self.strategy, self.source, self.config)
+        with self.timeline.timed("evaluate", done):
+            values = evaluate(self.task, self.strategy, self.source, self.config)
         trouble = self.task.divergence_reason({name.removeprefix("val/"): value for name, value in values.items()})
         if trouble and trouble != self.trouble and distributed.rank() == 0:
             print(f"step {done}: {trouble}", flush=True)
@@ -309,9 +330,11 @@ class Training:
     def save(self, done: int, row: Row | None) -> Path:
         """Writes a checkpoint, deletes old ones, and tells the listener. OSError on all ranks where one could not write."""
         self.held.check()
+        begin = time.perf_counter()
         manifest, weights = self.manifest(done), self.strategy.whole_state()
         ema = self.ema.whole(weights, self.shapes) if self.ema else None
         folder = checkpoint.save(self.checkpoints, manifest, weights, ema, self.save_state)
+        self.timeline.add("save", done, time.perf_counter() - begin)
         if distributed.rank() == 0:
             self.prune(folder, manifest)
         self.listener.on_checkpoint(folder, {"step": done, "samples_seen": manifest.samples_seen, **(row or {})})

@@ -5,7 +5,6 @@ Values stay on the device until the next line is due; then all rows since the la
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -20,7 +19,7 @@ from torch import Tensor
 from genlib import distributed
 from genlib.engine.trackers import Trackers
 from genlib.json_text import json_text
-from genlib.storage import Held, LineFile, StorageError
+from genlib.storage import Held, LineFile, StorageError, cut_after, step_of
 
 Row = dict[str, Any]
 
@@ -31,19 +30,6 @@ PEAK_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e1
 def metrics_file(folder: Path) -> LineFile:
     """The rows of a stage that trains in the folder."""
     return LineFile(folder / "metrics.jsonl", partial(print, flush=True))
-
-
-def cut_after(path: Path, step: int) -> None:
-    """Drops the rows after `step` (they are done again), and a last line that a kill cut off."""
-    if not path.exists():
-        return
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _step_of(line) <= step]
-    if kept == lines[: len(kept)] and all(line.endswith(b"\n") for line in kept):  # in place, which takes no room
-        return os.truncate(path, sum(map(len, kept)))
-    draft = path.with_suffix(".partial")
-    draft.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
-    os.replace(draft, path)
 
 
 def keep_rows(state: Path, rows: str) -> None:
@@ -66,15 +52,8 @@ def _kept(state: Path) -> Path:
 def add_missing(file: LineFile, kept: Path) -> None:
     """Adds the rows that a checkpoint kept and that are not in the file."""
     there = file.path.read_bytes().splitlines() if file.path.exists() else []
-    last = max((step for step in map(_step_of, there) if step < math.inf), default=-math.inf)
-    file.append("".join(f"{line}\n" for line in kept.read_text().splitlines() if last < _step_of(line) < math.inf))
-
-
-def _step_of(line: str | bytes) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return math.inf
+    last = max((step for step in map(step_of, there) if step < math.inf), default=-math.inf)
+    file.append("".join(f"{line}\n" for line in kept.read_text().splitlines() if last < step_of(line) < math.inf))
 
 
 class Report:
@@ -146,6 +125,11 @@ class Report:
         except FileNotFoundError:
             self.held.check()
             raise
+
+    def picture(self, step: int, path: Path) -> None:
+        """Shows trackers a picture of that step; on rank 0."""
+        if self.trackers:
+            self.trackers.picture(step, path)
 
     @property
     def waiting(self) -> str:

@@ -10,12 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from genlib.storage import file_system, lacks_room
 
 _REST_SECONDS = 30.0
 """How long one that failed is left alone."""
+_PICTURE = "pictures"
+_TAKE_PICTURES = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}
+"""Those that take pictures, and what accelerate is to pass on with them."""
 _MOST_WAITING = 10_000
 """Lines that wait for one that fails; then the oldest go."""
 
@@ -42,6 +47,12 @@ class Trackers:
         values = {name: value for name, value in row.items() if name != "step" and value is not None}
         for tracker in self.trackers:
             tracker.log(row["step"], values, room)
+
+    def picture(self, step: int, path: Path) -> None:
+        """A picture of that step, to those that take pictures."""
+        for tracker in self.trackers:
+            if tracker.name in _TAKE_PICTURES:
+                tracker.log(step, {_PICTURE: path}, True)
 
     def close(self) -> None:
         """Writes what is left."""
@@ -96,13 +107,21 @@ class Tracker:
             self.tracker = self.tracker or self._started(self.waiting[0][0])
             while self.waiting:
                 step, values = self.waiting[0]
-                self.tracker.log(values, step=step)
+                self._tell(self.tracker, step, values)
                 self.waiting.popleft()
         except Exception as error:  # of any package
             return self._fail(error)
         if self.failing:
             print(f"tracker {self.name} goes on: {f'{self.lost:,} lines are missing' if self.lost else 'no line is missing'}", flush=True)
         self.failing, self.lost = False, 0
+
+    def _tell(self, tracker: Any, step: int, values: dict) -> None:
+        if (path := values.get(_PICTURE)) is None:
+            return tracker.log(values, step=step)
+        if path.exists():
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))[None]
+            tracker.log_images({_PICTURE: pixels}, step=step, **_TAKE_PICTURES[self.name])
 
     def _fail(self, error: Exception) -> None:
         self.rest_until = time.monotonic() + _REST_SECONDS

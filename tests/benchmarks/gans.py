@@ -65,7 +65,7 @@ def stage_of(recipe: str, steps: int) -> tuple[Stage, DataSource]:
     """The recipe's last stage on the set, and its samples."""
     stage = registry.load(recipe).stages[-1]
     data = replace(stage.data, train=SET, image_size=SIDE)
-    train = replace(stage.train, steps=steps, evaluate_every_steps=0, trackers=(), log_every_seconds=60.0)
+    train = replace(stage.train, steps=steps, evaluate_every_steps=0, pictures_every_steps=0, trackers=(), log_every_seconds=60.0)
     return replace(stage, data=data, train=train), open_source(data)
 
 

@@ -27,7 +27,7 @@ def scores(recipe: str, folder: Path, steps: int = STEPS) -> dict[str, float]:
     """Of a recipe's task on the set, in 16 pixels."""
     stage = registry.load(recipe).stages[0]
     data = replace(stage.data, train=SET, other="" if recipe == "pix2pix" else SET, image_size=SIDE)
-    train = replace(stage.train, steps=steps, global_batch=BATCH, evaluate_every_steps=0, trackers=())
+    train = replace(stage.train, steps=steps, global_batch=BATCH, evaluate_every_steps=0, pictures_every_steps=0, trackers=())
     source, begin = open_source(data), time.process_time()
     final = fit(replace(stage, data=data, train=train), recipe=recipe, source=source, folder=folder, device=torch.device("cpu"), upstream={})
     seconds = time.process_time() - begin

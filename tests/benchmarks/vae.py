@@ -50,7 +50,9 @@ def all_images(source: ShardSource) -> Tensor:
 
 def ours(source: ShardSource) -> None:
     steps = EPOCHS * source.spec.num_samples // BATCH
-    train = TrainConfig(steps=steps, global_batch=BATCH, optim=OptimConfig(name="adam", learning_rate=LEARNING_RATE), trackers=())
+    train = TrainConfig(
+        steps=steps, global_batch=BATCH, optim=OptimConfig(name="adam", learning_rate=LEARNING_RATE), pictures_every_steps=0, trackers=()
+    )
     stage = Stage(task=VAEConfig(latent_dim=CODES, widths=(HIDDEN,)), data=DATA, train=train)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         fit(stage, recipe="vae", source=source, folder=Path(folder), device=torch.device("cpu"))

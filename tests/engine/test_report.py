@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from genlib.engine.report import Report, cut_after
+from genlib.engine.report import Report
+from genlib.storage import cut_after
 
 
 def report(folder: Path, first: int = 0, trackers: tuple[str, ...] = ()) -> Report:

@@ -67,7 +67,7 @@ def test_checkpoints_are_scored_after_so_many_images_and_at_the_end(judge: Path,
     names = {name.partition("_")[0] for name in rows[0]}
     assert {"fid", "kid", "precision", "recall", "seconds"} <= names
     for step in (4, 8):
-        assert (tmp_path / "pictures" / f"step_{step:08d}" / "samples.png").is_file()
+        assert (tmp_path / "scores" / f"step_{step:08d}" / "scores.json").is_file()
 
 
 @pytest.mark.usefixtures("here")

@@ -35,13 +35,14 @@ def test_a_run_is_quiet_ends_with_its_scores_and_is_then_finished(head: Head, tm
     assert lines[:at]
     assert [line for line in lines[:at] if not LINE.fullmatch(line)] == []
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
-    assert [line.split()[0] for line in lines[at + 1 :]] == list(metrics)
+    assert [line.split()[0] for line in lines[at + 1 : -1]] == list(metrics)
+    assert lines[-1] == f"curves, pictures and all else on one page: python jobs/report.py {tmp_path / 'r'}"
     assert metrics["digits/mse"] < 0.1
     assert (metrics["steps"], metrics["samples_seen"], metrics["workers"], metrics["strategy"]) == (60, 1920, 2, "zero2")
     assert steps(tmp_path / "r") == list(range(1, 61))
     assert (tmp_path / "r" / "export" / "README.md").exists()
     assert sorted(path.name for path in (tmp_path / "r").iterdir() if not path.name.endswith("lock")) == [
-        "checkpoints", "export", "log", "log.txt", "metrics.json", "metrics.jsonl", "run.json",
+        "checkpoints", "export", "launches.jsonl", "log", "log.txt", "metrics.json", "metrics.jsonl", "run.json", "timeline.jsonl",
     ]  # fmt: skip
     code, out, _ = launch(*command, runs=tmp_path, RAY_ADDRESS=head.address)
     assert code == 0

@@ -137,6 +137,16 @@ class Few:
                 return
 
 
+@torch.no_grad()
+def check_sheet(task: Task, label: str, drawn_at_the_end: bool, path: Path) -> None:
+    """What leaves pictures at its end has one to draw on the way too, which changes no weight and asks for no chance."""
+    before, chance = {name: value.clone() for name, value in task.state_dict().items()}, torch.get_rng_state()
+    companions.sheet(task, Few(source_of(STAGES[label].stage)), path)  # type: ignore[arg-type]
+    assert path.exists() == drawn_at_the_end
+    assert all(value.equal(before[name]) for name, value in task.state_dict().items())
+    assert torch.get_rng_state().equal(chance)
+
+
 def batch_of(label: str, task: Task, size: int = 16, *, train: bool = True) -> Batch:
     batches = source_of(STAGES[label].stage).batches("train", size, transform=task.transform(train))
     return encoded(task, with_weight(next(batches), size))
@@ -350,4 +360,5 @@ def test_loaded_task_gives_the_same_output_and_exports(runs: Runs, label: str, t
         assert torch.equal(a, b)
     scores = companions.assess(one, Few(source_of(STAGES[label].stage)), tmp_path)  # type: ignore[arg-type]
     assert all(isinstance(value, float) for value in scores.values())
+    check_sheet(one, label, any(tmp_path.glob("*.png")), tmp_path / "alone" / "sheet.png")
     companions.export(one, tmp_path / "export")

@@ -143,7 +143,11 @@ class InfoGAN(GAN):
     """The task. The discriminator's outputs are the logit of being data, then what Q says."""
 
     networks: Dense | Convolutional
-    companions = Companions(assess="genlib.models.adversarial.infogan_assess:assess", example="genlib.models.adversarial.base.players:example")
+    companions = Companions(
+        assess="genlib.models.adversarial.infogan_assess:assess",
+        sheet="genlib.models.adversarial.base.assess:sheet",
+        example="genlib.models.adversarial.base.players:example",
+    )
 
     def __init__(self, network: Dense | Convolutional, codes: Codes, game: Game, health: Health, data: DataSpec) -> None:
         self.codes = codes  # before: `both` reads it

@@ -83,7 +83,11 @@ class CaptionedTransform(PlainTransform):
 class TextGAN(ConvGAN):
     """The task. Batches hold `text` (B, D), the vectors of captions."""
 
-    companions = Companions(assess="genlib.models.adversarial.text_gan_assess:assess", example="genlib.models.adversarial.text_gan:example")
+    companions = Companions(
+        assess="genlib.models.adversarial.text_gan_assess:assess",
+        sheet="genlib.models.adversarial.text_gan_assess:sheet",
+        example="genlib.models.adversarial.text_gan:example",
+    )
     networks: Convolutional
 
     @property

@@ -44,7 +44,11 @@ class AutoencoderConfig(CodingConfig):
 class Autoencoder(CodingTask):
     """The task: samples in, codes between, samples out."""
 
-    companions = replace(CodingTask.companions, assess="genlib.models.autoencoders.autoencoder_assess:assess")
+    companions = replace(
+        CodingTask.companions,
+        assess="genlib.models.autoencoders.autoencoder_assess:assess",
+        sheet="genlib.models.autoencoders.autoencoder_assess:sheet",
+    )
     config: AutoencoderConfig
 
     def __init__(self, config: AutoencoderConfig, data: DataSpec) -> None:

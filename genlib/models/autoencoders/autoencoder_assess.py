@@ -8,7 +8,7 @@ import torch
 
 from genlib.metrics.held_out import mean_values
 from genlib.models.autoencoders.autoencoder import Autoencoder
-from genlib.models.autoencoders.base.coding_pictures import Row, Shown, code_scores, decibels, save_rows, spread
+from genlib.models.autoencoders.base.coding_pictures import Row, Shown, code_scores, decibels, save_map_of, save_rows, spread
 from genlib.types import DataSource
 
 _ODD = 12
@@ -28,6 +28,16 @@ def assess(task: Autoencoder, source: DataSource, folder: Path) -> dict[str, flo
     if is_image:
         save_reconstructions(task, folder / "reconstructions.png", shown)
     return {**scores, **{f"{name}/{key}": value for key, value in found.items()}}
+
+
+@torch.no_grad()
+def sheet(task: Autoencoder, source: DataSource, path: Path) -> None:
+    """Held-out images and their reconstructions; of vectors the map of their codes."""
+    shown = Shown.of(task, source)
+    if task.shape.is_image and len(shown.x):
+        save_reconstructions(task, path, shown)
+    elif len(shown.x):
+        save_map_of(path, task.embed(image=task.shaped(shown.x)).cpu(), shown)
 
 
 def save_reconstructions(task: Autoencoder, path: Path, shown: Shown) -> None:

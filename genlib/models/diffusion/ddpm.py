@@ -77,7 +77,10 @@ class PixelDiffusion(PixelTask):
     """What the tasks of this file and of inpainting share: pictures in, a denoiser out."""
 
     companions = replace(
-        PixelTask.companions, assess="genlib.models.diffusion.ddpm_assess:assess", export="genlib.models.diffusion.ddpm_export:export"
+        PixelTask.companions,
+        assess="genlib.models.diffusion.ddpm_assess:assess",
+        sheet="genlib.models.diffusion.ddpm_assess:sheet",
+        export="genlib.models.diffusion.ddpm_export:export",
     )
 
     def __init__(self, config: DDPMConfig, data: DataSpec, more_channels: int = 0, num_classes: int = 0) -> None:

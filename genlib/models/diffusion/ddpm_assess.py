@@ -19,7 +19,7 @@ _BATCH, _SHOWN, _CLASSES, _EACH = 250, 40, 10, 8
 @torch.no_grad()
 def assess(task: PixelDiffusion, source: DataSource, folder: Path) -> dict[str, float]:
     """The loss on held-out pictures at times and noise that are always the same. Leaves `contact_sheet.png` in the folder."""
-    save_samples(task, folder / "contact_sheet.png")
+    sheet(task, source, folder / "contact_sheet.png")
     total, count = 0.0, 0
     for batch in held_out(task, source, size=_BATCH, most=MOST_PICTURES):
         total += task.evaluate(batch)["loss"].sum().item()
@@ -27,15 +27,15 @@ def assess(task: PixelDiffusion, source: DataSource, folder: Path) -> dict[str, 
     return {f"{source.spec.validation_name}/loss": total / count} if count else {}
 
 
-def save_samples(task: PixelDiffusion, path: Path, *, seed: int = 0) -> None:
-    """A sheet of samples with seeds from `seed` on; on classes a row a class, labelled, half of it with guidance."""
+def sheet(task: PixelDiffusion, source: DataSource, path: Path) -> None:
+    """Samples with seeds from 0 on; on classes a row a class, labelled, half of it with guidance."""
     if not isinstance(task, ClassDDPM):
-        pictures = task.sample(task.of_no_class, list(range(seed, seed + _SHOWN)))
+        pictures = task.sample(task.of_no_class, list(range(_SHOWN)))
         labels, title = [""] * _SHOWN, "Samples"
     else:
         shown = range(min(_CLASSES, len(task.data.class_names)))
         classes = [label for label in shown for _ in range(_EACH)]
-        seeds = [seed + number for number in range(len(classes))]
+        seeds = list(range(len(classes)))
         guidance = 2.0 if task.label_dropout else 1.0
         plain, guided = (task.generate(seed=seeds, label=classes, guidance_scale=scale) for scale in (1.0, guidance))
         half = torch.arange(len(classes)) % _EACH < _EACH // 2

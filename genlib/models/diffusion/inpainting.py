@@ -42,7 +42,11 @@ class InpaintingConfig(DDPMConfig):
 class Inpainting(PixelDiffusion):
     """The task: pictures in, holed on the way; a filler out."""
 
-    companions = replace(PixelDiffusion.companions, assess="genlib.models.diffusion.inpainting_assess:assess")
+    companions = replace(
+        PixelDiffusion.companions,
+        assess="genlib.models.diffusion.inpainting_assess:assess",
+        sheet="genlib.models.diffusion.inpainting_assess:sheet",
+    )
 
     def __init__(self, config: InpaintingConfig, data: DataSpec) -> None:
         super().__init__(config, data, more_channels=data.channels + 1)
@@ -131,7 +135,9 @@ class Resampling(Task):
     """The task: nothing to learn, pictures to fill."""
 
     phases: tuple[Phase, ...] = ()
-    companions = Companions(assess="genlib.models.diffusion.inpainting_assess:assess_filling")
+    companions = Companions(
+        assess="genlib.models.diffusion.inpainting_assess:assess_filling", sheet="genlib.models.diffusion.inpainting_assess:sheet"
+    )
 
     def __init__(self, model: PixelDiffusion) -> None:
         super().__init__({"model": model})

@@ -12,7 +12,7 @@ from genlib.models.diffusion import ddpm_assess
 from genlib.models.diffusion.base.masks import random_masks
 from genlib.models.diffusion.inpainting import Inpainting, Resampling
 from genlib.pictures import save_contact_sheet
-from genlib.types import DataSource
+from genlib.types import Batch, DataSource
 
 MOST_PICTURES = 256
 """Held-out pictures that are filled, from the first."""
@@ -34,9 +34,7 @@ def assess_filling(task: Inpainting | Resampling, source: DataSource, folder: Pa
     """
     parts: list[tuple[Tensor, ...]] = []
     for batch in held_out(task, source, size=_BATCH, most=MOST_PICTURES):  # type: ignore[arg-type]  # every Filler is a Task
-        image, position = (batch["image"].cpu() + 1) / 2, batch["position"].cpu()
-        mask = random_masks(position, *image.shape[2:], seed=0)
-        parts.append((image, mask, task.inpaint(image=image, mask=mask, seed=position.tolist()).cpu()))
+        parts.append(hidden_and_filled(task, batch))
     if not parts:
         return {}
     image, mask, filled = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -47,6 +45,19 @@ def assess_filling(task: Inpainting | Resampling, source: DataSource, folder: Pa
         f"{name}/hidden_psnr_of_mean_db": psnr(mean_filled(image, mask), image, mask),
         f"{name}/known_pixels_largest_change": ((filled - image).abs() * (1 - mask)).max().item(),
     }
+
+
+def sheet(task: Inpainting | Resampling, source: DataSource, path: Path) -> None:
+    """The first held-out pictures, filled."""
+    for batch in held_out(task, source, size=_SHOWN, most=_SHOWN):  # type: ignore[arg-type]  # every Filler is a Task
+        save_filled(path, *hidden_and_filled(task, batch))
+
+
+def hidden_and_filled(task: Inpainting | Resampling, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures (B, C, H, W) in [0, 1], random masks (B, 1, H, W) of what is hidden, and the pictures filled, on the CPU."""
+    image, position = (batch["image"].cpu() + 1) / 2, batch["position"].cpu()
+    mask = random_masks(position, *image.shape[2:], seed=0)
+    return image, mask, task.inpaint(image=image, mask=mask, seed=position.tolist()).cpu()
 
 
 def psnr(one: Tensor, other: Tensor, mask: Tensor) -> float:

@@ -52,7 +52,11 @@ class RectifiedFlowConfig(TaskConfig):
 class RectifiedFlow(PixelTask):
     """The task: pictures in, a velocity out."""
 
-    companions = replace(PixelTask.companions, assess="genlib.models.diffusion.rectified_flow_assess:assess")
+    companions = replace(
+        PixelTask.companions,
+        assess="genlib.models.diffusion.rectified_flow_assess:assess",
+        sheet="genlib.models.diffusion.rectified_flow_assess:sheet",
+    )
 
     def __init__(self, config: RectifiedFlowConfig, data: DataSpec, upstream: Mapping[str, Task] | None = None) -> None:
         super().__init__(config.unet, data, flip=config.flip, upstream=upstream)

@@ -19,13 +19,13 @@ def assess(task: RectifiedFlow, source: DataSource, folder: Path) -> dict[str, f
     """How straight the flow is, and how far 4 steps end from 64 (mean squared, pixels in [-1, 1]). Leaves `contact_sheet.png`."""
     points = path(task.velocity, seeded_normal(range(64), task.shape, task.device), 64)
     few = follow(task.velocity, points[0], 4)
-    save_steps(task, folder / "contact_sheet.png")
+    sheet(task, source, folder / "contact_sheet.png")
     per_pixel = straightness(points, torch.linspace(0, 1, 65)).mean().item() / points[0, 0].numel()
     return {"straightness": per_pixel, "error_of_4_steps": (few - points[-1]).square().mean().item()}
 
 
-def save_steps(task: RectifiedFlow, path: Path) -> None:
-    """A sheet of pictures of the same eight noises in 1, 2, 4, 8 and 64 steps."""
+def sheet(task: RectifiedFlow, source: DataSource, path: Path) -> None:
+    """Pictures of the same eight noises in 1, 2, 4, 8 and 64 steps."""
     counts, seeds = (1, 2, 4, 8, 64), list(range(8))
     pictures = torch.cat([task.generate(seed=seeds, steps=steps) for steps in counts]).permute(0, 2, 3, 1).cpu().numpy()
     labels = [f"{steps} step{'s' if steps > 1 else ''}" for steps in counts for _ in seeds]

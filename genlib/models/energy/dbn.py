@@ -126,7 +126,9 @@ class DBN(Task):
     """The task: samples and labels in, a classifier out; `top`, which stays as it is, draws samples."""
 
     objective = ("error", "min")
-    companions = Companions(assess="genlib.models.energy.dbn_assess:assess", example="genlib.models.energy.dbn:example")
+    companions = Companions(
+        assess="genlib.models.energy.dbn_assess:assess", sheet="genlib.models.energy.dbn_assess:sheet", example="genlib.models.energy.dbn:example"
+    )
     net: nn.Sequential
 
     def __init__(self, config: DBNConfig, data: DataSpec, top: ContrastiveTask | None) -> None:

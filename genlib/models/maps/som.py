@@ -93,7 +93,10 @@ class SOM(TrainedMap):
 
     objective = ("distortion", "min")
     companions = Companions(
-        assess="genlib.models.maps.som_pictures:assess", export="genlib.models.maps.som_pictures:export", example="genlib.models.maps.som:example"
+        assess="genlib.models.maps.som_pictures:assess",
+        sheet="genlib.models.maps.som_pictures:sheet",
+        export="genlib.models.maps.som_pictures:export",
+        example="genlib.models.maps.som:example",
     )
 
     def __init__(self, config: SOMConfig, data: DataSpec) -> None:

@@ -41,8 +41,21 @@ def assess(task: SOM, source: DataSource, folder: Path) -> dict[str, float]:
     if task.shape.is_image:
         draw_prototypes(task, folder / "prototypes.png")
     if isinstance(task.grid, RingGrid) or task.shape.size == 2:
-        scores |= _through_points(task, source, folder)
+        scores |= _through_points(task, source, folder / "net.png")
     return scores
+
+
+def sheet(task: SOM, source: DataSource, path: Path) -> None:
+    """The units as images; of points of the plane, or of a ring, the net or tour among them; else classes and U-matrix."""
+    if isinstance(task.grid, RingGrid) or task.shape.size == 2:
+        _through_points(task, source, path)
+    elif task.shape.is_image:
+        draw_prototypes(task, path)
+    else:
+        hits = torch.zeros(task.grid.units)
+        for batch in held_out(task, source, size=_BATCH):
+            hits += torch.bincount(task.assign(image=batch["x"]).cpu(), minlength=task.grid.units)
+        draw_map(task, hits, path)
 
 
 def export(task: SOM, folder: Path) -> None:
@@ -52,7 +65,7 @@ def export(task: SOM, folder: Path) -> None:
     np.save(folder / "prototypes.npy", values if isinstance(task.grid, RingGrid) else values.reshape(task.grid.rows, task.grid.columns, -1))
 
 
-def _through_points(task: SOM, source: DataSource, folder: Path) -> dict[str, float]:
+def _through_points(task: SOM, source: DataSource, path: Path) -> dict[str, float]:
     """The tour of a ring through training samples, its length and that of the nearest-neighbour tour, and the picture where they are of a plane."""
     size = min(_POINTS, source.spec.num_samples or _POINTS)
     first = islice(source.batches("train", size, transform=task.transform(train=False)), 1)
@@ -65,7 +78,7 @@ def _through_points(task: SOM, source: DataSource, folder: Path) -> dict[str, fl
         ours, other = tours.length(x, order), tours.length(x, tours.nearest_neighbour(x.cpu()))
         scores = {"tour/length": ours, "tour/over_nearest_neighbour": ours / other}
     if task.shape.size == 2:
-        draw_net(task, x.cpu(), label, order, folder / "net.png")
+        draw_net(task, x.cpu(), label, order, path)
     return scores
 
 

@@ -109,7 +109,11 @@ class Classifier(Task):
     """The task: images and labels in, a classifier out."""
 
     objective = ("accuracy", "max")
-    companions = Companions(assess="genlib.models.representation.classifier_assess:assess", example="genlib.models.representation.classifier:example")
+    companions = Companions(
+        assess="genlib.models.representation.classifier_assess:assess",
+        sheet="genlib.models.representation.classifier_assess:sheet",
+        example="genlib.models.representation.classifier:example",
+    )
 
     def __init__(self, config: ClassifierConfig, data: DataSpec) -> None:
         super().__init__()

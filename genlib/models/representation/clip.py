@@ -112,6 +112,7 @@ class CLIP(Task):
     phases = (Phase(joint=True),)
     companions = Companions(
         assess="genlib.models.representation.clip_assess:assess",
+        sheet="genlib.models.representation.clip_assess:sheet",
         export="genlib.models.representation.clip_export:export",
         load_pretrained="genlib.models.representation.clip_import:load_pretrained",
         example="genlib.models.representation.clip:example",

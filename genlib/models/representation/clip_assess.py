@@ -15,7 +15,7 @@ from genlib.types import DataSource
 
 MOST_PAIRS = 50_000
 """Held-out pairs that are scored, from the first; ImageNet's validation set has as many."""
-_BATCH, _SHOWN, _GUESSES = 256, 24, 5
+_BATCH, _SHOWN, _GUESSES, _SHEET_PAIRS = 256, 24, 5, 2000
 _NAME, _HIT, _MISS = "#1a4fa3", "#1d7a36", "#777777"
 
 
@@ -27,7 +27,7 @@ def assess(task: CLIP, source: DataSource, folder: Path) -> dict[str, float]:
     captions = list(source.captions("validation", MOST_PAIRS))
     if not captions:
         return {}
-    shown = [int((i + 0.5) * len(captions) / _SHOWN) for i in range(_SHOWN)] if len(captions) > _SHOWN else list(range(len(captions)))
+    shown = spread(len(captions))
     images, counts, pictures = _embedded(task, source, len(captions), shown)
     plain, named = task.label_directions(captions, ("{}",)).cpu(), task.label_directions(captions).cpu()
     save_guesses(folder / "contact_sheet.png", pictures, [captions[i] for i in shown], captions, images[shown] @ named.T)
@@ -36,6 +36,20 @@ def assess(task: CLIP, source: DataSource, folder: Path) -> dict[str, float]:
     return {f"{name}/{key}": value for key, value in recall(images, plain).items()} | {
         f"{name}-zeroshot-val-top{k}": zero_shot[f"image_to_text_R@{k}"] for k in (1, 5)
     }
+
+
+def sheet(task: CLIP, source: DataSource, path: Path) -> None:
+    """Some of the first held-out images with their names, and the nearest names of all of these; fewer than `assess` looks at."""
+    captions = list(source.captions("validation", _SHEET_PAIRS))
+    if captions:
+        shown = spread(len(captions))
+        images, _, pictures = _embedded(task, source, len(captions), shown)
+        save_guesses(path, pictures, [captions[i] for i in shown], captions, images[shown] @ task.label_directions(captions).cpu().T)
+
+
+def spread(count: int) -> list[int]:
+    """At most `_SHOWN` of so many numbers, evenly."""
+    return [int((i + 0.5) * count / _SHOWN) for i in range(_SHOWN)] if count > _SHOWN else list(range(count))
 
 
 @torch.no_grad()

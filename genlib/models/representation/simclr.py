@@ -115,7 +115,11 @@ class SimCLR(Task):
 
     phases = (Phase(joint=True),)
     objective = ("knn_accuracy", "max")  # the loss is no measure: a higher temperature alone raises it
-    companions = Companions(assess="genlib.models.representation.simclr_assess:assess", example="genlib.models.representation.simclr:example")
+    companions = Companions(
+        assess="genlib.models.representation.simclr_assess:assess",
+        sheet="genlib.models.representation.simclr_assess:sheet",
+        example="genlib.models.representation.simclr:example",
+    )
 
     def __init__(self, config: SimCLRConfig, data: DataSpec) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from genlib.types import Batch, DataSource
 
 MOST_IMAGES = 5_000
 """Of each split that scores are taken on: held-out ones from the first, training ones in the order of training."""
-_BATCH, _QUERIES, _NEIGHBOURS = 256, 10, 7
+_BATCH, _QUERIES, _NEIGHBOURS, _SHEET_IMAGES = 256, 10, 7, 1024
 _QUERY, _RIGHT, _WRONG = "#1f4e9c", "#1d7a36", "#b3261e"
 
 
@@ -46,6 +46,15 @@ def assess(task: SimCLR, source: DataSource, folder: Path) -> dict[str, float]:
             right = predict(train, known["label"], test) == held_out["label"]
             scores[f"{source.spec.validation_name}/{name}{score}_accuracy"] = right.double().mean().item()
     return scores
+
+
+@torch.no_grad()
+def sheet(task: SimCLR, source: DataSource, path: Path) -> None:
+    """Held-out images and their nearest among the first training images; fewer of these than `assess` looks at."""
+    known, held_out = (collect(source, split, task.image_size, _SHEET_IMAGES) for split in ("train", "validation"))
+    if "image" in held_out:
+        codes, queries = (encoded(task, some, task.net.features) for some in (known, held_out))
+        save_neighbours(task, known, held_out, codes, queries, path)
 
 
 def collect(source: DataSource, split: str, image_size: int, most: int = MOST_IMAGES) -> Batch:

@@ -72,7 +72,11 @@ class VAE(CodingTask):
     """The task: samples in, Gaussians over codes between, samples out; the code of a sample is its Gaussian's mean."""
 
     objective = ("negative_elbo_nats", "min")
-    companions = replace(CodingTask.companions, assess="genlib.models.variational.vae_assess:assess")
+    companions = replace(
+        CodingTask.companions,
+        assess="genlib.models.variational.vae_assess:assess",
+        sheet="genlib.models.variational.vae_assess:sheet",
+    )
     config: VAEConfig
 
     def __init__(self, config: VAEConfig, data: DataSpec) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from genlib.functional.divergence import gaussian_kl
 from genlib.metrics.disentanglement import mutual_information_gap
 from genlib.metrics.held_out import held_out, mean_values
-from genlib.models.autoencoders.base.coding_pictures import Row, Shown, cell_side, code_scores, decibels, pixels, save_rows, spread
+from genlib.models.autoencoders.base.coding_pictures import Row, Shown, cell_side, code_scores, decibels, pixels, save_map_of, save_rows, spread
 from genlib.models.variational.base.factors import FactorTransform
 from genlib.models.variational.vae import VAE
 from genlib.pictures import save_contact_sheet
@@ -33,7 +33,7 @@ def assess(task: VAE, source: DataSource, folder: Path) -> dict[str, float]:
     """
     scores, shown, name = mean_values(task, source), Shown.of(task, source), source.spec.validation_name
     if task.shape.is_image:
-        save_samples(task, folder / "samples.png")
+        sheet(task, source, folder / "samples.png")
     if not len(shown.x):
         return scores
     x = shown.x.to(task.device)
@@ -70,8 +70,11 @@ def disentanglement(task: VAE, source: DataSource) -> float:
     return mutual_information_gap(codes, factors)
 
 
-def save_samples(task: VAE, path: Path) -> None:
-    """Images of codes drawn from the prior, under their seeds."""
+def sheet(task: VAE, source: DataSource, path: Path) -> None:
+    """Images of codes drawn from the prior, above their seeds; of vectors the map of held-out samples' codes."""
+    if not task.shape.is_image:
+        shown = Shown.of(task, source)
+        return save_map_of(path, task.posterior(shown.x.to(task.device))[0].cpu(), shown)
     seeds = list(range(_GENERATED))
     images = task.generate(seed=seeds)
     labels, title = [f"seed {seed}" for seed in seeds], "Drawn from the prior, each by its own seed"

@@ -32,9 +32,9 @@ def assess(task: TwoPlayers, source: DataSource, folder: Path) -> dict[str, floa
 
 @torch.no_grad()
 def assessed(
-    task: TwoPlayers, source: DataSource, folder: Path, pictures: Callable[[TwoPlayers, Tensor, Path], None]
+    task: TwoPlayers, source: DataSource, folder: Path, pictures: Callable[[TwoPlayers, DataSource, Path], None]
 ) -> dict[str, float]:  # fmt: skip
-    """The scores of `assess`; images are left in the folder by another function, which gets the task, samples and the path `samples.png`."""
+    """The scores of `assess`; images are left in the folder by another function, which gets the path `samples.png`."""
     real, made, label = samples(task, source)
     if not len(real):
         return {}
@@ -44,7 +44,7 @@ def assessed(
         met = (nearest_label(real, label, fake) == label).double()
         scores["least_label_accuracy"] = torch.stack([met[label == number].mean() for number in label.unique()]).min()
     if task.shape.is_image:
-        pictures(task, made, folder / "samples.png")
+        pictures(task, source, folder / "samples.png")
         scores["checkerboard"] = checkerboard(made)
     else:
         save_points(real, fake, folder / "samples.png")
@@ -64,25 +64,33 @@ def samples(task: TwoPlayers, source: DataSource) -> tuple[Tensor, Tensor, Tenso
     return torch.cat(real), torch.cat(made) if made else real[0], torch.cat(label) if label else None
 
 
-def save_pictures(task: TwoPlayers, made: Tensor, path: Path) -> None:
-    """A sheet of samples, of tasks on classes a class a row, else of those made (N, C, H, W); and beside it `interpolations.png`, ways from one
-    sample to another.
-    """
-    title, ways = "Samples, each drawn by its own seed", "From one sample to another on the way between their noises, a row each"
+def save_pictures(task: TwoPlayers, source: DataSource, path: Path) -> None:
+    """The sheet of samples, and beside it `interpolations.png`, ways from one sample to another."""
+    sheet(task, source, path)
+    if isinstance(task, Labelled):
+        labels = range(len(task.data.class_names[:_MOST_CLASSES]))
+        paths = [task.interpolate(first=0, last=1, label=[number], steps=_COLUMNS).cpu() for number in labels]
+    else:
+        paths = [task.interpolate(first=2 * number, last=2 * number + 1, steps=_COLUMNS).cpu() for number in range(_PATHS)]
+    shares = [f"{share / (_COLUMNS - 1):.0%}" for share in range(_COLUMNS)] * len(paths)
+    ways = "From one sample to another on the way between their noises, a row each"
+    save_sheet(path.with_name("interpolations.png"), torch.cat(paths), shares, ways)
+
+
+def sheet(task: TwoPlayers, source: DataSource, path: Path) -> None:
+    """Samples by seed, of tasks on classes a class a row; of data that is no images held-out and generated points."""
+    if not task.shape.is_image:
+        real, made, _ = samples(task, source)
+        if len(real):
+            save_points(real, made.flatten(1), path)
+        return
     if isinstance(task, Labelled):
         names = task.data.class_names[:_MOST_CLASSES]
         label = [number for number in range(len(names)) for _ in range(_COLUMNS)]
         made = task.generate(seed=[*range(_COLUMNS)] * len(names), label=label).cpu()
-        shown, captions = len(made), [names[number] for number in label]
-        title = "Samples, a class a row and a seed a column"
-        paths = [task.interpolate(first=0, last=1, label=[number], steps=_COLUMNS).cpu() for number in range(len(names))]
-    else:
-        shown = min(_SHOWN, len(made)) // _COLUMNS * _COLUMNS
-        captions = [f"seed {seed}" for seed in range(shown)]
-        paths = [task.interpolate(first=2 * number, last=2 * number + 1, steps=_COLUMNS).cpu() for number in range(_PATHS)]
-    save_sheet(path, made[:shown], captions, title)
-    shares = [f"{share / (_COLUMNS - 1):.0%}" for share in range(_COLUMNS)] * len(paths)
-    save_sheet(path.with_name("interpolations.png"), torch.cat(paths), shares, ways)
+        return save_sheet(path, made, [names[number] for number in label], "Samples, a class a row and a seed a column")
+    seeds = list(range(_SHOWN))
+    save_sheet(path, task.generate(seed=seeds).cpu(), [f"seed {seed}" for seed in seeds], "Samples, each drawn by its own seed")
 
 
 def save_sheet(path: Path, images: Tensor, captions: list[str], title: str, lines: int = 1) -> None:

@@ -68,7 +68,11 @@ class TwoPlayers(Task):
     """Base of the tasks, which give the loss: `discriminator` phase at each step, `generator` phase at every `d_steps`-th."""
 
     objective = ("sliced_wasserstein", "min")
-    companions = Companions(assess="genlib.models.adversarial.base.assess:assess", example="genlib.models.adversarial.base.players:example")
+    companions = Companions(
+        assess="genlib.models.adversarial.base.assess:assess",
+        sheet="genlib.models.adversarial.base.assess:sheet",
+        example="genlib.models.adversarial.base.players:example",
+    )
     centre: Tensor
     """(1,) or (D,): subtracted from samples before the networks see them."""
     scale: Tensor

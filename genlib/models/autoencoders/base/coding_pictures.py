@@ -129,6 +129,12 @@ def in_plane(values: np.ndarray, seed: int = 0) -> np.ndarray:
     return TSNE(perplexity=min(30, len(values) // 4), init="pca" if size > 2 else "random", random_state=seed).fit_transform(values)
 
 
+def save_map_of(path: Path, codes: Tensor, shown: Shown) -> None:
+    """The map of codes (N, K), where they are enough for one."""
+    if len(codes) >= _FEWEST:
+        save_map(path, codes, shown)
+
+
 def save_map(path: Path, codes: Tensor, shown: Shown, *, seed: int = 0) -> float:
     """Codes (N, K) in the plane, coloured by class; returns how trustworthy that map is at 10 neighbours (Venna & Kaski 2001), 1 being wholly."""
     from sklearn.manifold import trustworthiness

@@ -43,6 +43,7 @@ class ImageAutoencoder(Task):
     objective = ("psnr_db", "max")
     companions = Companions(
         assess="genlib.models.autoencoders.base.image_files:assess",
+        sheet="genlib.models.autoencoders.base.image_files:sheet",
         export="genlib.models.autoencoders.base.image_files:export",
         load_pretrained="genlib.models.autoencoders.base.image_files:load_pretrained",
         example="genlib.models.autoencoders.base.image:example",

@@ -29,7 +29,7 @@ def assess(task: ImageAutoencoder, source: DataSource, folder: Path) -> dict[str
     """
     if not task.scale.item():
         task.measure(source)
-    scores, latents, sheet = [], [], Sheet()
+    scores, latents, shown = [], [], Sheet()
     for batch in held_out(task, source, size=task.chunk_samples, most=MOST_SAMPLES):
         image = batch["image"]
         latent = task.sampled(2 * image - 1, batch["position"], 0)
@@ -37,16 +37,27 @@ def assess(task: ImageAutoencoder, source: DataSource, folder: Path) -> dict[str
         values = torch.stack([psnr_db(made, image), (made - image).abs().flatten(1).mean(1)], 1).cpu()
         scores.append(values)
         latents.append(((latent - task.shift) * task.scale).cpu())
-        sheet.add(image.cpu(), made.cpu(), values[:, 0])
+        shown.add(image.cpu(), made.cpu(), values[:, 0])
     if not scores:
         return {}
     psnr, l1 = torch.cat(scores).double().mean(0).tolist()
-    sheet.save(folder / "reconstructions.png", list(source.captions("validation", MOST_SAMPLES)), psnr)
+    shown.save(folder / "reconstructions.png", list(source.captions("validation", MOST_SAMPLES)), f"{psnr:.1f} dB over all")
     name, spread = source.spec.validation_name, torch.cat(latents).double()
     return {
         f"{name}/psnr_db": psnr, f"{name}/l1": l1, f"{name}/latent_std": spread.std().item(), f"{name}/latent_mean": spread.mean().item(),
         "latent_scale": task.scale.item(), "latent_shift": task.shift.item(),
     }  # fmt: skip
+
+
+def sheet(task: ImageAutoencoder, source: DataSource, path: Path) -> None:
+    """The first held-out images above their reconstructions."""
+    shown, count = Sheet(), _COLUMNS * _ROWS
+    for batch in held_out(task, source, size=count, most=count):
+        parts = batch["image"].split(task.chunk_samples)
+        made = torch.cat([task.reconstruct(image=part) for part in parts])
+        near = psnr_db(made, batch["image"])
+        shown.add(batch["image"].cpu(), made.cpu(), near.cpu())
+        shown.save(path, list(source.captions("validation", count)), f"{near.mean().item():.1f} dB over these")
 
 
 class Sheet:
@@ -65,8 +76,8 @@ class Sheet:
                 self.rows, self.stride = self.rows[::2], 2 * self.stride
         self.seen += len(image)
 
-    def save(self, path: Path, names: Sequence[str], psnr: float) -> None:
-        """Writes the sheet; `names` of all images, if there are any."""
+    def save(self, path: Path, names: Sequence[str], nearness: str) -> None:
+        """Writes the sheet; `names` of all images, if there are any; `nearness` says how near all are."""
         count = min(len(self.rows), _COLUMNS * _ROWS)
         rows = [self.rows[i * len(self.rows) // count] for i in range(count)]
         images: list[np.ndarray] = []
@@ -77,7 +88,7 @@ class Sheet:
             images += [*map(_pixels, (image for _, image, _, _ in part)), *blank, *map(_pixels, (made for _, _, made, _ in part)), *blank]
             labels += [[names[number] if number < len(names) else f"image {number}"] for number, _, _, _ in part] + [[""]] * len(blank)
             labels += [[f"{decibels:.1f} dB"] for _, _, _, decibels in part] + [[""]] * len(blank)
-        title = f"Held-out images above their reconstructions; {psnr:.1f} dB over all"
+        title = f"Held-out images above their reconstructions; {nearness}"
         save_contact_sheet(path, images, labels, columns=_COLUMNS, side=96, title=title)
 
 

@@ -98,7 +98,11 @@ class GenerationSpec:
 class LatentTask(Task):
     """Base of the tasks: captioned images in, a text-conditional model of latents out. Frozen autoencoder and text encoders are part of its state."""
 
-    companions = Companions(assess="genlib.models.diffusion.base.latent_assess:assess", example="genlib.models.diffusion.base.latent:example")
+    companions = Companions(
+        assess="genlib.models.diffusion.base.latent_assess:assess",
+        sheet="genlib.models.diffusion.base.latent_assess:sheet",
+        example="genlib.models.diffusion.base.latent:example",
+    )
     upstream_prefix = "frozen_tasks."
     config: LatentConfig
 

@@ -24,15 +24,24 @@ _BATCH, _PROMPTS, _COLUMNS, _SEEDS = 32, 32, 16, 2
 @torch.no_grad()
 def assess(task: LatentTask, source: DataSource, folder: Path) -> dict[str, float]:
     """The loss on held-out samples. Leaves `prompts.png`, every prompt from two noises, and `guidance.png`, the first ones at several scales."""
-    prompts = list(task.config.prompts) or list(source.captions("validation", _PROMPTS)) or list(source.captions("train", _PROMPTS))
-    rows = [pictures(task, prompts, seed=100 * row) for row in range(_SEEDS)]
-    title = f"Each prompt from {_SEEDS} noises; guidance {task.config.guidance_scale:g}"
-    save_sheet(folder / "prompts.png", rows, [prompts] * _SEEDS, title)
-    few = prompts[:_COLUMNS]
+    sheet(task, source, folder / "prompts.png")
+    few = prompts_of(task, source)[:_COLUMNS]
     rows = [pictures(task, few, seed=0, guidance_scale=scale) for scale in GUIDANCE_SCALES]
     labels = [[f"{prompt} ({scale:g})" for prompt in few] for scale in GUIDANCE_SCALES]
     save_sheet(folder / "guidance.png", rows, labels, "The same noises at guidance " + ", ".join(f"{scale:g}" for scale in GUIDANCE_SCALES))
     return {f"{source.spec.validation_name}/{name}": value for name, value in losses(task, source).items()}
+
+
+def sheet(task: LatentTask, source: DataSource, path: Path) -> None:
+    """Every prompt from two noises."""
+    prompts = prompts_of(task, source)
+    rows = [pictures(task, prompts, seed=100 * row) for row in range(_SEEDS)]
+    save_sheet(path, rows, [prompts] * _SEEDS, f"Each prompt from {_SEEDS} noises; guidance {task.config.guidance_scale:g}")
+
+
+def prompts_of(task: LatentTask, source: DataSource) -> list[str]:
+    """Those of the configuration, else captions."""
+    return list(task.config.prompts) or list(source.captions("validation", _PROMPTS)) or list(source.captions("train", _PROMPTS))
 
 
 def pictures(task: LatentTask, prompts: Sequence[str], seed: int, **options: float) -> Tensor:

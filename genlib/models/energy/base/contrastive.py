@@ -29,7 +29,11 @@ _UNITS_TRAINING, _UNITS_HELD_OUT = 1, 16
 class ContrastiveTask(RBMBase):
     """Base of the tasks: contrastive divergence for visible units of any kind."""
 
-    companions = Companions(assess="genlib.models.energy.base.rbm_assess:assess", example="genlib.models.energy.base.contrastive:example")
+    companions = Companions(
+        assess="genlib.models.energy.base.rbm_assess:assess",
+        sheet="genlib.models.energy.base.rbm_assess:sheet",
+        example="genlib.models.energy.base.contrastive:example",
+    )
 
     def drawn(self, v: Tensor, draw: Draw) -> Tensor:
         """A state of the visible units, given their means (B, V)."""

@@ -71,15 +71,22 @@ def auroc(low: Tensor, high: Tensor) -> float:
 
 def save_pictures(task: ContrastiveTask, source: DataSource, batches: list[Batch], folder: Path) -> None:
     """`filters.png`, `samples.png` and, of held-out batches, `denoised.png` of images; `samples.png` alone of vectors."""
-    seeds = list(range(_DREAMS if task.shape.is_image else _POINTS))
-    dreams = task.generate(seed=seeds)
+    sheet(task, source, folder / "samples.png")
     if not task.shape.is_image:
-        known = next(iter(source.batches("train", _POINTS, transform=task.transform(train=False))))
-        return save_scatter(known["x"], dreams, folder / "samples.png")
+        return
     save_filters(task, folder / "filters.png")
     if batches:
         save_denoised(task, batches[0]["x"][:_SHOWN], folder / "denoised.png")
-    save_dreams(dreams, seeds, "Samples, each the end of a chain of 1,000 Gibbs steps of its own seed", folder / "samples.png")
+
+
+def sheet(task: ContrastiveTask, source: DataSource, path: Path) -> None:
+    """Samples by seed; of vectors as points, beside those of the data."""
+    seeds = list(range(_DREAMS if task.shape.is_image else _POINTS))
+    dreams = task.generate(seed=seeds)
+    if task.shape.is_image:
+        return save_dreams(dreams, seeds, "Samples, each the end of a chain of 1,000 Gibbs steps of its own seed", path)
+    known = next(iter(source.batches("train", _POINTS, transform=task.transform(train=False))))
+    save_scatter(known["x"], dreams, path)
 
 
 def save_dreams(dreams: Tensor, seeds: list[int], title: str, path: Path) -> None:

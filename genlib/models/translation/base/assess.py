@@ -34,7 +34,7 @@ def assess(task: Translator, source: DataSource, folder: Path) -> dict[str, floa
         return {}
     features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     everything = {name: torch.cat([part[name] for part in pictures]) for name in pictures[0]}
-    save_sheet(task, {name: value[:_ROWS] for name, value in everything.items()}, folder / "translations.png")
+    sheet(task, source, folder / "translations.png")
     values = task.joint_evaluation({**features, "valid": everything["valid"]})
     scores = {name: value.float().mean().item() for name, value in values.items() if name != "progress"}
     if isinstance(task, TwoDomains):
@@ -51,6 +51,12 @@ def flipped(task: TwoDomains, source: DataSource, features: Batch) -> float:
     wanted = torch.arange(2).repeat_interleave(len(features["a_made"]))
     labels = torch.arange(2).repeat_interleave(torch.tensor([len(a), len(b)]))
     return (linear_probe(torch.cat([a, b]), labels, made, strength=1e-3) == wanted).float().mean().item()
+
+
+def sheet(task: Translator, source: DataSource, path: Path) -> None:
+    """The first held-out pictures, translated."""
+    for batch in held_out(task, source, size=_ROWS, most=_ROWS):
+        save_sheet(task, batch, path)
 
 
 def save_sheet(task: Translator, batch: Batch, path: Path) -> None:

@@ -58,7 +58,11 @@ def start_small(network: nn.Module, width: int) -> None:
 class Translator(Task):
     """Base of the tasks. Batches are those of `TranslationTransform`."""
 
-    companions = Companions(assess="genlib.models.translation.base.assess:assess", example="genlib.models.translation.base.translator:example")
+    companions = Companions(
+        assess="genlib.models.translation.base.assess:assess",
+        sheet="genlib.models.translation.base.assess:sheet",
+        example="genlib.models.translation.base.translator:example",
+    )
     two_sets = True
     """Whether pictures come from two sets without pairs."""
     progress: Tensor
