@@ -42,8 +42,9 @@ from genlib.files import write_atomically
 from genlib.json_text import json_text
 from genlib.metrics.conditions import Conditions, conditions, drawing
 from genlib.metrics.generative import Measurement, generated
+from genlib.program import as_called, command
 from genlib.task import Task
-from jobs.command_line import exit_code
+from jobs.command_line import Arguments, exit_code
 from jobs.evaluate import located, whole_number
 from jobs.picture_scores import fitting_split, generator_name
 from jobs.run_folder import read_json, write_json
@@ -167,7 +168,7 @@ def sign_test(wins: int, losses: int) -> float:
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python jobs/compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(prog=command("compare"), description=as_called(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", help="two runs, stages of runs, or checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
     parser.add_argument("--answers", type=Path, nargs="+", help="files that judges saved")

@@ -28,9 +28,10 @@ import torch
 from genlib import checkpoint, companions
 from genlib.checkpoint import Manifest
 from genlib.config import DataConfig, from_json
+from genlib.program import command
 from genlib.storage import Held, share
 from genlib.types import DataSource
-from jobs.command_line import exit_code
+from jobs.command_line import Arguments, exit_code
 from jobs.run_folder import read_json, write_json
 
 
@@ -118,7 +119,7 @@ def located(folder: Path) -> tuple[Path, Path]:
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python jobs/evaluate.py", description=main.__doc__)
+    parser = Arguments(prog=command("evaluate"), description=main.__doc__)
     parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), or a checkpoint")
     parser.add_argument("--data.validation", dest="validation", default=None, help="other held-out shards than the run's own")
     pictures = parser.add_argument_group("scores of generated pictures")
