@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from genlib.config import from_json, to_json
 from genlib.recipe import Stage
 from genlib.storage import StorageError, lacks_room, stopped
 from jobs.control import Stopped
-from jobs.options import UNPREFIXED, flags, nearest_option, part_of, with_options, words_between
+from jobs.options import UNPREFIXED, flags, nearest_option, option, with_options, words_between
 
 USAGE = """usage: {program} RECIPE [options] [--task.FIELD VALUE] [--train.FIELD VALUE] [--data.FIELD VALUE]
 
@@ -303,27 +304,22 @@ def read(form: type, arguments: Sequence[str], shown: str, description: str) -> 
     """The form filled in from the arguments, by tyro; ValueError with our sentence in place of tyro's box. `shown`: the program, in its help."""
     import tyro
 
-    default = form()
-    with one_sentence(flags(default), arguments, default):
-        return tyro.cli(form, args=list(arguments), prog=shown, description=program.as_called(description))
+    with one_sentence(flags(form()), arguments):
+        return tyro.cli(form, args=list(arguments), prog=shown, description=program.as_called(description), config=(tyro.conf.CascadeSubcommandArgs,))
 
 
 @contextmanager
-def one_sentence(known: Sequence[str], arguments: Sequence[str], default: Any = None) -> Iterator[None]:
-    """Inside, tyro's reasons to reject the arguments are sentences that name options as they are typed.
-
-    known: the options there are. default: the form of which they are; None where a function takes them.
-    """
+def one_sentence(known: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, tyro's reasons to reject the arguments are sentences that name options as they are typed, of those that are known."""
     from tyro import _errors  # tyro is pinned: its hook for errors is not yet public
 
     try:
-        with _errors.on_parse_error(parse_error_hook(default, known)):
+        with _errors.on_parse_error(parse_error_hook(known)):
             yield
     except WrongWord as error:
         raise ValueError(as_typed(str(error), arguments)) from None
     except ValueError as error:  # of fields without a name in front, which tyro lets through
-        own = getattr(default, UNPREFIXED, default)
-        raise ValueError(as_typed(with_options(str(error), known, kind=own and type(own)), arguments)) from None
+        raise ValueError(as_typed(with_options(str(error), known, kind=refusing_class(error)), arguments)) from None
 
 
 def as_typed(sentence: str, arguments: Sequence[str]) -> str:
@@ -333,7 +329,7 @@ def as_typed(sentence: str, arguments: Sequence[str]) -> str:
     return sentence
 
 
-def parse_error_hook(default: Any, known: Sequence[str]) -> Callable[[Any], None]:
+def parse_error_hook(known: Sequence[str]) -> Callable[[Any], None]:
     """What to raise for each of tyro's reasons to reject the arguments."""
 
     def hook(event: Any) -> None:
@@ -353,11 +349,24 @@ def parse_error_hook(default: Any, known: Sequence[str]) -> Callable[[Any], None
         message = plain(getattr(event, "message", kind))
         if name:
             raise WrongWord(in_words(name, message))
-        where = getattr(sys.exception(), "arg", "")  # the path of the configuration that refused its values
+        if kind == "SubcommandConflict":
+            raise WrongWord(f"{event.attempted} comes after {event.trigger_flag}, which is of {event.already_selected}; name it before its options")
+        error = sys.exception()
+        where, refusing = getattr(error, "arg", ""), refusing_class(error)
         group = where if isinstance(where, str) else ""
-        raise WrongWord(with_options(message, known, group, type(part_of(default, group))))
+        own = [option(f"{group}.{field.name}") for field in dataclasses.fields(refusing)] if group and refusing else []
+        raise WrongWord(with_options(message, [*dict.fromkeys([*known, *own])], group, refusing))
 
     return hook
+
+
+def refusing_class(error: BaseException | None) -> type | None:
+    """The class of the configuration that refused its values, where the error comes from one."""
+    cause = error and (error.__context__ or error)
+    for frame, _ in traceback.walk_tb(cause and cause.__traceback__):
+        if dataclasses.is_dataclass(config := frame.f_locals.get("self")):
+            return type(config)
+    return None
 
 
 def no_option(word: str, known: Sequence[str]) -> str:

@@ -41,13 +41,6 @@ def flags(form: Any) -> list[str]:
     return [option(path) for path, _ in leaves(form)]
 
 
-def part_of(form: Any, path: str) -> Any:
-    """The configuration at a path of a form; the form itself at the empty one."""
-    for name in filter(None, path.split(".")):
-        form = form[name] if isinstance(form, Mapping) else getattr(form, name)
-    return form
-
-
 def nearest_option(word: str, known: Sequence[str]) -> str:
     """` Did you mean '--train.steps'?`: of the same group first, then of the groups around it, then the same name elsewhere, then any."""
     flag = word.partition("=")[0].replace("_", "-")
