@@ -6,7 +6,7 @@ To the cluster that RAY_ADDRESS names; without it, to a head on this machine tha
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 

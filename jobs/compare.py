@@ -14,7 +14,7 @@ says how often each run was preferred, with an interval over pairs and the sign 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cluster.signals import keeps
 from genlib import checkpoint
 from genlib.config import DataConfig, from_json
 from genlib.data.shards.writer import png
@@ -187,7 +188,8 @@ def main(arguments: Sequence[str]) -> int:
     """See the module."""
     options = parsed(arguments)
     if not options.answers:
-        key = make(options.runs, options.out, options.pairs, options.seed, options.question)
+        with keeps(lambda: "stopped before the page was whole, so nothing is kept; the same command begins again"):
+            key = make(options.runs, options.out, options.pairs, options.seed, options.question)
         print(f"{len(key['left'])} pairs in {options.out / PAGE}; keep {options.out / KEY} from who judges")
         return 0
     key = read_json(options.out / KEY)

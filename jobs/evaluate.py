@@ -10,7 +10,7 @@ It reads a finished checkpoint and writes beside it, so a kill costs nothing but
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from cluster.signals import keeps
 from genlib import checkpoint, companions
 from genlib.checkpoint import Manifest
 from genlib.config import DataConfig, from_json
@@ -149,6 +150,12 @@ def whole_number(text: str) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Evaluates the newest checkpoint of a run (or of one stage of it) in this process; adds scores of pictures with --features and --clip."""
     options = parsed(arguments)
+    with keeps(lambda: "stopped before the scores were whole: what was there is kept; the same command begins again"):
+        return evaluate_folder(options)
+
+
+def evaluate_folder(options: argparse.Namespace) -> int:
+    """What the command line asks for."""
     final, folder = located(options.folder)
     from genlib.data.source import open_source
 

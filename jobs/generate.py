@@ -8,7 +8,7 @@ command goes on after any kill. `--format shards` writes WebDataset tars that tr
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from cluster.parallel import once_connected, parallel_map
+from cluster.signals import keeps
 from genlib import checkpoint
 from genlib.data.shards.writer import ShardWriter, png
 from genlib.files import write_atomically
@@ -68,6 +69,11 @@ class PictureOrder:
         """What picture `number` is made of."""
         line = self.asked[number // self.each]
         return {**line, "seed": line.get("seed", self.seed) + (number % self.each if "seed" in line else number)}
+
+    @property
+    def blocks(self) -> range:
+        """All blocks."""
+        return range(-(-len(self) // self.block))
 
     def numbers(self, block: int) -> range:
         """The pictures of a block."""
@@ -208,6 +214,12 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def kept(order: PictureOrder) -> str:
+    """What there is when a signal has ended it."""
+    made = len(order) - sum(len(order.missing(block)) for block in order.blocks)
+    return f"stopped: {made:,} of {len(order):,} pictures are kept in {order.out}; the same command makes the others"
+
+
 def with_checkpoint(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
     """The words with the checkpoint in place of the run, which may train on."""
     at = next(at for at, word in enumerate(arguments) if Path(word) == folder)
@@ -220,10 +232,10 @@ def main(arguments: Sequence[str]) -> int:
     order = ordered(options)
     again = Typed("generate", with_checkpoint(arguments, options.folder)).line
     order.out.mkdir(parents=True, exist_ok=True)
-    with only_one(order.out):
+    with only_one(order.out), keeps(partial(kept, order)):
         check_same_order(order, note(order), again)
         print(f"command: {again}", file=sys.stderr)
-        missing = {block: len(order.missing(block)) for block in range(-(-len(order) // order.block))}
+        missing = {block: len(order.missing(block)) for block in order.blocks}
         blocks = [block for block, count in missing.items() if count]
         if done := len(order) - sum(missing.values()):
             print(f"{done:,} of {len(order):,} pictures are there already", file=sys.stderr)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.signals import ends_quietly
-from genlib.program import PROGRAM, VERBS
+from cluster.quiet import ends_quietly
 
 
 def main() -> int:
@@ -11,10 +10,11 @@ def main() -> int:
     ends_quietly()  # before imports that take a second
     import sys
 
+    from cluster.signals import interruptible
+    from genlib.program import PROGRAM, VERBS
+
     verb, *words = sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
-        from cluster.signals import interruptible
-
         return interruptible(lambda: print(usage()) or 0)
     if verb not in VERBS:
         print(f"there is no command {verb!r}.{_nearest(verb)} `{PROGRAM} --help` shows all", file=sys.stderr)
@@ -30,6 +30,8 @@ def main() -> int:
 
 def usage() -> str:
     """What `genlib --help` says."""
+    from genlib.program import PROGRAM, VERBS
+
     width = max(map(len, VERBS))
     lines = [f"  {name:<{width}}  {verb.about}" for name, verb in VERBS.items()]
     return "\n".join([f"usage: {PROGRAM} COMMAND ...", "", *lines, "", f"  {PROGRAM} COMMAND --help  what it takes"])
@@ -37,6 +39,8 @@ def usage() -> str:
 
 def _nearest(word: str) -> str:
     from difflib import get_close_matches
+
+    from genlib.program import VERBS
 
     near = get_close_matches(word, VERBS, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""

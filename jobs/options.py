@@ -44,13 +44,14 @@ def flags(form: Any) -> list[str]:
 def nearest_option(word: str, known: Sequence[str]) -> str:
     """` Did you mean '--train.steps'?`: of the same group first, then of the groups around it, then the same name elsewhere, then any."""
     flag = word.partition("=")[0].replace("_", "-")
-    group, _, name = flag.rpartition(".")
+    group, name = flag.rpartition(".")[0], flag.rpartition(".")[2].removeprefix("--")
     while group:
         own = {one.removeprefix(f"{group}."): one for one in known if one.startswith(f"{group}.")}
-        if near := difflib.get_close_matches(flag.removeprefix(f"{group}."), own, n=1):
+        same = [one for one in own if one.rpartition(".")[2] == name]
+        if near := same or difflib.get_close_matches(flag.removeprefix(f"{group}."), own, n=1):
             return f" Did you mean {own[near[0]]!r}?"
         group = group.rpartition(".")[0]
-    elsewhere = next((one for one in known if one.endswith(f".{name.removeprefix('--')}")), "")
+    elsewhere = next((one for one in known if one.endswith(f".{name}")), "")
     return f" Did you mean {elsewhere!r}?" if elsewhere else nearest(flag, known)
 
 

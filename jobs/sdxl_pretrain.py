@@ -8,7 +8,7 @@ at the end: how well they fit their prompts against other prompts, and their Fr√
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 

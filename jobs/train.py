@@ -7,7 +7,7 @@ resumes a run that was cut off, by whatever.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -89,7 +89,10 @@ def asked(command: Command[RunOptions]) -> dict[str, Any]:
 def plan(command: Command, run: Path) -> str:
     """What would run, for `--dry-run`."""
     stages = {stage.name: run_folder.described(stage) for stage in command.stages}
-    return json_text({"recipe": command.recipe, "run": str(run), "workers": command.options.workers, **asked(command), "stages": stages}, indent=1)
+    return json_text(
+        {"recipe": command.recipe, "run": str(run), "workers": command.options.workers, "options": command.options.to_keep(), "stages": stages},
+        indent=1,
+    )
 
 
 def train(command: Command, run: Path) -> int:

@@ -7,7 +7,7 @@ again resumes a search that was cut off, by whatever: finished trials stay, the 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 

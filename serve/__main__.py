@@ -7,7 +7,7 @@ they end with this command. The page and the API are at http://HOST:PORT.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
