@@ -216,8 +216,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def kept(order: PictureOrder) -> str:
     """What there is when a signal has ended it."""
-    made = len(order) - sum(len(order.missing(block)) for block in order.blocks)
-    return f"stopped: {made:,} of {len(order):,} pictures are kept in {order.out}; the same command makes the others"
+    made = sum(name.endswith(".tar" if order.shards else ".png") and not name.startswith(".") for name in os.listdir(order.out))
+    whole, what = (len(order.blocks), "shards") if order.shards else (len(order), "pictures")
+    return f"stopped: {made:,} of {whole:,} {what} are kept in {order.out}; the same command makes the others"
 
 
 def with_checkpoint(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
