@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 
-from genlib import program, trusted_packages
+from genlib import trusted_packages
 from genlib.config import nearest
 from genlib.recipe import Recipe
 
@@ -85,7 +85,7 @@ def recipes() -> dict[str, str]:
 def _function(name: str) -> Callable[[], Recipe]:
     known = recipes()
     if name not in known:
-        raise ValueError(f"there is no recipe {name!r}.{nearest(name, list(known))} `{program.command('train')} --list` shows all")
+        raise ValueError(f"there is no recipe {name!r}.{nearest(name, list(known))} `python jobs/train.py --list` shows all")
     module, _, function = known[name].partition(":")
     if name in RECIPES:
         return getattr(importlib.import_module(module), function)

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from braceexpand import braceexpand
 
-from genlib import program
 from genlib.data.index.storage_path import StoragePath
 from genlib.data.remote import remote_file
 from genlib.data.remote.remote_file import RemoteFile
@@ -152,5 +151,5 @@ def all_shards(where: str) -> list[StoragePath]:
         else:
             paths += map(Path, sorted(glob.glob(str(path)))) if "*" in part and "{" not in part else _of_pattern(str(path))
     if not paths:
-        raise ValueError(f"{where!r}: there are no shards (.tar files); check the path, or make some with `{program.command('data')}`")
+        raise ValueError(f"{where!r}: there are no shards (.tar files); check the path, or make some with `python jobs/prepare_data.py`")
     return list(dict.fromkeys(paths))
