@@ -51,7 +51,8 @@ def command(verb: str) -> str:
 
 
 def as_called(text: str) -> str:
-    """A text that names scripts, with the names that the user calls them by."""
+    """A text that names scripts, `python jobs/train.py` or `train.py`, with the names that the user calls them by."""
     for verb, one in VERBS.items() if is_called_by_name() else ():
-        text = text.replace(one.script, command(verb)) if one.script else text
+        if one.script:
+            text = text.replace(one.script, command(verb)).replace(f"`{one.script.rpartition('/')[2]} ", f"`{command(verb)} ")
     return text

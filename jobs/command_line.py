@@ -424,10 +424,10 @@ def _exit_code(work: Callable[[], int]) -> int:
     except Stopped:
         return 1
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(program.as_called(str(error)), file=sys.stderr)
         return 2
     except (RunStopped, NotStarted, StorageError) as error:
-        print(error, file=sys.stderr)
+        print(program.as_called(str(error)), file=sys.stderr)
         return 1
     except Exception as error:
         if not lacks_room(error):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cluster.connect import connected
 from cluster.preflight import check_cluster_fits
-from genlib import checkpoint, program
+from genlib import checkpoint
 from genlib.engine.encoding import why_no_set
 from genlib.engine.fit import fresh_task
 from genlib.recipe import Stage
@@ -94,9 +94,7 @@ def final_of(command: Command, run: Path, name: str) -> Path:
     stage = next(stage for stage in command.stages if stage.name == name)
     found = checkpoint.newest(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
     if found is None or not found[1].finished:
-        raise ValueError(
-            f"stage {name} of run {run.name} is not trained, but others encode with it; train it first with `{program.command('train')}`"
-        )
+        raise ValueError(f"stage {name} of run {run.name} is not trained, but others encode with it; train it first with `python jobs/train.py`")
     return found[0]
 
 

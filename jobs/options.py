@@ -86,6 +86,8 @@ def _is_field(sentence: str, found: re.Match) -> bool:
 
 def _path_of(name: str, group: str, paths: Collection[str]) -> str:
     """The one path that a name means; empty where it means none or several."""
+    first, _, rest = name.partition(".")
+    name = rest if first.endswith("Config") else name
     while group:
         if f"{group}.{name}" in paths:
             return f"{group}.{name}"

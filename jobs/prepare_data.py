@@ -345,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with one_sentence(options_of(verb), words):
             tyro.extras.subcommand_cli_from_dict(VERBS, prog=program.command("data"), description=program.as_called(__doc__ or ""), args=words)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {program.as_called(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         raise

@@ -57,7 +57,7 @@ def score(words: Sequence[str], judge: str | None, scored: str) -> int:
     clip = Path(judge) if judge else run_folder.runs_root() / "clip"
     if not (clip / "checkpoints").is_dir():
         if judge:
-            raise ValueError(f"--judge {judge} is no run with checkpoints; train one with `{command('clip')}`")
+            raise ValueError(f"--judge {judge} is no run with checkpoints; train one with `python jobs/clip_pretrain.py`")
         print(f"no CLIP in {clip}, so the pictures are not scored; train one with `{command('clip')}`, then give this command again")
         return 0
     try:

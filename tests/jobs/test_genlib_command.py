@@ -52,6 +52,8 @@ def test_sentences_name_the_command_as_it_was_called(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(sys, "argv", [called_as, "--list"])
         assert program.command("train") == name
         assert program.as_called("see `python jobs/train.py vae`") == f"see `{name} vae`"
+        short = program.as_called("`prepare_data.py look x`")
+        assert short == ("`genlib data look x`" if name.startswith("genlib") else "`prepare_data.py look x`")
     monkeypatch.setattr(sys, "argv", ["genlib", "train", "somm"])
     assert genlib_command.main() == 2
     assert capsys.readouterr().err == "there is no recipe 'somm'. Did you mean 'som'? `genlib train --list` shows all\n"

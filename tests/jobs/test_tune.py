@@ -169,13 +169,13 @@ def test_trials_of_several_workers_reach_what_one_process_reaches(tmp_path: Path
     [
         (["nothing"], "there is no recipe 'nothing'"),
         (["ddpm", "--space", "task.nothing=1:2"], "'task.nothing' is no field of this recipe; `--help` shows all"),
-        (["ddpm", "--space", "task.label_dropout=0.5:2"], "the space has task.label_dropout = 2.0, which the recipe refuses: "),
+        (["ddpm", "--space", "task.label_dropout=0.5:2"], "the space has --task.label-dropout = 2.0, which the recipe refuses: --task.label-dropout is 2.0; it must be below 1"),
         (["ddpm", "--space", "task.label_dropout=0.5-2"], "label_dropout: Input should be a valid number"),
         (["ddpm", "--space", "task.label_dropout=0.5:high"], "--space 'task.label_dropout=0.5:high' is no range; write NAME=LOW:HIGH"),
-        (["ddpm", "--trials", "0"], "trials is 0; it must be at least 1"),
+        (["ddpm", "--trials", "0"], "--trials is 0; it must be at least 1"),
         (["ddpm", "--scheduler", "pbt"], "give --search random with it"),
         (["ddpm", "--metric", "fid"], "say with --mode min or --mode max"),
-        (["ddpm", "--time-budget", "soon"], "time_budget is 'soon'; write a time like 90s, 30m or 2h"),
+        (["ddpm", "--time-budget", "soon"], "--time-budget is 'soon'; write a time like 90s, 30m or 2h"),
         (["sdxl_tiny", "--stage", "base"], "there is no stage 'base'; the recipe has autoencoder, text, text_2, denoiser, refiner"),
     ],
 )  # fmt: skip
