@@ -169,8 +169,8 @@ def test_trials_of_several_workers_reach_what_one_process_reaches(tmp_path: Path
     [
         (["nothing"], "there is no recipe 'nothing'"),
         (["ddpm", "--space", "task.nothing=1:2"], "'task.nothing' is no field of this recipe; `--help` shows all"),
-        (["ddpm", "--space", "task.label_dropout=0.5:2"], "the space has --task.label-dropout = 2.0, which the recipe refuses: --task.label-dropout is 2.0; it must be below 1"),
-        (["ddpm", "--space", "task.label_dropout=0.5-2"], "label_dropout: Input should be a valid number"),
+        (["ddpm", "--space", "task.label_dropout=0.5:2"], "the recipe refuses: --task.label-dropout is 2.0; it must be below 1"),
+        (["ddpm", "--space", "task.label_dropout=0.5-2"], "--task.label-dropout: Input should be a valid number"),
         (["ddpm", "--space", "task.label_dropout=0.5:high"], "--space 'task.label_dropout=0.5:high' is no range; write NAME=LOW:HIGH"),
         (["ddpm", "--trials", "0"], "--trials is 0; it must be at least 1"),
         (["ddpm", "--scheduler", "pbt"], "give --search random with it"),
