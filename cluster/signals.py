@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from cluster.quiet import SIGNALS
+
 GRACE_SECONDS = 25.0
 """By default; Kubernetes kills after 30."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PIPE = 128 + signal.SIGPIPE
 _POLL_SECONDS = 0.05
 _SAME_SECONDS = 0.1
@@ -78,8 +79,8 @@ def interruptible(work: Callable[[], int]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     if threading.current_thread() is not threading.main_thread():
         return work()
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    heard = [number for number in _SIGNALS if before[number] is not signal.SIG_IGN]  # a shell's background job, nohup
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    heard = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]  # a shell's background job, nohup
     try:
         try:
             return _Command(work, heard).run()
@@ -103,18 +104,6 @@ def _reader_is_gone() -> bool:
     stdout = select.poll()
     stdout.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in stdout.poll(0))
-
-
-def ends_quietly() -> None:
-    """Until `interruptible` listens, as while modules are imported: a signal ends the process with a line, and no traceback."""
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stopped)
-
-
-def _stopped(number: int, frame: FrameType | None) -> None:
-    _say("stopped")
-    os._exit(128 + number)
 
 
 class _Command:

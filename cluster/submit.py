@@ -6,7 +6,7 @@ To the cluster that RAY_ADDRESS names; without it, to a head on this machine tha
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -45,6 +45,7 @@ def job_address() -> Iterator[tuple[str, bool]]:
 
 def submit(command: Sequence[str]) -> int:
     """Runs the command as a job with this folder as its working directory; its exit code."""
+    logging.disable(logging.WARNING)  # Ray tells of every file it leaves out
     with job_address() as (address, ours):
         client, environment = connect(address), {} if ours else passed_on() or {}
         job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": ".", "excludes": EXCLUDES, **environment})
@@ -110,5 +111,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)  # Ray tells of every file it leaves out
     sys.exit(interruptible(lambda: main(sys.argv[1:])))

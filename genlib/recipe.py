@@ -48,7 +48,7 @@ STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
 def strategy_refusal(task: TaskConfig, strategy: str, workers: int) -> str:
     """Why a strategy cannot train such a task with so many workers, in a sentence; empty where it can."""
     if strategy == "single" and workers > 1:
-        return f"strategy single trains on one worker, but there are {workers}; use ddp, zero1, zero2 or zero3, or one worker"
+        return f"train.strategy single trains on one worker, but there are {workers}; use ddp, zero1, zero2 or zero3, or one worker"
     if strategy == "zero3" and task.zero3_refusal:
         return f"{type(task).__name__.removesuffix('Config')} cannot train under zero3: {task.zero3_refusal}; use zero2"
     return ""

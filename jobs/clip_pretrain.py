@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from genlib import registry
 from jobs import train
-from jobs.command_line import exit_code
+from jobs.command_line import Typed, config_of, exit_code
 from jobs.precision import fitting_precision
 
 DEFAULTS = ("--workers", "2", "--train.strategy", "zero2")
@@ -23,12 +24,13 @@ DEFAULTS = ("--workers", "2", "--train.strategy", "zero2")
 
 def main(arguments: Sequence[str]) -> int:
     """jobs/train.py with a CLIP recipe and defaults for two workers; what the user says comes later and wins."""
-    rest, recipe = list(arguments), "clip_tiny"
-    if "--recipe" in rest[:-1]:
-        at = rest.index("--recipe")
-        recipe = rest[at + 1]
-        del rest[at : at + 2]
-    return train.main([recipe, *DEFAULTS, *fitting_precision(recipe, registry.load(recipe).stages), *rest])
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default="clip_tiny")
+    own, rest = parser.parse_known_args(list(arguments))
+    typed = Typed("clip", tuple(arguments))
+    if config_of(rest):
+        return train.main(rest, typed)
+    return train.main([own.recipe, *DEFAULTS, *fitting_precision(own.recipe, registry.load(own.recipe).stages), *rest], typed)
 
 
 if __name__ == "__main__":

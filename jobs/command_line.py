@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
 
 from cluster.local import NotStarted
 from cluster.signals import GRACE_SECONDS, check_grace, interruptible
-from genlib import registry
-from genlib.config import nearest
+from genlib import program, registry
+from genlib.config import from_json, to_json
 from genlib.recipe import Stage
 from genlib.storage import StorageError, lacks_room, stopped
 from jobs.control import Stopped
+from jobs.options import UNPREFIXED, flags, nearest_option, option, with_options, words_between
 
-USAGE = """usage: python jobs/{script} RECIPE [options] [--task.FIELD VALUE] [--train.FIELD VALUE] [--data.FIELD VALUE]
+USAGE = """usage: {program} RECIPE [options] [--task.FIELD VALUE] [--train.FIELD VALUE] [--data.FIELD VALUE]
 
-  python jobs/{script} --list            all recipes
-  python jobs/{script} RECIPE --help     every field of that recipe, its type and default"""
+  {program} --list                 all recipes
+  {program} RECIPE --help          every field of that recipe, its type and default
+  {program} --config RUN/run.json  the recipe and all values of a run, under those that are given here"""
+
+
+HEADLINES = ("clip", "sdxl", "stylegan")
+"""Verbs that are `train` with a recipe and defaults of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +49,8 @@ class RunOptions:
     """Name of the run: it lives in runs/NAME, or in $GENLIB_RUNS/NAME. Empty is the recipe's name."""
     run_dir: str = ""
     """Folder of the run itself, in place of a name; every worker must see it under this path."""
+    config: str = ""
+    """run.json of another run, whose recipe and values are taken for what is not given here."""
     retries: int = 3
     """Times a run whose workers were lost goes on from its newest checkpoint before it gives up; -1 is always."""
     grace_seconds: float = GRACE_SECONDS
@@ -84,6 +97,11 @@ class RunOptions:
         if self.mfu > 1:
             raise ValueError(f"mfu is {self.mfu:g}; it is a share of the peak, for example 0.4")
 
+    def to_keep(self) -> dict[str, Any]:
+        """What another run takes over by --config."""
+        own = ("run", "run_dir", "config", "dry_run", "plan", "gpus", "gpu_memory_gb", "gpu_tflops", "mfu")
+        return {name: value for name, value in to_json(self).items() if name not in own}
+
     @property
     def worker_range(self) -> tuple[int, int]:
         """Fewest and most workers."""
@@ -97,35 +115,143 @@ Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, slots=True)
+class Typed:
+    """What the user typed: a verb and the words behind it."""
+
+    verb: str
+    words: tuple[str, ...]
+
+    @property
+    def program(self) -> str:
+        """What stands in front of the words."""
+        return program.command(self.verb)
+
+    @property
+    def line(self) -> str:
+        """All of it, for a shell."""
+        return f"{self.program} {shlex.join(self.words)}".strip()
+
+
+@dataclass(frozen=True, slots=True)
 class Command(Generic[Options]):
     """What the user asked for."""
 
     recipe: str
     stages: tuple[Stage, ...]
     options: Options
+    again: str = ""
+    """The line for a shell that asks for the same."""
+
+    @contextmanager
+    def naming_options(self, stage: Stage | None = None) -> Iterator[None]:
+        """Inside, a ValueError on fields, of that stage where it is known, becomes one on options."""
+        known = flags(form_of(self.stages, self.options)())
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(with_options(str(error), known, stage.name if stage and len(self.stages) > 1 else "")) from error
 
 
-def parse(arguments: Sequence[str]) -> Command[RunOptions]:
+def parse(arguments: Sequence[str], typed: Typed | None = None) -> Command[RunOptions]:
     """Reads `RECIPE [options]` of train.py. ValueError says in one sentence what is wrong; SystemExit(0) after --help or --list."""
-    return parsed(arguments, RunOptions(), "train.py")
+    return parsed(arguments, RunOptions(), typed or Typed("train", tuple(arguments)))
 
 
-def parsed(arguments: Sequence[str], options: Options, script: str) -> Command[Options]:
-    """As `parse`, for a script with other options, of which these are the defaults."""
+def parsed(arguments: Sequence[str], options: Options, typed: Typed) -> Command[Options]:
+    """As `parse`, for a job with other options, of which these are the defaults; `typed` is what stands for the arguments."""
     if list(arguments) == ["--list"]:
         print(listing())
         raise SystemExit(0)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE.format(script=script))
+        print(USAGE.format(program=typed.program))
         raise SystemExit(0)
-    name, *rest = arguments
-    if name.startswith("-"):
-        raise ValueError(f"the recipe comes first, before {name}: `python jobs/{script} RECIPE ...`; `--list` shows all")
+    name, rest = recipe_of(arguments, typed)
     recipe = registry.load(name)
     stages = recipe.smoke if "--smoke" in rest else recipe.stages
-    form = form_of(stages, options)
-    values = read(form, rest, f"python jobs/{script} {name}", registry.describe(name))
-    return Command(name, one_place(tuple(filled(stages, values))), values.options)
+    if file := config_of(rest):
+        if "--smoke" in rest:
+            raise ValueError(f"--config {file} says how large all is, so leave --smoke out")
+        stages, options = restored(file, name, options)
+    shown = f"{typed.program} {name}" if typed.words[:1] == (name,) else typed.program
+    values = read(form_of(stages, options), rest, shown, registry.describe(name))
+    command = Command(name, one_place(tuple(filled(stages, values))), values.options)
+    return replace(command, again=again(command, typed) if file else typed.line)
+
+
+def recipe_of(arguments: Sequence[str], typed: Typed) -> tuple[str, list[str]]:
+    """The recipe, which is the first word or that of the run whose configuration is taken, and the other words."""
+    name, *rest = arguments
+    if not name.startswith("-"):
+        return name, rest
+    if file := config_of(arguments):
+        return str(saved(file)["recipe"]), list(arguments)
+    raise ValueError(f"the recipe comes first, before {name}: `{typed.program} RECIPE ...`; `--list` shows all")
+
+
+def config_of(arguments: Sequence[str]) -> Path | None:
+    """The file that --config names."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    try:
+        return parser.parse_known_args(list(arguments))[0].config
+    except argparse.ArgumentError:
+        raise ValueError("--config needs a value: the run.json of a run") from None
+
+
+def named_run(arguments: Sequence[str], name: str) -> list[str]:
+    """The words that give a run its name, where the user gives it none."""
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    return [] if given & {"--run", "--run-dir"} else ["--run", name]
+
+
+def saved(file: Path) -> dict[str, Any]:
+    """What a run, a search or `--dry-run` wrote of its configuration. ValueError where it is no such file."""
+    try:
+        found = json.loads(file.read_text())
+        if isinstance(found["recipe"], str) and all({"task", "train", "data"} <= parts.keys() for parts in found["stages"].values()):
+            return found
+    except OSError as error:
+        raise ValueError(f"--config {file} cannot be read: {error.strerror}; name the run.json of a run") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ValueError(f"--config {file} holds no configuration; name the run.json of a run, or what --dry-run printed")
+
+
+def restored(file: Path, recipe: str, options: Options) -> tuple[tuple[Stage, ...], Options]:
+    """The recipe's stages with the file's values, and the options with the file's. ValueError where it does not fit the recipe."""
+    found = saved(file)
+    if found["recipe"] != recipe:
+        raise ValueError(f"--config {file} is of recipe {found['recipe']}, not {recipe}; leave the recipe out, or the file")
+    given = found.get("options", {})
+    known = registry.load(recipe)
+    base = known.smoke if given.get("smoke") else known.stages
+    if [stage.name for stage in base] != list(found["stages"]):
+        raise ValueError(f"--config {file} has the stages {', '.join(found['stages'])}, and the recipe {', '.join(stage.name for stage in base)}")
+    try:
+        stages = tuple(
+            replace(stage, **{part: from_json(type(getattr(stage, part)), values) for part, values in found["stages"][stage.name].items()})
+            for stage in base
+        )
+        of_run = isinstance(options, RunOptions) and "space" not in found
+        return stages, from_json(type(options), given if of_run else {"smoke": given.get("smoke", False)})
+    except ValueError as error:
+        raise ValueError(f"--config {file}: {error}; it was written by another version of genlib, or changed: correct it there") from None
+
+
+def again(command: Command, typed: Typed) -> str:
+    """The line that asks for what a command with --config does, though the file may go: the recipe and what differs from it."""
+    verb = "train" if typed.verb in HEADLINES else typed.verb
+    try:
+        return line_of(verb, command.recipe, command.stages, replace(command.options, config=""))
+    except ValueError:
+        return typed.line
+
+
+def line_of(verb: str, recipe: str, stages: Sequence[Stage], options: Any) -> str:
+    """The line that asks for these stages and options. ValueError where none does, as of an optimizer that the recipe does not have."""
+    known = registry.load(recipe)
+    base = form_of(known.smoke if options.smoke else known.stages, type(options)())
+    return Typed(verb, (recipe, *words_between(base(), form_of(stages, options)()))).line
 
 
 def listing() -> str:
@@ -139,7 +265,7 @@ def form_of(stages: Sequence[Stage], options: Any) -> type:
     """A dataclass with the script's options and every stage's fields: `task`, `train`, `data`, under the stage's name where there are several."""
     import tyro
 
-    own = ("options", Annotated[type(options), tyro.conf.arg(name="")], dataclasses.field(default=options))
+    own = (UNPREFIXED, Annotated[type(options), tyro.conf.arg(name="")], dataclasses.field(default=options))
     if len(stages) == 1:
         return dataclasses.make_dataclass("Run", [own, *parts_of(stages[0])], frozen=True, kw_only=True)
     parts = []
@@ -170,57 +296,89 @@ def one_place(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     return tuple(stage if stage.data.train else replace(stage, data=replace(stage.data, **place)) for stage in stages)
 
 
-def read(form: type, arguments: Sequence[str], program: str, description: str) -> Any:
-    """The form filled in from the arguments, by tyro; ValueError with our sentence in place of tyro's box."""
+class WrongWord(ValueError):
+    """What the user typed cannot be read; the message is for the user."""
+
+
+def read(form: type, arguments: Sequence[str], shown: str, description: str) -> Any:
+    """The form filled in from the arguments, by tyro; ValueError with our sentence in place of tyro's box. `shown`: the program, in its help."""
     import tyro
+
+    with one_sentence(flags(form()), arguments):
+        return tyro.cli(form, args=list(arguments), prog=shown, description=program.as_called(description), config=(tyro.conf.CascadeSubcommandArgs,))
+
+
+@contextmanager
+def one_sentence(known: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, tyro's reasons to reject the arguments are sentences that name options as they are typed, of those that are known."""
     from tyro import _errors  # tyro is pinned: its hook for errors is not yet public
 
-    known = flags(form())
-    with _errors.on_parse_error(parse_error_hook(known)):
-        return tyro.cli(form, args=[spelled(argument) for argument in arguments], prog=program, description=description, use_underscores=True)
+    try:
+        with _errors.on_parse_error(parse_error_hook(known)):
+            yield
+    except WrongWord as error:
+        raise ValueError(as_typed(str(error), arguments)) from None
+    except ValueError as error:  # of fields without a name in front, which tyro lets through
+        raise ValueError(as_typed(with_options(str(error), known, kind=refusing_class(error)), arguments)) from None
 
 
-def spelled(argument: str) -> str:
-    """`--dry-run` as `--dry_run`; values stay as they are."""
-    flag, equals, value = argument.partition("=")
-    return flag.replace("-", "_").replace("__", "--", 1) + equals + value if flag.startswith("--") else argument
+def as_typed(sentence: str, arguments: Sequence[str]) -> str:
+    """Options with the underscores that the user wrote."""
+    for flag in {argument.partition("=")[0] for argument in arguments if argument.startswith("--") and "_" in argument.partition("=")[0]}:
+        sentence = re.sub(rf"{re.escape(flag.replace('_', '-'))}(?![\w.-])", flag, sentence)
+    return sentence
 
 
-def flags(form: Any, prefix: str = "") -> list[str]:
-    """Every `--a.b` that a form filled with its defaults takes."""
-    found = []
-    for field in dataclasses.fields(form):
-        value = getattr(form, field.name)
-        if isinstance(value, Mapping):
-            found += [flag for name, inner in value.items() for flag in flags(inner, f"{prefix}{field.name}.{name}.")]
-        elif dataclasses.is_dataclass(value):
-            found += flags(value, prefix if field.name == "options" else f"{prefix}{field.name}.")
-        else:
-            found.append(f"--{prefix}{field.name}")
-    return found
-
-
-def parse_error_hook(known: list[str]) -> Callable[[Any], None]:
+def parse_error_hook(known: Sequence[str]) -> Callable[[Any], None]:
     """What to raise for each of tyro's reasons to reject the arguments."""
 
     def hook(event: Any) -> None:
         kind = type(event).__name__
-        if kind == "UnrecognizedArgs":
-            word = event.tokens[0]
-            raise ValueError(f"there is no option {word}.{nearest(word, known)} `--help` shows all")
+        if unknown := getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", None):
+            raise WrongWord(no_option(unknown[0], known))
+        if kind == "MissingArgs":
+            flags_or_names = [one.arg.lowered.name_or_flags[-1] for one in event.missing_arguments]
+            missing = [name if name.startswith("-") else name.rpartition(".")[2].upper() for name in flags_or_names]
+            raise WrongWord(f"{' and '.join(missing)} must be given; `--help` says what {'they are' if len(missing) > 1 else 'it is'}")
         argument = getattr(event, "argument", None)
         name = argument.lowered.name_or_flags[-1] if argument is not None else ""
         if kind == "InvalidChoice":
-            raise ValueError(f"{name} is {event.value!r}; it must be one of {', '.join(event.choices)}")
+            raise WrongWord(f"{name} is {event.value!r}; it must be one of {', '.join(event.choices)}")
         if kind == "BadValue":
-            raise ValueError(f"{name} needs a value")
-        raise ValueError(in_words(name, plain(getattr(event, "message", kind))))
+            raise WrongWord(f"{name} needs a value")
+        message = plain(getattr(event, "message", kind))
+        if name:
+            raise WrongWord(in_words(name, message))
+        if kind == "SubcommandConflict":
+            raise WrongWord(f"{event.attempted} comes after {event.trigger_flag}, which is of {event.already_selected}; name it before its options")
+        error = sys.exception()
+        where, refusing = getattr(error, "arg", ""), refusing_class(error)
+        group = where if isinstance(where, str) else ""
+        own = [option(f"{group}.{field.name}") for field in dataclasses.fields(refusing)] if group and refusing else []
+        raise WrongWord(with_options(message, [*dict.fromkeys([*known, *own])], group, refusing))
 
     return hook
 
 
+def refusing_class(error: BaseException | None) -> type | None:
+    """The class of the configuration that refused its values, where the error comes from one."""
+    cause = error and (error.__context__ or error)
+    for frame, _ in traceback.walk_tb(cause and cause.__traceback__):
+        if dataclasses.is_dataclass(config := frame.f_locals.get("self")):
+            return type(config)
+    return None
+
+
+def no_option(word: str, known: Sequence[str]) -> str:
+    """What to say of a word that no option takes."""
+    word = word.partition("=")[0]
+    if not word.startswith("-"):
+        return f"{word!r} belongs to no option; an option begins with --, and `--help` shows all"
+    return f"there is no option {word}.{nearest_option(word, known)} `--help` shows all"
+
+
 def in_words(name: str, message: str) -> str:
-    """A failed conversion in the user's words; a sentence of our own configurations as it is."""
+    """A failed conversion in the user's words."""
     for pattern, wanted in ((r"invalid literal for int\(\).*: (.+)", "a whole number"), (r"could not convert string to float: (.+)", "a number")):
         if found := re.search(pattern, message):
             return f"{name} is {found[1]}; it must be {wanted}"
@@ -231,6 +389,21 @@ def plain(message: Any) -> str:
     """tyro's message as one line of text."""
     text = message if isinstance(message, str) else message.as_str_no_ansi() if hasattr(message, "as_str_no_ansi") else str(message)
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+
+
+class Arguments(argparse.ArgumentParser):
+    """argparse with one sentence, a ValueError, for what is wrong."""
+
+    def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
+        """See argparse."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(no_option(unknown[0], re.findall(r"--[\w.-]+", self.format_usage())))
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """See argparse."""
+        raise ValueError(message.removeprefix("argument "))
 
 
 class RunStopped(Exception):
@@ -251,10 +424,10 @@ def _exit_code(work: Callable[[], int]) -> int:
     except Stopped:
         return 1
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(program.as_called(str(error)), file=sys.stderr)
         return 2
     except (RunStopped, NotStarted, StorageError) as error:
-        print(error, file=sys.stderr)
+        print(program.as_called(str(error)), file=sys.stderr)
         return 1
     except Exception as error:
         if not lacks_room(error):

@@ -14,7 +14,7 @@ says how often each run was preferred, with an interval over pairs and the sign 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cluster.signals import keeps
 from genlib import checkpoint
 from genlib.config import DataConfig, from_json
 from genlib.data.shards.writer import png
@@ -42,8 +43,9 @@ from genlib.files import write_atomically
 from genlib.json_text import json_text
 from genlib.metrics.conditions import Conditions, conditions, drawing
 from genlib.metrics.generative import Measurement, generated
+from genlib.program import as_called, command
 from genlib.task import Task
-from jobs.command_line import exit_code
+from jobs.command_line import Arguments, exit_code
 from jobs.evaluate import located, whole_number
 from jobs.picture_scores import fitting_split, generator_name
 from jobs.run_folder import read_json, write_json
@@ -167,7 +169,7 @@ def sign_test(wins: int, losses: int) -> float:
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python jobs/compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(prog=command("compare"), description=as_called(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", help="two runs, stages of runs, or checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
     parser.add_argument("--answers", type=Path, nargs="+", help="files that judges saved")
@@ -186,7 +188,8 @@ def main(arguments: Sequence[str]) -> int:
     """See the module."""
     options = parsed(arguments)
     if not options.answers:
-        key = make(options.runs, options.out, options.pairs, options.seed, options.question)
+        with keeps(lambda: "stopped before the page was whole, so nothing is kept; the same command begins again"):
+            key = make(options.runs, options.out, options.pairs, options.seed, options.question)
         print(f"{len(key['left'])} pairs in {options.out / PAGE}; keep {options.out / KEY} from who judges")
         return 0
     key = read_json(options.out / KEY)

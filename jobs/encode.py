@@ -9,7 +9,7 @@ then finds it all.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -26,7 +26,7 @@ from genlib.engine.encoding import why_no_set
 from genlib.engine.fit import fresh_task
 from genlib.recipe import Stage
 from jobs import run_folder
-from jobs.command_line import Command, exit_code, parse
+from jobs.command_line import Command, Typed, exit_code, parse
 from jobs.encoder import EncodingWork, Workers, encode_by_workers
 from jobs.train import few, look_at_data, spread
 from jobs.undo import undone_unless_begun
@@ -34,7 +34,13 @@ from jobs.undo import undone_unless_begun
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code. ValueError where no stage encodes, or what it needs is not trained."""
-    command = parse(arguments)
+    command = parse(arguments, Typed("encode", tuple(arguments)))
+    with command.naming_options():
+        return encode(command)
+
+
+def encode(command: Command) -> int:
+    """Encodes what the command's stages need."""
     options = command.options
     run = run_folder.run_folder(options.run, options.run_dir, command.recipe)
     workers = Workers(options.worker_range[0], options.cpus_per_worker, options.gpus_per_worker or 0)
@@ -88,7 +94,7 @@ def final_of(command: Command, run: Path, name: str) -> Path:
     stage = next(stage for stage in command.stages if stage.name == name)
     found = checkpoint.newest(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
     if found is None or not found[1].finished:
-        raise ValueError(f"stage {name} of run {run.name} is not trained, but others encode with it; train it first with jobs/train.py")
+        raise ValueError(f"stage {name} of run {run.name} is not trained, but others encode with it; train it first with `python jobs/train.py`")
     return found[0]
 
 

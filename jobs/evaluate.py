@@ -10,7 +10,7 @@ It reads a finished checkpoint and writes beside it, so a kill costs nothing but
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -25,12 +25,14 @@ from typing import Any
 
 import torch
 
+from cluster.signals import keeps
 from genlib import checkpoint, companions
 from genlib.checkpoint import Manifest
 from genlib.config import DataConfig, from_json
+from genlib.program import command
 from genlib.storage import Held, share
 from genlib.types import DataSource
-from jobs.command_line import exit_code
+from jobs.command_line import Arguments, exit_code
 from jobs.run_folder import read_json, write_json
 
 
@@ -118,7 +120,7 @@ def located(folder: Path) -> tuple[Path, Path]:
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python jobs/evaluate.py", description=main.__doc__)
+    parser = Arguments(prog=command("evaluate"), description=main.__doc__)
     parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), or a checkpoint")
     parser.add_argument("--data.validation", dest="validation", default=None, help="other held-out shards than the run's own")
     pictures = parser.add_argument_group("scores of generated pictures")
@@ -148,6 +150,12 @@ def whole_number(text: str) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Evaluates the newest checkpoint of a run (or of one stage of it) in this process; adds scores of pictures with --features and --clip."""
     options = parsed(arguments)
+    with keeps(lambda: "stopped before the scores were whole: what was there is kept; the same command begins again"):
+        return evaluate_folder(options)
+
+
+def evaluate_folder(options: argparse.Namespace) -> int:
+    """What the command line asks for."""
     final, folder = located(options.folder)
     from genlib.data.source import open_source
 

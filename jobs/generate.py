@@ -8,7 +8,7 @@ command goes on after any kill. `--format shards` writes WebDataset tars that tr
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -27,13 +27,15 @@ from typing import Any
 import torch
 
 from cluster.parallel import once_connected, parallel_map
+from cluster.signals import keeps
 from genlib import checkpoint
 from genlib.data.shards.writer import ShardWriter, png
 from genlib.files import write_atomically
 from genlib.json_text import json_text
 from genlib.metrics.conditions import drawing, sampler_options
+from genlib.program import command
 from genlib.task import Task
-from jobs.command_line import exit_code
+from jobs.command_line import Arguments, Typed, exit_code
 from jobs.evaluate import located, whole_number
 from jobs.run_folder import only_one, read_json, write_json
 
@@ -67,6 +69,11 @@ class PictureOrder:
         """What picture `number` is made of."""
         line = self.asked[number // self.each]
         return {**line, "seed": line.get("seed", self.seed) + (number % self.each if "seed" in line else number)}
+
+    @property
+    def blocks(self) -> range:
+        """All blocks."""
+        return range(-(-len(self) // self.block))
 
     def numbers(self, block: int) -> range:
         """The pictures of a block."""
@@ -181,13 +188,13 @@ def note(order: PictureOrder) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def check_same_order(order: PictureOrder, now: dict[str, Any]) -> None:
-    """ValueError where the folder holds pictures of something else."""
+def check_same_order(order: PictureOrder, now: dict[str, Any], again: str) -> None:
+    """Notes what the folder holds, and the command. ValueError where it holds pictures of something else."""
     before = read_json(order.out / NOTE)
     if before is None:
         if any(order.out.glob("*.png")) or any(order.out.glob("*.tar")):
             raise ValueError(f"{order.out} holds pictures of which nothing is known; give another --out")
-        write_json(order.out / NOTE, now)
+        write_json(order.out / NOTE, {**now, "command": again})
     elif changed := next((name for name in now if before.get(name) != now[name]), None):
         was = f"{before.get(changed)!r}, now {now[changed]!r}"
         raise ValueError(f"{order.out} holds pictures of another {changed} ({was}); restore it or give another --out")
@@ -195,7 +202,7 @@ def check_same_order(order: PictureOrder, now: dict[str, Any]) -> None:
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python jobs/generate.py", description=main.__doc__)
+    parser = Arguments(prog=command("generate"), description=main.__doc__)
     parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), a checkpoint, or an export")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--prompts", type=Path, help="file with a prompt (or label) a line, or .jsonl")
@@ -207,13 +214,29 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def kept(order: PictureOrder) -> str:
+    """What there is when a signal has ended it."""
+    made = sum(name.endswith(".tar" if order.shards else ".png") and not name.startswith(".") for name in os.listdir(order.out))
+    whole, what = (len(order.blocks), "shards") if order.shards else (len(order), "pictures")
+    return f"stopped: {made:,} of {whole:,} {what} are kept in {order.out}; the same command makes the others"
+
+
+def with_checkpoint(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """The words with the checkpoint in place of the run, which may train on."""
+    at = next(at for at, word in enumerate(arguments) if Path(word) == folder)
+    return (*arguments[:at], str(located(folder)[0]), *arguments[at + 1 :])
+
+
 def main(arguments: Sequence[str]) -> int:
     """Makes pictures from the newest checkpoint of a run over all workers of the cluster, or in this process where they are few."""
-    order = ordered(parsed(arguments))
+    options = parsed(arguments)
+    order = ordered(options)
+    again = Typed("generate", with_checkpoint(arguments, options.folder)).line
     order.out.mkdir(parents=True, exist_ok=True)
-    with only_one(order.out):
-        check_same_order(order, note(order))
-        missing = {block: len(order.missing(block)) for block in range(-(-len(order) // order.block))}
+    with only_one(order.out), keeps(partial(kept, order)):
+        check_same_order(order, note(order), again)
+        print(f"command: {again}", file=sys.stderr)
+        missing = {block: len(order.missing(block)) for block in order.blocks}
         blocks = [block for block, count in missing.items() if count]
         if done := len(order) - sum(missing.values()):
             print(f"{done:,} of {len(order):,} pictures are there already", file=sys.stderr)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ LAUNCHES = "launches.jsonl"
 
 
 @contextmanager
-def launched(run: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """Inside, the command with those arguments of jobs/train.py works in the run's folder."""
+def launched(run: Path, command: str) -> Iterator[None]:
+    """Inside, the command works in the run's folder."""
     file, how = LineFile(run / LAUNCHES), "finished"
-    _add(file, {"what": "launch", "time": time.time(), "command": f"python jobs/train.py {shlex.join(arguments)}"})
+    _add(file, {"what": "launch", "time": time.time(), "command": command})
     try:
         yield
     except (Stopped, KeyboardInterrupt):

@@ -17,7 +17,7 @@ from genlib.engine.trace import FakeTask
 from genlib.recipe import Stage, strategy_refusal
 from genlib.task import Task
 from genlib.types import DataSpec
-from jobs.command_line import Command, RunOptions
+from jobs.command_line import Command, RunOptions, Typed, parse
 
 USABLE = 0.95
 """Share of a GPU's memory that the allocator can hand out; the rest is for the CUDA context, NCCL and gaps. An assumption."""
@@ -34,6 +34,16 @@ class Fit:
     """Samples a GPU holds at once."""
     accumulation: int
     """Micro-batches a step that this takes."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`genlib plan RECIPE`: what `train RECIPE --plan` prints."""
+    command = parse(
+        [*arguments, "--plan"] if len(arguments) and arguments[0] not in ("--list", "-h", "--help") else arguments, Typed("plan", tuple(arguments))
+    )
+    with command.naming_options():
+        print(planned(command))
+    return 0
 
 
 def planned(command: Command) -> str:

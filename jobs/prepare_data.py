@@ -15,13 +15,14 @@ A conversion that was cut off goes on with the same command.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
+import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ import tyro
 
 from cluster.parallel import parallel_map
 from cluster.signals import interruptible
+from genlib import program
 from genlib.config import DataConfig, nearest
 from genlib.data.builtin import emoji as emoji_font
 from genlib.data.builtin import fashion_mnist as fashion_files
@@ -47,6 +49,8 @@ from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
 from genlib.json_text import json_text
+from jobs.command_line import one_sentence
+from jobs.options import option
 from jobs.prepare.check import verify as checked
 from jobs.prepare.convert import Output, convert
 from jobs.prepare.layout import layout
@@ -324,15 +328,24 @@ VERBS = {
 }  # fmt: skip
 
 
+def options_of(verb: str) -> list[str]:
+    """The options that a verb takes."""
+    parameters = inspect.signature(VERBS[verb]).parameters if verb in VERBS else {}
+    names = [name for name, one in parameters.items() if "Positional" not in str(one.annotation)]
+    return [option(one) for name in names for one in ([field.name for field in fields(Output)] if name == "output" else [name])]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one verb. A value that is wrong, or a disk that is full, ends it with one sentence and exit code 2 or 1."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    verb = words[0].replace("-", "_")
     try:
-        if words and not words[0].startswith("-") and (verb := words[0].replace("-", "_")) not in VERBS:
+        if not words[0].startswith("-") and verb not in VERBS:
             raise ValueError(f"there is no verb {words[0]!r}.{nearest(verb, list(VERBS))} The verbs are {', '.join(VERBS)}")
-        tyro.extras.subcommand_cli_from_dict(VERBS, prog="prepare_data.py", description=__doc__, args=words)
+        with one_sentence(options_of(verb), words):
+            tyro.extras.subcommand_cli_from_dict(VERBS, prog=program.command("data"), description=program.as_called(__doc__ or ""), args=words)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {program.as_called(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         raise

@@ -7,22 +7,21 @@ Curves, pictures of the end and of the way there, scores, data, command, machine
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from genlib import registry
+from genlib import program, registry
 from genlib.engine.same_run import differences
 from genlib.storage import why
 from jobs import offline_page as page
-from jobs.command_line import RunStopped, exit_code
+from jobs.command_line import Arguments, RunStopped, exit_code
 from jobs.evaluate import table
 from jobs.goodput import PARTS, goodput
 from jobs.run_curves import drawn, is_main, panels
@@ -36,7 +35,7 @@ _MOST_PICTURES = 12
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the page of a run, or of two beside each other."""
-    parser = argparse.ArgumentParser(prog="python jobs/report.py", description=main.__doc__)
+    parser = Arguments(prog=program.command("report"), description=main.__doc__)
     parser.add_argument("run", type=Path, help="a run's folder, like runs/clip")
     parser.add_argument("other", type=Path, nargs="?", help="another run, to lay beside it")
     parser.add_argument("--out", type=Path, help=f"file to write (default RUN/{PAGE}, of two runs RUN/report-OTHER.html)")

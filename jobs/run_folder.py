@@ -1,7 +1,7 @@
 """The folder of a run: where it is, who works in it, what it is of, whether it is finished.
 
 runs/clip/
-  run.json            recipe and every stage's configuration, written before training
+  run.json            recipe, every stage's configuration, and the command, written before training
   checkpoints/  metrics.jsonl  tensorboard/        the engine's; under runs/NAME/STAGE/ where a recipe has several stages
   metrics.json        final scores, written last: with it the run is finished
   pictures/           what it had learnt after so many steps;  timeline.jsonl: what time went to;  launches.jsonl: each start and end
@@ -17,7 +17,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def run_folder(name: str, run_dir: str, default: str = "") -> Path:
         return Path(run_dir).absolute()
     name = name or default
     if name in (".", "..") or "/" in name:
-        raise ValueError(f"run {name!r} is no name; use letters, digits and dashes, or give a folder with --run-dir")
+        raise ValueError(f"--run {name!r} is no name; use letters, digits and dashes, or give a folder with --run-dir")
     return runs_root() / name
 
 
@@ -124,13 +124,14 @@ def _try_lock(file: Any) -> bool:
     return True
 
 
-def begin(run: Path, recipe: str, stages: Sequence[Stage]) -> dict[str, float] | None:
-    """Notes what the run is of; its final metrics where it is finished already.
+def begin(run: Path, recipe: str, stages: Sequence[Stage], asked: Mapping[str, Any] | None = None) -> dict[str, float] | None:
+    """Notes what the run is of, and beside that `asked`, which may change; its final metrics where it is finished already.
 
     ValueError naming the first setting in which the run that is there differs from this one. Where run.json is damaged, the checkpoints tell.
     """
     now = {"recipe": recipe, "stages": {stage.name: described(stage) for stage in stages}}
-    before = unsealed(read_json(run / "run.json"))
+    noted = unsealed(read_json(run / "run.json"))
+    before = noted and {name: noted[name] for name in now if name in noted}
     trained = any(run.glob("checkpoints/step_*")) or any(run.glob("*/checkpoints/step_*"))
     if trained and before is not None:
         check_unchanged_settings(run, filled(before, stages), now)
@@ -142,10 +143,11 @@ def begin(run: Path, recipe: str, stages: Sequence[Stage]) -> dict[str, float] |
             folder = stage_folder(run, stages, stage)
             if found := newest(folder / "checkpoints"):
                 check_same_settings(found[1], recipe, stage, folder)
-    if before != now:
-        if not trained:
-            forget_scores(run, stages)
-        write_json(run / "run.json", {**now, "sha256": digest_of(now)})
+    if before != now and not trained:
+        forget_scores(run, stages)
+    whole = {**now, **(asked or {})}
+    if noted != whole:
+        write_json(run / "run.json", {**whole, "sha256": digest_of(whole)})
     return None
 
 

@@ -8,7 +8,7 @@ at the end: how well they fit their prompts against other prompts, and their Fr√
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genlib import registry
+from genlib.program import command
 from jobs import evaluate, run_folder, train
-from jobs.command_line import exit_code
+from jobs.command_line import Typed, config_of, exit_code, named_run
 from jobs.precision import fitting_precision
 
 SCORED = "1000"
@@ -33,27 +34,31 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--judge", default=None)
     parser.add_argument("--scored", default=SCORED)
     own, rest = parser.parse_known_args(list(arguments))
-    undecided = [stage.name for stage in registry.load(own.recipe).stages if stage.train.strategy == "auto"]
-    defaults = ["--workers", "2", *(word for name in undecided for word in (f"--{name}.train.strategy", "zero1"))]
-    defaults += [] if any(word.replace("_", "-").partition("=")[0] in ("--run-dir", "--run") for word in rest) else ["--run", "sdxl"]
-    defaults += fitting_precision(own.recipe, registry.load(own.recipe).stages)
-    command = [own.recipe, *defaults, *rest]
-    if code := train.main(command):
+    words = [*([] if config_of(rest) else [own.recipe, *defaults(own.recipe)]), *named_run(rest, "sdxl"), *rest]
+    if code := train.main(words, Typed("sdxl", tuple(arguments))):
         return code
-    return score(command, own.judge, own.scored)
+    return score(words, own.judge, own.scored)
 
 
-def score(command: Sequence[str], judge: str | None, scored: str) -> int:
+def defaults(recipe: str) -> list[str]:
+    """What stands before the user's words."""
+    stages = registry.load(recipe).stages
+    undecided = [stage.name for stage in stages if stage.train.strategy == "auto"]
+    words = ["--workers", "2", *(word for name in undecided for word in (f"--{name}.train.strategy", "zero1"))]
+    return [*words, *fitting_precision(recipe, stages)]
+
+
+def score(words: Sequence[str], judge: str | None, scored: str) -> int:
     """CLIP score and Fr√©chet distance of the finished run's pictures; says so where nothing can judge them."""
-    asked = train.parse(command)
+    asked = train.parse(words)
     if asked.options.dry_run:
         return 0
     run = run_folder.run_folder(asked.options.run, asked.options.run_dir, asked.recipe)
     clip = Path(judge) if judge else run_folder.runs_root() / "clip"
     if not (clip / "checkpoints").is_dir():
         if judge:
-            raise ValueError(f"--judge {judge} is no run with checkpoints; train one with jobs/clip_pretrain.py")
-        print(f"no CLIP in {clip}, so the pictures are not scored; train one with jobs/clip_pretrain.py, then give this command again")
+            raise ValueError(f"--judge {judge} is no run with checkpoints; train one with `python jobs/clip_pretrain.py`")
+        print(f"no CLIP in {clip}, so the pictures are not scored; train one with `{command('clip')}`, then give this command again")
         return 0
     try:
         return evaluate.main([str(run / asked.stages[-1].name), "--clip", str(clip), "--features", str(clip), "--samples", scored])

@@ -9,7 +9,7 @@ the run's folder `judge`.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -21,12 +21,13 @@ from pathlib import Path
 
 from genlib.config import DataConfig
 from jobs import run_folder, train
-from jobs.command_line import RunOptions, exit_code
+from jobs.command_line import RunOptions, Typed, config_of, exit_code, named_run
 from jobs.evaluations import evaluations
 from jobs.run_folder import read_json, write_json
 
 JUDGE = "judge"
 """Folder of the judge in that of the run."""
+DEFAULTS = ("--workers", "2", "--train.strategy", "ddp")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,21 +36,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--recipe", "--preset", default="stylegan2")
     parser.add_argument("--judge", default=None)
     own, rest = parser.parse_known_args(list(arguments))
-    defaults = ["--workers", "2", "--train.strategy", "ddp"]
-    defaults += [] if any(word.replace("_", "-").partition("=")[0] in ("--run-dir", "--run") for word in rest) else ["--run", "stylegan"]
-    asked = train.parse([own.recipe, *defaults, *rest])
+    typed = Typed("stylegan", tuple(arguments))
+    before = [*([] if config_of(rest) else [own.recipe, *DEFAULTS]), *named_run(rest, "stylegan")]
+    asked = train.parse([*before, *rest], typed)
     if asked.options.dry_run or asked.options.plan:
-        return train.main([own.recipe, *defaults, *rest])
+        return train.main([*before, *rest], typed)
     run = run_folder.run_folder(asked.options.run, asked.options.run_dir, asked.recipe)
     judge = Path(own.judge) if own.judge else run / JUDGE
     if not own.judge:
-        train.check_start(asked, run)  # what the StyleGAN cannot do is refused before a judge is trained
-        train.check_draws(asked.stages[-1].task)
-        with tempfile.TemporaryDirectory() as unused:
+        with asked.naming_options(), tempfile.TemporaryDirectory() as unused:
+            train.check_start(asked, run)  # what the StyleGAN cannot do is refused before a judge is trained
+            train.check_draws(asked.stages[-1].task)
             train.spec_of_data(asked.stages[-1], Path(unused), train.few)
         if code := train.main(judge_command(judge, asked.stages[-1].data, asked.options)):
             return code
-    if code := train.main([own.recipe, *defaults, "--score-features", str(judge), "--score-against", "train", *rest]):
+    if code := train.main([*before, "--score-features", str(judge), "--score-against", "train", *rest], typed):
         return code
     summarise(run)
     return 0

@@ -7,7 +7,7 @@ resumes a run that was cut off, by whatever.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from cluster.connect import connected, is_this_machine
 from cluster.preflight import check_cluster_fits, node_resources
 from cluster.signals import ends_well, keeps
+from genlib import program
 from genlib.checkpoint import Manifest, checkpoints, read_manifest
-from genlib.config import TaskConfig, to_json
+from genlib.config import TaskConfig
 from genlib.engine.same_run import check_same_run
 from genlib.engine.trackers import check_trackers_installed
 from genlib.json_text import json_text
 from genlib.recipe import Stage, check_started, strategy_refusal
 from jobs import run_folder
-from jobs.command_line import Command, RunOptions, exit_code, parse
+from jobs.command_line import Command, RunOptions, Typed, exit_code, parse
 from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
 from jobs.evaluate import table
 from jobs.launches import launched
@@ -54,9 +55,15 @@ RAY_TRAIN_SETTINGS = {
 }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command; the exit code."""
-    command = parse(arguments)
+def main(arguments: Sequence[str], typed: Typed | None = None) -> int:
+    """Runs the command; the exit code. `typed`: what the user typed for these words, where that is something else."""
+    command = parse(arguments, typed)
+    with command.naming_options():
+        return run_command(command)
+
+
+def run_command(command: Command) -> int:
+    """Plans it, prints it, or trains it."""
     if command.options.plan:
         from jobs.plan import planned
 
@@ -69,20 +76,27 @@ def main(arguments: Sequence[str]) -> int:
     check_started(command.stages)
     folders = [run_folder.stage_folder(run, command.stages, stage) for stage in command.stages]
     with run_folder.only_one(run), keeps(partial(kept, command, run)), undone_unless_begun(run, folders):
-        if finished := run_folder.begin(run, command.recipe, command.stages):
+        if finished := run_folder.begin(run, command.recipe, command.stages, asked(command)):
             done = f"{finished['steps']:,} steps, {finished['samples_seen']:,} samples"
             print(f"run {run.name} is finished: {done}; delete {run} or {run_folder.ANOTHER}")
             return 0
-        print(f"run {run.name} in {run}", flush=True)
-        with launched(run, arguments):
+        print(f"run {run.name} in {run}\ncommand: {command.again}", flush=True)
+        with launched(run, command.again):
             return train(command, run)
+
+
+def asked(command: Command[RunOptions]) -> dict[str, Any]:
+    """What run.json says beside what the run learns."""
+    return {"command": command.again, "options": command.options.to_keep()}
 
 
 def plan(command: Command, run: Path) -> str:
     """What would run, for `--dry-run`."""
-
-    stages = {stage.name: {name: to_json(getattr(stage, name)) for name in ("task", "train", "data")} for stage in command.stages}
-    return json_text({"recipe": command.recipe, "run": str(run), "workers": command.options.workers, "stages": stages}, indent=1)
+    stages = {stage.name: run_folder.described(stage) for stage in command.stages}
+    return json_text(
+        {"recipe": command.recipe, "run": str(run), "workers": command.options.workers, "options": command.options.to_keep(), "stages": stages},
+        indent=1,
+    )
 
 
 def train(command: Command, run: Path) -> int:
@@ -101,7 +115,7 @@ def train(command: Command, run: Path) -> int:
             work = WorkerJob(command.recipe, command.stages, run, secrets.token_hex(8), path, scoring=scoring_of(command))
             fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
     print(table(run_folder.read_json(run / "metrics.json") or {}))
-    print(f"curves, pictures and all else on one page: python jobs/report.py {shlex.quote(str(run))}")
+    print(f"curves, pictures and all else on one page: {program.command('report')} {shlex.quote(str(run))}")
     return 0
 
 
@@ -141,11 +155,12 @@ def look_at_data(command: Command, run: Path, stages: Sequence[Stage], each: Map
     """
     many = []
     for stage in stages:
-        spec = spec_of_data(stage, run_folder.set_folder(run, command.stages, stage), each)
-        many += [stage] if spec is None else []
-        folder = run_folder.stage_folder(run, command.stages, stage)
-        if spec and (manifest := newest_manifest(folder)):
-            check_same_run(manifest, command.recipe, stage, spec, folder)
+        with command.naming_options(stage):
+            spec = spec_of_data(stage, run_folder.set_folder(run, command.stages, stage), each)
+            many += [stage] if spec is None else []
+            folder = run_folder.stage_folder(run, command.stages, stage)
+            if spec and (manifest := newest_manifest(folder)):
+                check_same_run(manifest, command.recipe, stage, spec, folder)
     return many
 
 
@@ -203,19 +218,25 @@ def spread(function: Callable, paths: Any) -> Iterable:
 def check_start(command: Command, run: Path) -> None:
     """ValueError where it is known before Ray starts that a stage cannot begin."""
     for stage in command.stages:
-        train = stage.train
-        if reason := strategy_refusal(stage.task, train.strategy, command.options.worker_range[0]):
-            raise ValueError(reason)
-        if not is_this_machine():
-            continue
-        check_trackers_installed(train.trackers)
-        if command.options.score_features and stage is command.stages[-1]:
-            check_draws(stage.task)
-        if missing := next((where for where in command.options.score_features if not Path(where).exists()), None):
-            raise ValueError(f"score_features names {missing}, which does not exist; name a run of a classifier or CLIP, or Inception's safetensors")
-        begins = not checkpoints(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
-        if begins and train.start_from and not Path(train.start_from).is_dir():
-            raise ValueError(f"train.start_from is {train.start_from!r}, which is no folder; name a run or a checkpoint")
+        with command.naming_options(stage):
+            check_stage_start(command, stage, run)
+
+
+def check_stage_start(command: Command, stage: Stage, run: Path) -> None:
+    """ValueError where it is known before Ray starts that this stage cannot begin."""
+    train = stage.train
+    if reason := strategy_refusal(stage.task, train.strategy, command.options.worker_range[0]):
+        raise ValueError(reason)
+    if not is_this_machine():
+        return
+    check_trackers_installed(train.trackers)
+    if command.options.score_features and stage is command.stages[-1]:
+        check_draws(stage.task)
+    if missing := next((where for where in command.options.score_features if not Path(where).exists()), None):
+        raise ValueError(f"score_features names {missing}, which does not exist; name a run of a classifier or CLIP, or Inception's safetensors")
+    begins = not checkpoints(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
+    if begins and train.start_from and not Path(train.start_from).is_dir():
+        raise ValueError(f"train.start_from is {train.start_from!r}, which is no folder; name a run or a checkpoint")
 
 
 def check_draws(config: TaskConfig) -> None:

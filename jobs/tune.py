@@ -7,7 +7,7 @@ again resumes a search that was cut off, by whatever: finished trials stay, the 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -30,7 +30,7 @@ from cluster.signals import ends_well, keeps
 from genlib.config import Search, nearest, to_json
 from genlib.recipe import Stage
 from jobs import run_folder, train
-from jobs.command_line import Command, RunOptions, exit_code, parsed
+from jobs.command_line import Command, RunOptions, Typed, exit_code, parsed
 from jobs.control import ask_to_stop, control, control_file
 from jobs.trial import NUMBER, Trials, run_trial
 from jobs.tune_options import TuneOptions, seconds
@@ -64,7 +64,13 @@ class SearchSpec:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code."""
-    command = parsed(arguments, TuneOptions(), "tune.py")
+    command = parsed(arguments, TuneOptions(), Typed("tune", tuple(arguments)))
+    with command.naming_options():
+        return search_in_folder(command)
+
+
+def search_in_folder(command: Command[TuneOptions]) -> int:
+    """The search in its folder, which it holds meanwhile."""
     run = run_folder.run_folder(command.options.run, command.options.run_dir, f"tune-{command.recipe}")
     with (
         run_folder.only_one(run),
@@ -152,15 +158,17 @@ def ranges_of(command: Command[TuneOptions], stage: Stage) -> Space:
 def begin(run: Path, command: Command[TuneOptions], stage: Stage, ranges: Space) -> None:
     """Notes what the search is of. ValueError naming the first thing in which the one that is there differs."""
     options = to_json(command.options)
-    free = {"run", "run_dir", "retries", "space", "trials", "concurrent", "grace_seconds"}
+    free = {"run", "run_dir", "config", "retries", "space", "trials", "concurrent", "grace_seconds"}
     now = {
         "recipe": command.recipe, "stage": stage.name, "space": {name: described(one) for name, one in ranges.items()},
         "options": {name: value for name, value in options.items() if name not in free},
         "stages": {one.name: run_folder.described(stage if one.name == stage.name else one) for one in command.stages},
     }  # fmt: skip
+    print(f"search {run.name} in {run}\ncommand: {command.again}", flush=True)
     before = run_folder.read_json(run / "search.json")
     if before is None:
-        return run_folder.write_json(run / "search.json", now)
+        return run_folder.write_json(run / "search.json", {**now, "command": command.again})
+    before.pop("command", None)
     from genlib.engine.same_run import differences
 
     for name, old, new in differences(before, now):

@@ -54,6 +54,8 @@ class TuneOptions:
     """Name of the search: it lives in runs/NAME, or in $GENLIB_RUNS/NAME. Empty is tune-RECIPE."""
     run_dir: str = ""
     """Folder of the search itself, in place of a name; every worker must see it under this path."""
+    config: str = ""
+    """run.json of a run, around whose recipe and values is searched."""
     smoke: bool = False
     """The recipe's smallest size, which trains in seconds."""
 

@@ -16,7 +16,7 @@ from jobs.evaluations import evaluations
 from jobs.run_folder import read_json, write_json
 from jobs.trial import NUMBER, Trials
 from jobs.tune_schedulers import total
-from jobs.tune_trials import TrialResult, ranked, results, short_names, shown
+from jobs.tune_trials import TrialResult, ranked, results, short_names, shown, trial_command
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -118,11 +118,12 @@ class Follower(Callback):
         folder = self.trials.folder(trial.config)
         if not folder.is_dir():  # it was to stop before it began
             return
+        values = {name: value for name, value in trial.config.items() if name != NUMBER}
         rows = evaluations(folder)
         if rows and self.spec.metric in rows[-1]:
-            values = {name: value for name, value in trial.config.items() if name != NUMBER}
             tell_tensorboard(folder / "tensorboard", values, self.spec.metric, rows[-1][self.spec.metric])
-        self.write(folder / "outcome.json", {"status": status, "reason": reason})
+        again = trial_command(self.spec, values, f"{self.trials.recipe}-{folder.name}")
+        self.write(folder / "outcome.json", {"status": status, "reason": reason, "command": again})
 
     def table(self, trials: Sequence[Trial]) -> str:
         """Where the search stands: counts, the best so far, what runs, and how long it may still take."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 import csv
 import math
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genlib import program
 from jobs import offline_page as page
 from jobs.command_line import RunStopped
 from jobs.tune_schedulers import distributions, in_words
-from jobs.tune_trials import TrialResult, ranked, results, short_names, shown
+from jobs.tune_trials import TrialResult, ranked, results, short_names, shown, trial_command
 from tune_spaces.base import defaults
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ def write_csv(path: Path, spec: SearchSpec, found: Sequence[TrialResult]) -> Non
     """One row a trial."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", "folder", "status", "reason", "step", spec.metric, "seconds", *spec.space])
+        writer.writerow(["trial", "folder", "status", "reason", "step", spec.metric, "seconds", *spec.space, "command"])
         for one in found:
             values = [one.values.get(name) for name in spec.space]
-            writer.writerow([one.number, one.folder.name, one.status, one.reason, one.step, one.value, round(one.seconds, 1), *values])
+            again = trial_command(spec, one.values, f"{spec.command.recipe}-{one.folder.name}")
+            writer.writerow([one.number, one.folder.name, one.status, one.reason, one.step, one.value, round(one.seconds, 1), *values, again])
 
 
 def score_best(best: TrialResult, run: Path) -> None:
@@ -99,14 +100,6 @@ def score_best(best: TrialResult, run: Path) -> None:
         manifest = checkpoint.read_manifest(final)
         source = open_source(from_json(DataConfig, manifest.data), run / "data", needs=manifest.blueprint.config_class().fields)
         evaluate(final, source, best.folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def command_of(spec: SearchSpec, best: TrialResult) -> str:
-    """What trains the best trial's values as a run of its own."""
-    prefix = "" if len(spec.command.stages) == 1 else f"{spec.stage.name}."
-    words = {name: value if isinstance(value, tuple) else (value,) for name, value in best.values.items()}
-    flags = [f"--{prefix}{name} {' '.join(shlex.quote(str(word)) for word in words[name])}" for name in words]
-    return f"python jobs/train.py {spec.command.recipe} --run {spec.command.recipe}-best {' '.join(flags)}"
 
 
 def words_of(spec: SearchSpec, found: Sequence[TrialResult], best: TrialResult) -> str:
@@ -132,8 +125,8 @@ def closing(spec: SearchSpec, found: Sequence[TrialResult], best: TrialResult, m
     return [
         *([mattering] if len(spec.space) > 1 else []),
         *(["pbt changed its values while it trained: these are the last ones"] if spec.options.scheduler == "pbt" else []),
-        f"train it again:  {command_of(spec, best)}",
-        f"its checkpoint:  {run / 'best'} (for jobs/evaluate.py and serving)",
+        f"train it again:  {trial_command(spec, best.values, f'{spec.command.recipe}-best')}",
+        f"its checkpoint:  {run / 'best'} (for `{program.command('evaluate')}` and serving)",
         f"report:          {run / 'report.html'}",
     ]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.command_line import RunOptions, line_of
 from jobs.evaluations import evaluations
 from jobs.run_folder import read_json
+from tune_spaces.base import with_values
 
 if TYPE_CHECKING:
     from jobs.tune import SearchSpec
@@ -58,6 +60,19 @@ def _result(spec: SearchSpec, number: int, folder: Path, known: dict[str, Any]) 
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in known["values"].items()}  # JSON knows no tuples
     curve = [(row["step"], row[spec.metric]) for row in rows]
     return TrialResult(number, folder, values, curve, outcome["status"], outcome["reason"], rows[-1]["time"] - known["started"] if rows else 0.0)
+
+
+def trial_command(spec: SearchSpec, values: Mapping[str, Any], run: str) -> str:
+    """What trains the values of a trial as a run of that name; empty where the recipe refuses them."""
+    asked = spec.command.options
+    options = RunOptions(
+        run=run, workers=str(asked.workers), cpus_per_worker=asked.cpus_per_worker, gpus_per_worker=asked.gpus_per_worker, smoke=asked.smoke
+    )
+    try:
+        stages = [with_values(stage, values) if stage.name == spec.stage.name else stage for stage in spec.command.stages]
+        return line_of("train", spec.command.recipe, stages, options)
+    except ValueError:
+        return ""
 
 
 def ranked(spec: SearchSpec, found: Sequence[TrialResult]) -> list[TrialResult]:

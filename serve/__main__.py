@@ -7,7 +7,7 @@ they end with this command. The page and the API are at http://HOST:PORT.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    from cluster.signals import ends_quietly
+    from cluster.quiet import ends_quietly
 
     ends_quietly()
 
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from cluster.signals import GRACE_SECONDS, check_grace, keeps
+from genlib import program
 from jobs.command_line import exit_code, read
 from serve.options import ServeOptions
 
@@ -63,7 +64,7 @@ class ServeCommand:
 
         least, _, most = self.replicas.partition(":")
         if not least.isdecimal() or not (most or least).isdecimal() or not 1 <= int(least) <= int(most or least):
-            raise ValueError(f"replicas is {self.replicas!r}; write a number such as 2, or the least and the most, such as 1:4")
+            raise ValueError(f"--replicas is {self.replicas!r}; write a number such as 2, or the least and the most, such as 1:4")
         return Replicas(
             least=int(least), most=int(most or least), cpus=self.cpus_per_replica, gpus=self.gpus_per_replica, memory_gb=self.memory_gb,
             reload_seconds=self.reload_seconds,
@@ -72,12 +73,12 @@ class ServeCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code."""
-    command = read(ServeCommand, arguments, "python -m serve", __doc__ or "")
+    command = read(ServeCommand, arguments, program.command("serve"), __doc__ or "")
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(command.cpus_per_replica)))  # read once, as torch is imported: threads that come later follow it
     from jobs.run_folder import only_one, runs_root
     from serve.models.sources import model_sources
 
-    served, replicas, options = model_sources(command.checkpoints, runs_root()), command.sized(), command.options
+    replicas, served, options = command.sized(), model_sources(command.checkpoints, runs_root()), command.options
     if command.write_config:
         write_config(command.write_config, served, replicas, options)
         return 0

@@ -56,7 +56,7 @@ def open_sets(config: DataConfig, each: MapShards = map_here, needs: Sequence[st
             if not group:
                 hint = nearest(path, list(BUILTIN))
                 raise NoShards(
-                    f"data.{split}={path!r}: there are no shards (.tar files).{hint} Check the path, or make some with jobs/prepare_data.py"
+                    f"data.{split}={path!r}: there are no shards (.tar files).{hint} Check the path, or make some with `python jobs/prepare_data.py`"
                 )
         paths = [path for group in groups for path in group]
         how = {} if split.startswith("other") else {"needs": needs, "caption_field": config.caption_field, "captions": config.captions}

@@ -16,8 +16,9 @@ from genlib.data.importers.pairs import pictures_below, sides_below
 from genlib.data.importers.table import TABLES, columns_in, columns_of
 from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import COMPRESSED
+from genlib.program import command
 
-_COMMAND = "python jobs/prepare_data.py"
+_COMMAND = command("data")
 _OPENED = 32  # pictures whose sizes are looked at
 
 
@@ -42,8 +43,8 @@ def _folder(path: Path) -> Iterator[str]:
     parquet = next(iter(sorted(path.rglob("*.parquet"))), None)
     if parquet is not None and not any(file.suffix.lower() in IMAGES for file in path.rglob("*")):
         yield _line("layout", f"Parquet files, with the columns {', '.join(columns_of(parquet))}")
-        command = f"{_COMMAND} huggingface {quote(str(path))} --out OUT --caption-column COLUMN"
-        yield _line("command", f"{command}, where the images are in the files; of paths: table")
+        line = f"{_COMMAND} huggingface {quote(str(path))} --out OUT --caption-column COLUMN"
+        yield _line("command", f"{line}, where the images are in the files; of paths: table")
         return
     if lines := _translation(path):
         yield from lines

@@ -96,7 +96,12 @@ def test_a_grace_time_is_a_time(seconds: float) -> None:
     check_grace(0)
 
 
-@pytest.mark.parametrize("words", [("jobs/tune.py", "vae", "--help"), ("-m", "serve", "--help")], ids=" ".join)
+GENLIB = ("-c", "import sys; sys.argv[0] = 'genlib'; from jobs.genlib_command import main; sys.exit(main())")
+
+
+@pytest.mark.parametrize(
+    "words", [("jobs/tune.py", "vae", "--help"), ("-m", "serve", "--help"), (*GENLIB, "tune", "vae", "--help")], ids=lambda one: one[-3]
+)
 def test_ctrl_c_while_modules_are_imported_is_no_traceback(words: tuple[str, ...]) -> None:
     process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(0.5)

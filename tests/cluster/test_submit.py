@@ -34,7 +34,7 @@ def test_a_job_trains_in_the_folder_of_the_user_and_nothing_is_left(tmp_path: Pa
         below = descendants(process.pid)
         code, out, err = finish(process)
     assert (code, err) == (0, ""), out
-    assert out.startswith(f"run toy in {tmp_path / 'toy'}\ndata: 1,442 samples of 1 shard")
+    assert out.startswith(f"run toy in {tmp_path / 'toy'}\ncommand: python jobs/train.py toy --workers 2\ndata: 1,442 samples of 1 shard")
     assert "digits/mse" in out
     assert (tmp_path / "toy" / "metrics.json").exists()
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=10)

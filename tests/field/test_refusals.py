@@ -101,8 +101,8 @@ def test_a_finished_run_stays_finished_whenever_more_of_it_is_refused(
         assert launched("--run", "r", "--data.train", data) == 0, "it is still finished"
         assert "run r is finished: 8 steps" in capsys.readouterr().out
 
-    refused([*more, "--task.latent_dim", 9], "was started with task.latent_dim = 8, now it is 9")  # before anything
-    refused([*more, "--train.seed", 5], f"--train.start_from {run}")
+    refused([*more, "--task.latent_dim", 9], "was started with --task.latent-dim = 8, now it is 9")  # before anything
+    refused([*more, "--train.seed", 5], f"--train.start-from {run}")
     refused([*more, "--workers", 2, "--train.strategy", "single"], "strategy single trains on one worker")
     started = ray.started
     ray.work = raising(ValueError("a worker says no"))  # when Ray has started
@@ -133,7 +133,7 @@ def test_other_data_is_refused_before_ray_with_the_way_that_works(ray: Ray, tmp_
     assert launched("--run", "r", "--data.train", data, "--train.steps", 16) == 2
     error = capsys.readouterr().err
     assert "the training data changed since the checkpoint" in error
-    assert f"--train.start_from {run}" in error
+    assert f"--train.start-from {run}" in error
     assert (tree(run), ray.started) == (before, started)
     assert launched("--run", "other", "--data.train", data, "--train.steps", 4, "--train.start_from", run) == 0, "which works"
 
@@ -158,7 +158,7 @@ def test_a_longer_run_says_what_becomes_of_its_learning_rate(ray: Ray, tmp_path:
         (("vae", "--data.train", "nothing"), "data.train='nothing': there are no shards"),
         (("clip_tiny", "--data.train", "DATA"), "CLIP learns from captions, but the samples have none"),
         (("clip_tiny", "--data.train", "DATA", "--data.caption_field", "words"), "words"),
-        (("vae", "--data.train", "DATA", "--train.start_from", "nowhere"), "train.start_from is 'nowhere', which is no folder"),
+        (("vae", "--data.train", "DATA", "--train.start_from", "nowhere"), "--train.start-from is 'nowhere', which is no folder"),
         (("classifier", "--data.train", "DATA"), "a classifier learns from labels"),
     ],
 )

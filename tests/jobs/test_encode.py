@@ -39,7 +39,7 @@ def test_encoding_by_itself_goes_on_and_a_run_finds_it(head: Head, tmp_path: Pat
     options = ("encoders", "--on_eyes.train.encoded_dir", str(tmp_path / "encoded"))
     code, out, err = launch("encode", *options, runs=tmp_path, RAY_ADDRESS=head.address)
     assert (code, out) == (2, "")
-    assert err == "stage eyes of run encoders is not trained, but others encode with it; train it first with jobs/train.py\n"
+    assert err == "stage eyes of run encoders is not trained, but others encode with it; train it first with `python jobs/train.py`\n"
     code, out, err = launch(*options, "--on_eyes.train.encode", "fly", runs=tmp_path, RAY_ADDRESS=head.address)
     assert (code, err) == (0, ""), out
     for shards in (6, 1):

@@ -70,7 +70,7 @@ def test_look_counts_buckets(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ]
     with pytest.raises(SystemExit):
         main(["look", str(tmp_path / "set"), "--bucket-step", "8"])
-    assert "data.image_size is 0" in capsys.readouterr().err
+    assert "--image-size is 0" in capsys.readouterr().err
 
 
 def test_look_draws_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from jobs.run_record import read_run
 from tests.models.stages import CPU
 from tests.serve.chromium import BINARY, Chromium, Page
 
-COMMAND = ["dcgan", "--smoke", "--run", "it's <mine>"]
+COMMAND = "python jobs/train.py dcgan --smoke --run 'it is <mine>'"
 
 
 def make(recipe: str, run: Path, **train: object) -> Path:

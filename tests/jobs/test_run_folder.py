@@ -76,7 +76,7 @@ def test_runs_live_in_the_folder_of_the_user_but_not_in_a_jobs_copy_of_it(tmp_pa
     assert run_folder.run_folder("clip", "") == tmp_path / "elsewhere" / "clip"
     assert run_folder.run_folder("", "", "clip") == tmp_path / "elsewhere" / "clip"
     assert run_folder.run_folder("", str(tmp_path / "here"), "clip") == tmp_path / "here"
-    with pytest.raises(ValueError, match="run 'a/b' is no name"):
+    with pytest.raises(ValueError, match="--run 'a/b' is no name"):
         run_folder.run_folder("a/b", "")
 
 
@@ -150,6 +150,17 @@ def test_where_the_run_file_is_damaged_the_checkpoints_tell_what_the_run_is_of(t
     assert (path.read_bytes() if path.exists() else None) == damaged
     assert begin(tmp_path, "tiny", [small]) is None
     assert path.read_bytes() == whole
+
+
+def test_the_command_is_noted_and_may_change(trained: Path) -> None:
+    before = run_folder.read_json(trained / "run.json")
+    assert begin(trained, "toy", [stage()], {"command": "train toy", "options": {}}) is None
+    noted = run_folder.read_json(trained / "run.json")
+    assert noted == {**before, "command": "train toy", "options": {}, "sha256": noted["sha256"]}
+    assert begin(trained, "toy", [stage()], {"command": "train toy --workers 2"}) is None
+    assert run_folder.read_json(trained / "run.json")["command"] == "train toy --workers 2"
+    with pytest.raises(ValueError, match=r"was started with train\.seed"):
+        begin(trained, "toy", [changed(stage(), seed=1)], {"command": "another"})
 
 
 def test_several_stages_name_theirs(tmp_path: Path) -> None:

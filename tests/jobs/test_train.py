@@ -62,8 +62,8 @@ def test_stages_train_in_turn_on_any_number_of_workers(head: Head, tmp_path: Pat
 def test_a_workers_sentence_reaches_the_user_without_retries(head: Head, tmp_path: Path) -> None:
     code, out, err = launch("toy", "--task.fault", "value", "--workers", "2", runs=tmp_path, RAY_ADDRESS=head.address)
     assert code == 2
-    assert out.startswith(f"run toy in {tmp_path / 'toy'}\ndata: ")
-    assert out.count("\n") == 2
+    assert out.startswith(f"run toy in {tmp_path / 'toy'}\ncommand: python jobs/train.py toy --task.fault value --workers 2\ndata: ")
+    assert out.count("\n") == 3
     assert err == "hidden units of this kind do not exist; use others\n"
     assert "Traceback" in (tmp_path / "toy" / "error.log").read_text()
 

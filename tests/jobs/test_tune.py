@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.command_line import exit_code
+from genlib import registry
+from jobs.command_line import exit_code, parse
 from jobs.tune import main
 from jobs.tune_options import seconds
 from tests.jobs.runs import descendants, finish, kill, launch, start, wait_until
@@ -25,6 +28,13 @@ def table(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def assert_gives(words: str, row: dict[str, str]) -> None:
+    """The words of a command ask for the values of a trial."""
+    (stage,) = parse(shlex.split(words)).stages
+    assert (stage.task.hidden, stage.train.steps) == (int(row["task.hidden"]), 54)
+    assert stage.train.optim.learning_rate == float(row["train.optim.learning_rate"])
+
+
 def trained(run: Path) -> dict[str, list[int]]:
     """The steps in each trial's metrics.jsonl."""
     return {
@@ -35,7 +45,8 @@ def trained(run: Path) -> dict[str, list[int]]:
 
 
 @pytest.mark.ray
-def test_a_search_ends_with_an_answer(tmp_path: Path) -> None:
+def test_a_search_ends_with_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "RECIPES", {"toy": "tests.jobs.toy:toy"})
     code, out, err = launch("tune", "toy", *SPACE, *SMALL, "--trials", "6", runs=tmp_path)
     assert (code, err) == (0, ""), out
     run = tmp_path / "tune-toy"
@@ -51,7 +62,11 @@ def test_a_search_ends_with_an_answer(tmp_path: Path) -> None:
     assert (run / "best").resolve().name == best["folder"]
     assert json.loads((run / "best" / "metrics.json").read_text())["digits/mse"] > 0
     assert f"the best is T{best['trial']} with loss {float(best['val/loss']):.4g}" in out
-    assert f"--task.hidden {best['task.hidden']}" in out
+    (line,) = re.findall(r"train it again: +python jobs/train\.py (.*)", out)
+    assert_gives(line, best)
+    for row in rows:
+        assert_gives(row["command"].removeprefix("python jobs/train.py "), row)
+    assert json.loads((run / "trials" / "T0" / "outcome.json").read_text())["command"] == rows[0]["command"]
     page = (run / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 2
     assert "http" not in page
@@ -154,13 +169,13 @@ def test_trials_of_several_workers_reach_what_one_process_reaches(tmp_path: Path
     [
         (["nothing"], "there is no recipe 'nothing'"),
         (["ddpm", "--space", "task.nothing=1:2"], "'task.nothing' is no field of this recipe; `--help` shows all"),
-        (["ddpm", "--space", "task.label_dropout=0.5:2"], "the space has task.label_dropout = 2.0, which the recipe refuses: "),
-        (["ddpm", "--space", "task.label_dropout=0.5-2"], "label_dropout: Input should be a valid number"),
+        (["ddpm", "--space", "task.label_dropout=0.5:2"], "the recipe refuses: --task.label-dropout is 2.0; it must be below 1"),
+        (["ddpm", "--space", "task.label_dropout=0.5-2"], "--task.label-dropout: Input should be a valid number"),
         (["ddpm", "--space", "task.label_dropout=0.5:high"], "--space 'task.label_dropout=0.5:high' is no range; write NAME=LOW:HIGH"),
-        (["ddpm", "--trials", "0"], "trials is 0; it must be at least 1"),
+        (["ddpm", "--trials", "0"], "--trials is 0; it must be at least 1"),
         (["ddpm", "--scheduler", "pbt"], "give --search random with it"),
         (["ddpm", "--metric", "fid"], "say with --mode min or --mode max"),
-        (["ddpm", "--time-budget", "soon"], "time_budget is 'soon'; write a time like 90s, 30m or 2h"),
+        (["ddpm", "--time-budget", "soon"], "--time-budget is 'soon'; write a time like 90s, 30m or 2h"),
         (["sdxl_tiny", "--stage", "base"], "there is no stage 'base'; the recipe has autoencoder, text, text_2, denoiser, refiner"),
     ],
 )  # fmt: skip

@@ -151,5 +151,5 @@ def all_shards(where: str) -> list[StoragePath]:
         else:
             paths += map(Path, sorted(glob.glob(str(path)))) if "*" in part and "{" not in part else _of_pattern(str(path))
     if not paths:
-        raise ValueError(f"{where!r}: there are no shards (.tar files); check the path, or make some with jobs/prepare_data.py")
+        raise ValueError(f"{where!r}: there are no shards (.tar files); check the path, or make some with `python jobs/prepare_data.py`")
     return list(dict.fromkeys(paths))
