@@ -115,6 +115,8 @@ def compared(graph: Graph, path: Path) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    if fixed := [value.name for value in session.get_inputs() if not isinstance(value.shape[0], str)]:
+        raise ValueError(f"{path} takes batches of one size alone ({fixed[0]}); use the other formats of the export")
     worst = 0.0
     for rows in _COMPARED_ROWS:
         inputs = {name: torch.cat([value] * rows)[:rows] for name, value in graph.inputs.items()}
