@@ -65,8 +65,9 @@ def synthesis_settings(task: StyleGAN) -> dict[str, Any]:
 CODE = """
 import torch
 from genlib import checkpoint
+from pathlib import Path
 
-task = checkpoint.load_task(folder)
+task = checkpoint.load_task(Path(folder))
 images = task.generate(seed=[0, 1, 2, 3]LABELS)  # (4, channels, side, side) in [0, 1]
 print(images.shape, torch.isfinite(images).all().item())
 """
