@@ -7,12 +7,13 @@ so that neither pictures nor formats of other libraries are part of a family's o
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from genlib.sharing.formats import Format, Graphs
     from genlib.task import Task
     from genlib.types import Batch, DataSource
 
@@ -27,7 +28,12 @@ class Companions:
     """sheet(task, source, path) -> None: the one picture, a PNG, that shows what the task has learnt so far, always of the same seeds, prompts or
     held-out samples, so that those of a run can be looked at one after the other; none where there is nothing to show. `assess` leaves it too."""
     export: str = ""
-    """export(task, folder) -> None: writes the formats that the rest of the field loads into `folder`."""
+    """export(task, folder) -> Sequence[Format]: writes the formats that the rest of the field loads into `folder`, and says of each what its
+    card needs to know."""
+    graphs: str = ""
+    """graphs(task) -> Graphs: its networks as graphs, for ONNX files."""
+    no_graphs: str = ""
+    """Why there are none, as the end of a sentence."""
     load_pretrained: str = ""
     """load_pretrained(task, folder) -> None: fills the task from a local folder in the field's format, safetensors only."""
     example: str = ""
@@ -52,10 +58,17 @@ def sheet(task: Task, source: DataSource, path: Path) -> None:
         resolve(name)(task, source, path)
 
 
-def export(task: Task, folder: Path) -> None:
+def export(task: Task, folder: Path) -> Sequence[Format]:
     """Writes the formats that the rest of the field loads into `folder`; nothing where the family has none."""
-    if name := task.companions.export:
-        resolve(name)(task, folder)
+    name = task.companions.export
+    return resolve(name)(task, folder) or () if name else ()
+
+
+def graphs(task: Task) -> Graphs:
+    """Its networks as graphs. ValueError in one sentence where the family has none."""
+    if not (name := task.companions.graphs):
+        raise ValueError(f"{type(task).__name__} does not become ONNX files: {task.companions.no_graphs or 'its family names no graphs'}")
+    return resolve(name)(task)
 
 
 def load_pretrained(task: Task, folder: Path) -> None:

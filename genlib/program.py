@@ -30,6 +30,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("jobs.evaluate:main", "score a run again, or its pictures", "python jobs/evaluate.py"),
     "generate": Verb("jobs.generate:main", "make many pictures from a checkpoint", "python jobs/generate.py"),
     "compare": Verb("jobs.compare:main", "ask people which of two runs they prefer", "python jobs/compare.py"),
+    "export": Verb("jobs.export:main", "write what other libraries load, ONNX files, or a repository on a hub", "python jobs/export.py"),
     "report": Verb("jobs.report:main", "show a run, or two beside each other, on one page", "python jobs/report.py"),
     "serve": Verb("serve.__main__:main", "serve runs over HTTP, with a page", "python -m serve"),
     "data": Verb("jobs.prepare_data:main", "make, check and show data sets", "python jobs/prepare_data.py"),

@@ -30,9 +30,10 @@ from genlib import checkpoint, companions
 from genlib.checkpoint import Manifest
 from genlib.config import DataConfig, from_json
 from genlib.program import command
-from genlib.storage import Held, share
+from genlib.storage import Held
 from genlib.types import DataSource
 from jobs.command_line import Arguments, exit_code
+from jobs.model_export import note_examples, write_export
 from jobs.run_folder import read_json, write_json
 
 
@@ -46,11 +47,9 @@ def evaluate(final: Path, source: DataSource, folder: Path, device: torch.device
     with Held(*([folder] if folder.is_dir() else [])) as held:
         with torch.no_grad():
             scores = companions.assess(task, source, folder)
-        companions.export(task, folder / "export")
-        if task.export_is_a_model:
-            checkpoint.seal_export(folder / "export", manifest)
-        share(folder / "export")
         metrics = {**scores, **facts(manifest)}
+        note_examples(task, source, folder)
+        write_export(task, manifest, folder, metrics)
         held.check()  # no scores where a run was
         write_json(folder / "metrics.json", metrics)
     return metrics

@@ -30,7 +30,7 @@ def names() -> dict[str, str]:
     """Every function that a task names, and what it is named as."""
     found: dict[str, str] = {}
     for family in families():
-        found |= {getattr(family.companions, field.name): field.name for field in dataclasses.fields(Companions)}
+        found |= {getattr(family.companions, field.name): field.name for field in dataclasses.fields(Companions) if field.name in ARGUMENTS}
     return {name: kind for name, kind in found.items() if name}
 
 
@@ -38,6 +38,7 @@ ARGUMENTS = {
     "assess": ["task", "source", "folder"],
     "sheet": ["task", "source", "path"],
     "export": ["task", "folder"],
+    "graphs": ["task"],
     "load_pretrained": ["task", "folder"],
     "example": ["task", "size"],
 }

@@ -26,6 +26,8 @@ FORMAT = 2
 _WITHOUT_DIGEST = 1
 """The format before, in which nothing tells whether the manifest itself is whole; it is still read."""
 MANIFEST, DIGEST, WEIGHTS = "manifest.json", "manifest.sha256", "weights.safetensors"
+_NOT_OURS = {MANIFEST, DIGEST, ".gitattributes"}
+"""Files of a checkpoint or export that a manifest does not list; a model hub adds the last one."""
 _LARGEST_MANIFEST = 64 << 20
 """Bytes; one of ten thousand files and a hundred upstream tasks has two million."""
 
@@ -232,7 +234,7 @@ def _contents(checkpoint: Path, name: str) -> bytes:
 
 def _verify(checkpoint: Path) -> Manifest:
     manifest = read_manifest(checkpoint)
-    present = {str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if not path.is_dir()} - {MANIFEST, DIGEST}
+    present = {str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if not path.is_dir()} - _NOT_OURS
     if present != set(manifest.files):
         odd = sorted(present ^ set(manifest.files))[0]
         raise ValueError(f"{checkpoint}: {odd} is {'not in the manifest' if odd in present else 'missing'}")

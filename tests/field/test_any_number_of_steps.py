@@ -18,7 +18,7 @@ from genlib.functional.samplers import ddim, trailing
 from genlib.models.diffusion.base.pixels import PixelUNet
 from genlib.models.diffusion.base.process import DiscreteConfig, denoiser, steps_with_a_time_too_many
 from genlib.models.diffusion.ddpm import DDPMConfig
-from genlib.models.diffusion.ddpm_export import model_card
+from genlib.models.diffusion.ddpm_export import described
 from genlib.models.diffusion.latent_export import asked_once_more, write_scheduler
 from genlib.types import DataSpec
 
@@ -72,8 +72,9 @@ def test_cards_say_which_numbers_of_steps_are_right() -> None:
     assert "with 62 of these (61, 103, 121 ...) diffusers asks once more" in asked_once_more(1000)
     assert asked_once_more(8) == ""
     task = DDPMConfig(unet=UNET).build(DataSpec(channels=1, image_size=8), {})
-    assert "Give a number of steps that divides 1000" in model_card(task, task.net)
-    assert "with 62 of them (61, 103, 121 ...) both pipelines ask at a time -1" in model_card(task, task.net)
+    about = described(task, task.net, "diffusers", "").about
+    assert "Give a number of steps that divides 1000" in about
+    assert "with 62 of them (61, 103, 121 ...) both pipelines ask at a time -1" in about
 
 
 @pytest.mark.parametrize("steps", [60, 61, 103, 121])

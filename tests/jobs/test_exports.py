@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -18,12 +19,17 @@ from PIL import Image
 from genlib import checkpoint, registry
 from genlib.engine.fit import fresh_task
 from genlib.recipe import Stage
-from jobs import generate
+from jobs import export, generate
 from jobs.evaluate import evaluate
+from jobs.export import push
+from jobs.model_export import write_export
 from serve.models.runner import Runner
 from serve.models.sources import model_sources
 from tests.jobs.runs import ROOT
 from tests.models.stages import CPU, source_of, train_stage
+from tests.sharing.hub_server import serving
+from tests.sharing.run_cards import code_of
+from tests.sharing.test_hub import to
 
 RECIPES = ("stylegan2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("stylegan2_labelled", "stylegan3_t")))
 
@@ -120,3 +126,53 @@ def test_a_damaged_export_is_refused(run: Path, tmp_path: Path) -> None:
             generate.main([str(run / "export"), "--out", str(tmp_path / "out"), *asked(run, tmp_path)])
     finally:
         path.write_bytes(kept)
+
+
+def test_a_pushed_one_is_opened_and_says_no_path_of_this_machine(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final = checkpoint.find(run)
+    assert final
+    task, manifest = checkpoint.load_task(final), checkpoint.read_manifest(final)
+    manifest = replace(manifest, data={**manifest.data, "train": "/home/bob/secret/photos"})
+    metrics = json.loads((run / "metrics.json").read_text())
+    made = write_export(task, manifest, run, metrics, out=tmp_path / "export")
+    with serving(tmp_path / "hub") as server:
+        to(server.url, monkeypatch, tmp_path)
+        push(made, "me/style", private=False, manifest=manifest)
+        back = Path(huggingface_hub.snapshot_download("me/style", cache_dir=tmp_path / "cache", endpoint=server.url))
+    assert (back / ".gitattributes").exists(), "the hub's own file is among those that come back"
+    other, asked = checkpoint.load_task(back), task.asked([3])  # type: ignore[attr-defined]
+    assert torch.equal(other.generate(**asked), task.generate(**asked))  # type: ignore[operator]
+    assert not any(b"secret" in path.read_bytes() for path in back.rglob("*") if path.is_file())
+    assert "`photos`" in (back / "README.md").read_text()
+    assert not list(tmp_path.glob(".hub-*"))
+
+
+def test_the_card_says_what_was_reached_and_its_code_runs(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    folder = run / "export"
+    card = (folder / "README.md").read_text()
+    scores = json.loads((run / "metrics.json").read_text())
+    assert sum(f"| {name} |" in card for name in scores) >= 3
+    assert (folder / "sample.png").exists()
+    monkeypatch.chdir(folder)
+    exec(code_of(folder), {})
+    assert "torch.Size([4, " in capsys.readouterr().out
+    checkpoint.verify(folder)
+
+
+def test_the_command_exports_again_with_a_licence_and_onnx_files_go_with_other_weights(run: Path, capsys: pytest.CaptureFixture) -> None:
+    (run / "export" / "onnx").mkdir()
+    (run / "export" / "onnx" / "mapping.onnx").write_bytes(b"old")
+    assert export.main([str(run), "--license", "cc-by-4.0"]) == 0
+    said = capsys.readouterr()
+    assert "was of other weights and is gone" in said.err
+    assert "license: cc-by-4.0" in (run / "export" / "README.md").read_text()
+    checkpoint.verify(run / "export")
+    evaluate(checkpoint.find(run), source_of(registry.load(run.name).smoke[0]), run, CPU)  # type: ignore[arg-type]
+    assert "license: cc-by-4.0" in (run / "export" / "README.md").read_text(), "it is kept"
+
+
+def test_what_was_not_evaluated_is_not_exported(run: Path, tmp_path: Path) -> None:
+    final = checkpoint.find(run)
+    assert final
+    with pytest.raises(ValueError, match=r"has no scores yet, which its card shows; `python jobs/evaluate\.py"):
+        export.main([str(final)])

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genlib.companions import Companions
 from genlib.config import Config, DataConfig, OptimConfig, TaskConfig, TrainConfig, limited, tunable
 from genlib.functional.divergence import gaussian_log_density
 from genlib.models.adversarial.dcgan import Convolutional
@@ -143,11 +142,7 @@ class InfoGAN(GAN):
     """The task. The discriminator's outputs are the logit of being data, then what Q says."""
 
     networks: Dense | Convolutional
-    companions = Companions(
-        assess="genlib.models.adversarial.infogan_assess:assess",
-        sheet="genlib.models.adversarial.base.assess:sheet",
-        example="genlib.models.adversarial.base.players:example",
-    )
+    companions = replace(GAN.companions, assess="genlib.models.adversarial.infogan_assess:assess")
 
     def __init__(self, network: Dense | Convolutional, codes: Codes, game: Game, health: Health, data: DataSpec) -> None:
         self.codes = codes  # before: `both` reads it

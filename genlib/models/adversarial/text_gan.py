@@ -86,6 +86,7 @@ class TextGAN(ConvGAN):
     companions = Companions(
         assess="genlib.models.adversarial.text_gan_assess:assess",
         sheet="genlib.models.adversarial.text_gan_assess:sheet",
+        no_graphs="it draws of texts, which the text encoder of another run reads; export that run for its part",
         example="genlib.models.adversarial.text_gan:example",
     )
     networks: Convolutional

@@ -11,14 +11,86 @@ from genlib.json_text import json_text
 from genlib.models.base.components import save_component
 from genlib.models.diffusion.base.process import steps_with_a_time_too_many
 from genlib.models.diffusion.ddpm import PixelDiffusion
+from genlib.sharing.formats import Format
+
+PIPELINE = """
+import torch
+from diffusers import DDIMPipeline
+
+pipeline = DDIMPipeline.from_pretrained(folder)
+images = pipeline(batch_size=4, num_inference_steps=50, generator=torch.Generator().manual_seed(0)OPTIONS).images
+print(images[0].size)  # images[0].save("picture.png")
+"""
+LOOP = """
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+
+unet = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
+scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+scheduler.set_timesteps(50)
+image = torch.randn(4, SHAPE, generator=torch.Generator().manual_seed(0))
+GIVEN
+with torch.no_grad():
+    for time in scheduler.timesteps:
+        prediction = unet(SEEN).sample
+        image = scheduler.step(prediction, time, image).prev_sample
+pixels = (image / 2 + 0.5).clamp(0, 1)
+print(pixels.shape)
+"""
 
 
-def export(task: PixelDiffusion, folder: Path) -> None:
+def export(task: PixelDiffusion, folder: Path) -> list[Format]:
     """`DDIMPipeline.from_pretrained(folder / "diffusers")` or DDPMPipeline. A U-Net of classes wants `class_labels`, which those
     pipelines do not give: its folder is no pipeline, and a second one, `diffusers_no_class`, holds the network of no class, which they call."""
     write_pipeline(task, task.net, folder / "diffusers")
+    found = [described(task, task.net, "diffusers", "")]
     if task.num_classes:
-        write_pipeline(task, fixed_to_label(task.net, task.num_classes - 1), folder / "diffusers_no_class")
+        fixed = fixed_to_label(task.net, task.num_classes - 1)
+        write_pipeline(task, fixed, folder / "diffusers_no_class")
+        found.append(described(task, fixed, "diffusers_no_class", "no_class"))
+    return found
+
+
+def described(task: PixelDiffusion, net: nn.Module, folder: str, hub_folder: str) -> Format:
+    """One folder for its card."""
+    _, side, _ = task.shape
+    process, classes = task.config.process, of_classes(net)
+    about = f"The network predicts {process.prediction} under the {process.beta_schedule} schedule of {process.timesteps} steps."
+    if classes:
+        about += f"\n\nPictures of a class: the label {len(task.data.class_names)} is none of them."
+    if told_more(net):
+        about += "\n\nIt fills holes: beside the noisy picture it sees the mask, 1 where the hole is, and the picture with 0 there."
+    if not classes and not told_more(net):
+        about += "\n\n" + right_steps(process.timesteps)
+    return Format(
+        folder=folder, hub_folder=hub_folder, library="diffusers", install="diffusers transformers torch", code=code(task, net), about=about,
+        title=f"Pixel diffusion of {side} x {side} pixels", task="unconditional-image-generation", tags=("diffusion",),
+    )  # fmt: skip
+
+
+def of_classes(net: nn.Module) -> bool:
+    """Whether it wants labels."""
+    return getattr(net, "class_embedding", None) is not None
+
+
+def told_more(net: nn.Module) -> bool:
+    """Whether it wants more than the noisy picture."""
+    return net.config.in_channels > net.config.out_channels  # type: ignore[union-attr]
+
+
+def code(task: PixelDiffusion, net: nn.Module) -> str:
+    """What draws with the folder: a pipeline, or of a network that wants more than those give, the loop itself."""
+    if not of_classes(net) and not told_more(net):
+        return PIPELINE.replace("OPTIONS", ", use_clipped_model_output=True" if task.config.clip else "")
+    given, seen = [], "image, time"
+    if of_classes(net):
+        given.append(f"labels = torch.arange(4) % {len(task.data.class_names)}")
+        seen += ", class_labels=labels"
+    if told_more(net):
+        given.append("mask = torch.ones_like(image[:, :1])  # all is to be filled\nknown = torch.zeros_like(image)")
+        seen = seen.replace("image", "torch.cat([image, mask, known], 1)", 1)
+    shape = ", ".join(map(str, task.shape))
+    return LOOP.replace("SHAPE", shape).replace("GIVEN", "\n".join(given)).replace("SEEN", seen)
 
 
 @torch.no_grad()
@@ -47,10 +119,8 @@ def write_pipeline(task: PixelDiffusion, net: nn.Module, folder: Path) -> None:
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     }
-    told_more = net.config.in_channels > net.config.out_channels or getattr(net, "class_embedding", None) is not None  # type: ignore[union-attr]
-    if not told_more:  # no pipeline calls one that wants more than the noisy image
+    if not told_more(net) and not of_classes(net):  # no pipeline calls one that wants more than the noisy image
         (folder / "model_index.json").write_text(json_text(index, indent=2) + "\n")
-    (folder / "README.md").write_text(model_card(task, net))
 
 
 def right_steps(levels: int) -> str:
@@ -64,28 +134,3 @@ def right_steps(levels: int) -> str:
     return (
         f"Give a number of steps that divides {levels}: with others DDIMPipeline walks from points that are not quite those at which it asks{spoilt}."
     )
-
-
-def model_card(task: PixelDiffusion, net: nn.Module) -> str:
-    """What the folder holds and how it is used."""
-    channels, side, _ = task.shape
-    classes = task.data.class_names if getattr(net, "class_embedding", None) is not None else ()
-    numbered = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
-    if classes:
-        use = (
-            "from diffusers import UNet2DModel\n"
-            'unet = UNet2DModel.from_pretrained(".", subfolder="unet")\n'
-            "prediction = unet(noisy, time, class_labels=labels).sample"
-        )
-    else:
-        clipped = ", use_clipped_model_output=True" if task.config.clip else ""
-        use = f'from diffusers import DDIMPipeline\nimages = DDIMPipeline.from_pretrained(".")(batch_size=16, num_inference_steps=50{clipped}).images'
-    return "\n".join([
-        "---", "library_name: diffusers", "pipeline_tag: unconditional-image-generation", "---", "",
-        f"# Pixel diffusion, {side} x {side} pixels, {channels} channel{'s' if channels > 1 else ''}", "",
-        f"{sum(p.numel() for p in net.parameters()):,} parameters; the network predicts {task.config.process.prediction}"
-        f" under the {task.config.process.beta_schedule} schedule of {task.config.process.timesteps} steps.", "",
-        *([] if classes else [right_steps(task.config.process.timesteps), ""]),
-        *([f"Labels: {numbered}; {len(classes)} is none of them.", ""] if classes else []),
-        "```python", use, "```", "",
-    ])  # fmt: skip

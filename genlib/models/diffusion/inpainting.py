@@ -136,7 +136,9 @@ class Resampling(Task):
 
     phases: tuple[Phase, ...] = ()
     companions = Companions(
-        assess="genlib.models.diffusion.inpainting_assess:assess_filling", sheet="genlib.models.diffusion.inpainting_assess:sheet"
+        assess="genlib.models.diffusion.inpainting_assess:assess_filling",
+        sheet="genlib.models.diffusion.inpainting_assess:sheet",
+        no_graphs="it fills in many steps of a sampler, and a graph is one pass through a network",
     )
 
     def __init__(self, model: PixelDiffusion) -> None:

@@ -24,20 +24,41 @@ from genlib.models.diffusion.sd3 import SD3
 from genlib.models.diffusion.sdxl import SDXLRefiner
 from genlib.models.representation.text_encoder import FrozenTextTower
 from genlib.nn.tokenizer import END, START
+from genlib.sharing.formats import Format
 
 _NONE = [None, None]
 _TOKENIZER = ["transformers", "PreTrainedTokenizerFast"]
 
 
-def export_stable_diffusion(task: LatentDiffusion, folder: Path) -> None:
+DRAWING = """
+import torch
+from diffusers import PIPELINE
+
+pipeline = PIPELINE.from_pretrained(folder)
+images = pipeline(CAPTION, generator=torch.Generator().manual_seed(0)OPTIONS).images
+print(images[0].size)  # images[0].save("picture.png")
+"""
+REFINING = """
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
+from PIL import Image
+
+refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(folder)
+picture = Image.open(f"{folder}/input.png").convert("RGB").resize((SIDE, SIDE))
+images = refiner(CAPTION, image=picture, strength=0.3, generator=torch.Generator().manual_seed(0)).images
+print(images[0].size)  # images[0].save("picture.png")
+"""
+
+
+def export_stable_diffusion(task: LatentDiffusion, folder: Path) -> list[Format]:
     """`diffusers/`, a StableDiffusionPipeline: text_encoder, tokenizer, unet, vae, scheduler."""
     folder = folder / "diffusers"
     parts = {"text_encoder": write_text_encoder(task.towers[0], folder, "", projected=False), **write_rest(task, folder, shifts=False)}
     parts |= {"safety_checker": _NONE, "feature_extractor": _NONE, "image_encoder": _NONE}
-    write_index(task, folder, "StableDiffusionPipeline", parts, {"requires_safety_checker": False})
+    return write_index(task, folder, "StableDiffusionPipeline", parts, {"requires_safety_checker": False})
 
 
-def export_sdxl(task: LatentDiffusion, folder: Path) -> None:
+def export_sdxl(task: LatentDiffusion, folder: Path) -> list[Format]:
     """`diffusers/`, a StableDiffusionXLPipeline: two text encoders and tokenizers, unet, vae, scheduler."""
     folder = folder / "diffusers"
     first, second = task.towers
@@ -46,13 +67,13 @@ def export_sdxl(task: LatentDiffusion, folder: Path) -> None:
         "text_encoder_2": write_text_encoder(second, folder, "_2", projected=True), **write_rest(task, folder),
         "tokenizer_2": _TOKENIZER, "feature_extractor": _NONE, "image_encoder": _NONE,
     }  # fmt: skip
-    write_index(task, folder, "StableDiffusionXLPipeline", parts, {"force_zeros_for_empty_prompt": True, "add_watermarker": False})
+    return write_index(task, folder, "StableDiffusionXLPipeline", parts, {"force_zeros_for_empty_prompt": True, "add_watermarker": False})
 
 
-def export_with_refiner(task: SDXLRefiner, folder: Path) -> None:
+def export_with_refiner(task: SDXLRefiner, folder: Path) -> list[Format]:
     """The base as `diffusers`, and beside it `diffusers-refiner`, a StableDiffusionXLImg2ImgPipeline with the second text encoder alone,
     which takes the base's latents."""
-    export_sdxl(task.base, folder)
+    base = export_sdxl(task.base, folder)
     folder = folder / "diffusers-refiner"
     parts = {
         "text_encoder_2": write_text_encoder(task.towers[0], folder, "_2", projected=True), **write_rest(task, folder),
@@ -60,10 +81,10 @@ def export_with_refiner(task: SDXLRefiner, folder: Path) -> None:
         "image_encoder": _NONE,
     }  # fmt: skip
     settings = {"force_zeros_for_empty_prompt": True, "requires_aesthetics_score": True, "add_watermarker": False}
-    write_index(task, folder, "StableDiffusionXLImg2ImgPipeline", parts, settings)
+    return [*base, *write_index(task, folder, "StableDiffusionXLImg2ImgPipeline", parts, settings)]
 
 
-def export_sd3(task: SD3, folder: Path) -> None:
+def export_sd3(task: SD3, folder: Path) -> list[Format]:
     """`diffusers/`, a StableDiffusion3Pipeline: three text encoders and tokenizers, transformer, vae, scheduler."""
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
@@ -79,7 +100,7 @@ def export_sd3(task: SD3, folder: Path) -> None:
         "transformer": ["diffusers", "SD3Transformer2DModel"], "vae": ["diffusers", type(task.autoencoder.model).__name__],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"], "feature_extractor": _NONE, "image_encoder": _NONE,
     }  # fmt: skip
-    write_index(task, folder, "StableDiffusion3Pipeline", parts, {})
+    return write_index(task, folder, "StableDiffusion3Pipeline", parts, {})
 
 
 def load_unet(task: LatentDiffusion, folder: Path) -> None:
@@ -190,13 +211,26 @@ def write_tokenizer(tower: FrozenTextTower, folder: Path) -> None:
     (folder / "special_tokens_map.json").write_text(json_text(marks, indent=2) + "\n")
 
 
-def write_index(task: LatentTask, folder: Path, pipeline: str, parts: Mapping[str, list], settings: Mapping[str, Any]) -> None:
-    """model_index.json and the model card."""
+def write_index(task: LatentTask, folder: Path, pipeline: str, parts: Mapping[str, list], settings: Mapping[str, Any]) -> list[Format]:
+    """model_index.json; what the card of the folder needs to know."""
     import diffusers
 
     index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **dict(sorted(parts.items())), **settings}
     (folder / "model_index.json").write_text(json_text(index, indent=2) + "\n")
-    (folder / "README.md").write_text(model_card(task, pipeline))
+    refines = pipeline == "StableDiffusionXLImg2ImgPipeline"
+    options = f", max_sequence_length={task.towers[2].length}" if isinstance(task, SD3) else ""
+    code = REFINING.replace("SIDE", str(task.size)) if refines else DRAWING.replace("PIPELINE", pipeline).replace("OPTIONS", options)
+    about = f"Pictures of {task.size} pixels a side; {described(task)}."
+    if refines:
+        about = f"It takes over the base's latents for the last part of the way, or goes over finished pictures.\n\n{about}"
+    return [
+        Format(
+            folder=folder.name, hub_folder="refiner" if refines else "", library="diffusers", install="diffusers transformers torch",
+            code=code, about=about,
+            title=f"Latent diffusion on text, {task.size} pixels", task="image-to-image" if refines else "text-to-image",
+            tags=("text-to-image", "diffusion"),
+        )
+    ]  # fmt: skip
 
 
 def described(task: LatentTask) -> str:
@@ -223,32 +257,3 @@ def asked_once_more(levels: int) -> str:
     return (
         f";\nwith {len(some)} of these ({', '.join(map(str, some[:3]))} ...) diffusers asks once more at the end, which hardly shows" if some else ""
     )
-
-
-def model_card(task: LatentTask, pipeline: str) -> str:
-    """What the folder holds and how it is used."""
-    data = task.data
-    parameters = sum(p.numel() for p in task.net.parameters())
-    return f"""---
-license: apache-2.0
-library_name: diffusers
-pipeline_tag: text-to-image
-tags:
-- text-to-image
-- diffusers
----
-
-# Latent diffusion on text, {parameters:,} parameters in the denoiser
-
-Pictures of {task.size} pixels a side; {described(task)}.
-
-```python
-from diffusers import {pipeline}
-pipe = {pipeline}.from_pretrained("FOLDER")
-```
-
-## Training
-
-{data.num_samples:,} image-text pairs; data digest `{data.digest[:16]}`. Scores, steps, versions and configuration are in
-`metrics.json` and the checkpoint's `manifest.json` beside the export.
-"""

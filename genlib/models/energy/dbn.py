@@ -127,7 +127,10 @@ class DBN(Task):
 
     objective = ("error", "min")
     companions = Companions(
-        assess="genlib.models.energy.dbn_assess:assess", sheet="genlib.models.energy.dbn_assess:sheet", example="genlib.models.energy.dbn:example"
+        assess="genlib.models.energy.dbn_assess:assess",
+        sheet="genlib.models.energy.dbn_assess:sheet",
+        no_graphs="its units are drawn at random again and again (Gibbs sampling), and a graph is one pass without chance",
+        example="genlib.models.energy.dbn:example",
     )
     net: nn.Sequential
 

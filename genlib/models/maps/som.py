@@ -96,6 +96,7 @@ class SOM(TrainedMap):
         assess="genlib.models.maps.som_pictures:assess",
         sheet="genlib.models.maps.som_pictures:sheet",
         export="genlib.models.maps.som_pictures:export",
+        no_graphs="all that it is stands in prototypes.npy",
         example="genlib.models.maps.som:example",
     )
 

@@ -17,6 +17,7 @@ from genlib.functional import topology, tours
 from genlib.functional.topology import RingGrid
 from genlib.metrics.held_out import held_out
 from genlib.models.maps.som import SOM
+from genlib.sharing.formats import Format
 from genlib.types import Batch, DataSource
 
 _BATCH, _POINTS, _PLANES, _EDGED, _INCHES = 1024, 2000, 12, 600, 4.2
@@ -58,11 +59,29 @@ def sheet(task: SOM, source: DataSource, path: Path) -> None:
         draw_map(task, hits, path)
 
 
-def export(task: SOM, folder: Path) -> None:
+CODE = """
+import numpy as np
+
+prototypes = np.load(f"{folder}/prototypes.npy")  # SHAPE
+units = prototypes.reshape(-1, prototypes.shape[-1])
+sample = units[0] + 0.01  # a vector as the map was trained on
+nearest = np.square(units - sample).sum(1).argmin()
+print("place on the map:", np.unravel_index(nearest, prototypes.shape[:-1]))
+"""
+
+
+def export(task: SOM, folder: Path) -> list[Format]:
     """Writes `prototypes.npy`, float32 (rows, columns, D), or (units, D) of a ring."""
     folder.mkdir(parents=True, exist_ok=True)
     values = task.prototypes.detach().cpu().numpy()
     np.save(folder / "prototypes.npy", values if isinstance(task.grid, RingGrid) else values.reshape(task.grid.rows, task.grid.columns, -1))
+    shape = "units, numbers of a sample" if isinstance(task.grid, RingGrid) else "rows, columns, numbers of a sample"
+    return [
+        Format(
+            folder="", library="numpy", install="numpy", code=CODE.replace("SHAPE", shape), title="Self-organising map", tags=("som",),
+            about="Each unit of the map has a prototype; a sample belongs to the unit with the nearest one, and neighbours on the map are alike.",
+        )
+    ]  # fmt: skip
 
 
 def _through_points(task: SOM, source: DataSource, path: Path) -> dict[str, float]:

@@ -112,6 +112,7 @@ class Classifier(Task):
     companions = Companions(
         assess="genlib.models.representation.classifier_assess:assess",
         sheet="genlib.models.representation.classifier_assess:sheet",
+        graphs="genlib.models.representation.image_graphs:of_classifier",
         example="genlib.models.representation.classifier:example",
     )
 

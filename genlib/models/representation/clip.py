@@ -114,6 +114,7 @@ class CLIP(Task):
         assess="genlib.models.representation.clip_assess:assess",
         sheet="genlib.models.representation.clip_assess:sheet",
         export="genlib.models.representation.clip_export:export",
+        graphs="genlib.models.representation.clip_graphs:graphs",
         load_pretrained="genlib.models.representation.clip_import:load_pretrained",
         example="genlib.models.representation.clip:example",
     )

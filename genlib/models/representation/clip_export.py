@@ -6,6 +6,7 @@ A residual tower is written as open_clip's ModifiedResNet; transformers has no s
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +22,84 @@ from genlib.models.representation.open_clip_names import State, to_open_clip
 from genlib.nn.open_clip_residual import open_clip_weights
 from genlib.nn.residual_tower import ResidualTower
 from genlib.nn.tokenizer import END, START
+from genlib.sharing.formats import Format
+
+OPEN_CLIP = """
+import open_clip
+import torch
+from PIL import Image
+
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+model.eval()
+
+texts = CAPTIONS
+image = preprocess(Image.open(f"{folder}/input.png").convert("RGB"))[None]
+with torch.no_grad():
+    image_features = model.encode_image(image, normalize=True)
+    text_features = model.encode_text(tokenizer(texts), normalize=True)
+    probabilities = (model.logit_scale.exp() * image_features @ text_features.T).softmax(-1)[0]
+for probability, text in sorted(zip(probabilities.tolist(), texts), reverse=True):
+    print(f"{probability:6.1%}  {text}")
+"""
+TRANSFORMERS = """
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+model = CLIPModel.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+processor = CLIPImageProcessor.from_pretrained(folder)
+
+texts = CAPTIONS
+inputs = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+pixels = processor(images=Image.open(f"{folder}/input.png").convert("RGB"), return_tensors="pt").pixel_values
+with torch.no_grad():
+    probabilities = model(input_ids=inputs.input_ids, pixel_values=pixels).logits_per_image.softmax(-1)[0]
+for probability, text in sorted(zip(probabilities.tolist(), texts), reverse=True):
+    print(f"{probability:6.1%}  {text}")
+"""
+CLEANING = """
+
+AutoTokenizer and CLIPProcessor clean texts by the rules in tokenizer.json, as open_clip does; CLIPTokenizer has rules of its own. None mends text
+that was decoded wrongly (mojibake): send it through `ftfy.fix_text` first."""
 
 
-def export(task: CLIP, folder: Path) -> None:
+def export(task: CLIP, folder: Path) -> list[Format]:
     """Writes both folders; images become three channels where the task has one, by thirds of its first weights."""
+    write_open_clip(task, folder / "open_clip")
+    about: Any = {"title": f"CLIP of {task.config.image.image_size} pixels", "task": "zero-shot-image-classification", "tags": ("clip",)}
+    found = [
+        Format(
+            folder="open_clip", library="open_clip", install="open_clip_torch==3.3.0 transformers", code=OPEN_CLIP, about=described(task),
+            prepare_for_hub=name_tokenizer, **about,
+        )
+    ]  # fmt: skip
     if isinstance(task.config.image, VisionTransformer):
         write_transformers(task, folder / "transformers")
-    write_open_clip(task, folder / "open_clip")
+        install = "transformers torch pillow"
+        found.append(
+            Format(folder="transformers", library="transformers", install=install, code=TRANSFORMERS, about=described(task) + CLEANING, **about)
+        )
+    return found
+
+
+def described(task: CLIP) -> str:
+    """What a user of either folder must know."""
+    config = task.config
+    return (
+        f"Contrastive language-image pretraining (Radford et al. 2021, arXiv:2103.00020): images of {config.image.image_size} pixels a side and\n"
+        f"texts of up to {config.text.context_length} tokens become directions of {config.embed_dim} dimensions, near where they belong together."
+    )
+
+
+def name_tokenizer(folder: Path, repository: str) -> None:
+    """open_clip takes the tokenizer of a local folder from there, and that of a repository from where the configuration says."""
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = repository
+    path.unlink()  # it may be a link to the run's own
+    _write_json(path, config)
 
 
 def write_transformers(task: CLIP, folder: Path) -> None:
@@ -46,8 +118,7 @@ def write_transformers(task: CLIP, folder: Path) -> None:
     state = {**_rgb_vision(vision.state_dict()), **text.state_dict(), "logit_scale": bounded_scale(task)}
     _save(state, folder / "model.safetensors")
     write_tokenizer(task, folder)
-    _write_json(folder / "preprocessor_config.json", _preprocessor(task))
-    (folder / "README.md").write_text(model_card(task, "transformers"))
+    _write_json(folder / "preprocessor_config.json", preprocessor(task))
 
 
 def write_open_clip(task: CLIP, folder: Path) -> None:
@@ -80,7 +151,6 @@ def write_open_clip(task: CLIP, folder: Path) -> None:
     state |= to_open_clip(hugging_face(task.net.text).state_dict())
     _save({**state, "logit_scale": bounded_scale(task)}, folder / "open_clip_model.safetensors")
     write_tokenizer(task, folder)
-    (folder / "README.md").write_text(model_card(task, "open_clip"))
 
 
 def hugging_face(tower: nn.Module) -> Any:
@@ -118,7 +188,8 @@ def write_tokenizer(task: CLIP, folder: Path) -> None:
     _write_json(folder / "special_tokens_map.json", marks)
 
 
-def _preprocessor(task: CLIP) -> dict[str, Any]:
+def preprocessor(task: CLIP) -> dict[str, Any]:
+    """What transformers' image processor is told."""
     side = task.config.image.image_size
     return {
         "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": side}, "resample": 3,
@@ -138,44 +209,3 @@ def _save(state: State, path: Path) -> None:
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json_text(values, indent=2) + "\n")
-
-
-def model_card(task: CLIP, library: str) -> str:
-    """README.md with the front matter that model hubs read."""
-    loading = {
-        "open_clip": 'model = open_clip.create_model("local-dir:FOLDER")\ntokenizer = open_clip.get_tokenizer("local-dir:FOLDER")',
-        "transformers": 'model = CLIPModel.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-    }
-    cleaning = {
-        "open_clip": "",
-        "transformers": """
-AutoTokenizer and CLIPProcessor clean texts by the rules in tokenizer.json, as open_clip does; CLIPTokenizer has rules of its own. None mends
-text that was decoded wrongly (mojibake): send it through `ftfy.fix_text` first.
-""",
-    }
-    parameters = sum(p.numel() for p in task.net.parameters())
-    return f"""---
-license: apache-2.0
-library_name: {library}
-pipeline_tag: zero-shot-image-classification
-tags:
-- clip
-- zero-shot-image-classification
-metrics:
-- recall
----
-
-# CLIP, {parameters:,} parameters
-
-Contrastive language-image pretraining (Radford et al. 2021, arXiv:2103.00020): images of {task.config.image.image_size} pixels a side
-and texts of up to {task.config.text.context_length} tokens, into {task.config.embed_dim} dimensions.
-
-```python
-{loading[library]}
-```
-{cleaning[library]}
-## Training
-
-{task.data.num_samples:,} image-text pairs; data digest `{task.data.digest[:16]}`. Scores, steps, versions and configuration are in
-`metrics.json` and the checkpoint's `manifest.json` beside the export.
-"""

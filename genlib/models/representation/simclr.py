@@ -118,6 +118,7 @@ class SimCLR(Task):
     companions = Companions(
         assess="genlib.models.representation.simclr_assess:assess",
         sheet="genlib.models.representation.simclr_assess:sheet",
+        graphs="genlib.models.representation.image_graphs:of_encoder",
         example="genlib.models.representation.simclr:example",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,19 @@ def test_open_clip_gives_the_same_directions(image: VisionTransformer | Residual
     torch.testing.assert_close(model.logit_scale, task.net.logit_scale[0])
 
 
-def test_a_folder_holds_no_code_and_says_what_it_is(tmp_path: Path) -> None:
-    companions.export(made(VIT, 3), tmp_path)
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".md"}
-    card = (tmp_path / "open_clip" / "README.md").read_text()
-    for words in ("license: apache-2.0", "library_name: open_clip", "pipeline_tag: zero-shot-image-classification"):
-        assert words in card
+def test_a_folder_holds_no_code_and_its_format_is_said(tmp_path: Path) -> None:
+    formats = companions.export(made(VIT, 3), tmp_path)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".json", ".safetensors"}
+    assert [(form.folder, form.library, form.task) for form in formats] == [
+        (name, name, "zero-shot-image-classification") for name in ("open_clip", "transformers")
+    ]
+
+
+def test_a_repository_names_itself_as_the_place_of_its_tokenizer(tmp_path: Path) -> None:
+    """Of a local folder open_clip takes the one in there, of a repository that which the configuration names."""
+    (form, _) = companions.export(made(VIT, 3), tmp_path)
+    assert form.prepare_for_hub
+    form.prepare_for_hub(tmp_path / "open_clip", "me/clip")
+    settings = json.loads((tmp_path / "open_clip" / "open_clip_config.json").read_text())
+    assert settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "me/clip"
+    assert settings["model_cfg"]["embed_dim"] == 24

@@ -71,6 +71,7 @@ class TwoPlayers(Task):
     companions = Companions(
         assess="genlib.models.adversarial.base.assess:assess",
         sheet="genlib.models.adversarial.base.assess:sheet",
+        graphs="genlib.models.adversarial.base.graphs:graphs",
         example="genlib.models.adversarial.base.players:example",
     )
     centre: Tensor

@@ -20,6 +20,7 @@ from genlib.json_text import json_text
 from genlib.models.adversarial.stylegan.synthesis3 import OUTPUT_SCALE
 from genlib.models.adversarial.stylegan.task import StyleGAN
 from genlib.models.base.components import read_weights
+from genlib.sharing.formats import Format
 
 PLAYERS, STEM = ("generator", "discriminator"), "model"
 """Folders, by the names of the networks, and the weights' file in each."""
@@ -61,7 +62,18 @@ def synthesis_settings(task: StyleGAN) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def export(task: StyleGAN, folder: Path) -> None:
+CODE = """
+import torch
+from genlib import checkpoint
+from pathlib import Path
+
+task = checkpoint.load_task(Path(folder))
+images = task.generate(seed=[0, 1, 2, 3]LABELS)  # (4, channels, side, side) in [0, 1]
+print(images.shape, torch.isfinite(images).all().item())
+"""
+
+
+def export(task: StyleGAN, folder: Path) -> list[Format]:
     """Writes both networks; see the module."""
     for player in PLAYERS:
         where = folder / player
@@ -72,6 +84,19 @@ def export(task: StyleGAN, folder: Path) -> None:
         path = where / f"{STEM}.safetensors"
         save_file(state, path, metadata={"format": "pt"})
         path.chmod(0o644)  # safetensors writes for the owner alone
+    channels, side, _ = task.shape.sides
+    labels = f", label=[{', '.join(str(number % task.condition_sizes[0]) for number in range(4))}]" if task.condition_sizes[0] else ""
+    return [
+        Format(
+            folder="", library="genlib", install="genlib", code=CODE.replace("LABELS", labels), tags=("gan", "stylegan"),
+            task="unconditional-image-generation",
+            title=f"StyleGAN of {side} x {side} pixels",
+            about=(
+                f"Pictures of {side} pixels a side, {'grey' if channels == 1 else 'RGB'}, from noise. `generator/` and `discriminator/` hold weights"
+                " under the names that NVlabs' stylegan3 repository gives them, and its settings."
+            ),
+        )
+    ]  # fmt: skip
 
 
 def load_pretrained(task: StyleGAN, folder: Path) -> None:

@@ -79,7 +79,7 @@ class AdaptedBlock(nn.Module):
     def forward(self, x: Tensor | None, ws: Tensor, noises: Sequence[Tensor | None]) -> Tensor:
         """Features of the last block, styles (B, 2, style_dim), noise a layer -> features (B, outputs, side, side)."""
         with precision(ws.device.type, low=self.low):
-            x = self.const.expand(len(ws), -1, -1, -1) if x is None else x
+            x = self.const.expand(ws.shape[0], -1, -1, -1) if x is None else x
             return self.layer1(self.layer0(x, ws[:, 0], noises[0]), ws[:, 1], noises[1])
 
 

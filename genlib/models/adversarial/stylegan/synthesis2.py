@@ -31,8 +31,9 @@ def modulated_conv(x: Tensor, weight: Tensor, style: Tensor, kernel: Tensor | No
 
     Demodulated, what comes out of inputs of unit variance has unit variance before the gain. kernel: of an upsampling by 2, None is none.
     Either the inputs are scaled or each sample has weights of its own, whichever is faster for the shape; both are the same but for rounding.
+    A graph for any size of batch holds no groups by sample, so there the inputs are scaled.
     """
-    if weight.shape[1] <= _FEW_CHANNELS and x.shape[-1] * (1 if kernel is None else 2) >= _MANY_PIXELS:
+    if not torch.compiler.is_exporting() and weight.shape[1] <= _FEW_CHANNELS and x.shape[-1] * (1 if kernel is None else 2) >= _MANY_PIXELS:
         return _own_weights(x, weight, style, kernel, gain, demodulate)
     factor = _demodulation(weight, style) * gain if demodulate else gain
     if not demodulate:

@@ -181,7 +181,7 @@ class FilteredLayer(nn.Module):
         """
         style, weight, into = self.affine(w), self.weight, self.magnitude_ema.rsqrt()
         if self.last:
-            return style * into / math.sqrt(weight.shape[1]), weight, torch.ones(len(w), len(weight), device=w.device)
+            return style * into / math.sqrt(weight.shape[1]), weight, torch.ones(w.shape[0], len(weight), device=w.device)
         weight = weight * (weight.square().mean((1, 2, 3), keepdim=True) + TINY).rsqrt()
         style = style * (style.square().mean(1, keepdim=True) + TINY).rsqrt()
         power = style.square() @ weight.square().sum((2, 3)).T

@@ -85,6 +85,7 @@ class StyleGAN(GrowingPlayers):
         GrowingPlayers.companions,
         assess="genlib.models.adversarial.stylegan.assess:assess",
         export="genlib.models.adversarial.stylegan.files:export",
+        graphs="genlib.models.adversarial.stylegan.graphs:graphs",
         load_pretrained="genlib.models.adversarial.stylegan.files:load_pretrained",
     )
     export_is_a_model = True

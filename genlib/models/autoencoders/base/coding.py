@@ -61,7 +61,7 @@ class CodingTask(Task):
     Samples are images (B, C, H, W) in [0, 1] or vectors (B, D).
     """
 
-    companions = Companions(example="genlib.models.autoencoders.base.coding:example")
+    companions = Companions(graphs="genlib.models.autoencoders.base.graphs:of_coding_task", example="genlib.models.autoencoders.base.coding:example")
     net: Any
 
     def __init__(self, config: CodingConfig, data: DataSpec) -> None:

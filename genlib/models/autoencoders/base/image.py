@@ -45,6 +45,7 @@ class ImageAutoencoder(Task):
         assess="genlib.models.autoencoders.base.image_files:assess",
         sheet="genlib.models.autoencoders.base.image_files:sheet",
         export="genlib.models.autoencoders.base.image_files:export",
+        graphs="genlib.models.autoencoders.base.graphs:of_image_autoencoder",
         load_pretrained="genlib.models.autoencoders.base.image_files:load_pretrained",
         example="genlib.models.autoencoders.base.image:example",
     )

@@ -15,6 +15,7 @@ from genlib.metrics.held_out import held_out
 from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.models.base.components import adopt_component, read_config, save_component
 from genlib.pictures import Line, save_contact_sheet
+from genlib.sharing.formats import Format
 from genlib.types import DataSource
 
 MOST_SAMPLES = 2048
@@ -96,9 +97,40 @@ def _pixels(image: Tensor) -> np.ndarray:
     return image.permute(1, 2, 0).numpy()
 
 
-def export(task: ImageAutoencoder, folder: Path) -> None:
+CODE = """
+import numpy as np
+import torch
+from diffusers import NETWORK
+from PIL import Image
+
+autoencoder = NETWORK.from_pretrained(folder).eval()
+picture = Image.open(f"{folder}/input.png").convert("RGB").resize((SIDE, SIDE))
+pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+with torch.no_grad():
+    latents = autoencoder.encode(pixels).LATENTS
+    made = autoencoder.decode(latents).sample.clamp(-1, 1)
+print(latents.shape, f"mean square error {(made - pixels).square().mean():.4f}")
+"""
+
+
+def export(task: ImageAutoencoder, folder: Path) -> list[Format]:
     """`diffusers/`: what the network's class loads with `from_pretrained`; see `rgb_model` and `latent_settings`."""
-    save_component(rgb_model(task), folder / "diffusers", latent_settings(task))
+    model = rgb_model(task)
+    save_component(model, folder / "diffusers", latent_settings(task))
+    kind = type(model).__name__
+    latents = "latent_dist.mean" if kind == "AutoencoderKL" else "latents"
+    side = task.image_size // task.factor
+    return [
+        Format(
+            folder="diffusers", library="diffusers", install="diffusers transformers torch pillow numpy",
+            title=f"Image autoencoder of {task.image_size} pixels",
+            code=CODE.replace("NETWORK", kind).replace("SIDE", str(task.image_size)).replace("LATENTS", latents), tags=("autoencoder",),
+            about=(
+                f"Images of {task.image_size} pixels a side become {task.latent_channels} x {side} x {side} latents, and back. Multiplied by the"
+                f" `scaling_factor` of config.json the latents have unit standard deviation."
+            ),
+        )
+    ]  # fmt: skip
 
 
 @torch.no_grad()

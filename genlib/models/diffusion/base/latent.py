@@ -101,6 +101,7 @@ class LatentTask(Task):
     companions = Companions(
         assess="genlib.models.diffusion.base.latent_assess:assess",
         sheet="genlib.models.diffusion.base.latent_assess:sheet",
+        no_graphs="it draws in many steps of a sampler, and a graph is one pass; take its diffusers folder, or export the stage of its autoencoder",
         example="genlib.models.diffusion.base.latent:example",
     )
     upstream_prefix = "frozen_tasks."

@@ -108,7 +108,9 @@ class PixelTask(Task):
     """A U-Net on pictures of one size in [-1, 1], under `net`."""
 
     companions = Companions(
-        load_pretrained="genlib.models.diffusion.base.pixels:load_pretrained", example="genlib.models.diffusion.base.pixels:example"
+        no_graphs="it draws in many steps of a sampler, and a graph is one pass through a network; take its diffusers folder where it has one",
+        load_pretrained="genlib.models.diffusion.base.pixels:load_pretrained",
+        example="genlib.models.diffusion.base.pixels:example",
     )
 
     def __init__(

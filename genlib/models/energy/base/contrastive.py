@@ -32,6 +32,7 @@ class ContrastiveTask(RBMBase):
     companions = Companions(
         assess="genlib.models.energy.base.rbm_assess:assess",
         sheet="genlib.models.energy.base.rbm_assess:sheet",
+        no_graphs="its units are drawn at random again and again (Gibbs sampling), and a graph is one pass without chance",
         example="genlib.models.energy.base.contrastive:example",
     )
 

@@ -61,6 +61,7 @@ class Translator(Task):
     companions = Companions(
         assess="genlib.models.translation.base.assess:assess",
         sheet="genlib.models.translation.base.assess:sheet",
+        no_graphs="its noise is dropout that is drawn from a seed by whole numbers, which a graph does not hold",
         example="genlib.models.translation.base.translator:example",
     )
     two_sets = True

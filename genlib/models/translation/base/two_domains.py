@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -62,6 +62,7 @@ class TwoDomains(Translator):
     """Base of the tasks, which say how a picture is translated; what does so is one player, as both directions learn together."""
 
     objective = ("sliced_wasserstein", "min")
+    companions = replace(Translator.companions, graphs="genlib.models.translation.base.graphs:of_two_domains")
     phases: tuple[Phase, ...] = (Phase(name="discriminators", player="discriminators"), Phase(name="translators", player="translators"))
 
     def __init__(self, config: TwoDomainsConfig, data: DataSpec) -> None:
