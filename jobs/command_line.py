@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from cluster.local import NotStarted
+from cluster.screen import LogFormat
 from cluster.signals import GRACE_SECONDS, check_grace, interruptible
 from genlib import registry
 from genlib.config import nearest
@@ -42,6 +43,8 @@ class RunOptions:
     """Times a run whose workers were lost goes on from its newest checkpoint before it gives up; -1 is always."""
     grace_seconds: float = GRACE_SECONDS
     """In which a run that is stopped (SIGTERM, Ctrl-C) saves a checkpoint; a second signal ends it at once."""
+    log_format: LogFormat = "auto"
+    """How a run tells of itself: lines, on a terminal with a bar (auto), lines everywhere (text), or an object a line (json)."""
     score_features: tuple[str, ...] = ()
     """Feature networks, runs of a classifier or CLIP or Inception's weights, by which pictures of checkpoints are scored while the run goes on:
     FID, KID, precision and recall. The checkpoint with the lowest FID by the first is kept in the folder `best`."""
@@ -122,10 +125,19 @@ def parsed(arguments: Sequence[str], options: Options, script: str) -> Command[O
     if name.startswith("-"):
         raise ValueError(f"the recipe comes first, before {name}: `python jobs/{script} RECIPE ...`; `--list` shows all")
     recipe = registry.load(name)
-    stages = recipe.smoke if "--smoke" in rest else recipe.stages
+    stages = holding_out(recipe.smoke if "--smoke" in rest else recipe.stages)
     form = form_of(stages, options)
     values = read(form, rest, f"python jobs/{script} {name}", registry.describe(name))
     return Command(name, one_place(tuple(filled(stages, values))), values.options)
+
+
+HELD_OUT_SHARE = 0.1
+"""Of data without held-out samples, unless the user says another one."""
+
+
+def holding_out(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages as commands have them: a set without held-out samples gives some."""
+    return tuple(replace(stage, data=replace(stage.data, hold_out=HELD_OUT_SHARE)) for stage in stages)
 
 
 def listing() -> str:

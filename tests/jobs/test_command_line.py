@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from genlib import registry
-from jobs.command_line import RunOptions, exit_code, flags, form_of, parse
+from jobs.command_line import HELD_OUT_SHARE, RunOptions, exit_code, flags, form_of, parse
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,8 @@ def test_overrides_are_typed_and_everything_else_stays_the_recipes() -> None:
     (stage,), (base,) = command.stages, registry.load("toy").stages
     assert stage.train == dataclasses.replace(base.train, steps=7, strategy="zero2", optim=dataclasses.replace(base.train.optim, learning_rate=0.5))
     assert stage.task.hidden == 3
-    assert stage.data == base.data
+    assert stage.data == dataclasses.replace(base.data, hold_out=HELD_OUT_SHARE)
+    assert parse(["toy", "--data.hold_out", "0"]).stages[0].data == base.data
     assert command.options.worker_range == (1, 4)
 
 
