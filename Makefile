@@ -9,6 +9,10 @@ export OMP_NUM_THREADS ?= 1
 # a process that dies ends the run: pytest-xdist, which would replace it, waits for its share of a group for ever then
 TWO := -n 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# a line before a step of set-up and one after it, with its seconds; pip itself says only what is wrong
+step = @echo "set-up $(1)"; begin=$$(date +%s); $(2) || exit; echo "  $$(( $$(date +%s) - begin )) s"
+
 .PHONY: help clip sdxl stylegan serve test test-all check bench
 .DEFAULT_GOAL := help
 
@@ -45,8 +49,8 @@ bench: $(READY)  ## every benchmark, then a table of ratios to the peers
 
 # torch comes first and pinned, so that no other package's range replaces it; open_clip, lightly and pythae come without what they ask for, as that is torchvision.
 $(READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch==3.3.0 lightly==1.6.0 pythae==0.1.2
-	touch $@
+	$(call step,1 of 4: a virtual environment in $(VENV),test -x $(BIN)/python || $(PYTHON) -m venv $(VENV))
+	$(call step,2 of 4: $(TORCH),$(PIP) '$(TORCH)')
+	$(call step,3 of 4: what pyproject.toml names (a few minutes),$(PIP) --editable '.[dev]')
+	$(call step,4 of 4: libraries to compare with,$(PIP) --no-deps open_clip_torch==3.3.0 lightly==1.6.0 pythae==0.1.2)
+	@touch $@

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,17 +15,18 @@ LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def connected(cpus: int | None = None) -> Iterator[None]:
-    """Inside, Ray is up; `cpus` is for a head of our own, by default the machine's.
+def connected(cpus: int | None = None, meanwhile: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Inside, Ray is up; `cpus` is for a head of our own, by default the machine's. `meanwhile` is called before, while such a head comes up.
 
     What Ray and its processes have to say stays in Ray's own log files; errors are exceptions here.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default prints a warning
     if address := os.environ.get("RAY_ADDRESS"):
+        meanwhile()
         with attached(address, passed_on()):
             yield
         return
-    with local_head(cpus=cpus, dashboard=False) as head, attached(head.address):
+    with local_head(cpus=cpus, dashboard=False, meanwhile=meanwhile) as head, attached(head.address):
         yield
 
 

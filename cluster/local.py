@@ -20,10 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.signals import GRACE_SECONDS
 
@@ -52,9 +53,17 @@ class NotStarted(RuntimeError):
 
 
 @contextmanager
-def local_head(*, cpus: int | None = None, gpus: int | None = None, dashboard: bool = True, timeout_seconds: float = 180.0) -> Iterator[Head]:
+def local_head(
+    *,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    dashboard: bool = True,
+    timeout_seconds: float = 180.0,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Iterator[Head]:
     """Starts a head and ends it on the way out; inside, this process and its children reach it with the right token.
 
+    `meanwhile` is called while it comes up, which takes it seconds of another core; its time is none of `timeout_seconds`.
     NotStarted with the end of Ray's own log where it does not come up within `timeout_seconds`.
     """
     sweep()
@@ -62,26 +71,39 @@ def local_head(*, cpus: int | None = None, gpus: int | None = None, dashboard: b
     with hold(folder), environment(folder):
         running: list[subprocess.Popen] = []
         try:
-            yield started(running, folder, (cpus, gpus, dashboard), time.monotonic() + timeout_seconds)
+            port = launched(running, folder, (cpus, gpus, dashboard))
+            meanwhile()
+            yield started(port, running, folder, (cpus, gpus, dashboard), time.monotonic() + timeout_seconds)
         finally:
             for process in running:
                 end(process)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def started(running: list[subprocess.Popen], folder: Path, wanted: tuple[int | None, int | None, bool], deadline: float) -> Head:
-    """A head that answers, its process in `running`. Ray itself gives up after half a minute, which a busy machine may need: then once more."""
+_Wanted = tuple[int | None, int | None, bool]
+"""CPUs, GPUs, and whether there is a dashboard."""
+
+
+def launched(running: list[subprocess.Popen], folder: Path, wanted: _Wanted) -> int:
+    """Starts a head, its process the last in `running`; the port of its job API."""
+    port = free_port()
+    process = subprocess.Popen(
+        command(folder, port, *wanted),
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "RAY_START_HOOK": f"{__name__}.{without_client.__name__}"},
+        stdout=open(folder / "start.log", "wb"),  # noqa: SIM115 the child keeps it
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for us to handle
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    )
+    running.append(process)
+    return port
+
+
+def started(port: int, running: list[subprocess.Popen], folder: Path, wanted: _Wanted, deadline: float) -> Head:
+    """A head that answers, the last in `running`. Ray itself gives up after half a minute, which a busy machine may need: then once more."""
     while True:
-        port = free_port()
-        process = subprocess.Popen(
-            command(folder, port, *wanted),
-            stdin=subprocess.DEVNULL,
-            stdout=open(folder / "start.log", "wb"),  # noqa: SIM115 the child keeps it
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us to handle
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
-        running.append(process)
+        process = running[-1]
         if address := wait_for_address(folder, process, deadline):
             return Head(address, f"http://{HOST}:{port}" if wanted[2] else "", folder, process.pid)
         end(running.pop())
@@ -89,6 +111,7 @@ def started(running: list[subprocess.Popen], folder: Path, wanted: tuple[int | N
         if time.monotonic() >= deadline or "timed out during startup" not in lines[-1]:
             raise NotStarted(f"Ray did not start on {HOST}: {lines[-1].strip()}")
         (folder / "ray_current_cluster").unlink(missing_ok=True)
+        port = launched(running, folder, wanted)
 
 
 def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboard: bool) -> list[str]:
@@ -96,7 +119,7 @@ def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboa
     options = {
         "node-ip-address": HOST, "port": 0, "temp-dir": folder, "object-store-memory": OBJECT_STORE_BYTES, "num-cpus": cpus, "num-gpus": gpus,
         "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "dashboard-agent-listen-port": free_port(),
-        "ray-client-server-port": free_port(),  # by default 10001: a head that finds it taken starts, and ends some seconds later
+        "ray-client-server-port": free_port(),  # by default 10001, which may be taken; nobody listens there, see `without_client`
         "min-worker-port": 0, "max-worker-port": 0,
         "include-log-monitor": "false",  # it sends what workers print to drivers, and ours do not listen
     }  # fmt: skip
@@ -114,6 +137,11 @@ def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboa
     ]
 
 
+def without_client(params: Any, head: bool) -> None:
+    """What `ray start` calls with its settings before it starts anything: nobody comes by ray://, and its server takes seconds of a core."""
+    params.ray_client_server_port = None
+
+
 @contextmanager
 def environment(folder: Path) -> Iterator[None]:
     """Token authentication for this process and every child; the token itself is in a file that only this user reads."""
@@ -126,6 +154,7 @@ def environment(folder: Path) -> Iterator[None]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # there is no other node to move to
         "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", f"{GRACE_SECONDS + 5:.0f}"),  # a job saves a checkpoint first
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this node away
+        "RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0",  # those of a run bring settings, and would not be these
         "GLOO_SOCKET_IFNAME": INTERFACE, "NCCL_SOCKET_IFNAME": f"={INTERFACE}",  # else that of the host's name, or one named for a cluster
         RENDEZVOUS: str(folder),
         "RAY_TRAIN_ENABLE_STATE_TRACKING": os.environ.get("RAY_TRAIN_ENABLE_STATE_TRACKING", "0"),  # nobody looks: it costs a process

@@ -6,6 +6,7 @@ To the cluster that RAY_ADDRESS names; without it, to a head on this machine tha
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
+    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
@@ -24,7 +25,9 @@ from typing import Any
 
 from cluster.connect import passed_on
 from cluster.local import local_head
+from cluster.screen import screen
 from cluster.signals import GRACE_SECONDS, ends_well, interruptible, keeps
+from genlib.phases import phase
 
 EXCLUDES = ["/.git", "/.venv", "/data", "/runs", "/build", "*.egg-info", "__pycache__"]
 """Never uploaded with the code; Ray leaves out what .gitignore names as well."""
@@ -46,9 +49,11 @@ def job_address() -> Iterator[tuple[str, bool]]:
 def submit(command: Sequence[str]) -> int:
     """Runs the command as a job with this folder as its working directory; its exit code."""
     logging.disable(logging.WARNING)  # Ray tells of every file it leaves out
-    with job_address() as (address, ours):
+    with screen(), job_address() as (address, ours):
+        phase("Ray")
         client, environment = connect(address), {} if ours else passed_on() or {}
         job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": ".", "excludes": EXCLUDES, **environment})
+        phase(f"job {job}")
         with ends_well(partial(client.stop_job, job), GRACE_SECONDS + _MORE_SECONDS) if ours else keeps(partial(goes_on, job)):
             follow(client, job)
             return code_of(client, job)

@@ -263,6 +263,9 @@ class DataConfig(Config):
     """Shards: a folder, a pattern like 'dir/{00000..00099}.tar' or 's3://bucket/dir', several joined by '::', or a built-in set like icons."""
     validation: str = changeable("")
     """The same for held-out samples; empty takes the built-in set's own, else none."""
+    hold_out: float = changeable(0.0, at_least=0, below=1)
+    """Share of the training samples that are held out, drawn by their keys, where no others are: `train` has none beside it, `validation` is
+    empty, and there are 50 at least. At most 5,000 are. 0 trains on all."""
     image_size: int = limited(0, at_least=0)
     """Pixels a side: a built-in set is drawn at this size, other images are cut to their middle square and scaled; 0 is as they are."""
     other: str = ""
@@ -270,7 +273,8 @@ class DataConfig(Config):
     weights: tuple[float, ...] = ()
     """Share of each place joined by '::' in `train`, of any run of samples; a small one then repeats sooner. Empty takes all as one set."""
     filters: tuple[str, ...] = ()
-    """What a training sample must be, like 'width>=256' 'aesthetic>5': width, height, pixels, aspect, caption_bytes, label, numbers of its JSON."""
+    """What a training sample must be, like 'width>=256' 'aesthetic>5': width, height, pixels, aspect, caption_bytes, label, numbers of its JSON,
+    and draw, a number in [0, 1) by its key."""
     caption_field: str = ""
     """Where captions lie, if not in the members .txt (.caption, .text): a field of the samples' JSON, like caption, or name in `KEY.name.txt`."""
     captions: Literal["auto", "all", "first", "random"] = "auto"

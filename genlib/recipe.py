@@ -45,6 +45,11 @@ STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
 """All that `train.strategy` names but auto, which is single with one worker, else ddp."""
 
 
+def chosen_strategy(wanted: str, workers: int) -> str:
+    """The strategy that trains where `train.strategy` says so."""
+    return wanted if wanted != "auto" else "single" if workers == 1 else "ddp"
+
+
 def strategy_refusal(task: TaskConfig, strategy: str, workers: int) -> str:
     """Why a strategy cannot train such a task with so many workers, in a sentence; empty where it can."""
     if strategy == "single" and workers > 1:

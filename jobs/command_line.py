@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
 
 from cluster.local import NotStarted
+from cluster.screen import LogFormat
 from cluster.signals import GRACE_SECONDS, check_grace, interruptible
 from genlib import program, registry
 from genlib.config import from_json, to_json
@@ -55,6 +56,8 @@ class RunOptions:
     """Times a run whose workers were lost goes on from its newest checkpoint before it gives up; -1 is always."""
     grace_seconds: float = GRACE_SECONDS
     """In which a run that is stopped (SIGTERM, Ctrl-C) saves a checkpoint; a second signal ends it at once."""
+    log_format: LogFormat = "auto"
+    """How a run tells of itself: lines, on a terminal with a bar (auto), lines everywhere (text), or an object a line (json)."""
     score_features: tuple[str, ...] = ()
     """Feature networks, runs of a classifier or CLIP or Inception's weights, by which pictures of checkpoints are scored while the run goes on:
     FID, KID, precision and recall. The checkpoint with the lowest FID by the first is kept in the folder `best`."""
@@ -167,7 +170,7 @@ def parsed(arguments: Sequence[str], options: Options, typed: Typed) -> Command[
         raise SystemExit(0)
     name, rest = recipe_of(arguments, typed)
     recipe = registry.load(name)
-    stages = recipe.smoke if "--smoke" in rest else recipe.stages
+    stages = holding_out(recipe.smoke if "--smoke" in rest else recipe.stages)
     if file := config_of(rest):
         if "--smoke" in rest:
             raise ValueError(f"--config {file} says how large all is, so leave --smoke out")
@@ -250,8 +253,17 @@ def again(command: Command, typed: Typed) -> str:
 def line_of(verb: str, recipe: str, stages: Sequence[Stage], options: Any) -> str:
     """The line that asks for these stages and options. ValueError where none does, as of an optimizer that the recipe does not have."""
     known = registry.load(recipe)
-    base = form_of(known.smoke if options.smoke else known.stages, type(options)())
+    base = form_of(holding_out(known.smoke if options.smoke else known.stages), type(options)())
     return Typed(verb, (recipe, *words_between(base(), form_of(stages, options)()))).line
+
+
+HELD_OUT_SHARE = 0.1
+"""Of data without held-out samples, unless the user says another one."""
+
+
+def holding_out(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages as commands have them: a set without held-out samples gives some."""
+    return tuple(replace(stage, data=replace(stage.data, hold_out=HELD_OUT_SHARE)) for stage in stages)
 
 
 def listing() -> str:

@@ -30,6 +30,7 @@ from genlib import checkpoint, companions
 from genlib.checkpoint import Manifest
 from genlib.config import DataConfig, from_json
 from genlib.program import command
+from genlib.recipe import chosen_strategy
 from genlib.storage import Held
 from genlib.types import DataSource
 from jobs.command_line import Arguments, exit_code
@@ -60,7 +61,7 @@ def facts(manifest: Manifest) -> dict[str, Any]:
     speed = manifest.samples_seen / manifest.seconds if manifest.seconds else 0.0
     return {
         "samples_seen": manifest.samples_seen, "samples_per_second": speed, "steps": manifest.step, "seconds": manifest.seconds,
-        "skipped": manifest.skipped, "workers": manifest.world, "strategy": manifest.train["strategy"],
+        "skipped": manifest.skipped, "workers": manifest.world, "strategy": chosen_strategy(manifest.train["strategy"], manifest.world),
     }  # fmt: skip
 
 

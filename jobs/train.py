@@ -7,6 +7,7 @@ resumes a run that was cut off, by whatever.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
+    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from cluster.connect import connected, is_this_machine
 from cluster.preflight import check_cluster_fits, node_resources
+from cluster.screen import screen
 from cluster.signals import ends_well, keeps
 from genlib import program
 from genlib.checkpoint import Manifest, checkpoints, read_manifest
@@ -30,6 +32,7 @@ from genlib.config import TaskConfig
 from genlib.engine.same_run import check_same_run
 from genlib.engine.trackers import check_trackers_installed
 from genlib.json_text import json_text
+from genlib.phases import phase
 from genlib.recipe import Stage, check_started, strategy_refusal
 from jobs import run_folder
 from jobs.command_line import Command, RunOptions, Typed, exit_code, parse
@@ -80,9 +83,18 @@ def run_command(command: Command) -> int:
             done = f"{finished['steps']:,} steps, {finished['samples_seen']:,} samples"
             print(f"run {run.name} is finished: {done}; delete {run} or {run_folder.ANOTHER}")
             return 0
-        print(f"run {run.name} in {run}\ncommand: {command.again}", flush=True)
-        with launched(run, command.again):
-            return train(command, run)
+        with screen(command.options.log_format):
+            phase("environment")
+            print(f"run {run.name} in {run}\ncommand: {command.again}", flush=True)
+            with launched(run, command.again):
+                train(command, run)
+        scores = run_folder.read_json(run / "metrics.json") or {}
+        if command.options.log_format == "json":
+            print(json_text(scores))
+            return 0
+        print(table(scores))
+        print(f"curves, pictures and all else on one page: {program.command('report')} {shlex.quote(str(run))}")
+        return 0
 
 
 def asked(command: Command[RunOptions]) -> dict[str, Any]:
@@ -99,24 +111,30 @@ def plan(command: Command, run: Path) -> str:
     )
 
 
-def train(command: Command, run: Path) -> int:
+def train(command: Command, run: Path) -> None:
     """Through Ray Train to the end; what stops it is one sentence here and a traceback in error.log."""
     os.environ.update({name: os.environ.get(name, value) for name, value in RAY_TRAIN_SETTINGS.items()})
     (run / "error.log").unlink(missing_ok=True)
-    many = look_at_data(command, run, command.stages, few)
     check_start(command, run)
-    with connected():
+    many: list[Stage] = []
+    with connected(meanwhile=lambda: many.extend(before_ray(command, run))):
+        phase("Ray")
         each = worker_resources(command.options)
         check_cluster_fits(command.options.worker_range[0], each)
         look_at_data(command, run, many, spread)
-        from jobs.worker import WorkerJob  # brings Ray Train in, which reads its settings from the environment
+        from jobs.worker import WorkerJob
 
         with control(run) as path, followed(log_path(run)), ends_well(partial(ask_to_stop, path), command.options.grace_seconds):
             work = WorkerJob(command.recipe, command.stages, run, secrets.token_hex(8), path, scoring=scoring_of(command))
             fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
-    print(table(run_folder.read_json(run / "metrics.json") or {}))
-    print(f"curves, pictures and all else on one page: {program.command('report')} {shlex.quote(str(run))}")
-    return 0
+
+
+def before_ray(command: Command, run: Path) -> list[Stage]:
+    """What needs no Ray, done while it comes up; the stages with more shards than `few`."""
+    many = look_at_data(command, run, command.stages, few)
+    import jobs.worker  # noqa: F401 brings Ray Train in, which reads its settings from the environment
+
+    return many
 
 
 def scoring_of(command: Command) -> Scoring | None:
@@ -188,7 +206,7 @@ def spec_of_data(stage: Stage, cached: Path, each: MapShards) -> DataSpec | None
         if is_this_machine():
             raise
         return None
-    print(source.described, flush=True)
+    phase(source.described)
     stage.task.check_data(source.spec)
     return source.spec
 
@@ -252,7 +270,9 @@ def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, flo
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
+    from cluster.local import RENDEZVOUS
     from jobs import worker
+    from jobs.lean_trainer import LeanTrainer
     from jobs.problem import sentence_of
     from jobs.process_group import ProcessGroup
 
@@ -260,8 +280,9 @@ def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, flo
     (run / ".token").write_text(work.token)
     snapshot = run / "checkpoint_manager_snapshot.json"  # Ray's own list of checkpoints, which a kill leaves behind; the engine's folder is the truth
     snapshot.unlink(missing_ok=True)
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # a cluster's dashboard knows of the run
-    trainer = TorchTrainer(
+    tracked = os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # a cluster's dashboard knows of the run
+    lean = RENDEZVOUS in os.environ and tracked == "0"  # what tracks a run asks its controller, which must be an actor then
+    trainer = (LeanTrainer if lean else TorchTrainer)(
         worker.work,
         train_loop_config={"work": work},
         torch_config=ProcessGroup(),

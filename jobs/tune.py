@@ -7,6 +7,7 @@ again resumes a search that was cut off, by whatever: finished trials stay, the 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
+    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
@@ -26,8 +27,10 @@ from typing import Any, Literal
 
 from cluster.connect import connected
 from cluster.preflight import check_cluster_fits, fit_on, node_resources
+from cluster.screen import screen
 from cluster.signals import ends_well, keeps
 from genlib.config import Search, nearest, to_json
+from genlib.phases import phase
 from genlib.recipe import Stage
 from jobs import run_folder, train
 from jobs.command_line import Command, RunOptions, Typed, exit_code, parsed
@@ -77,6 +80,7 @@ def search_in_folder(command: Command[TuneOptions]) -> int:
         undone_unless_begun(run, []),
         control(run),
         keeps(lambda: f"stopped: all trials' newest checkpoints are kept in {run}; the same command goes on"),
+        screen(command.options.log_format),
     ):
         return search(command, run)
 
@@ -88,11 +92,13 @@ def search(command: Command[TuneOptions], run: Path) -> int:
     stage = searched(command)
     ranges = ranges_of(command, stage)
     check_space(stage, ranges)
+    phase("environment")
     looked = train.spec_of_data(stage, run / "data", train.few)
     begin(run, command, stage, ranges)
     os.environ.update({name: os.environ.get(name, value) for name, value in {**train.RAY_TRAIN_SETTINGS, **TUNE_SETTINGS}.items()})
     if (spec := finished(command, run, stage, ranges)) is None:
         with connected():
+            phase("Ray")
             spec = searched_on_ray(command, run, stage, ranges, bool(looked))
     print(finish(spec, run))
     return 0
@@ -125,6 +131,7 @@ def searched_on_ray(command: Command[TuneOptions], run: Path, stage: Stage, rang
     accept(run)
     upstream = train_upstream(command, run, stage)
     spec = search_spec(command, stage, ranges, run, upstream)
+    phase(f"model: {type(stage.task).__name__.removesuffix('Config')}, ranked by {spec.metric.removeprefix('val/')}")
     if trials_done(run) < total(spec):
         trials = Trials(command.recipe, spec.stage, run, run / "data", upstream, spec.metric, options.workers, each, options.scheduler == "pbt")
         trials.forget_marks()
@@ -158,7 +165,7 @@ def ranges_of(command: Command[TuneOptions], stage: Stage) -> Space:
 def begin(run: Path, command: Command[TuneOptions], stage: Stage, ranges: Space) -> None:
     """Notes what the search is of. ValueError naming the first thing in which the one that is there differs."""
     options = to_json(command.options)
-    free = {"run", "run_dir", "config", "retries", "space", "trials", "concurrent", "grace_seconds"}
+    free = {"run", "run_dir", "config", "retries", "space", "trials", "concurrent", "grace_seconds", "log_format"}
     now = {
         "recipe": command.recipe, "stage": stage.name, "space": {name: described(one) for name, one in ranges.items()},
         "options": {name: value for name, value in options.items() if name not in free},

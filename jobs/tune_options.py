@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster.screen import LogFormat
 from cluster.signals import GRACE_SECONDS
 from jobs.command_line import RunOptions
 
@@ -46,6 +47,8 @@ class TuneOptions:
     """Times a trial whose process was lost goes on from its newest checkpoint."""
     grace_seconds: float = GRACE_SECONDS
     """In which trials of a search that is stopped (SIGTERM, Ctrl-C) save checkpoints; a second signal ends it at once."""
+    log_format: LogFormat = "auto"
+    """How a search tells of itself: lines, on a terminal with a bar (auto), lines everywhere (text), or an object a line (json)."""
     seed: int = 0
     """Of the search; trials train with train.seed."""
     stage: str = ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
+from genlib.phases import phase
 from genlib.storage import Held, StorageError, why
 from jobs.evaluations import evaluations
 from jobs.run_folder import read_json, write_json
@@ -47,6 +48,8 @@ class Follower(Callback):
         """What could not be written yet."""
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if not self.started and not self.ended:
+            phase(f"first trial: {self.concurrent} at a time")
         self.started.setdefault(trial.trial_id, time.monotonic())
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

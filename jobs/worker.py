@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from genlib.engine.listener import Listener
 from genlib.engine.report import Row
 from genlib.engine.stop import Interrupted
 from genlib.engine.timeline import Timeline
+from genlib.phases import phase, since_last
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, lacks_room, stopped
 from jobs.control import asked_to_stop
@@ -66,8 +68,10 @@ def work(config: Mapping[str, Any]) -> None:
     """Ray Train's training function, called in every worker; a restarted worker starts here again and goes on from the newest checkpoint."""
     job: WorkerJob = config["work"]
     see_run_folder(job)
-    quieten(job)
+    silent = quieten(job)
     context, device = ray.train.get_context(), get_device()
+    if context.get_world_rank() == 0:
+        phase(workers_in_words(context.get_world_size(), device), seconds=silent)
     if device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     # A killed driver's workers may live a moment longer: rank 0 waits for the last one's.
@@ -106,8 +110,10 @@ def train(job: WorkerJob, device: torch.device) -> None:
         if job.scores and distributed.rank() == 0 and not (folder / "metrics.json").exists():
             accept(job.run)
             print("evaluating", flush=True)
+            since_last()
             with Timeline(folder).timed("scores", stage.train.steps):
                 evaluate(finals[stage.name], source, folder, device)
+            phase("scores and export")
         distributed.barrier()
     if job.scores and distributed.rank() == 0 and len(job.stages) > 1:
         accept(job.run)
@@ -193,8 +199,16 @@ def see_run_folder(job: WorkerJob) -> None:
         )
 
 
-def quieten(job: WorkerJob) -> None:
-    """From here on what is printed goes to files: rank 0's lines to the run's log, which the driver follows; the rest to a file of this rank."""
+def workers_in_words(count: int, device: torch.device) -> str:
+    """`2 workers on cpu`."""
+    return f"{count} worker{'s' * (count > 1)} on {device.type}"
+
+
+def quieten(job: WorkerJob) -> float:
+    """From here on what is printed goes to files: rank 0's lines to the run's log, which the driver follows; the rest to a file of this rank.
+
+    Seconds since that log was opened by the driver, or last written to by workers that are lost.
+    """
     rank = ray.train.get_context().get_world_rank()
     path = job.run / "log" / f"worker_{rank:05d}.txt"
     try:
@@ -209,3 +223,7 @@ def quieten(job: WorkerJob) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # Ray Train logs every report
     logging.getLogger("genlib").setLevel(logging.WARNING)  # a cache that cannot be written, and the like
     sys.stdout = sys.stderr = LogFile(path if rank else log_path(job.run))
+    try:
+        return max(0.0, time.time() - log_path(job.run).stat().st_mtime)
+    except OSError:
+        return 0.0

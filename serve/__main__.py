@@ -7,6 +7,7 @@ they end with this command. The page and the API are at http://HOST:PORT.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
+    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from cluster.screen import LogFormat
 from cluster.signals import GRACE_SECONDS, check_grace, keeps
 from genlib import program
 from jobs.command_line import exit_code, read
@@ -53,6 +55,8 @@ class ServeCommand:
     """Write what `serve deploy` and KubeRay's RayService take to this file, and serve nothing."""
     grace_seconds: float = GRACE_SECONDS
     """In which requests end once the server is stopped (SIGTERM, Ctrl-C); a second signal ends it at once."""
+    log_format: LogFormat = "auto"
+    """Logs as lines of JSON (json) or for people (text); auto is text where standard error is a terminal. Replicas of Ray always log JSON."""
     options: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
 
     def __post_init__(self) -> None:
@@ -82,6 +86,10 @@ def main(arguments: Sequence[str]) -> int:
     if command.write_config:
         write_config(command.write_config, served, replicas, options)
         return 0
+    from serve.observability import phase, start_logs
+
+    start_logs(command.log_format)
+    phase("environment")
     folder = options.jobs_folder or runs_root() / ".serve"
     kept = f"stopped; jobs are kept in {folder}, and the same command serves again"
     with bound(options.host, command.port) as door, only_one(folder), keeps(lambda: kept):

@@ -17,7 +17,7 @@ from typing import Any
 from serve.app import build_app
 from serve.limits import Limits
 from serve.models.sources import ModelSource, model_sources
-from serve.observability import log_as_json
+from serve.observability import start_logs
 from serve.options import ServeOptions
 from serve.servers.replicas import Replicas
 from serve.servers.shared_metrics import FOLDER, SharedMetrics
@@ -35,7 +35,7 @@ class Replica:
     """One process with models in it, which answers HTTP."""
 
     async def __init__(self, sources: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions) -> None:
-        log_as_json()
+        start_logs("json")
         self.pool, self.options = replicas.pool(sources), options
         await self.pool.ready()
         self.following = asyncio.get_running_loop().create_task(self.pool.follow(replicas.reload_seconds))

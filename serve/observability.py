@@ -1,4 +1,4 @@
-"""What an operator sees: Prometheus metrics, JSON logs, and the trace to which a request belongs. Never a prompt, unless asked."""
+"""What an operator sees: Prometheus metrics, logs, and the trace to which a request belongs. Never a prompt, unless asked."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from typing import Any
 import pydantic_core
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from cluster.screen import LogFormat
+from genlib.phases import in_words, since_last
 from serve.backend import Result
 from serve.histogram import Histogram
 
 LOG = logging.getLogger("serve.requests")
+PHASES = logging.getLogger("serve.phases")
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600)
 _METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
 _POWERS = tuple(2**power for power in range(11))
@@ -181,13 +184,32 @@ class LineHandler(logging.StreamHandler):
             self.stream.flush()
 
 
-def log_as_json(level: int = logging.INFO) -> None:
-    """Sends this package's logs to standard error as lines of JSON, once."""
+class TextFormatter(logging.Formatter):
+    """A line for a person: the time, what the record says, and its `values`; of a phase its seconds come first."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        values = dict(getattr(record, "values", {}))
+        if record.name == PHASES.name:
+            return in_words(record.getMessage(), values["seconds"])
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        said = " ".join(f"{name}={value}" for name, value in values.items() if name not in ("request_id", "trace_id"))
+        line = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{record.getMessage()} {said}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def phase(words: str) -> None:
+    """Logs that a phase of the server's start is through, with its seconds."""
+    PHASES.info(words, extra={"values": {"seconds": round(since_last(), 1)}})
+
+
+def start_logs(log_format: LogFormat = "auto", level: int = logging.INFO) -> None:
+    """Sends this package's logs to standard error, once: as lines of JSON, or as text; auto is text where that is a terminal."""
     logger = logging.getLogger("serve")
-    if not any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
+    if not any(isinstance(handler, LineHandler) for handler in logger.handlers):
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says them
         handler = LineHandler()
-        handler.setFormatter(JsonFormatter())
+        readable = log_format == "text" or (log_format == "auto" and handler.stream.isatty())
+        handler.setFormatter(TextFormatter() if readable else JsonFormatter())
         logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False

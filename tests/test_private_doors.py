@@ -45,6 +45,7 @@ ZERO = (
     "zero1 to zero3 save and resume optimizer state by name and offset; deepspeed.utils' safe_get_* give no offsets, and whole tensors in stages 1, 2"
 )
 PLAN = "--plan, and counts of operations; torch exports fake tensors and dispatch modes under these names alone"
+LEAN = "four processes more start with a run on a head of its own, a third of the time to its first step; Ray Train has no switch for them"
 HEAD = "a head that is started after ray was imported: Ray reads its environment once, and has no call to read it again"
 DOORS = (
     *doors("torch", "2.13", "torch/_subclasses/fake_tensor.py", "genlib/engine/trace.py", PLAN, "_subclasses"),
@@ -85,6 +86,19 @@ DOORS = (
     ),
     *doors("ray", "2.60.0", "ray/_private/ray_constants.py", "cluster/local.py", HEAD, "_private", "ENABLE_RAY_CLUSTER", "IS_WINDOWS_OR_OSX"),
     *doors("ray", "2.60.0", "ray/_raylet.so", "cluster/local.py", HEAD, "_raylet", "AuthenticationTokenLoader"),
+    *doors(
+        "ray", "2.60.0", "ray/train/v2/api/data_parallel_trainer.py", "jobs/lean_trainer.py", LEAN,
+        "_internal", "_create_default_callbacks", "_initialize_and_run_controller",
+    ),
+    *doors(
+        "ray", "2.60.0", "ray/train/v2/_internal/execution/scaling_policy/scaling_policy.py", "jobs/lean_trainer.py", LEAN,
+        "_maybe_send_resource_request", "_cancel_resource_request",
+    ),
+    *doors(
+        "ray", "2.60.0", "ray/train/v2/_internal/execution/worker_group/worker_group.py", "jobs/lean_trainer.py", LEAN,
+        "_init_train_context_on_workers", "_decorate_worker_log_file_paths", "_train_run_context", "_storage_context",
+        "_worker_callbacks_to_propagate",
+    ),
     *doors(
         "ray", "2.60.0", "ray/train/v2/_internal/exceptions.py", "jobs/worker.py",
         "errors that no retry would cure are retried: what a worker raised comes wrapped, and Ray exports no way to unwrap it", "_base_exc",

@@ -24,6 +24,8 @@ A = TypeVar("A")
 B = TypeVar("B")
 _THREADS = 16  # for shards at URLs, where time goes by waiting
 _REPORT_SECONDS = 5.0
+_LEAST_TO_SHARE, _MOST_HELD_OUT = 50, 5_000
+"""Samples from which on some are held out, and how many at most."""
 
 
 class NoShards(ValueError):
@@ -50,8 +52,8 @@ def open_sets(config: DataConfig, each: MapShards = map_here, needs: Sequence[st
     """
     if not config.train:
         raise ValueError(f"data.train is empty; give a folder of shards, a pattern like 'dir/{{00000..00099}}.tar', or one of {', '.join(BUILTIN)}")
-    sets = {}
-    for split, (where, groups) in _find(config).items():
+    sets, found = {}, _find(config)
+    for split, (where, groups) in found.items():
         for path, group in zip(split_paths(where), groups, strict=False):
             if not group:
                 hint = nearest(path, list(BUILTIN))
@@ -60,10 +62,18 @@ def open_sets(config: DataConfig, each: MapShards = map_here, needs: Sequence[st
                 )
         paths = [path for group in groups for path in group]
         how = {} if split.startswith("other") else {"needs": needs, "caption_field": config.caption_field, "captions": config.captions}
-        shards = ShardSet.open(paths, config.filters if split == "train" else (), each, [len(group) for group in groups], **how)
+        parts = [len(group) for group in groups]
+        shards = ShardSet.open(paths, config.filters if split == "train" else (), each, parts, **how)
         if not len(shards):
             raise ValueError(f"data.{split}={where!r}: {len(paths)} shards hold no usable sample; dropped: {shards.why_bad()}")
         sets[split] = (where, shards)
+        if split == "train" and "validation" not in found and config.hold_out and not is_builtin(config) and len(shards) >= _LEAST_TO_SHARE:
+            share = f"{min(config.hold_out, _MOST_HELD_OUT / len(shards)):.6g}"
+            chosen = {name: (*config.filters, f"draw{sign}{share}") for name, sign in (("train", ">="), ("validation", "<"))}
+            both = {name: (where, ShardSet.open(paths, filters, each, parts, **how)) for name, filters in chosen.items()}
+            if all(len(part) for _, part in both.values()):
+                sets |= both
+                both["train"][1].held_out(both["validation"][1])
     return sets
 
 

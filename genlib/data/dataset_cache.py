@@ -69,7 +69,7 @@ def remove(folder: Path) -> None:
 
 def _asked(config: DataConfig, needs: Sequence[str]) -> dict[str, Any]:
     places = {"train": config.train, "validation": config.validation, "other": config.other, "filters": list(config.filters)}
-    return {**places, "needs": list(needs), "captions": [config.caption_field, config.captions]}
+    return {**places, "hold_out": config.hold_out, "needs": list(needs), "captions": [config.caption_field, config.captions]}
 
 
 def _buckets_of(shards: ShardSet, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:

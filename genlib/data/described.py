@@ -28,13 +28,23 @@ def _parts(sets: NamedSets) -> Iterator[str]:
     if (other := sets.get("other")) is not None:
         beside = sets.get("other_validation")
         yield f"a second set of {len(other[1]):,} samples" + (f", held out {len(beside[1]):,}" if beside else "")
-    held_out = sets.get("validation")
-    yield f"held out {len(held_out[1]):,} samples of {_shards(held_out[1])}" if held_out else "nothing held out"
+    held_out = sets["validation"][1] if "validation" in sets else None
+    yield _held_out(train, held_out)
     if train.bad or train.filtered:
         yield f"left out {train.why_bad()}"
     if train.unused:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in train.unused.most_common(_NAMED))
         yield f"members {train.seen:,} = {train.used:,} used + {train.unused.total():,} not ({reasons})"
+
+
+def _held_out(train: ShardSet, held_out: ShardSet | None) -> str:
+    if held_out is None:
+        return "nothing held out (data.validation names some)"
+    if held_out.paths[0] == train.paths[0]:
+        return (
+            f"held out {len(held_out):,} of {len(held_out) + len(train):,} samples for scores, drawn by their keys: --data.hold_out 0 trains on all"
+        )
+    return f"held out {len(held_out):,} samples of {_shards(held_out)}"
 
 
 def _shards(shards: ShardSet) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from genlib import checkpoint, companions, distributed
+from genlib import checkpoint, companions, distributed, phases
 from genlib.checkpoint import Blueprint, DataState, Manifest
 from genlib.config import to_json
 from genlib.encoded_batch import encoded, widened
@@ -33,7 +33,7 @@ from genlib.engine.strategy import optim_of
 from genlib.engine.timeline import Timeline, machine
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import check_trackers_installed
-from genlib.recipe import Stage, strategy_refusal
+from genlib.recipe import Stage, chosen_strategy, strategy_refusal
 from genlib.storage import Held, StorageError, file_system
 from genlib.task import Task
 from genlib.types import Batch, DataSource, Step
@@ -112,6 +112,8 @@ class Training:
         if not self.steps:  # a task without training is its upstream and its actions
             return self.last_save(None)
         check_trackers_installed(self.config.trackers)
+        if distributed.rank() == 0:
+            phases.phase(self.in_words())
         prefetcher = Prefetcher(self.batches(first), self.micro_batch, self.device)
         with ExitStack() as closing:
             closing.callback(prefetcher.close)
@@ -143,6 +145,14 @@ class Training:
             yield report
         finally:
             report.close()
+
+    def in_words(self) -> str:
+        """The model and how it trains: `model: CLIP, 3,141,592 weights; ddp, chosen by auto for 2 workers`."""
+        world, wanted = distributed.world_size(), self.config.strategy
+        name, count = chosen_strategy(wanted, world), sum(shape.numel() for shape in self.shapes.values())
+        by = f", chosen by {wanted} for {world} worker{'s' * (world > 1)}" if name != wanted else ""
+        stage = "" if self.stage.name == "train" else f" of stage {self.stage.name}"
+        return f"model{stage}: {type(self.task).__name__}, {count:,} weights; {name}{by}"
 
     @property
     def micro_batch(self) -> int:
@@ -244,6 +254,8 @@ class Training:
             values = self.step(Step(index, self.steps, self.config.seed), [self.as_learnt(batch) for batch in micro_batches])
             if report is None:  # until here nothing of the run that is there has changed
                 self.listener.on_start()
+                if distributed.rank() == 0:
+                    phases.phase("first step")
                 report = reported(since)
             done = index + 1
             if due(done, self.config.evaluate_every_steps, self.steps):

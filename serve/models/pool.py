@@ -52,8 +52,10 @@ class ModelPool:
         """Opens each model once, for what it is."""
         for name in self.sources:
             if name not in self.cards and name not in self.problems:
+                began = time.perf_counter()
                 with contextlib.suppress(ValueError):
                     await self.runner(name)
+                    LOG.info("model %s is open", name, extra={"values": {"seconds": round(time.perf_counter() - began, 1)}})
 
     async def follow(self, seconds: float) -> None:
         """Takes up newer checkpoints, with so many seconds between looks, for as long as it runs; 0 never looks."""

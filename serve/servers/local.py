@@ -15,14 +15,14 @@ from serve.app import build_app
 from serve.http.protocol import uvicorn_settings
 from serve.models.pool import ModelPool
 from serve.models.sources import ModelSource
-from serve.observability import log_as_json
+from serve.observability import phase, start_logs
 from serve.options import ServeOptions
 from serve.servers.replicas import Replicas
 
 
 def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Replicas, options: ServeOptions, grace_seconds: float) -> int:
     """Answers at `door` until a signal ends it; the exit code. What runs then has `grace_seconds` to end."""
-    log_as_json()
+    start_logs()
     pool = replicas.pool(sources)
     # a second less than the grace time, in which jobs and models close
     settings: dict[str, Any] = uvicorn_settings(options) | {"timeout_graceful_shutdown": max(1, int(grace_seconds - 1))}
@@ -41,6 +41,7 @@ async def _serve(server: uvicorn.Server, door: socket.socket, pool: ModelPool, r
 
     async def open_models() -> None:
         await pool.ready()
+        phase("models")
         gc.collect()
         gc.freeze()  # what was imported is not looked through again and again while requests wait
         while not server.started:

@@ -24,6 +24,7 @@ from cluster.signals import ends_well
 from genlib.json_text import json_text
 from serve.api_error import busy
 from serve.models.sources import ModelSource
+from serve.observability import phase
 from serve.options import ServeOptions
 from serve.servers.replicas import Replicas
 
@@ -41,6 +42,7 @@ def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Repli
     """Answers where `door` is bound until a signal ends it; the exit code. What runs then has `grace_seconds` to end."""
     host, port, *_ = door.getsockname()
     with tempfile.TemporaryDirectory(prefix="genlib-haproxy-") as folder, environment(haproxy_settings(Path(folder), options)), connected():
+        phase("Ray")
         from ray import serve as ray_serve
 
         from serve.deployment import APPLICATION, deployed
@@ -54,6 +56,7 @@ def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Repli
             door.close()  # HAProxy listens there
             ray_serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
             ray_serve.run(deployed(sources, replicas, options), name=APPLICATION, route_prefix="/", blocking=False, logging_config=quiet)
+            phase("replicas")
             announce(f"http://{host}:{port}", options, stopped)
             stopped.wait()
             ray_serve.delete(APPLICATION)  # requests end first

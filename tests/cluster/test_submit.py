@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from genlib.data.builtin.catalog import prepared
+from genlib.phases import PHASE
 from tests.cluster.listening import Watch
 from tests.jobs.runs import ROOT, SCRIPT, alive, descendants, finish, steps, wait_until
 
@@ -34,7 +35,9 @@ def test_a_job_trains_in_the_folder_of_the_user_and_nothing_is_left(tmp_path: Pa
         below = descendants(process.pid)
         code, out, err = finish(process)
     assert (code, err) == (0, ""), out
-    assert out.startswith(f"run toy in {tmp_path / 'toy'}\ncommand: python jobs/train.py toy --workers 2\ndata: 1,442 samples of 1 shard")
+    said = [found[2].partition(" ")[0] for line in out.splitlines() if (found := PHASE.fullmatch(line))]
+    assert said == ["Ray", "job", "environment", "data:", "Ray", "2", "model:", "first", "scores"]
+    assert f"\nrun toy in {tmp_path / 'toy'}\ncommand: python jobs/train.py toy --workers 2\n" in out
     assert "digits/mse" in out
     assert (tmp_path / "toy" / "metrics.json").exists()
     wait_until(lambda: not any(map(alive, below)), timeout_seconds=10)

@@ -162,7 +162,7 @@ def test_a_run_begins_with_what_was_taken(tmp_path: Path) -> None:
     where = str(json_set(tmp_path / "set"))
     plain = open_source(DataConfig(train=where)).described
     assert plain.startswith("data: 6 samples of 1 shard (0.tar), fields image, json; no captions, though JSON fields have texts: caption, url; ")
-    assert plain.endswith("; no labels; nothing held out")
+    assert plain.endswith("; no labels; nothing held out (data.validation names some)")
     line = open_source(DataConfig(train=where, caption_field="caption"), needs=("image", "text")).described
     assert "captions from the JSON field 'caption', of several one drawn at each visit" in line
     assert "left out missing caption 3; members 12 = 6 used + 6 not (missing caption 6)" in line

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from genlib import registry
-from jobs.command_line import RunOptions, Typed, exit_code, form_of, parse, parsed
+from jobs.command_line import HELD_OUT_SHARE, RunOptions, Typed, exit_code, form_of, parse, parsed
 from jobs.options import flags
 from jobs.run_folder import begin
 from jobs.train import asked
@@ -27,7 +27,8 @@ def test_overrides_are_typed_and_everything_else_stays_the_recipes() -> None:
     (stage,), (base,) = command.stages, registry.load("toy").stages
     assert stage.train == dataclasses.replace(base.train, steps=7, strategy="zero2", optim=dataclasses.replace(base.train.optim, learning_rate=0.5))
     assert stage.task.hidden == 3
-    assert stage.data == base.data
+    assert stage.data == dataclasses.replace(base.data, hold_out=HELD_OUT_SHARE)
+    assert parse(["toy", "--data.hold_out", "0"]).stages[0].data == base.data
     assert command.options.worker_range == (1, 4)
 
 

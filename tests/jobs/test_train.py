@@ -12,6 +12,7 @@ import pytest
 
 from cluster.local import Head, local_head
 from genlib.data.shards.writer import png, write_shards
+from genlib.phases import PHASE
 from tests.jobs.runs import finish, kill, launch, start, steps, wait_until
 
 pytestmark = pytest.mark.ray
@@ -28,14 +29,19 @@ def test_a_run_is_quiet_ends_with_its_scores_and_is_then_finished(head: Head, tm
     command = ("toy", "--workers", "2", "--train.strategy", "zero2", "--run", "r")
     code, out, err = launch(*command, runs=tmp_path, RAY_ADDRESS=head.address)
     assert (code, err) == (0, "")
-    first, data, *lines = out.splitlines()
+    environment, first, again, *lines = out.splitlines()
     at = lines.index("evaluating")
     assert first == f"run r in {tmp_path / 'r'}"
-    assert data.startswith("data: 1,442 samples of 1 shard (train-00000.tar), fields image, label, text; captions from KEY.txt; labels 0 to 9; held")
-    assert lines[:at]
-    assert [line for line in lines[:at] if not LINE.fullmatch(line)] == []
+    assert again == "command: python jobs/train.py toy --workers 2 --train.strategy zero2 --run r"
+    phases = [found[2] for line in (environment, *lines[:5], lines[at + 1]) if (found := PHASE.fullmatch(line))]
+    assert phases.pop(1).startswith(
+        "data: 1,442 samples of 1 shard (train-00000.tar), fields image, label, text; captions from KEY.txt; labels 0 to 9;"
+    )
+    assert phases == ["environment", "Ray", "2 workers on cpu", "model: Toy, 1,096 weights; zero2", "first step", "scores and export"]
+    assert lines[5:at]
+    assert [line for line in lines[5:at] if not LINE.fullmatch(line)] == []
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
-    assert [line.split()[0] for line in lines[at + 1 : -1]] == list(metrics)
+    assert [line.split()[0] for line in lines[at + 2 : -1]] == list(metrics)
     assert lines[-1] == f"curves, pictures and all else on one page: python jobs/report.py {tmp_path / 'r'}"
     assert metrics["digits/mse"] < 0.1
     assert (metrics["steps"], metrics["samples_seen"], metrics["workers"], metrics["strategy"]) == (60, 1920, 2, "zero2")
@@ -62,8 +68,13 @@ def test_stages_train_in_turn_on_any_number_of_workers(head: Head, tmp_path: Pat
 def test_a_workers_sentence_reaches_the_user_without_retries(head: Head, tmp_path: Path) -> None:
     code, out, err = launch("toy", "--task.fault", "value", "--workers", "2", runs=tmp_path, RAY_ADDRESS=head.address)
     assert code == 2
-    assert out.startswith(f"run toy in {tmp_path / 'toy'}\ncommand: python jobs/train.py toy --task.fault value --workers 2\ndata: ")
-    assert out.count("\n") == 3
+    assert f"\nrun toy in {tmp_path / 'toy'}\ncommand: python jobs/train.py toy --task.fault value --workers 2\n" in out
+    assert [found[2].partition(":")[0] for line in out.splitlines() if (found := PHASE.fullmatch(line))] == [
+        "environment",
+        "data",
+        "Ray",
+        "2 workers on cpu",
+    ]
     assert err == "hidden units of this kind do not exist; use others\n"
     assert "Traceback" in (tmp_path / "toy" / "error.log").read_text()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from genlib.config import comparison, nearest
 from genlib.data.index.shard_index import ShardIndex
+from genlib.splitmix import mix_array
 
 _COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt}
-KNOWN = ("width", "height", "pixels", "aspect", "caption_bytes")
-"""Numbers of every image and caption in the index; other names are numbers in JSON members, and `label`."""
+KNOWN = ("width", "height", "pixels", "aspect", "caption_bytes", "draw")
+"""Numbers of every image and caption in the index, and `draw`, see `_draws`; other names are numbers in JSON members, and `label`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ def numbers(shard: ShardIndex, name: str) -> np.ndarray:
     if name not in KNOWN:
         names = shard.meta["numbers"]
         return shard.numbers[:, names.index(name)] if name in names else np.full(len(shard.masks), np.nan)
+    if name == "draw":
+        return _draws(shard)
     if name == "caption_bytes":
         column = shard.fields.get("text")
         sizes = np.full(len(shard.masks), -1) if column is None else shard.spans[:, column, 1]
@@ -64,3 +68,12 @@ def numbers(shard: ShardIndex, name: str) -> np.ndarray:
     if name == "aspect":
         return np.maximum(height, width) / np.minimum(height, width)
     return {"width": width, "height": height, "pixels": width * height}[name]
+
+
+def _draws(shard: ShardIndex) -> np.ndarray:
+    """A number in [0, 1) a row, drawn from its key alone, so that it stays the same when other samples come or go."""
+    keys, start, sums = shard.key_bytes.tobytes(), 0, []
+    for end in shard.key_ends.tolist():
+        sums.append(zlib.crc32(keys[start:end]))
+        start = end
+    return (mix_array(np.array(sums, np.uint64)) >> np.uint64(11)) / 2.0**53

@@ -179,6 +179,12 @@ class ShardSet:
             "they are read here, and other readers stop at that end: join tars by tar --concatenate"
         )
 
+    def held_out(self, others: ShardSet) -> None:
+        """Forgets the samples of the same shards that another set has: they are not left out."""
+        self.filtered -= len(others)
+        self.seen -= others.used
+        self.unused = +(self.unused - Counter({usable.FILTERED: others.used}))
+
     def __len__(self) -> int:
         return int(self.starts[-1])
 
@@ -193,7 +199,8 @@ class ShardSet:
 
     def why_bad(self) -> str:
         """Reasons and counts in words: of samples, or of members where they make up no samples at all."""
-        reasons = {**self.bad, **({f"not {' and '.join(self.filters)}": self.filtered} if self.filtered else {})}
+        wanted = [one for one in self.filters if not one.startswith("draw")] or self.filters
+        reasons = {**self.bad, **({f"not {' and '.join(wanted)}": self.filtered} if self.filtered else {})}
         if reasons or not self.unused:
             return _in_words(reasons) or "nothing, they are empty"
         endings = f" ({', '.join(self.endings)})" if self.endings else ""
