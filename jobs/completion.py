@@ -17,6 +17,8 @@ from genlib.program import PROGRAM, VERBS
 
 RECIPE_VERBS = ("train", "tune", "encode", "plan")
 """Take a recipe's name and its options."""
+HEADLINES = {"clip": ("--recipe",), "sdxl": ("--recipe",), "stylegan": ("--recipe", "--preset", "--judge")}
+"""Options that a headline job takes beside those of its recipe."""
 USAGE = f"""usage: {PROGRAM} completion bash | zsh | fish
 
   {PROGRAM} completion bash > ~/.local/share/bash-completion/completions/{PROGRAM}
@@ -59,7 +61,7 @@ def by_verb() -> list[Case]:
     cases += [Case((f"data {verb}",), tuple(prepare_data.options_of(verb))) for verb in prepare_data.VERBS]
     cases += [Case(("cluster",), ("start", "status", "submit")), Case(("completion",), tuple(SCRIPTS))]
     done = {word for case in cases for one in case.after for word in one.split(" ")[:1]}
-    return cases + [Case((verb, f"{verb} *"), said_by(verb)) for verb in VERBS if verb not in done]
+    return cases + [Case((verb, f"{verb} *"), (*HEADLINES.get(verb, ()), *said_by(verb))) for verb in VERBS if verb not in done]
 
 
 def by_recipe() -> list[Case]:

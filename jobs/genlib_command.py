@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import genlib.phases  # noqa: F401 whose clock begins
 from cluster.quiet import ends_quietly
 
 
