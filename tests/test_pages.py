@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from genlib.program import VERBS
 from jobs.completion import by_recipe, by_verb
 

@@ -46,7 +46,8 @@ class Ray:
         monkeypatch.setattr(train, "fit_on_ray", lambda work, **how: self.work(work, work.run))
 
     @contextmanager
-    def connected(self) -> Iterator[None]:
+    def connected(self, meanwhile: Callable[[], object] = lambda: None) -> Iterator[None]:
+        meanwhile()
         self.started += 1
         yield
 

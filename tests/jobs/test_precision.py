@@ -14,7 +14,7 @@ from jobs.precision import fitting_precision
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What the jobs ask jobs/train.py for."""
     asked: list[list[str]] = []
-    monkeypatch.setattr(train, "main", lambda words: asked.append(list(words)) or 1)
+    monkeypatch.setattr(train, "main", lambda words, *_: asked.append(list(words)) or 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return asked
 

@@ -158,7 +158,7 @@ def test_what_cannot_be_scored_says_so_and_training_goes_on(tmp_path: Path, caps
 
 def test_a_network_that_is_not_there_is_refused_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.train.connected", lambda: pytest.fail("Ray was started"))
-    with pytest.raises(ValueError, match="score_features names /no/such, which does not exist; name a run of a classifier or CLIP, or Inception's"):
+    with pytest.raises(ValueError, match="--score-features names /no/such, which does not exist; name a run of a classifier or CLIP, or Inception's"):
         train.main(["stylegan2", "--smoke", "--run-dir", str(tmp_path / "run"), "--score-features", "/no/such"])
 
 

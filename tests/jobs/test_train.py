@@ -48,7 +48,7 @@ def test_a_run_is_quiet_ends_with_its_scores_and_is_then_finished(head: Head, tm
     assert steps(tmp_path / "r") == list(range(1, 61))
     assert (tmp_path / "r" / "export" / "README.md").exists()
     assert sorted(path.name for path in (tmp_path / "r").iterdir() if not path.name.endswith("lock")) == [
-        "checkpoints", "export", "launches.jsonl", "log", "log.txt", "metrics.json", "metrics.jsonl", "run.json", "timeline.jsonl",
+        "card", "checkpoints", "export", "launches.jsonl", "log", "log.txt", "metrics.json", "metrics.jsonl", "run.json", "timeline.jsonl",
     ]  # fmt: skip
     code, out, _ = launch(*command, runs=tmp_path, RAY_ADDRESS=head.address)
     assert code == 0

@@ -168,7 +168,7 @@ def test_truncation_goes_from_the_mean_image_to_each_ones_own() -> None:
     mapping.w_avg.copy_(mapping(task.latents(range(500))).mean(0))
     images = {psi: task.generate(seed=list(range(32)), truncation=psi) for psi in (0.0, 0.25, 0.5, 0.75, 1.0)}
     assert torch.allclose(images[0.0], images[0.0][:1].expand_as(images[0.0]), atol=1e-6)
-    assert torch.allclose(images[0.0][:1], task.draw(code=mapping.w_avg[None]), atol=1e-6)
+    assert torch.allclose(images[0.0][:1], task.draw(code=mapping.w_avg[None]), atol=1e-5), "but for rounding, as batches are of other sizes"
     spreads = [image.std(0).mean().item() for image in images.values()]
     assert spreads == sorted(spreads)
     assert spreads[0] < 1e-6 < spreads[1]
