@@ -14,10 +14,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from genlib import registry
 from jobs import train
 from jobs.command_line import Typed, config_of, exit_code
-from jobs.precision import fitting_precision
 
 DEFAULTS = ("--workers", "2", "--train.strategy", "zero2")
 
@@ -30,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     typed = Typed("clip", tuple(arguments))
     if config_of(rest):
         return train.main(rest, typed)
-    return train.main([own.recipe, *DEFAULTS, *fitting_precision(own.recipe, registry.load(own.recipe).stages), *rest], typed)
+    return train.main([own.recipe, *DEFAULTS, *rest], typed)
 
 
 if __name__ == "__main__":

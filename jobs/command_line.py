@@ -24,6 +24,7 @@ from genlib.recipe import Stage
 from genlib.storage import StorageError, lacks_room, stopped
 from jobs.control import Stopped
 from jobs.options import UNPREFIXED, flags, nearest_option, option, with_options, words_between
+from jobs.precision import fitting_precision
 
 USAGE = """usage: {program} RECIPE [options] [--task.FIELD VALUE] [--train.FIELD VALUE] [--data.FIELD VALUE]
 
@@ -170,7 +171,7 @@ def parsed(arguments: Sequence[str], options: Options, typed: Typed) -> Command[
         raise SystemExit(0)
     name, rest = recipe_of(arguments, typed)
     recipe = registry.load(name)
-    stages = holding_out(recipe.smoke if "--smoke" in rest else recipe.stages)
+    stages = as_commanded(recipe.smoke if "--smoke" in rest else recipe.stages)
     if file := config_of(rest):
         if "--smoke" in rest:
             raise ValueError(f"--config {file} says how large all is, so leave --smoke out")
@@ -253,7 +254,7 @@ def again(command: Command, typed: Typed) -> str:
 def line_of(verb: str, recipe: str, stages: Sequence[Stage], options: Any) -> str:
     """The line that asks for these stages and options. ValueError where none does, as of an optimizer that the recipe does not have."""
     known = registry.load(recipe)
-    base = form_of(holding_out(known.smoke if options.smoke else known.stages), type(options)())
+    base = form_of(as_commanded(known.smoke if options.smoke else known.stages), type(options)())
     return Typed(verb, (recipe, *words_between(base(), form_of(stages, options)()))).line
 
 
@@ -261,9 +262,9 @@ HELD_OUT_SHARE = 0.1
 """Of data without held-out samples, unless the user says another one."""
 
 
-def holding_out(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """The stages as commands have them: a set without held-out samples gives some."""
-    return tuple(replace(stage, data=replace(stage.data, hold_out=HELD_OUT_SHARE)) for stage in stages)
+def as_commanded(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """A recipe's stages as commands have them: a set without held-out samples gives some, and the precision fits this machine."""
+    return tuple(replace(stage, data=replace(stage.data, hold_out=HELD_OUT_SHARE)) for stage in fitting_precision(stages))
 
 
 def listing() -> str:

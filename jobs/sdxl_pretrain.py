@@ -21,7 +21,6 @@ from genlib import registry
 from genlib.program import command
 from jobs import evaluate, run_folder, train
 from jobs.command_line import Typed, config_of, exit_code, named_run
-from jobs.precision import fitting_precision
 
 SCORED = "1000"
 """Pictures that are scored where the user does not say."""
@@ -44,8 +43,7 @@ def defaults(recipe: str) -> list[str]:
     """What stands before the user's words."""
     stages = registry.load(recipe).stages
     undecided = [stage.name for stage in stages if stage.train.strategy == "auto"]
-    words = ["--workers", "2", *(word for name in undecided for word in (f"--{name}.train.strategy", "zero1"))]
-    return [*words, *fitting_precision(recipe, stages)]
+    return ["--workers", "2", *(word for name in undecided for word in (f"--{name}.train.strategy", "zero1"))]
 
 
 def score(words: Sequence[str], judge: str | None, scored: str) -> int:

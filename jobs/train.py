@@ -26,7 +26,7 @@ from cluster.connect import connected, is_this_machine
 from cluster.preflight import check_cluster_fits, node_resources
 from cluster.screen import screen
 from cluster.signals import ends_well, keeps
-from genlib import program
+from genlib import program, registry
 from genlib.checkpoint import Manifest, checkpoints, read_manifest
 from genlib.config import TaskConfig
 from genlib.engine.same_run import check_same_run
@@ -40,6 +40,7 @@ from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
 from jobs.evaluate import table
 from jobs.launches import launched
 from jobs.log_file import followed, log_path
+from jobs.precision import words_on_precision
 from jobs.undo import undone_unless_begun
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ def run_command(command: Command) -> int:
         with screen(command.options.log_format):
             phase("environment")
             print(f"run {run.name} in {run}\ncommand: {command.again}", flush=True)
+            recipe = registry.load(command.recipe)
+            if said := words_on_precision(command.stages, recipe.smoke if command.options.smoke else recipe.stages):
+                print(said, flush=True)
             with launched(run, command.again):
                 train(command, run)
         scores = run_folder.read_json(run / "metrics.json") or {}

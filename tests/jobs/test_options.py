@@ -13,7 +13,7 @@ import pytest
 from genlib import registry
 from genlib.config import Config
 from genlib.recipe import Stage
-from jobs.command_line import RunOptions, form_of, holding_out, line_of, parse
+from jobs.command_line import RunOptions, as_commanded, form_of, line_of, parse
 from jobs.options import flags, nearest_option, with_options
 
 KNOWN = ["--workers", "--train.steps", "--train.optim.beta1", "--task.steps", "--task.network.width", "--data.image-size", "--data.train"]
@@ -112,8 +112,8 @@ def test_the_line_of_any_configuration_gives_it_again(name: str) -> None:
 
 
 def test_the_recipes_own_values_need_no_words() -> None:
-    assert line_of("train", "vae", holding_out(registry.load("vae").stages), RunOptions()) == "python jobs/train.py vae"
-    assert line_of("train", "vae", holding_out(registry.load("vae").smoke), RunOptions(smoke=True)) == "python jobs/train.py vae --smoke"
+    assert line_of("train", "vae", as_commanded(registry.load("vae").stages), RunOptions()) == "python jobs/train.py vae"
+    assert line_of("train", "vae", as_commanded(registry.load("vae").smoke), RunOptions(smoke=True)) == "python jobs/train.py vae --smoke"
 
 
 def test_each_option_is_one_of_the_form() -> None:

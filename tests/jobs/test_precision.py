@@ -7,7 +7,7 @@ import torch
 
 from genlib import registry
 from jobs import clip_pretrain, sdxl_pretrain, train
-from jobs.precision import fitting_precision
+from jobs.precision import fitting_precision, words_on_precision
 
 
 @pytest.fixture
@@ -42,8 +42,25 @@ def test_what_the_user_says_wins(monkeypatch: pytest.MonkeyPatch, commands: list
     assert train.parse(commands[0]).stages[0].train.precision == "bf16"
 
 
-def test_a_recipe_for_gpus_and_a_machine_with_one_keep_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recipe", ["clip_tiny", "ldm_tiny", "sd3_tiny", "autoencoder_vq"])
+def test_every_recipe_for_processors_fits_and_says_so(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert fitting_precision("clip_vit_b32", registry.load("clip_vit_b32").stages) == []
+    asked, own = train.parse([recipe]), registry.load(recipe).stages
+    assert {stage.train.precision for stage in asked.stages} == {"fp32"}
+    assert words_on_precision(asked.stages, own).startswith("this processor has no bf16 instructions")
+    assert words_on_precision(own, own) == ""
+    assert train.parse([recipe]).again == f"python jobs/train.py {recipe}"
+
+
+def test_a_recipe_for_gpus_a_machine_with_one_and_a_cluster_keep_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    large, tiny = registry.load("clip_vit_b32").stages, registry.load("clip_tiny").stages
+    assert fitting_precision(large) == large
+    assert fitting_precision(tiny) != tiny
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("RAY_ADDRESS", "http://head:8265")
+        assert fitting_precision(tiny) == tiny
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert fitting_precision("clip_tiny", registry.load("clip_tiny").stages) == []
+    assert fitting_precision(tiny) == tiny
