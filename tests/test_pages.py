@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -108,15 +109,13 @@ def test_own_data_go_in_as_the_readme_says(tmp_path: Path) -> None:
     server = subprocess.Popen([*shlex.split(serving), "--port", str(port)], cwd=tmp_path, env=environment)
     try:
         deadline = time.monotonic() + 300
-        while True:
-            try:
+        listed = b""
+        while b'"mine"' not in listed:
+            assert time.monotonic() < deadline, f"the model is not served: {listed!r}"
+            assert server.poll() is None
+            time.sleep(1)
+            with suppress(OSError):  # it does not listen yet
                 listed = urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5).read()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "the server did not come up"
-                assert server.poll() is None
-                time.sleep(1)
-        assert b'"mine"' in listed
     finally:
         server.terminate()
         server.wait(60)
