@@ -36,13 +36,13 @@ CHANGED, UNREADABLE = "changed since it was indexed", "unreadable shard"
 
 
 @pytest.fixture(autouse=True)
-def _no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_hang(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError("it hangs")
 
     monkeypatch.setenv("GENLIB_CACHE", str(tmp_path / "cache"))
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(60)
+    signal.alarm(600 if request.node.get_closest_marker("slow") else 60)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
