@@ -89,7 +89,8 @@ def write_graph(graph: Graph, path: Path) -> None:
         with torch.no_grad(), _quiet():
             torch.onnx.export(
                 module, tuple(graph.inputs.values()), path, input_names=list(graph.inputs), output_names=[graph.output], dynamic_shapes=(axes,),
-                dynamo=True, external_data=size > _MOST_INLINE_BYTES, verbose=False,
+                dynamo=True, optimize=False,  # onnxscript 0.7.2 takes + 1e-8 for + 0, and what is normalised becomes NaN where it is constant
+                external_data=size > _MOST_INLINE_BYTES, verbose=False,
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
