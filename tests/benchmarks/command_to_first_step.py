@@ -27,7 +27,7 @@ def seconds(code: Path) -> float:
     with tempfile.TemporaryDirectory() as runs:
         begin = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "jobs/train.py", "clip_tiny", "--run-dir", f"{runs}/run", "--grace-seconds", "0", *WORDS], cwd=code,
+            [sys.executable, "jobs/train.py", "clip_tiny", "--run-dir", f"{runs}/run", *WORDS], cwd=code,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**environment, "PYTHONPATH": str(code)},
         )  # fmt: skip
         rows = Path(runs, "run", "metrics.jsonl")
