@@ -147,8 +147,9 @@ def in_words(total: PartRecord, resumed: int, source: ConversionInput, out: Path
     """The one line of counts: samples seen are those that were written and those that are bad."""
     seen = sum(total.samples.values()) + sum(total.bad.values())
     samples = " and ".join(f"{count:,} {split}" for split, count in total.samples.items())
+    shards = f"{len(total.shards):,} shard{'' if len(total.shards) == 1 else 's'}"
     megabytes = sum(total.shards.values()) / 1e6
-    line = f"{samples} samples in {len(total.shards):,} shards, {megabytes:,.1f} MB; bad: {bad_in_words(total) or 'none'}"
+    line = f"{samples} samples in {shards}, {megabytes:,.1f} MB; bad: {bad_in_words(total) or 'none'}"
     line += f"; {seen:,} samples seen = {sum(total.samples.values()):,} used + {sum(total.bad.values()):,} bad"
     line += "".join(f"; {name}: {words}" for name, words in source.said.items())
     if resumed:

@@ -52,7 +52,7 @@ def test_a_folder_becomes_shards_that_train(tmp_path: Path, capsys: pytest.Captu
     main(["folder", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "16"])
     line = capsys.readouterr().out
     assert line.startswith(
-        "3 train samples in 1 shards, 0.0 MB; bad: 1 not an image, first dog/d.png; 4 samples seen = 3 used + 1 bad; captions: none; "
+        "3 train samples in 1 shard, 0.0 MB; bad: 1 not an image, first dog/d.png; 4 samples seen = 3 used + 1 bad; captions: none; "
         "labels: 2 classes by name from folders: cat is 0, dog is 1; splits: none; files: 4 seen = 4 images; picture: "
     )
     assert line.count("\n") == 1
