@@ -60,8 +60,9 @@ class ReaderPool:
                     return
                 yield ahead.popleft().result()
         finally:
-            for future in ahead:
-                future.cancel()
+            # no name may keep one: what ended the pool has this frame in its traceback, and batches that nobody took would live with it
+            while ahead:
+                ahead.popleft().cancel()
 
     def close(self) -> None:
         """Ends the processes. Batches that were handed out stay valid; whoever waits for one gets RuntimeError."""

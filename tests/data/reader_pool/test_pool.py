@@ -232,6 +232,18 @@ def test_close_in_the_middle_leaves_no_process_and_no_file() -> None:
     assert eventually(lambda: open_files() <= before[0])  # a thread of multiprocessing's may still hold its end
 
 
+def test_batches_that_nobody_took_go_with_the_run() -> None:
+    before = open_files()
+    pool = ReaderPool(Numbered({8: "sleep"}), 2)
+    run = pool.run(chunks(1000))
+    next(run)
+    assert eventually(lambda: any(future.done() for future in run.gi_frame.f_locals["ahead"]))  # the third, behind the one that sleeps
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        next(run)
+    assert eventually(lambda: open_files() <= before)
+
+
 def test_a_pool_that_nobody_has_ends() -> None:
     before = open_files(), children()
     run = ReaderPool(Numbered(), 2).run(chunks(1000))
