@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from genlib.ports import Port, Sizes, resolved
+
+_SIZE = r"[\w.]+(?:\(\w+\))?(?: (?:or|/|\*|\+) [\w.]+)*"
+_SHAPE = re.compile(rf"(?:,? int64)?,? \((?:{_SIZE},\s?)+(?:{_SIZE})?\)(?: int64)?(?: in \[0, 1\])?|,?(?: both)? in \[0, 1\]")
+"""Of tensors in docstrings, such as ` (B, C, H, W) in [0, 1]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,8 @@ class Action:
 
     @functools.cached_property
     def summary(self) -> str:
-        """The docstring's first paragraph, in one line."""
-        return " ".join(self.doc.split("\n\n")[0].split())
+        """The docstring's first paragraph for people: in one line, without shapes and ranges."""
+        return _SHAPE.sub("", " ".join(self.doc.split("\n\n")[0].split()))
 
     @functools.cached_property
     def rows(self) -> tuple[str, ...]:

@@ -161,6 +161,15 @@ class DataSource(Protocol):
 
     spec: DataSpec
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits there are: "train", and "validation" where samples are held out."""
+        ...
+
+    def num_samples(self, split: str) -> int:
+        """Usable samples in a split that there is."""
+        ...
+
     def batches(
         self,
         split: str,

@@ -34,7 +34,8 @@ from genlib.recipe import chosen_strategy
 from genlib.storage import Held
 from genlib.types import DataSource
 from jobs.command_line import Arguments, exit_code
-from jobs.model_export import note_examples, write_export
+from jobs.held_out import note_examples
+from jobs.model_export import write_export
 from jobs.run_folder import read_json, write_json
 
 

@@ -1,6 +1,6 @@
 """What is exported of a run: folders in the field's formats, ONNX files, and their cards.
 
-card/       what cards need beside scores and pictures: a held-out image, captions, the licence
+card/       what cards show beside scores and pictures: captions, the licence, and what `jobs.held_out` keeps
 export/     a folder for each format, each with README.md, sample.png and all that its code opens
 """
 
@@ -12,27 +12,19 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from genlib import checkpoint, companions
 from genlib.checkpoint import Manifest
 from genlib.sharing import onnx_files
-from genlib.sharing.card import Facts, telling_picture, write_card
+from genlib.sharing.card import CARD_FOLDER, Facts, public_name, scores_of, telling_picture, write_card
 from genlib.sharing.formats import INPUT, Format
 from genlib.storage import share
 from genlib.task import Task
-from genlib.types import DataSource
 from jobs.run_folder import read_json, write_json
 
-CARD_FOLDER, EXPORT = "card", "export"
-_TEXTS = 4
-_FACTS = {"steps", "samples_seen", "samples_per_second", "seconds", "skipped", "workers", "strategy"}
-"""In metrics.json, of the run and not of what it reached."""
+EXPORT = "export"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,31 +34,6 @@ class Exported:
     folder: Path
     formats: Sequence[Format]
     facts: Facts
-
-
-def note_examples(task: Task, source: DataSource, results: Path) -> None:
-    """Keeps what cards show of the held-out data: the first image that has a size, and captions or classes, its own first."""
-    folder, side = results / CARD_FOLDER, task.sizes(source.spec).side
-    settings = read_json(folder / "settings.json") or {}
-    names = list(islice(source.captions("validation", _TEXTS), _TEXTS)) if source.spec.has_captions else list(source.spec.class_names[:_TEXTS])
-    write_json(folder / "settings.json", {**settings, "captions": list(dict.fromkeys(names))})
-    if side and (pixels := first_image(source, side)) is not None:
-        Image.fromarray(pixels).save(folder / INPUT)
-
-
-def first_image(source: DataSource, side: int) -> np.ndarray | None:
-    """The first held-out image, or where there are none the first one of training; uint8 (side, side) or (side, side, 3)."""
-    from genlib.data.transforms.plain import PlainTransform
-
-    transform = PlainTransform(side)
-    transform.fields = ("image",)  # labels and captions are not read
-    for split in ("validation", "train"):
-        if (batch := next(iter(source.batches(split, 1, transform=transform)), None)) is not None:
-            if "image" not in batch:
-                return None
-            pixels = (batch["image"][0].permute(1, 2, 0).clamp(0, 1) * 255 + 0.5).byte().numpy()
-            return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
-    return None
 
 
 def write_export(
@@ -110,21 +77,8 @@ def facts_of(task: Task, manifest: Manifest, results: Path, metrics: Mapping[str
         recipe=manifest.recipe, stage=manifest.stage, parameters=sum(value.numel() for value in task.parameters()), data=manifest.blueprint.spec,
         data_name=public_name(str(manifest.data["train"])), training=training, versions=manifest.versions, license=settings.get("license", ""),
         captions=settings.get("captions", ()),
-        scores={name: value for name, value in metrics.items() if name not in _FACTS and isinstance(value, int | float)},
+        scores=scores_of(metrics),
     )  # fmt: skip
-
-
-def public_name(data: str) -> str:
-    """The name of data for strangers: of a path its last part, which has a name; a set of the hub and one of ours as they are."""
-    names = []
-    for part in data.split("::"):
-        if part.startswith("hf://"):
-            names.append(part)
-            continue
-        pieces = [piece for piece in re.sub(r"\{[^}]*\}|[*?]", "", part).split("/") if piece and not piece.endswith(":")]
-        named = [piece for piece in pieces if not piece.endswith(".tar")]
-        names.append((named or pieces or ["unnamed"])[-1])
-    return " and ".join(dict.fromkeys(names)) or "unnamed"
 
 
 def for_strangers(manifest: Manifest) -> Manifest:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -11,6 +12,20 @@ import numpy as np
 from genlib.actions import Action
 from genlib.config import Color
 from genlib.ports import Sizes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """What a model's run left beside its checkpoint, for people; all may be missing."""
+
+    data: str = ""
+    """Name of the data that it was trained on."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of these very weights."""
+    picture: Path | None = None
+    """A PNG file that shows what it can do."""
+    held_out: Path | None = None
+    """The folder with its held-out samples, see `genlib.sharing.held_out`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +47,7 @@ class ModelCard:
     """Unix seconds at which its checkpoint was written."""
     background: Color = (255, 255, 255)
     """What it was trained to see behind what is transparent, see `DataConfig.background`."""
+    run: RunFacts = field(default_factory=RunFacts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

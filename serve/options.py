@@ -54,6 +54,8 @@ class ServeOptions:
     log_prompts: bool = False
     png_parameters: bool = True
     """Pictures carry what they were made of, unless a request refuses."""
+    held_out: bool = True
+    """Whoever may use the server may see the held-out samples that runs kept, for trying their models."""
     jobs_folder: Path | None = None
     """Where jobs and their pictures are kept; None: a temporary folder, gone with the process."""
     jobs_bytes: int = 2 << 30

@@ -8,16 +8,22 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from genlib.sharing.formats import INPUT, Format
 from genlib.types import DataSpec
 
 CARD, SAMPLE = "README.md", "sample.png"
+CARD_FOLDER = "card"
+"""Of a run: what its cards show beside scores and pictures."""
 _TELLING = (
     "contact_sheet.png", "prompts.png", "samples.png", "translations.png", "filled.png", "reconstructions.png", "guesses.png", "neighbours.png",
     "map.png",
 )  # fmt: skip
 """Pictures of a run's end, those first that show most of what it can do."""
+
+_COSTS = {"steps", "samples_seen", "samples_per_second", "seconds", "skipped", "workers", "strategy"}
+"""In metrics.json, what the run was and took, not what it reached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +66,24 @@ def telling_picture(*folders: Path) -> Path | None:
         if there:
             return next((there[name] for name in _TELLING if name in there), next(iter(there.values())))
     return None
+
+
+def scores_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Of metrics.json, what the model reached."""
+    return {name: value for name, value in metrics.items() if name not in _COSTS and isinstance(value, int | float)}
+
+
+def public_name(data: str) -> str:
+    """The name of data for strangers: of a path its last part, which has a name; a set of the hub and one of ours as they are."""
+    names = []
+    for part in data.split("::"):
+        if part.startswith("hf://"):
+            names.append(part)
+            continue
+        pieces = [piece for piece in re.sub(r"\{[^}]*\}|[*?]", "", part).split("/") if piece and not piece.endswith(":")]
+        named = [piece for piece in pieces if not piece.endswith(".tar")]
+        names.append((named or pieces or ["unnamed"])[-1])
+    return " and ".join(dict.fromkeys(names)) or "unnamed"
 
 
 def card(facts: Facts, formats: Sequence[Format], *, has_picture: bool, repository: str = "") -> str:

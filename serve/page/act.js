@@ -56,7 +56,7 @@ export class Act {
       }
       const { result } = this.chosen;
       const made = await this.app.api.action(this.card.id, this.action.value, given);
-      byId("act-result").replaceChildren(element("p", { className: "faint" }, `${result.port}: ${result.axes.join(", ")}`), result.picture ? pictures(made) : numbers(made));
+      byId("act-result").replaceChildren(result.picture ? pictures(made) : numbers(made));
     } finally {
       byId("act-go").disabled = false;
     }

@@ -79,6 +79,16 @@ export class Api {
     return (await this.json("v1/models")).data;
   }
 
+  /** What the model's run kept of its held-out samples: {words, media_type, b64_json} each. */
+  async heldOut(model) {
+    return (await this.json(`v1/models/${encodeURIComponent(model)}/held-out`)).data;
+  }
+
+  /** The picture of what the model can do, a blob. */
+  picture(model) {
+    return this.file(`v1/models/${encodeURIComponent(model)}/picture`);
+  }
+
   /** Runs an action with the arguments of its schema: gives PNG blobs where it makes pictures, else nested lists of numbers. */
   async action(model, action, parameters, signal) {
     const answer = await this.post(`v1/models/${encodeURIComponent(model)}/actions/${encodeURIComponent(action)}`, parameters, signal);

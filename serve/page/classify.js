@@ -6,6 +6,7 @@ import { dataUri, decoded, isSmall, shrunk } from "./pictures.js";
 
 const LABELS = "genlib.labels";
 const SHOWN = 6;
+const IDEAS = 8;
 const MOST = 24;
 
 export class Classify {
@@ -26,6 +27,8 @@ export class Classify {
 
   async ready() {
     offer(this.model, this.app.models.filter(can.classify));
+    const ideas = this.own && localStorage.getItem(LABELS) === null ? await this.app.heldOut.ideas(this.card, IDEAS) : [];
+    if (ideas.length) this.labels.value = ideas.join("\n");
     this.draw();
   }
 

@@ -1,6 +1,6 @@
 // The form of what shall be made: shows what the chosen model has use for, and says it in the API's words.
 
-import { byId, guarded, icon, notify, pickPictures, takesPictures } from "./dom.js";
+import { byId, guarded, icon, notify, offerIdeas, pickPictures, takesPictures } from "./dom.js";
 import { Segments, Slider } from "./form.js";
 import { choices, creators, modesOf, needs, offer, sides, takes } from "./models.js";
 import { Painter } from "./painter.js";
@@ -9,6 +9,7 @@ import { settingsOf } from "./png.js";
 const DRAFT = "genlib.draft";
 const MOST_SEED = Number.MAX_SAFE_INTEGER;
 const PARTIALS = 8;
+const IDEAS = 5;
 
 export class Create {
   constructor(app) {
@@ -79,6 +80,8 @@ export class Create {
     byId("source-there").hidden = !this.source;
     this.offers(card, takes(card, this.action) ?? {});
     await this.paint();
+    const ideas = wanted.has("texts") ? await this.app.heldOut.ideas(card, IDEAS) : [];
+    if (card === this.card) offerIdeas(byId("prompt-ideas"), ideas, (words) => ((this.prompt.value = words), this.draft(), this.prompt.focus()));
   }
 
   offers(card, schema) {

@@ -45,6 +45,12 @@ export function button(label, iconName, onClick, { quiet = false, className = ""
   );
 }
 
+/** Buttons with words to try in `root`; `take` hears of the chosen ones. */
+export function offerIdeas(root, words, take) {
+  root.hidden = !words.length;
+  root.replaceChildren(...words.map((word) => element("button", { type: "button", on: { click: () => take(word) } }, word)));
+}
+
 /** Shows a sentence for a few seconds; screen readers say it. With `action` = [label, handler] it has a button. */
 export function notify(sentence, { bad = false, action = null, seconds = bad ? 10 : 6 } = {}) {
   const notice = element("div", { className: bad ? "notice bad" : "notice", role: bad ? "alert" : "status" }, element("span", {}, sentence));

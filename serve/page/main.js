@@ -6,6 +6,7 @@ import { Classify } from "./classify.js";
 import { Create } from "./create.js";
 import { byId, element, guarded, icon, notify } from "./dom.js";
 import { Gallery } from "./gallery.js";
+import { HeldOut } from "./held_out.js";
 import { Latent } from "./latent.js";
 import { MapView } from "./map.js";
 import { can } from "./models.js";
@@ -79,6 +80,7 @@ class App {
     showKey(this.api);
     this.store = await Store.open();
     this.models = [];
+    this.heldOut = new HeldOut(this.api);
     this.viewer = new Viewer(this);
     this.runs = new Runs(this, byId("runs"));
     this.create = new Create(this);

@@ -1,11 +1,12 @@
 // Pictures found by what they show: CLIP's directions of a text and of pictures, compared in this page.
 
-import { byId, debounced, guarded, pickPictures, takesPictures } from "./dom.js";
+import { byId, debounced, guarded, offerIdeas, pickPictures, takesPictures } from "./dom.js";
 import { can, offer } from "./models.js";
 import { dataUri, decoded, shrunk } from "./pictures.js";
 import { Tiles } from "./tiles.js";
 
 const AT_ONCE = 32;
+const IDEAS = 8;
 
 export class Search {
   constructor(app) {
@@ -14,7 +15,7 @@ export class Search {
     this.text = byId("search-text");
     this.like = null;
     this.turn = 0;
-    this.tiles = new Tiles(byId("search-grid"), { open: (id) => app.view(id, this.found), caption: (one) => this.scores?.get(one.id)?.toFixed(2), empty: "Drop pictures here, or make some: they are then found by what they show." });
+    this.tiles = new Tiles(byId("search-grid"), { open: (id) => app.view(id, this.found), caption: (one) => this.caption(one), empty: "Drop pictures here, or make some: they are then found by what they show." });
     const again = guarded(() => this.find());
     byId("search-form").addEventListener("submit", (event) => (event.preventDefault(), again()));
     this.text.addEventListener("input", debounced(() => ((this.like = null), again()), 250));
@@ -25,6 +26,18 @@ export class Search {
 
   async ready() {
     offer(this.model, this.app.models.filter(can.search));
+  }
+
+  caption({ id, name = "" }) {
+    return [this.scores?.get(id)?.toFixed(2), name].filter(Boolean).join("  ");
+  }
+
+  /** Words of the model's held-out samples, as examples of what can be asked. */
+  async offerIdeas() {
+    offerIdeas(byId("search-ideas"), await this.app.heldOut.ideas(this.card, IDEAS), (word) => {
+      [this.text.value, this.like] = [word, null];
+      guarded(() => this.find())();
+    });
   }
 
   open() {
@@ -58,7 +71,10 @@ export class Search {
   async find() {
     if (!this.card) return;
     const turn = (this.turn += 1);
-    const pictures = await this.app.store.pictures({ added: true });
+    await this.offerIdeas();
+    const own = await this.app.store.pictures({ added: true });
+    const heldOut = await this.app.heldOut.of(this.card);
+    const pictures = [...own, ...heldOut];
     const vectors = await this.directions(pictures, turn);
     const text = this.text.value.trim();
     const wanted = this.like ? vectors.get(this.like) : text ? (await this.app.api.embeddings(this.model.value, [text]))[0] : null;
@@ -66,8 +82,9 @@ export class Search {
     this.scores = wanted && new Map(pictures.filter((one) => vectors.has(one.id)).map((one) => [one.id, cosine(wanted, vectors.get(one.id))]));
     this.found = wanted ? pictures.filter((one) => this.scores.has(one.id)).sort((a, b) => this.scores.get(b.id) - this.scores.get(a.id)) : pictures;
     this.tiles.show(this.found);
-    const order = this.like ? "the most similar first" : text ? "the best match first" : "the newest first";
-    this.say(pictures.length ? `${pictures.length} pictures, ${order}` : "");
+    const order = this.like ? ", the most similar first" : text ? ", the best match first" : own.length ? ", the newest first" : "";
+    const counts = [own.length && counted(own.length, "picture") + (heldOut.length ? " of yours" : ""), heldOut.length && counted(heldOut.length, "picture") + " that training did not see"];
+    this.say(counts.filter(Boolean).join(" and ") + (pictures.length ? order : ""));
   }
 
   /** Directions of pictures, made where they are not there yet. */
@@ -76,7 +93,7 @@ export class Search {
     const vectors = await this.app.store.vectors(set);
     const missing = pictures.filter((one) => !vectors.has(one.id));
     for (let at = 0; at < missing.length && turn === this.turn; at += AT_ONCE) {
-      this.say(`Looking at ${missing.length - at} pictures`);
+      this.say(`Looking at ${counted(missing.length - at, "picture")}`);
       const part = missing.slice(at, at + AT_ONCE);
       const input = await Promise.all(part.map(async (one) => dataUri(await shrunk(one.blob, 2 * this.card.image_size || 256))));
       const made = await this.app.api.embeddings(this.model.value, input);
@@ -90,6 +107,10 @@ export class Search {
   say(sentence) {
     byId("search-state").textContent = sentence;
   }
+}
+
+function counted(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 function cosine(a, b) {

@@ -21,42 +21,43 @@ export class Viewer {
   /** Shows a kept picture; the arrows go through `among`. */
   async open(id, among = []) {
     this.among = among.map((one) => one.id);
+    this.heldOut = new Map(among.filter((one) => one.heldOut).map((one) => [one.id, one]));
     await this.show(id);
     if (!this.dialog.open) this.dialog.showModal();
     this.dialog.querySelector(".use").focus();
   }
 
   async show(id) {
-    this.picture = await this.app.store.picture(id);
+    this.picture = this.heldOut.get(id) ?? (await this.app.store.picture(id));
     if (!this.picture || this.picture.gone) return this.dialog.close();
     const at = this.among.indexOf(id);
     const side = (step, name, label) => Object.assign(button(label, name, () => this.step(step), { quiet: true, className: `square ${name}` }), { disabled: !this.among[at + step] });
     byId("viewed").replaceChildren(
       element("div", { className: "lightbox" }, image(this.picture, { loading: "eager" }), side(-1, "left", "Previous picture"), side(1, "right", "Next picture")),
-      element("div", { className: "facts" }, element("div", { className: "row end" }, this.star(), button("Close", "close", () => this.dialog.close(), { quiet: true, className: "square plain" })),
+      element("div", { className: "facts" }, element("div", { className: "row end" }, this.picture.heldOut ? null : this.star(), button("Close", "close", () => this.dialog.close(), { quiet: true, className: "square plain" })),
         this.facts(), element("div", { className: "actions" }, ...this.actions())),
     );
   }
 
   facts() {
-    const { settings, width, height, created, seed, model } = this.picture;
+    const { settings, width, height, created, seed, model, name, heldOut } = this.picture;
     const known = { ...settings, seed, model };
     const rows = FACTS.filter(([name]) => known[name] !== undefined && known[name] !== null && known[name] !== "").map(([name, label]) => [label, known[name]]);
-    rows.push(["Size", `${width} × ${height}`], ["Made", new Date(created).toLocaleString()]);
+    if (name) rows.push(["Words", name]);
+    rows.push(["Size", `${width} × ${height}`], heldOut ? ["From", "Held-out samples: training did not see it"] : ["Made", new Date(created).toLocaleString()]);
     return element("dl", {}, ...rows.flatMap(([label, value]) => [element("dt", {}, label), element("dd", {}, String(value))]));
   }
 
   actions() {
     const { app, picture } = this;
     const leave = (act) => guarded(async () => (this.dialog.close(), act()));
-    const found = [button("Use these settings", "reuse", leave(() => app.create.use(picture.settings)), { className: "primary use" })];
+    const found = Object.keys(picture.settings).length ? [button("Use these settings", "reuse", leave(() => app.create.use(picture.settings)), { className: "primary" })] : [];
     if (app.models.some((card) => modesOf(card).length)) found.push(button("Start from this", "brush", leave(() => app.create.begin(picture.blob))));
     if (app.models.some(can.search)) found.push(button("Find similar", "search", leave(() => app.search.similar(picture))));
     if (app.models.some(can.classify)) found.push(button("Classify", "classify", leave(() => app.classify.take([picture.blob]))));
-    found.push(
-      button("Save as PNG", "download", () => download(picture.blob, `${(described(picture).replace(/[^\p{L}\p{N}]+/gu, "-") || "picture").slice(0, 80)}.png`)),
-      button("Delete", "trash", guarded(() => this.remove()), { className: "danger" }),
-    );
+    found.push(button("Save", "download", () => download(picture.blob, `${(described(picture).replace(/[^\p{L}\p{N}]+/gu, "-") || "picture").slice(0, 80)}.${picture.blob.type === "image/jpeg" ? "jpg" : "png"}`)));
+    if (!picture.heldOut) found.push(button("Delete", "trash", guarded(() => this.remove()), { className: "danger" }));
+    found[0].classList.add("use");
     return found;
   }
 
@@ -91,6 +92,6 @@ export class Viewer {
   key(event) {
     if (event.key === "ArrowLeft") this.step(-1);
     else if (event.key === "ArrowRight") this.step(1);
-    else if (event.key === "Delete") guarded(() => this.remove())();
+    else if (event.key === "Delete" && !this.picture.heldOut) guarded(() => this.remove())();
   }
 }

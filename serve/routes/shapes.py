@@ -174,6 +174,27 @@ class Model(Shape):
     classes: list[str]
     max_batch: int
     max_steps: int
+    data: str
+    scores: dict[str, float]
+    has_picture: bool
+    has_held_out: bool
+
+
+class HeldOutRow(Shape):
+    """One of a run's held-out samples: its caption or class, and its image."""
+
+    index: int
+    words: str
+    media_type: Literal["image/png", "image/jpeg"]
+    b64_json: str
+
+
+class HeldOut(Shape):
+    """Some of the samples that the model's training did not see."""
+
+    object: Literal["list"]
+    model: str
+    data: list[HeldOutRow]
 
 
 class ModelList(Shape):

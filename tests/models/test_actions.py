@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,8 @@ def test_actions_keep_what_their_ports_promise(recipe: str) -> None:
     task, sizes = tried(recipe)
     found = {action.name: broken(task, action, sizes) for action in type(task).actions()}
     assert {name: problem for name, problem in found.items() if problem} == {}
+    for action in type(task).actions():  # a summary is for people, and what was said of shapes leaves no gap in it
+        assert not re.search(r"\([\w.]+, ?[\w.)]|\[0, 1\]|int64|:[.,]| ,|\bor[,.]", action.summary), action.summary
     assert not found or any(problem == "" for problem in found.values()), f"no action of {recipe} takes its own examples"
 
 

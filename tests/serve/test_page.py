@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import urllib.request
 from base64 import b64decode
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genlib.sharing.held_out import write_held_out
+from serve.backend import ModelCard, RunFacts
 from serve.models.pool import ModelPool
 from serve.models.sources import ModelSource
 from tests.models.stages import train_stages
@@ -309,6 +314,71 @@ def test_own_labels_get_the_shares_that_the_api_gives(page: Page, served: str, t
     answer = post(served, "/v1/classifications", model="clip_tiny", image=[uri(path.read_bytes())], labels=labels)["data"][0]["labels"]
     assert [label for label, _ in seen] == [one["label"] for one in answer]
     assert np.allclose([share for _, share in seen], [one["score"] for one in answer], atol=1e-4)
+
+
+def test_a_search_opens_on_the_held_out_pictures_of_the_run_with_words_to_try(page: Page, local: ModelPool, tmp_path: Path) -> None:
+    names = ["an arrow", "a house", "a tree", "a boat"]
+    write_held_out(tmp_path, [(name, picture(8, 3, seed)) for seed, name in enumerate(names)])
+    telling = png(picture(40, 3))
+    (tmp_path / "sheet.png").write_bytes(telling)
+    card = next(card for card in local.models() if card.name == "clip_tiny")
+    facts = RunFacts(data="icons", scores={"icons/R@10": 0.35}, picture=tmp_path / "sheet.png", held_out=tmp_path)
+    with listening(Shown(local, replace(card, run=facts))) as address:
+        page.open(address)
+        page.until("document.querySelectorAll('#search-grid li').length === 4")
+        assert page.script("document.querySelector('#search-state').textContent") == "4 pictures that training did not see"
+        assert page.script("[...document.querySelectorAll('#search-ideas button')].map((one) => one.textContent)") == names
+        page.click("#search-ideas button", "a tree")
+        page.until("document.querySelector('#search-state').textContent.endsWith('best match first')")
+        assert page.script("document.querySelector('#search-text').value") == "a tree"
+        page.click("#search-grid li button")
+        page.click("#viewer button", "Find similar")
+        page.until("document.querySelector('#search-state').textContent.endsWith('most similar first')")
+        page.click("#views a", "Models")
+        page.until("document.querySelector('.telling img')?.naturalWidth === 40")
+        assert "trained on icons" in page.script("document.querySelector('.model').textContent")
+        assert page.script("document.querySelector('.model tr').textContent") == "icons/R@100.35"
+        asked = from_examples(page, tmp_path)
+    vectors = [[row["embedding"] for row in answer["data"]] for answer in asked]
+    assert len(vectors[0]) == 3
+    assert vectors[0] == vectors[1]
+
+
+@pytest.mark.parametrize("name", ["ldm_tiny", "ddpm", "vae"])
+def test_examples_draw_and_read_pictures(page: Page, local: ModelPool, tmp_path: Path, name: str) -> None:
+    (tmp_path / "picture.png").write_bytes(png(picture(8)))
+    with listening(Shown(local, next(card for card in local.models() if card.name == name))) as address:
+        page.open(f"{address}/#models")
+        from_examples(page, tmp_path, pictures=True)
+
+
+def from_examples(page: Page, folder: Path, *, pictures: bool = False) -> list[Any]:
+    """What the examples on the page give where they are run as they stand: for a shell, and in Python."""
+    found = []
+    for name, program in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+        page.click(".example [role=radio]", name)
+        code = page.script("document.querySelector('.example code').textContent")
+        made = folder / "made.png"
+        made.unlink(missing_ok=True)
+        said = subprocess.run([*program, code], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        assert said.returncode == 0, said.stdout + said.stderr
+        found.append(shown(made.read_bytes()) if pictures else json.loads(said.stdout.replace("'", '"')))
+    if pictures:
+        assert np.array_equal(*found)
+    return found
+
+
+class Shown:
+    """A backend that shows but one of another's models."""
+
+    def __init__(self, backend: ModelPool, card: ModelCard) -> None:
+        self.backend, self.card = backend, card
+
+    def models(self) -> list[ModelCard]:
+        return [self.card]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
 
 
 def newly_kept(page: Page) -> dict[str, Any]:

@@ -299,7 +299,7 @@ def test_the_card_says_what_it_is_in_plain_values(runs: dict[str, Path], runners
     newest = checkpoint.checkpoints(runs["ddpm"] / "checkpoints")[0]
     assert card.sha256 in {checkpoint.sha256(newest / name) for name in ("weights.safetensors", "ema.safetensors") if (newest / name).exists()}
     assert card.actions["generate"].required == ("seed", "label")
-    assert card.actions["generate"].summary.startswith("Pictures (len(seed), C, H, W)")
+    assert card.actions["generate"].summary.startswith("Pictures, each of its own seed and class")
     latent = runners["ldm_tiny"]
     assert isinstance(latent.task, LatentTask)
     assert latent.card().sizes.multiple == 4

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from genlib.sharing.card import Facts, card, code, telling_picture, write_card
+from genlib.sharing.card import Facts, card, code, public_name, telling_picture, write_card
 from genlib.sharing.formats import Format
 from genlib.types import DataSpec
-from jobs.model_export import public_name, set_license
+from jobs.model_export import set_license
 from tests.sharing.run_cards import code_of
 
 SPEC = DataSpec(channels=1, image_size=28, class_names=("cat", "dog"), num_samples=1234, digest="0123456789abcdef0123", validation_name="held-out")

@@ -209,7 +209,10 @@ class ConvGAN(GAN):
     @action
     @torch.no_grad()
     def embed(self, *, image: Image) -> Features:
-        """What the discriminator's layers see in images (B, C, side, side) in [0, 1]: (B, F), see `ConvDiscriminator.features`."""
+        """Features (B, F) that the discriminator's layers see in images (B, C, side, side) in [0, 1].
+
+        They are those of `ConvDiscriminator.features`.
+        """
         return self.discriminator.features(self.fitting(image))  # type: ignore[operator]
 
     def fitting(self, image: Tensor) -> Tensor:

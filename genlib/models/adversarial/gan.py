@@ -202,7 +202,7 @@ class DenseGAN(LatentArithmetic, GAN):
     @action
     @torch.no_grad()
     def embed(self, *, x: Sample) -> Features:
-        """What the discriminator sees in vectors or flattened images x (B, D) before it decides: (B, width)."""
+        """Features (B, width) that the discriminator sees in vectors or flattened images x (B, D) before it decides."""
         return self.discriminator.features(self.real({"x": x.to(self.device)})).float()  # type: ignore[operator]
 
 

@@ -191,7 +191,7 @@ class InfoGAN(GAN):
     @action
     @torch.no_grad()
     def decode(self, *, seed: Seeds, code: Code) -> Sample:
-        """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D), each of its own seed and code.
+        """Images (len(seed), C, H, W) in [0, 1], or vectors (len(seed), D), each of its own seed and code.
 
         A code (B, categories + numbers) has 1 at its category and 0 at the others, then numbers in [-1, 1].
         """

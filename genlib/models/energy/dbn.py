@@ -179,7 +179,7 @@ class DBN(Task):
     @action
     @torch.no_grad()
     def classify(self, *, image: Sample) -> Probabilities:
-        """Probabilities (B, classes) of images (B, C, H, W) in [0, 1] or vectors (B, D)."""
+        """Probabilities (B, classes) of each class for images (B, C, H, W) in [0, 1] or vectors (B, D)."""
         return self.logits(self.shape.flat(image, self.device)).softmax(1)
 
     @action

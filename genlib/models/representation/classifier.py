@@ -155,7 +155,7 @@ class Classifier(Task):
     @action
     @torch.no_grad()
     def classify(self, *, image: Image) -> Probabilities:
-        """Probabilities (B, classes) of images (B, C, H, W) in [0, 1], scaled to the classifier's size."""
+        """Probabilities (B, classes) of each class for images (B, C, H, W) in [0, 1], scaled to the classifier's size."""
         return self.net(self.fitted(image)).softmax(1)
 
     def fitted(self, image: Tensor) -> Tensor:

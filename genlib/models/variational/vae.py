@@ -143,7 +143,7 @@ class VAE(CodingTask):
 
     @action
     def move(self, *, image: Sample, direction: Direction, amount: Amounts) -> SampleFrames:
-        """Each image (B, C, H, W) with its code moved by every amount of a direction (latent_dim,): (B, len(amount), C, H, W), or vectors."""
+        """Images (B, len(amount), C, H, W), or vectors: each one given, its code moved by every amount of a direction (latent_dim,)."""
         if direction.shape != (self.config.latent_dim,):
             raise ValueError(f"a direction of shape {tuple(direction.shape)} is not ({self.config.latent_dim},), the model's; give such a one")
         steps = torch.tensor(amount, dtype=torch.float32, device=self.device)[:, None] * direction.to(self.device)

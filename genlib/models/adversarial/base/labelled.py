@@ -48,7 +48,7 @@ class Labelled(TwoPlayers):
     @action
     @torch.no_grad()
     def generate(self, *, seed: Seeds, label: Labels) -> Sample:  # type: ignore[override]
-        """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed and class."""
+        """Images (len(seed), C, H, W) in [0, 1], or vectors (len(seed), D), each of its own seed and class."""
         return self.generated(self.latents(seed), self.one_hot(class_numbers(label, len(seed), self.data, self.device)))
 
     @action(joint=True)

@@ -34,7 +34,7 @@ class LatentArithmetic(TwoPlayers):
     @action
     @torch.no_grad()
     def move(self, *, seed: Seeds, direction: Direction, amount: Amounts) -> SampleFrames:
-        """The sample of each seed with its noise moved by every amount of a direction (noise_size,): (B, len(amount), C, H, W), or vectors."""
+        """Images (B, len(amount), C, H, W), or vectors: each seed's, its noise moved by every amount of a direction (noise_size,)."""
         if direction.shape != (self.noise_size,):
             raise ValueError(f"a direction of shape {tuple(direction.shape)} is not ({self.noise_size},), the model's; give such a one")
         steps = torch.tensor(amount, dtype=torch.float32, device=self.device)[:, None] * direction.to(self.device)

@@ -233,7 +233,7 @@ class TwoPlayers(Task):
     @action
     @torch.no_grad()
     def generate(self, *, seed: Seeds) -> Sample:
-        """Samples (len(seed), C, H, W) in [0, 1], or (len(seed), D) of data that is no images, each of its own seed."""
+        """Images (len(seed), C, H, W) in [0, 1], or vectors (len(seed), D), each of its own seed."""
         return self.generated(self.latents(seed))
 
     @action(joint=True)

@@ -260,7 +260,7 @@ class StyleGAN(GrowingPlayers):
     @action
     @torch.no_grad()
     def embed(self, *, image: Image) -> Features:
-        """What the discriminator sees in images (B, C, side, side) in [0, 1] before it decides: (B, F)."""
+        """Features (B, F) that the discriminator sees in images (B, C, side, side) in [0, 1] before it decides."""
         return self.discriminator.features(self.real({"image": self.checked_image(image)}))
 
     def styles_of(self, seed: Sequence[int], truncation: float) -> Tensor:

@@ -112,7 +112,7 @@ class CodingTask(Task):
 
     @action
     def interpolate(self, *, first: Sample, second: Sample, steps: FrameCount = 7) -> SampleFrames:
-        """From each of the first images to the second on a line between their codes, both ends decoded too: (B, steps, C, H, W), or vectors."""
+        """Images (B, steps, C, H, W), or vectors, from each of the first to the second on a line between their codes, both ends decoded too."""
         if len(first) != len(second) or steps < 2:
             raise ValueError(f"{len(first)} samples, {len(second)} others and {steps} steps: give as many of both, and 2 steps at least")
         share = torch.linspace(0, 1, steps, device=self.device)[None, :, None]
@@ -121,7 +121,7 @@ class CodingTask(Task):
 
     @action
     def neighbours(self, *, image: Sample, gallery: SampleGallery, count: Count = 10) -> Ranking:
-        """Rows of a gallery of images (M, C, H, W) whose codes are nearest to those of images (B, C, H, W), nearest first: (B, count) int64."""
+        """Rows (B, count) int64 of a gallery (M, C, H, W) whose codes are nearest to those of images (B, C, H, W), nearest first."""
         return nearest(self.embed(image=image), self.embed(image=gallery), count)
 
 

@@ -163,7 +163,7 @@ class ImageAutoencoder(Task):
     @action
     @torch.no_grad()
     def reconstruct(self, *, image: Image) -> Image:
-        """Images (B, C, H, W) in [0, 1] through the latents and back, (B, C, H, W) in [0, 1]; H and W must divide by `factor`."""
+        """Images (B, C, H, W) in [0, 1] through the latents and back, (B, C, H, W) in [0, 1]; both sides must divide by `factor`."""
         if image.shape[-1] % self.factor or image.shape[-2] % self.factor:
             raise ValueError(f"image of {image.shape[-1]} x {image.shape[-2]} pixels: both must divide by {self.factor}; cut or scale it")
         return (self.decode_latent(self.encode_image(2 * image.to(self.device) - 1)[0]).float() / 2 + 0.5).clamp(0, 1)

@@ -103,7 +103,7 @@ class TrainedMap(Task):
     @action
     @torch.no_grad()
     def classify(self, *, image: Sample) -> Probabilities:
-        """Probabilities (B, classes) of images (B, C, H, W) in [0, 1] or vectors (B, D): shares among the samples that the same unit won."""
+        """Probabilities (B, classes) of each class for images (B, C, H, W) in [0, 1] or vectors (B, D): shares of the samples that the unit won."""
         return self.votes.classes(self.prototypes)[self.assign(image=image)]
 
     def label(self, image: Tensor, label: Tensor) -> None:
@@ -119,7 +119,7 @@ class TrainedMap(Task):
     @action(joint=True)
     @torch.no_grad()
     def tour(self, *, image: Sample) -> Numbers:
-        """The order, int64 (B,), in which a ring passes images (B, C, H, W) in [0, 1] or vectors (B, D), each once."""
+        """The order int64 (B,) in which a ring passes images (B, C, H, W) in [0, 1] or vectors (B, D), each once."""
         if not isinstance(self.grid, RingGrid):
             raise ValueError("a tour needs a ring, but this map has rows and columns; train the recipe som_tsp, or with --task.grid ring")
         return along_ring(self.flat(image), self.assign(image=image), self.prototypes)
