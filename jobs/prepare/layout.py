@@ -13,7 +13,8 @@ from genlib.data.importers.convert import ConversionInput
 from genlib.data.importers.folder import open_folder
 from genlib.data.importers.image_files import AUTO, IMAGES
 from genlib.data.importers.pairs import pictures_below, sides_below
-from genlib.data.importers.table import TABLES, columns_in, columns_of
+from genlib.data.importers.table import columns_in
+from genlib.data.importers.table_files import TABLES, columns_of
 from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import COMPRESSED
 from genlib.program import command

@@ -14,7 +14,7 @@ from typing import Literal
 
 from genlib.data.importers.image_files import IMAGES
 from genlib.data.importers.metadata import METADATA
-from genlib.data.importers.table import TABLES
+from genlib.data.importers.table_files import TABLES
 
 CAPTIONS = (".txt", ".caption", ".text", ".captions", ".transcript")
 """Endings of captions beside images, in any case; of several the first here counts."""

@@ -19,7 +19,8 @@ from genlib.data.codecs.decode import BadSample
 from genlib.data.importers.columns import CAPTION_COLUMNS
 from genlib.data.importers.image_files import AUTO, mask_columns, why_no_paths
 from genlib.data.importers.labels import label_text
-from genlib.data.importers.table import below, caption_cell, columns_of, table_reader
+from genlib.data.importers.table import below, caption_cell
+from genlib.data.importers.table_files import columns_of, table_reader
 from genlib.files import read_regular
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "dataset.json")
