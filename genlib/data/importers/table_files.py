@@ -75,6 +75,7 @@ def state_of(path: Path) -> tuple[int, int, int]:
 
 
 def check_columns(path: Path, columns: Sequence[str], there: Sequence[str]) -> None:
+    """ValueError where a column is not there."""
     for column in columns:
         if column not in there:
             raise ValueError(f"{path} has no column {column!r}.{nearest(column, list(there))} It has: {', '.join(there)}")
