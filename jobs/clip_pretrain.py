@@ -15,7 +15,9 @@ import sys
 from collections.abc import Sequence
 
 from jobs import train
-from jobs.command_line import Typed, config_of, exit_code
+from jobs.command_form import Typed
+from jobs.exit_codes import exit_code
+from jobs.saved_config import config_of
 
 DEFAULTS = ("--workers", "2", "--train.strategy", "zero2")
 

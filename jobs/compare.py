@@ -45,8 +45,9 @@ from genlib.metrics.conditions import Conditions, conditions, drawing
 from genlib.metrics.generative import Measurement, generated
 from genlib.program import as_called, command
 from genlib.task import Task
-from jobs.command_line import Arguments, exit_code
 from jobs.evaluate import located, whole_number
+from jobs.exit_codes import exit_code
+from jobs.option_errors import Arguments
 from jobs.picture_scores import fitting_split, generator_name
 from jobs.run_folder import read_json, write_json
 

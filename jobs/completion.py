@@ -50,8 +50,8 @@ def by_verb() -> list[Case]:
     """What follows each verb, whatever the recipe."""
     from genlib import registry
     from jobs import prepare_data
-    from jobs.command_line import RunOptions
     from jobs.options import flags
+    from jobs.run_options import RunOptions
     from jobs.tune_options import TuneOptions
 
     run, recipes = tuple(flags(RunOptions())), (*sorted(registry.recipes()), "--list", "--config")
@@ -67,7 +67,7 @@ def by_verb() -> list[Case]:
 def by_recipe() -> list[Case]:
     """The options of each recipe's own fields."""
     from genlib import registry
-    from jobs.command_line import form_of
+    from jobs.command_form import form_of
     from jobs.options import flags
 
     @dataclass(frozen=True)

@@ -26,8 +26,10 @@ from genlib.engine.encoding import why_no_set
 from genlib.engine.fit import fresh_task
 from genlib.recipe import Stage
 from jobs import run_folder
-from jobs.command_line import Command, Typed, exit_code, parse
+from jobs.command_form import Command, Typed
+from jobs.command_line import parse
 from jobs.encoder import EncodingWork, Workers, encode_by_workers
+from jobs.exit_codes import exit_code
 from jobs.train import few, look_at_data, spread
 from jobs.undo import undone_unless_begun
 

@@ -33,9 +33,10 @@ from genlib.program import command
 from genlib.recipe import chosen_strategy
 from genlib.storage import Held
 from genlib.types import DataSource
-from jobs.command_line import Arguments, exit_code
+from jobs.exit_codes import exit_code
 from jobs.held_out import note_examples
 from jobs.model_export import write_export
+from jobs.option_errors import Arguments
 from jobs.run_folder import read_json, write_json
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from genlib import checkpoint, program
 from genlib.sharing import hub, onnx_files
-from jobs.command_line import Arguments, exit_code
 from jobs.evaluate import located, stages_of
+from jobs.exit_codes import exit_code
 from jobs.model_export import EXPORT, Exported, for_strangers, set_license, write_export
+from jobs.option_errors import Arguments
 from jobs.run_folder import read_json
 
 

@@ -35,8 +35,10 @@ from genlib.json_text import json_text
 from genlib.metrics.conditions import drawing, sampler_options
 from genlib.program import command
 from genlib.task import Task
-from jobs.command_line import Arguments, Typed, exit_code
+from jobs.command_form import Typed
 from jobs.evaluate import located, whole_number
+from jobs.exit_codes import exit_code
+from jobs.option_errors import Arguments
 from jobs.run_folder import only_one, read_json, write_json
 
 PORTS = {"prompt": "texts", "label": "label", "seed": "seeds"}

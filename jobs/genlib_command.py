@@ -24,7 +24,7 @@ def main() -> int:
 
     module, _, function = VERBS[verb].target.partition(":")
     main_of_verb = getattr(import_module(module), function)
-    from jobs.command_line import exit_code
+    from jobs.exit_codes import exit_code
 
     return exit_code(lambda: main_of_verb(words) or 0)
 

@@ -17,7 +17,9 @@ from genlib.engine.trace import FakeTask
 from genlib.recipe import Stage, strategy_refusal
 from genlib.task import Task
 from genlib.types import DataSpec
-from jobs.command_line import Command, RunOptions, Typed, parse
+from jobs.command_form import Command, Typed
+from jobs.command_line import parse
+from jobs.run_options import RunOptions
 
 USABLE = 0.95
 """Share of a GPU's memory that the allocator can hand out; the rest is for the CUDA context, NCCL and gaps. An assumption."""

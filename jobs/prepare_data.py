@@ -49,7 +49,7 @@ from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import all_shards
 from genlib.data.shards.shard_set import ShardSet
 from genlib.json_text import json_text
-from jobs.command_line import one_sentence
+from jobs.option_errors import one_sentence
 from jobs.options import option
 from jobs.prepare.check import verify as checked
 from jobs.prepare.convert import Output, convert

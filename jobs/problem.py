@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from genlib.storage import StorageError
-from jobs.command_line import RunStopped
+from jobs.exit_codes import RunStopped
 from jobs.worker import Refusal, original
 
 

@@ -21,9 +21,10 @@ from genlib import program, registry
 from genlib.engine.same_run import differences
 from genlib.storage import why
 from jobs import offline_page as page
-from jobs.command_line import Arguments, RunStopped, exit_code
 from jobs.evaluate import table
+from jobs.exit_codes import RunStopped, exit_code
 from jobs.goodput import PARTS, goodput
+from jobs.option_errors import Arguments
 from jobs.run_curves import drawn, is_main, panels
 from jobs.run_folder import described
 from jobs.run_record import RunRecord, StageRecord, read_run

@@ -20,7 +20,10 @@ from pathlib import Path
 from genlib import registry
 from genlib.program import command
 from jobs import evaluate, run_folder, train
-from jobs.command_line import Typed, config_of, exit_code, named_run
+from jobs.command_form import Typed
+from jobs.command_line import named_run
+from jobs.exit_codes import exit_code
+from jobs.saved_config import config_of
 
 SCORED = "1000"
 """Pictures that are scored where the user does not say."""

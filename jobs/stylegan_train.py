@@ -21,9 +21,13 @@ from pathlib import Path
 
 from genlib.config import DataConfig
 from jobs import run_folder, train
-from jobs.command_line import RunOptions, Typed, config_of, exit_code, named_run
+from jobs.command_form import Typed
+from jobs.command_line import named_run
 from jobs.evaluations import evaluations
+from jobs.exit_codes import exit_code
 from jobs.run_folder import read_json, write_json
+from jobs.run_options import RunOptions
+from jobs.saved_config import config_of
 
 JUDGE = "judge"
 """Folder of the judge in that of the run."""

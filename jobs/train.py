@@ -35,12 +35,15 @@ from genlib.json_text import json_text
 from genlib.phases import phase
 from genlib.recipe import Stage, check_started, strategy_refusal
 from jobs import run_folder
-from jobs.command_line import Command, RunOptions, Typed, exit_code, parse
+from jobs.command_form import Command, Typed
+from jobs.command_line import parse
 from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
 from jobs.evaluate import table
+from jobs.exit_codes import exit_code
 from jobs.launches import launched
 from jobs.log_file import followed, log_path
 from jobs.precision import words_on_precision
+from jobs.run_options import RunOptions
 from jobs.undo import undone_unless_begun
 
 if TYPE_CHECKING:

@@ -33,8 +33,11 @@ from genlib.config import Search, nearest, to_json
 from genlib.phases import phase
 from genlib.recipe import Stage
 from jobs import run_folder, train
-from jobs.command_line import Command, RunOptions, Typed, exit_code, parsed
+from jobs.command_form import Command, Typed
+from jobs.command_line import parsed
 from jobs.control import ask_to_stop, control, control_file
+from jobs.exit_codes import exit_code
+from jobs.run_options import RunOptions
 from jobs.trial import NUMBER, Trials, run_trial
 from jobs.tune_options import TuneOptions, seconds
 from jobs.undo import accept, undone_unless_begun

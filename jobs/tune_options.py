@@ -8,7 +8,7 @@ from typing import Literal
 
 from cluster.screen import LogFormat
 from cluster.signals import GRACE_SECONDS
-from jobs.command_line import RunOptions
+from jobs.run_options import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

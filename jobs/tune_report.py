@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from genlib import program
 from jobs import offline_page as page
-from jobs.command_line import RunStopped
+from jobs.exit_codes import RunStopped
 from jobs.tune_schedulers import distributions, in_words
 from jobs.tune_trials import TrialResult, ranked, results, short_names, shown, trial_command
 from tune_spaces.base import defaults

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.command_line import RunOptions, line_of
 from jobs.evaluations import evaluations
 from jobs.run_folder import read_json
+from jobs.run_options import RunOptions
+from jobs.saved_config import line_of
 from tune_spaces.base import with_values
 
 if TYPE_CHECKING:

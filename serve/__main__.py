@@ -25,7 +25,8 @@ import tyro
 from cluster.screen import LogFormat
 from cluster.signals import GRACE_SECONDS, check_grace, keeps
 from genlib import program
-from jobs.command_line import exit_code, read
+from jobs.command_form import read
+from jobs.exit_codes import exit_code
 from serve.options import ServeOptions
 
 if TYPE_CHECKING:

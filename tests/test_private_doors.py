@@ -107,7 +107,7 @@ DOORS = (
         "datasets", "5.2.0", "datasets/arrow_dataset.py", "genlib/data/importers/huggingface.py",
         "an interrupted conversion goes on with another set of the same length; a data set has no other name for what it holds", "_fingerprint",
     ),
-    *doors("tyro", "1.0.17", "tyro/_errors.py", "jobs/command_line.py", "wrong words come back in tyro's box", "_errors", "on_parse_error"),
+    *doors("tyro", "1.0.17", "tyro/_errors.py", "jobs/option_errors.py", "wrong words come back in tyro's box", "_errors", "on_parse_error"),
 )  # fmt: skip
 
 

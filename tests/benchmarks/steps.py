@@ -75,7 +75,7 @@ if __name__ == "__main__":
 
     from genlib import registry
     from jobs import train
-    from jobs.command_line import exit_code
+    from jobs.exit_codes import exit_code
 
     registry.RECIPES["steps"] = "tests.benchmarks.steps:recipe"
     sys.exit(exit_code(lambda: train.main(["steps", *sys.argv[1:]])))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.signals import check_grace
-from jobs.command_line import RunOptions
+from jobs.run_options import RunOptions
 from jobs.tune_options import TuneOptions
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,8 @@ from genlib.engine import fit as fitting
 from genlib.engine.fit import fit
 from genlib.engine.listener import Listener
 from jobs import encode, evaluate, train, tune, undo
-from jobs.command_line import Command, exit_code
+from jobs.command_form import Command
+from jobs.exit_codes import exit_code
 from tests.models.stages import CPU
 
 LOCKS = (".lock", ".worker_lock")

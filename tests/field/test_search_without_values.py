@@ -20,8 +20,9 @@ from ray.tune.experiment import Trial
 from genlib import registry
 from genlib.config import OptimConfig
 from genlib.json_text import json_text
-from jobs.command_line import Command, RunStopped
+from jobs.command_form import Command
 from jobs.evaluations import Evaluations, evaluations
+from jobs.exit_codes import RunStopped
 from jobs.run_folder import read_json, write_json
 from jobs.trial import NUMBER
 from jobs.tune import SearchSpec

@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from genlib import registry
 from jobs import encode, train, tune
-from jobs.command_line import exit_code
+from jobs.exit_codes import exit_code
 
 registry.RECIPES |= {"toy": "tests.jobs.toy:toy", "chain": "tests.jobs.toy:chain", "encoders": "tests.encoders:encoders"}
 

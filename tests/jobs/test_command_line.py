@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from genlib import registry
-from jobs.command_line import HELD_OUT_SHARE, RunOptions, Typed, exit_code, form_of, parse, parsed
+from jobs.command_form import HELD_OUT_SHARE, Typed, form_of
+from jobs.command_line import parse, parsed
+from jobs.exit_codes import exit_code
 from jobs.options import flags
 from jobs.run_folder import begin
+from jobs.run_options import RunOptions
 from jobs.train import asked
 from jobs.tune_options import TuneOptions
 

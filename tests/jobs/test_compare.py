@@ -17,8 +17,8 @@ from PIL import Image
 
 from genlib import checkpoint
 from jobs import compare
-from jobs.command_line import exit_code
 from jobs.evaluate import located
+from jobs.exit_codes import exit_code
 from tests.models.stages import train_stages
 from tests.serve.chromium import BINARY, Chromium, Page
 

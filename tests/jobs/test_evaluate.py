@@ -20,8 +20,8 @@ from genlib.models.diffusion.ddpm import ddpm
 from genlib.models.representation.classifier import classifier
 from genlib.models.representation.clip import clip_tiny
 from genlib.recipe import Stage
-from jobs.command_line import exit_code
 from jobs.evaluate import main
+from jobs.exit_codes import exit_code
 from jobs.run_folder import write_json
 from tests.jobs import toy
 from tests.metrics import painter

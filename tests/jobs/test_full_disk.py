@@ -14,8 +14,8 @@ import pytest
 
 from genlib.storage import StorageError
 from jobs import log_file
-from jobs.command_line import exit_code
 from jobs.evaluations import Evaluations, evaluations
+from jobs.exit_codes import exit_code
 from jobs.log_file import LogFile, followed, log_path
 from jobs.run_folder import begin, only_one, write_json
 from tests.jobs.runs import alive, descendants, finish, launch, start, steps, wait_until

@@ -13,8 +13,11 @@ import pytest
 from genlib import registry
 from genlib.config import Config
 from genlib.recipe import Stage
-from jobs.command_line import RunOptions, as_commanded, form_of, line_of, parse
+from jobs.command_form import as_commanded, form_of
+from jobs.command_line import parse
 from jobs.options import flags, nearest_option, with_options
+from jobs.run_options import RunOptions
+from jobs.saved_config import line_of
 
 KNOWN = ["--workers", "--train.steps", "--train.optim.beta1", "--task.steps", "--task.network.width", "--data.image-size", "--data.train"]
 STAGES = ["--workers", "--one.train.steps", "--two.train.steps", "--two.data.image-size", "--two.train.optim.beta1"]

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from genlib import registry
-from jobs.command_line import Command, RunOptions, parse
+from jobs.command_form import Command
+from jobs.command_line import parse
 from jobs.plan import planned
+from jobs.run_options import RunOptions
 
 ONCE = {repr(registry.load(name).smoke): name for name in registry.RECIPES}.values()  # those of one smoke form
 SLOW = ("ldm_tiny", "sd3_tiny")  # like SDXL

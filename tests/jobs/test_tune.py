@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from genlib import registry
-from jobs.command_line import exit_code, parse
+from jobs.command_line import parse
+from jobs.exit_codes import exit_code
 from jobs.tune import main
 from jobs.tune_options import seconds
 from tests.jobs.runs import descendants, finish, kill, launch, start, wait_until

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from genlib import registry
 from genlib.config import Search
-from jobs.command_line import Command
+from jobs.command_form import Command
 from jobs.trial import NUMBER
 from jobs.tune import SearchSpec
 from jobs.tune_options import TuneOptions

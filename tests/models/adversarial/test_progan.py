@@ -16,8 +16,9 @@ from genlib.models.adversarial.base.growing import Growing, doubled
 from genlib.models.adversarial.progan import Drifting, ProGAN, ProGANConfig, ProNetworks
 from genlib.models.base.health import Health
 from genlib.types import Batch, DataSpec, Step
-from jobs.command_line import Command, RunOptions
+from jobs.command_form import Command
 from jobs.plan import planned
+from jobs.run_options import RunOptions
 from tests.models.stages import built_on_meta
 
 DATA, STEP = DataSpec(channels=1, image_size=16), Step(0, 10, seed=3)

@@ -1,0 +1,89 @@
+"""Where and how a run runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cluster.screen import LogFormat
+from cluster.signals import GRACE_SECONDS, check_grace
+from genlib.config import to_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """Where and how a run runs; none of it changes what is learnt."""
+
+    workers: str = "1"
+    """Worker processes: a number, or MIN:MAX to use what the cluster has and to go on with fewer."""
+    cpus_per_worker: float = 1.0
+    """CPUs a worker reserves; on a machine without GPUs also its threads."""
+    gpus_per_worker: float | None = None
+    """GPUs a worker reserves; by default one where the cluster has any, else none."""
+    run: str = ""
+    """Name of the run: it lives in runs/NAME, or in $GENLIB_RUNS/NAME. Empty is the recipe's name."""
+    run_dir: str = ""
+    """Folder of the run itself, in place of a name; every worker must see it under this path."""
+    config: str = ""
+    """run.json of another run, whose recipe and values are taken for what is not given here."""
+    retries: int = 3
+    """Times a run whose workers were lost goes on from its newest checkpoint before it gives up; -1 is always."""
+    grace_seconds: float = GRACE_SECONDS
+    """In which a run that is stopped (SIGTERM, Ctrl-C) saves a checkpoint; a second signal ends it at once."""
+    log_format: LogFormat = "auto"
+    """How a run tells of itself: lines, on a terminal with a bar (auto), lines everywhere (text), or an object a line (json)."""
+    score_features: tuple[str, ...] = ()
+    """Feature networks, runs of a classifier or CLIP or Inception's weights, by which pictures of checkpoints are scored while the run goes on:
+    FID, KID, precision and recall. The checkpoint with the lowest FID by the first is kept in the folder `best`."""
+    score_every_images: int = 10_000
+    """Training images from one scored checkpoint to the next, at least."""
+    score_samples: int = 1000
+    """Pictures that each of them makes."""
+    score_against: Literal["auto", "train", "validation"] = "auto"
+    """Real pictures that they are compared with; auto takes the held-out ones where there are any."""
+    smoke: bool = False
+    """The recipe's smallest size, which trains in seconds."""
+    dry_run: bool = False
+    """Print what would run, and stop."""
+    plan: bool = False
+    """Print what the run needs on the GPUs that `gpus` and the next three tell of, and stop: memory by part and strategy, hours."""
+    gpus: int = 1
+    """GPUs to plan for."""
+    gpu_memory_gb: float = 80.0
+    """Memory of each."""
+    gpu_tflops: float = 790.0
+    """Peak of each, in 10^12 operations a second, in the precision of the run: 790 is what bf16 matrix products reach on an H100."""
+    mfu: float = 0.4
+    """Share of the peak that the plan takes training to reach."""
+
+    def __post_init__(self) -> None:
+        low, high = self.worker_range
+        if not 1 <= low <= high:
+            raise ValueError(f"workers is {self.workers!r}; use a number from 1, or MIN:MAX like 1:4")
+        if not 0 < self.cpus_per_worker < float("inf"):
+            raise ValueError(f"cpus_per_worker is {self.cpus_per_worker:g}; it must be above 0, for example 0.5")
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < float("inf"):
+            raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be at least 0")
+        check_grace(self.grace_seconds)
+        for name in ("score_every_images", "score_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("gpus", "gpu_memory_gb", "gpu_tflops", "mfu"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name):g}; it must be above 0")
+        if self.mfu > 1:
+            raise ValueError(f"mfu is {self.mfu:g}; it is a share of the peak, for example 0.4")
+
+    def to_keep(self) -> dict[str, Any]:
+        """What another run takes over by --config."""
+        own = ("run", "run_dir", "config", "dry_run", "plan", "gpus", "gpu_memory_gb", "gpu_tflops", "mfu")
+        return {name: value for name, value in to_json(self).items() if name not in own}
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        if not re.fullmatch(r"\d+(:\d+)?", self.workers):
+            raise ValueError(f"workers is {self.workers!r}; use a number from 1, or MIN:MAX like 1:4")
+        numbers = [int(part) for part in self.workers.split(":")]
+        return numbers[0], numbers[-1]
