@@ -16,6 +16,8 @@ BATCH = "batch"
 MAX_SEED = 2**63 - 1
 _TOLERANCE = 1e-4
 """By which rounding may carry a number beyond its range."""
+_SAID = 10**20
+"""Below which a number is repeated where it is refused."""
 _LARGEST = 10**6
 """Largest plain number without a range of its own: what lies beyond is no setting of any model, and overflows in some."""
 
@@ -176,5 +178,6 @@ def number_of(value: Any, port: Port, limits: Mapping[str, int]) -> int | float:
         raise ValueError("is not finite; give a number")
     low, high = port.bounds(limits)
     if not low <= value <= high:
-        raise ValueError(f"must be at {'least' if value < low else 'most'} {low if value < low else high}")
+        said = value if abs(value) < _SAID else "beyond all numbers here"
+        raise ValueError(f"is {said}; it must be at {'least' if value < low else 'most'} {low if value < low else high}")
     return int(value) if port.whole else float(value)

@@ -181,8 +181,9 @@ class Jobs(JobFolder):
             async with asyncio.timeout(self.options.job_timeout_seconds):
                 while (wait_seconds := await self._once(job, work)) is not None:
                     await asyncio.sleep(wait_seconds)
-        except TimeoutError as error:
-            raise as_problem(error) or error from None
+        except TimeoutError:
+            limit = self.options.job_timeout_seconds
+            raise ApiError(504, f"the job took longer than the {limit:g} seconds that it may; ask for less", code="timeout") from None
 
     async def _once(self, job: BackgroundJob, work: InferenceRequest) -> float | None:
         """Runs the work to its end; or the seconds after which to try again."""
