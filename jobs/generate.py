@@ -33,6 +33,7 @@ from genlib.data.shards.writer import ShardWriter, png
 from genlib.files import write_atomically
 from genlib.json_text import json_text
 from genlib.metrics.conditions import drawing, sampler_options
+from genlib.plurals import counted
 from genlib.program import command
 from genlib.task import Task
 from jobs.command_line import Arguments, Typed, exit_code
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str]) -> int:
         missing = {block: len(order.missing(block)) for block in order.blocks}
         blocks = [block for block, count in missing.items() if count]
         if done := len(order) - sum(missing.values()):
-            print(f"{done:,} of {len(order):,} pictures are there already", file=sys.stderr)
+            print(f"{done:,} of {counted(len(order), 'picture is', 'pictures are')} there already", file=sys.stderr)
         work = partial(make, order=order)
         if len(blocks) > 1:
             with once_connected():
@@ -249,7 +250,7 @@ def main(arguments: Sequence[str]) -> int:
                 made = sum(parallel_map(work, blocks, label="block", local_below=2, gpus=gpus))
         else:
             made = sum(map(work, blocks))
-    print(f"{made:,} pictures made, {len(order):,} in {order.out}")
+    print(f"{counted(made, 'picture')} made, {len(order):,} in {order.out}")
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from genlib import checkpoint, distributed
+from genlib.plurals import counted
 from genlib.types import Batch, DataSource
 
 
@@ -40,7 +41,7 @@ def score_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     if sheet:
         pictures = [picture.permute(1, 2, 0).numpy() for picture in outcome.pictures]
-        title = f"{len(pictures)} of {options.samples:,} pictures by {asked.generator}"
+        title = f"{len(pictures)} of {counted(options.samples, 'picture')} by {asked.generator}"
         save_contact_sheet(folder / "samples.png", pictures, outcome.captions, title=title)
     scorecard.add(folder / "scores.json", outcome.cards)
     return outcome.metrics()
@@ -83,6 +84,6 @@ def progress(every_seconds: float = 10.0) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - last >= every_seconds:
             last = now
-            print(f"{done:,} of {total:,} pictures, {(total - done) * (now - start) / done:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{done:,} of {counted(total, 'picture')}, {(total - done) * (now - start) / done:.0f} s left", file=sys.stderr, flush=True)
 
     return say

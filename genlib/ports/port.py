@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genlib.plurals import counted
+
 BATCH = "batch"
 """The axis of rows."""
 MAX_SEED = 2**63 - 1
@@ -157,7 +159,7 @@ class Port:
         if made.is_floating_point() == self.whole:
             return f"holds {'fractions' if self.whole else 'integers'} ({made.dtype}) as {self.kind}"
         if rows is not None and self.rows and made.shape[self.axes.index(BATCH)] != rows:
-            return f"has {made.shape[self.axes.index(BATCH)]} rows for {rows}"
+            return f"has {counted(made.shape[self.axes.index(BATCH)], 'row')} for {rows}"
         for axis, length in zip(self.axes, made.shape, strict=True):
             fixed = axis in ("channel", "feature", "code", "class") or (axis == "single")
             if fixed and sizes.of(axis) not in (0, length):

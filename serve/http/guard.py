@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from genlib.plurals import counted
 from serve.api_error import ApiError, as_problem, busy
 from serve.deadline import Deadline
 from serve.http.allocator import give_back
@@ -105,7 +106,7 @@ class Guard:
             await self.app(scope, receive, answer.send)
             return
         if self.at_once >= self.options.requests_at_once:
-            raise busy(429, f"{self.at_once} requests are being answered, which is the limit; try again", 1, "overloaded")
+            raise busy(429, f"{counted(self.at_once, 'request is', 'requests are')} being answered, which is the limit; try again", 1, "overloaded")
         self.at_once += 1
         body = b""
         try:

@@ -67,7 +67,7 @@ def test_goes_on_where_it_was_cut_off(run: Path, labels: Path, tmp_path: Path, c
     lost.unlink()
     capsys.readouterr()
     assert generate.main(command(run, labels, out)) == 0
-    assert "1 pictures made, 5 in" in capsys.readouterr().out
+    assert "1 picture made, 5 in" in capsys.readouterr().out
     assert np.abs(pixels(lost) - before).max() <= 1
     assert kept.stat().st_mtime_ns == stamp
 

@@ -64,7 +64,7 @@ def test_look_counts_buckets(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     main(["look", str(tmp_path / "set"), "--out", str(tmp_path / "sheet.png"), "--image-size", "32", "--bucket-step", "8"])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.startswith("bucket")]
     assert lines == [
-        "bucket 24 x 40 1 samples, 80% of their pixels",
+        "bucket 24 x 40 1 sample, 80% of their pixels",
         "bucket 32 x 32 2 samples, 90% of their pixels",
         "bucket 40 x 24 2 samples, 93% of their pixels",
     ]
