@@ -9,7 +9,7 @@ from PIL import Image
 
 from genlib.data.builtin import icons as icon_fonts
 from genlib.data.shards.writer import png
-from jobs.prepare_data import main
+from jobs.prepare_data import VERBS, main
 from tests.data.shards import pair, write_set, write_tar
 
 
@@ -103,6 +103,15 @@ def test_wrong_values_get_one_sentence(arguments: list[str], sentence: str, caps
     assert sentence in error
     assert error.count("\n") == 1
     assert not Path("never-made").exists()
+
+
+def test_the_help_has_a_line_for_each_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    asked = [line.split()[2] for line in lines if line.startswith("    python jobs/prepare_data.py ")]
+    assert set(asked) == set(VERBS)
+    assert max(line.count("python jobs/prepare_data.py") for line in lines) == 1
 
 
 def test_the_help_of_icons_names_all_families(capsys: pytest.CaptureFixture[str]) -> None:
