@@ -193,12 +193,12 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self) -> None:
-        """One item more is done."""
-        self.done += 1
+    def advance(self, items: int = 1) -> None:
+        """So many items more are done."""
+        self.done += items
         self._first = self._first or time.monotonic()
         if self._bar is not None and self._task is not None:
-            self._bar.advance(self._task)
+            self._bar.advance(self._task, items)
         self.look()
 
     def look(self) -> None:

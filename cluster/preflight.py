@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from genlib.plurals import counted
+
 Resources = Mapping[str, float]
 
 
@@ -12,9 +14,9 @@ def check_cluster_fits(count: int, each: Resources, what: str = "worker") -> Non
     nodes, limit = node_resources(), autoscaling_limit()
     if fit_on(nodes, each) >= count or (limit is not None and fit_under(limit, each) >= count):
         return
-    asked = f"{count} {what}{'s' if count > 1 else ''} of {words(each)} each"
+    asked = f"{counted(count, what)} of {words(each)} each"
     has = words({name: sum(node.get(name, 0.0) for node in nodes) for name in each})
-    place = f"the cluster has {has} on {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
+    place = f"the cluster has {has} on {counted(len(nodes), 'node')}"
     may = f" and may grow to {words({name: limit.get(name, 0.0) for name in each})}" if limit is not None else ""
     raise ValueError(f"{asked} can never run: {place}{may}; ask for fewer --{what}s, or for less with --cpus-per-{what} or --gpus-per-{what}")
 

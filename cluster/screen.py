@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 LogFormat = Literal["auto", "text", "json"]
-_PROGRESS = re.compile(r"(?P<name>step) +(?P<done>\d+)/(?P<total>\d+) +(?P<rest>.*)|(?P<trials>\d+) of (?P<of>\d+) trials done: (?P<left>.*)")
+_PROGRESS = re.compile(r"(?P<name>step) +(?P<done>\d+)/(?P<total>\d+) +(?P<rest>.*)|(?P<trials>\d+) of (?P<of>\d+) trials? done: (?P<left>.*)")
 """A training's line of a step, and the first line of a search's table."""
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from genlib.plurals import counted
+
 if TYPE_CHECKING:
     from genlib.task import Task
     from genlib.types import DataSpec
@@ -303,7 +305,8 @@ class DataConfig(Config):
         places = sum(map(bool, self.train.split("::")))
         if self.weights and self.train and len(self.weights) != places:
             raise ValueError(
-                f"data.weights has {len(self.weights)} numbers, but data.train={self.train!r} names {places} place{'s' * (places > 1)}; give one each"
+                f"data.weights has {counted(len(self.weights), 'number')}, but data.train={self.train!r} names "
+                f"{counted(places, 'place')}; give one each"
             )
         for text in self.filters:
             comparison(text)

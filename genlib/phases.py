@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 
 PHASE = re.compile(r" *(\d+\.\d) s  (.*)")
@@ -22,7 +23,7 @@ def in_words(words: str, seconds: float) -> str:
     return f"{seconds:6.1f} s  {words}"
 
 
-def phase(words: str, *, seconds: float | None = None) -> None:
-    """Says that a phase is through, after so many seconds: by default those of `since_last`."""
+def phase(words: str, *, seconds: float | None = None, aside: bool = False) -> None:
+    """Says that a phase is through, after so many seconds: by default those of `since_last`. `aside` is on stderr, where scripts read stdout."""
     taken = since_last()
-    print(in_words(words, taken if seconds is None else seconds), flush=True)
+    print(in_words(words, taken if seconds is None else seconds), file=sys.stderr if aside else None, flush=True)

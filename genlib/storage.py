@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from genlib.plurals import counted
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 """No room, quota, read-only, broken, larger than a file may be: what the next attempt meets again until somebody does something."""
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}
@@ -168,7 +170,8 @@ class LineFile:
         if error is not None:
             return self._say(f"{why(self.path, error)}; its lines wait in memory, up to {_size(self._most_bytes)} of them")
         self.lost = 0
-        self._say(f"{self.path} is written again: {f'{lost:,} lines were too many to wait, and are missing' if lost else 'no line is missing'}")
+        missing = f"{counted(lost, 'line is', 'lines are')} missing, as too many waited" if lost else "no line is missing"
+        self._say(f"{self.path} is written again: {missing}")
 
     def _write(self) -> OSError | None:
         """Moves what waits into the file, as far as whole lines fit."""

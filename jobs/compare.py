@@ -43,6 +43,7 @@ from genlib.files import write_atomically
 from genlib.json_text import json_text
 from genlib.metrics.conditions import Conditions, conditions, drawing
 from genlib.metrics.generative import Measurement, generated
+from genlib.plurals import counted
 from genlib.program import as_called, command
 from genlib.task import Task
 from jobs.evaluate import located, whole_number
@@ -136,7 +137,7 @@ def read_answers(path: Path, key: Mapping[str, Any]) -> dict[int, str]:
         raise ValueError(f"{path} answers another page, {page}, and this comparison's is {key['page']}; name its own answers")
     wrong = next((number for number, choice in answers.items() if choice not in CHOICES or not 0 <= number < len(key["left"])), None)
     if wrong is not None:
-        raise ValueError(f"{path}: pair {wrong} is answered {answers[wrong]!r}; there are {len(key['left'])} pairs, answered {', '.join(CHOICES)}")
+        raise ValueError(f"{path}: pair {wrong} is answered {answers[wrong]!r}; pairs are 0 to {len(key['left']) - 1}, answered {', '.join(CHOICES)}")
     return answers
 
 
@@ -191,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
     if not options.answers:
         with keeps(lambda: "stopped before the page was whole, so nothing is kept; the same command begins again"):
             key = make(options.runs, options.out, options.pairs, options.seed, options.question)
-        print(f"{len(key['left'])} pairs in {options.out / PAGE}; keep {options.out / KEY} from who judges")
+        print(f"{counted(len(key['left']), 'pair')} in {options.out / PAGE}; keep {options.out / KEY} from who judges")
         return 0
     key = read_json(options.out / KEY)
     if key is None:
@@ -200,8 +201,8 @@ def main(arguments: Sequence[str]) -> int:
     write_json(options.out / RESULT, found)
     low, high = found["interval"]
     print(
-        f"{found['a']['run']} is preferred to {found['b']['run']} in {found['prefer_a']:.1%} of {found['pairs']} pairs "
-        f"(95% interval {low:.1%} to {high:.1%}; sign test p {found['p']:.2g}; {found['judges']} judges)"
+        f"{found['a']['run']} is preferred to {found['b']['run']} in {found['prefer_a']:.1%} of {counted(found['pairs'], 'pair')} "
+        f"(95% interval {low:.1%} to {high:.1%}; sign test p {found['p']:.2g}; {counted(found['judges'], 'judge')})"
     )
     return 0
 

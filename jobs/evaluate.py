@@ -10,6 +10,7 @@ It reads a finished checkpoint and writes beside it, so a kill costs nothing but
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
+    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
@@ -19,7 +20,8 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from cluster.signals import keeps
 from genlib import checkpoint, companions
 from genlib.checkpoint import Manifest
 from genlib.config import DataConfig, from_json
+from genlib.phases import phase, since_last
 from genlib.program import command
 from genlib.recipe import chosen_strategy
 from genlib.storage import Held
@@ -40,21 +43,26 @@ from jobs.option_errors import Arguments
 from jobs.run_folder import read_json, write_json
 
 
-def evaluate(final: Path, source: DataSource, folder: Path, device: torch.device) -> dict[str, Any]:
+def evaluate(
+    final: Path, source: DataSource, folder: Path, device: torch.device, through: Callable[[str], object] = lambda words: None
+) -> dict[str, Any]:  # fmt: skip
     """Scores the checkpoint's task (its moving average where there is one), exports it, and writes metrics.json last.
 
-    StorageError where the folder goes away meanwhile.
+    `through` is told each phase at its end. StorageError where the folder goes away meanwhile.
     """
     manifest = checkpoint.read_manifest(final)
     task = checkpoint.load_task(final, ema=True, device=device)
+    through(f"model: {type(task).__name__} of {final.name}")
     with Held(*([folder] if folder.is_dir() else [])) as held:
         with torch.no_grad():
             scores = companions.assess(task, source, folder)
+        through("scores")
         metrics = {**scores, **facts(manifest)}
         note_examples(task, source, folder)
         write_export(task, manifest, folder, metrics)
         held.check()  # no scores where a run was
         write_json(folder / "metrics.json", metrics)
+        through("export")
     return metrics
 
 
@@ -152,6 +160,13 @@ def whole_number(text: str) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Evaluates the newest checkpoint of a run (or of one stage of it) in this process; adds scores of pictures with --features and --clip."""
     options = parsed(arguments)
+    phase("environment", aside=True)
+    return scored(options)
+
+
+def scored(options: argparse.Namespace) -> int:
+    """The same for a command that has run for a while."""
+    since_last()
     with keeps(lambda: "stopped before the scores were whole: what was there is kept; the same command begins again"):
         return evaluate_folder(options)
 
@@ -168,18 +183,19 @@ def evaluate_folder(options: argparse.Namespace) -> int:
         data = dataclasses.replace(data, validation=options.validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source = open_source(data, needs=manifest.blueprint.config_class().fields)
+    phase(source.described, aside=True)
     # other held-out samples have a folder of their own: the run's scores and pictures stay
     folder = folder if options.validation is None else folder / f"on-{source.spec.validation_name}"
     metrics, measured = read_json(folder / "metrics.json"), bool(options.features or options.clip)
     if metrics is None or not measured:
-        metrics = evaluate(final, source, folder, device)
+        metrics = evaluate(final, source, folder, device, partial(phase, aside=True))
     if measured:
         from jobs.picture_scores import score_pictures
 
         metrics = {**metrics, **score_pictures(final, source, folder, device, options)}
         write_json(folder / "metrics.json", metrics)
+        phase("pictures and their scores", aside=True)
     refresh(folder.parent)
-    print(source.described, file=sys.stderr)
     print(table(metrics))
     return 0
 

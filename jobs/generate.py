@@ -8,6 +8,7 @@ command goes on after any kill. `--format shards` writes WebDataset tars that tr
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
+    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
@@ -33,6 +34,8 @@ from genlib.data.shards.writer import ShardWriter, png
 from genlib.files import write_atomically
 from genlib.json_text import json_text
 from genlib.metrics.conditions import drawing, sampler_options
+from genlib.phases import phase
+from genlib.plurals import counted
 from genlib.program import command
 from genlib.task import Task
 from jobs.command_form import Typed
@@ -232,7 +235,9 @@ def with_checkpoint(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
 def main(arguments: Sequence[str]) -> int:
     """Makes pictures from the newest checkpoint of a run over all workers of the cluster, or in this process where they are few."""
     options = parsed(arguments)
+    phase("environment", aside=True)
     order = ordered(options)
+    phase(f"model: {type(loaded(order.final)).__name__} of {order.final.name}", aside=True)
     again = Typed("generate", with_checkpoint(arguments, options.folder)).line
     order.out.mkdir(parents=True, exist_ok=True)
     with only_one(order.out), keeps(partial(kept, order)):
@@ -241,17 +246,19 @@ def main(arguments: Sequence[str]) -> int:
         missing = {block: len(order.missing(block)) for block in order.blocks}
         blocks = [block for block, count in missing.items() if count]
         if done := len(order) - sum(missing.values()):
-            print(f"{done:,} of {len(order):,} pictures are there already", file=sys.stderr)
+            print(f"{done:,} of {counted(len(order), 'picture is', 'pictures are')} there already", file=sys.stderr)
         work = partial(make, order=order)
         if len(blocks) > 1:
             with once_connected():
                 import ray
 
+                phase("Ray", aside=True)
                 gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
                 made = sum(parallel_map(work, blocks, label="block", local_below=2, gpus=gpus))
         else:
             made = sum(map(work, blocks))
-    print(f"{made:,} pictures made, {len(order):,} in {order.out}")
+    phase("pictures", aside=True)
+    print(f"{counted(made, 'picture')} made, {len(order):,} in {order.out}")
     return 0
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from cluster.parallel import ProgressLine
 from genlib import checkpoint, distributed
+from genlib.plurals import counted
 from genlib.types import Batch, DataSource
 
 
@@ -30,17 +30,19 @@ def score_pictures(
         generator=generator_name(final), conditions=conditions(task, source, split, options.samples), batch=options.batch, seed=options.seed,
         reference=split if split == "train" else source.spec.validation_name, sampler=sampler_options(task, options.sampler),
     )  # fmt: skip
-    outcome = measure(
-        task, asked, lambda side: real_pictures(source, split, side, options.reference, options.batch),
-        networks=[features.load(where, device) for where in options.features],
-        text_network=features.load_clip(options.clip, device) if options.clip else None, on_pictures=progress(),
-    )  # fmt: skip
+    with ProgressLine("pictures", options.samples) as line:
+        outcome = measure(
+            task, asked, lambda side: real_pictures(source, split, side, options.reference, options.batch),
+            networks=[features.load(where, device) for where in options.features],
+            text_network=features.load_clip(options.clip, device) if options.clip else None,
+            on_pictures=lambda done, total: line.advance(done - line.done),
+        )  # fmt: skip
     if distributed.rank():
         return outcome.metrics()
     folder.mkdir(parents=True, exist_ok=True)
     if sheet:
         pictures = [picture.permute(1, 2, 0).numpy() for picture in outcome.pictures]
-        title = f"{len(pictures)} of {options.samples:,} pictures by {asked.generator}"
+        title = f"{len(pictures)} of {counted(options.samples, 'picture')} by {asked.generator}"
         save_contact_sheet(folder / "samples.png", pictures, outcome.captions, title=title)
     scorecard.add(folder / "scores.json", outcome.cards)
     return outcome.metrics()
@@ -72,17 +74,3 @@ def real_pictures(source: DataSource, split: str, side: int, limit: int, size: i
         yield {**batch, "valid": batch["valid"] & (batch["position"] < limit)}
         if batch["position"].max() + 1 >= limit:
             return
-
-
-def progress(every_seconds: float = 10.0) -> Callable[[int, int], None]:
-    """Says on stderr now and then how many pictures are made."""
-    start = last = time.monotonic()
-
-    def say(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= every_seconds:
-            last = now
-            print(f"{done:,} of {total:,} pictures, {(total - done) * (now - start) / done:.0f} s left", file=sys.stderr, flush=True)
-
-    return say

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from genlib.config import TaskConfig
 from genlib.engine.memory_plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
 from genlib.engine.trace import FakeTask
+from genlib.plurals import counted
 from genlib.recipe import Stage, strategy_refusal
 from genlib.task import Task
 from genlib.types import DataSpec
@@ -67,7 +68,7 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
     fit = first_fit(view, parallelisms, stage, options)
     if fit is None:
         raise ValueError(refusal(stage.name, view, parallelisms_for(stage.task, 2), options))
-    head = f"{title}\ndata: {origin}\n{options.gpus:,} GPUs of {options.gpu_memory_gb:g} GB, {micro_batch:,} samples each at once:"
+    head = f"{title}\ndata: {origin}\n{counted(options.gpus, 'GPU')} of {options.gpu_memory_gb:g} GB, {counted(micro_batch, 'sample')} each at once:"
     lines = [*conclusions(view, fit, stage, options), *accumulation_words(fake.task, fit, stage)]
     return "\n".join([head, table(view, parallelisms, micro_batch, options), *lines])
 
@@ -127,8 +128,9 @@ def refusal(name: str, view: MemoryEstimate, parallelisms: Sequence[Parallelism]
     def least_gb(gpus: int) -> float:
         return min(view.at(parallelism, gpus, 1).device_bytes for parallelism in parallelisms) / USABLE / 1e9
 
-    here = f"stage {name} does not fit {options.gpus:,} GPUs of {options.gpu_memory_gb:g} GB, not even one sample at once with everything offloaded"
-    memory = f"{options.gpus:,} GPUs of {math.ceil(least_gb(options.gpus)):,} GB"
+    gpus = counted(options.gpus, "GPU")
+    here = f"stage {name} does not fit {gpus} of {options.gpu_memory_gb:g} GB, not even one sample at once with everything offloaded"
+    memory = f"{gpus} of {math.ceil(least_gb(options.gpus)):,} GB"
     if least_gb(MOST_GPUS) > options.gpu_memory_gb:
         return f"{here}, and no number of them can hold it; the smallest that can: {memory}, or more GPUs of {math.ceil(least_gb(MOST_GPUS)):,} GB"
     low, high = options.gpus, MOST_GPUS
@@ -167,10 +169,10 @@ def conclusions(view: MemoryEstimate, fit: Fit, stage: Stage, options: RunOption
     rate = options.gpus * options.mfu * options.gpu_tflops * 1e12 / each
     hours = train.steps * train.global_batch / rate / 3600
     return [
-        f"first that fits: {fit.parallelism} with {fit.micro_batch:,} samples a GPU at once ({' '.join(words)})",
-        f"{each * train.global_batch:.3g} FLOPs a step of {train.global_batch:,} samples, {each:.3g} a sample, recomputation included",
+        f"first that fits: {fit.parallelism} with {counted(fit.micro_batch, 'sample')} a GPU at once ({' '.join(words)})",
+        f"{each * train.global_batch:.3g} FLOPs a step of {counted(train.global_batch, 'sample')}, {each:.3g} a sample, recomputation included",
         f"at {options.mfu:.0%} of {options.gpu_tflops:g} TFLOP/s a GPU: {rate:,.0f} samples/s; "
-        f"{train.steps:,} steps take {digits(hours)} hours, {digits(hours * options.gpus)} GPU-hours",
+        f"{counted(train.steps, 'step takes', 'steps take')} {digits(hours)} hours, {digits(hours * options.gpus)} GPU-hours",
     ]
 
 
@@ -178,7 +180,9 @@ def accumulation_words(task: Task, fit: Fit, stage: Stage) -> list[str]:
     """What accumulation means for what is learnt; nothing where a step is one micro-batch."""
     if fit.accumulation == 1:
         return []
-    head = f"with accumulation {fit.accumulation} a step takes its {stage.train.global_batch:,} samples in {fit.accumulation} micro-batches: "
+    head = (
+        f"with accumulation {fit.accumulation} a step takes its {counted(stage.train.global_batch, 'sample')} in {fit.accumulation} micro-batches: "
+    )
     joint = "; its loss looks at samples together, so their features come first and all but one micro-batch go through the networks twice"
     if task.accumulation_effect:
         return [f"{head}{task.accumulation_effect}"]

@@ -1,13 +1,23 @@
-"""Makes, checks and shows data sets of WebDataset shards.
+"""Makes, checks and shows data sets of WebDataset shards. Each verb has options, which VERB --help shows.
 
-python jobs/prepare_data.py folder photos --out data/photos --size 512 --validation-share 0.01
-python jobs/prepare_data.py table pairs.csv --out data/pairs
-python jobs/prepare_data.py huggingface owner/name --out data/name --caption-column text
-python jobs/prepare_data.py pairs facades --out data/facades
-python jobs/prepare_data.py domains horse2zebra --out data/horse2zebra
-python jobs/prepare_data.py icons --out data/icons
-python jobs/prepare_data.py verify data/icons
-python jobs/prepare_data.py look data/icons
+Of your own pictures:
+    python jobs/prepare_data.py look photos
+    python jobs/prepare_data.py folder photos --out data/photos --size 512 --validation-share 0.01
+    python jobs/prepare_data.py table pairs.csv --out data/pairs
+    python jobs/prepare_data.py huggingface owner/name --out data/name --caption-column text
+    python jobs/prepare_data.py pairs facades --out data/facades
+    python jobs/prepare_data.py domains horse2zebra --out data/horse2zebra
+
+Of sets that come with a package or the system, or are drawn:
+    python jobs/prepare_data.py icons --out data/icons
+    python jobs/prepare_data.py emoji --out data/emoji
+    python jobs/prepare_data.py fashion_mnist --out data/fashion
+    python jobs/prepare_data.py shapes --out data/shapes
+    python jobs/prepare_data.py digits --out data/digits
+
+Of shards that are there:
+    python jobs/prepare_data.py look data/icons
+    python jobs/prepare_data.py verify data/icons
 
 A conversion that was cut off goes on with the same command.
 """

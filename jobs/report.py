@@ -19,6 +19,7 @@ from typing import Any, get_type_hints
 
 from genlib import program, registry
 from genlib.engine.same_run import differences
+from genlib.plurals import counted
 from genlib.storage import why
 from jobs import offline_page as page
 from jobs.evaluate import table
@@ -125,9 +126,9 @@ def _pictures(runs: Sequence[RunRecord], names: Sequence[str]) -> str:
     parts = [page.section("What it makes", page.grid(end, large=True))]
     for stage in run.stages:
         chosen = _evenly(stage.pictures)
-        shown = "".join(page.figure(path, f"after {step:,} steps") for path, step in chosen)
+        shown = "".join(page.figure(path, f"after {counted(step, 'step')}") for path, step in chosen)
         title = f"While stage {stage.name} trained" if len(run.stages) > 1 else "While it trained"
-        kept = f"{len(chosen)} of {len(stage.pictures)} pictures; all are in {stage.folder / 'pictures'}."
+        kept = f"{len(chosen)} of {counted(len(stage.pictures), 'picture')}; all are in {stage.folder / 'pictures'}."
         words = page.paragraph(kept if len(chosen) < len(stage.pictures) else "")
         parts.append(page.section(title, *([words, f'<div class="strip" tabindex="0">{shown}</div>'] if shown else [])))
     return "".join(parts)
@@ -144,7 +145,7 @@ def _pairs(runs: Sequence[RunRecord], names: Sequence[str]) -> str:
     on_the_way = []
     for place in range(max(map(len, columns), default=0)):
         on_the_way.append([
-            (way[steps[place]], f"{name}: after {steps[place]:,} steps") if place < len(steps) else None
+            (way[steps[place]], f"{name}: after {counted(steps[place], 'step')}") if place < len(steps) else None
             for way, steps, name in zip(ways, columns, names, strict=True)
         ])  # fmt: skip
     return page.section("What they make", _beside(rows, names)) + page.section("While they trained", _beside(on_the_way, names))
@@ -223,7 +224,7 @@ def _machine(run: RunRecord) -> str:
     versions = start.get("versions") or (dict(manifest.versions) if manifest else {})
     workers, strategy = start.get("world") or (manifest.world if manifest else 0), start.get("strategy") or (manifest.strategy if manifest else "")
     memory = f", {machine['gpu_memory_gb']:g} GB" if "gpu_memory_gb" in machine else ""
-    threads = f", {machine['threads']} thread{'s' * (machine['threads'] > 1)} a worker" if "threads" in machine else ""
+    threads = f", {counted(machine['threads'], 'thread')} a worker" if "threads" in machine else ""
     begun = [line["time"] for line in run.launches if line.get("what") == "launch"] or [one["time"] for one in run.starts]
     return page.code(run.command) + page.facts({
         "Begun": f"{datetime.fromtimestamp(begun[0]):%Y-%m-%d %H:%M}" if begun else "",

@@ -12,6 +12,7 @@ from typing import Any
 from genlib.checkpoint import Manifest, checkpoints, read_manifest, step_of
 from genlib.engine.pictures import pictures
 from genlib.engine.timeline import TIMELINE
+from genlib.plurals import counted
 from jobs.evaluations import evaluations
 from jobs.launches import LAUNCHES, lines
 from jobs.run_folder import is_running, read_json, unsealed
@@ -135,8 +136,8 @@ class RunRecord:
         of = f" of {now.steps:,}" if now.steps else ""
         where = f"step {now.step:,}{of}" + (f" of stage {now.name}" if len(self.stages) > 1 else "")
         if self.metrics:
-            done = ", then ".join(f"{stage.step:,}" for stage in self.stages if stage.step)
-            return f"Finished after {done or 0} steps"
+            done = ", then ".join(counted(stage.step, "step") for stage in self.stages if stage.step)
+            return f"Finished after {done or 'no step'}"
         if is_running(self.folder):
             return f"Running: {where} so far"
         ended = self.launches[-1].get("how") if self.launches and self.launches[-1].get("what") == "end" else ""

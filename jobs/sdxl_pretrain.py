@@ -62,7 +62,8 @@ def score(words: Sequence[str], judge: str | None, scored: str) -> int:
         print(f"no CLIP in {clip}, so the pictures are not scored; train one with `{command('clip')}`, then give this command again")
         return 0
     try:
-        return evaluate.main([str(run / asked.stages[-1].name), "--clip", str(clip), "--features", str(clip), "--samples", scored])
+        last = str(run / asked.stages[-1].name)
+        return evaluate.scored(evaluate.parsed([last, "--clip", str(clip), "--features", str(clip), "--samples", scored]))
     except ValueError as error:  # a judge that the user did not name may be of other pictures
         if judge:
             raise

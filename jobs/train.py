@@ -33,6 +33,7 @@ from genlib.engine.same_run import check_same_run
 from genlib.engine.trackers import check_trackers_installed
 from genlib.json_text import json_text
 from genlib.phases import phase
+from genlib.plurals import counted
 from genlib.recipe import Stage, check_started, strategy_refusal
 from jobs import run_folder
 from jobs.command_form import Command, Typed
@@ -84,7 +85,7 @@ def run_command(command: Command) -> int:
     folders = [run_folder.stage_folder(run, command.stages, stage) for stage in command.stages]
     with run_folder.only_one(run), keeps(partial(kept, command, run)), undone_unless_begun(run, folders):
         if finished := run_folder.begin(run, command.recipe, command.stages, asked(command)):
-            done = f"{finished['steps']:,} steps, {finished['samples_seen']:,} samples"
+            done = f"{counted(finished['steps'], 'step')}, {counted(finished['samples_seen'], 'sample')}"
             print(f"run {run.name} is finished: {done}; delete {run} or {run_folder.ANOTHER}")
             return 0
         with screen(command.options.log_format):

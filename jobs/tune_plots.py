@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genlib.charts import COLORS, INK, chart
+from genlib.plurals import counted
 from jobs.tune_trials import shown
 from tune_spaces.base import Choice, Range
 
@@ -35,7 +36,9 @@ def draw_curves(spec: SearchSpec, found: Sequence[TrialResult], path: Path) -> N
     from jobs.tune_trials import ranked
 
     best, name = ranked(spec, found)[:3], spec.metric.removeprefix("val/")
-    with chart(path, width=8, height=4.2, title=f"{name} of {len(found)} trials ({'less' if spec.mode == 'min' else 'more'} is better)") as axes:
+    with chart(
+        path, width=8, height=4.2, title=f"{name} of {counted(len(found), 'trial')} ({'less' if spec.mode == 'min' else 'more'} is better)"
+    ) as axes:
         axis = axes[0, 0]
         for one in found:
             if one.curve and one not in best:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback
 
 from genlib.phases import phase
+from genlib.plurals import counted
 from genlib.storage import Held, StorageError, why
 from jobs.evaluations import evaluations
 from jobs.run_folder import read_json, write_json
@@ -136,7 +137,7 @@ class Follower(Callback):
         done, all_of_them = sum(one.ended for one in found), total(self.spec)
         best = ranked(self.spec, found)
         chosen = best[:_SHOWN] + [one for one in best[_SHOWN:] if one.number in running]
-        lines = [f"{done} of {all_of_them} trials done: {', '.join(words)}{self.left(all_of_them - done)}"]
+        lines = [f"{done} of {counted(all_of_them, 'trial')} done: {', '.join(words)}{self.left(all_of_them - done)}"]
         return "\n".join([*lines, *(self.line(one, one.number in running) for one in chosen)])
 
     def line(self, one: TrialResult, running: bool) -> str:

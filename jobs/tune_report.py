@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genlib import program
+from genlib.plurals import counted
 from jobs import offline_page as page
 from jobs.exit_codes import RunStopped
 from jobs.tune_schedulers import distributions, in_words
@@ -57,7 +58,7 @@ def finish(spec: SearchSpec, run: Path) -> str:
     mattered = importances(spec, found)
     draw(spec, found, mattered, run)
     score_best(best, run)
-    headline = f"{len(found)} trials, {sum(one.status == 'stopped' for one in found)} stopped early; {words_of(spec, found, best)}"
+    headline = f"{counted(len(found), 'trial')}, {sum(one.status == 'stopped' for one in found)} stopped early; {words_of(spec, found, best)}"
     what_next = closing(spec, found, best, mattered, run)
     write_html(spec, found, best, [headline, *what_next], run)
     return "\n".join([headline, *table(spec, found), *what_next])
@@ -67,7 +68,7 @@ def without_value(spec: SearchSpec, found: Sequence[TrialResult], run: Path) -> 
     """Why there is no best trial, and what to do."""
     reasons = "; ".join(f"T{one.number}: {one.reason}" for one in [one for one in found if one.reason][:3])
     return (
-        f"none of {len(found)} trials gave a value of {spec.metric.removeprefix('val/')}{f' ({reasons})' if reasons else ''}; "
+        f"none of {counted(len(found), 'trial')} gave a value of {spec.metric.removeprefix('val/')}{f' ({reasons})' if reasons else ''}; "
         f"all stand in {run / 'trials.csv'}: give other ranges with --space and another name with --run, or more --trials"
     )
 

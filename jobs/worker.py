@@ -29,6 +29,7 @@ from genlib.engine.report import Row
 from genlib.engine.stop import Interrupted
 from genlib.engine.timeline import Timeline
 from genlib.phases import phase, since_last
+from genlib.plurals import counted
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, lacks_room, stopped
 from jobs.control import asked_to_stop
@@ -201,7 +202,7 @@ def see_run_folder(job: WorkerJob) -> None:
 
 def workers_in_words(count: int, device: torch.device) -> str:
     """`2 workers on cpu`."""
-    return f"{count} worker{'s' * (count > 1)} on {device.type}"
+    return f"{counted(count, 'worker')} on {device.type}"
 
 
 def quieten(job: WorkerJob) -> float:

@@ -1,4 +1,7 @@
-"""What goes wrong, in the one shape in which clients are told: {"error": {message, type, param, code}}. Never with anything they sent."""
+"""What goes wrong, in the one shape in which clients are told: {"error": {message, type, param, code}}.
+
+Of what they sent it repeats numbers, sizes and names of fields; never texts.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +35,21 @@ def busy(status: int, message: str, seconds: float, code: str) -> ApiError:
     return ApiError(status, message, code=code, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
-def no_model(message: str, param: str | None = None) -> ApiError:
-    """Of a model that there is not."""
-    return ApiError(404, f"{message}; /v1/models lists all", param=param, code="model_not_found")
+def some_of(names: Iterable[str], most: int = 12) -> str:
+    """Names in a sentence: of very many the first."""
+    known = list(names)
+    return ", ".join(known[:most]) + (f", ... ({len(known):,} in all)" if len(known) > most else "")
 
 
-def as_problem(error: BaseException, texts: Iterable[str] = ()) -> ApiError | None:
+def no_model(message: str, names: Iterable[str], param: str | None = None) -> ApiError:
+    """Of a model that there is not, with those that there are."""
+    return ApiError(404, f"{message}; /v1/models lists all: {some_of(names) or 'none is there'}", param=param, code="model_not_found")
+
+
+def as_problem(error: BaseException, texts: Iterable[str] = (), *, timeout_seconds: float | None = None) -> ApiError | None:
     """What a client is told of a backend's exception; None for one that only a bug raises.
 
-    A message in which one of the request's own `texts` stands is not passed on.
+    A message in which one of the request's own `texts` stands is not passed on. timeout_seconds: after which a TimeoutError came.
     """
     if isinstance(error, ApiError):
         return error
@@ -49,7 +58,8 @@ def as_problem(error: BaseException, texts: Iterable[str] = ()) -> ApiError | No
     if isinstance(error, Unavailable):
         return busy(503, str(error), error.retry_after_seconds, "unavailable")
     if isinstance(error, TimeoutError):
-        return ApiError(504, "the work took longer than a request may; ask for less, or send async: true", code="timeout")
+        limit = f"the {timeout_seconds:g} seconds that it may" if timeout_seconds else "it may"
+        return ApiError(504, f"the work took longer than {limit}; ask for less, or send async: true, as a job has more", code="timeout")
     if isinstance(error, ValueError):
         message = str(error)
         if any(text in message for text in texts if len(text) > 3):

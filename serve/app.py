@@ -28,7 +28,9 @@ from serve.front import Front, json_response
 from serve.http.guard import Guard
 from serve.observability import Metrics
 from serve.options import ServeOptions
+from serve.parsing.refusals import form_of
 from serve.routes import about, actions, edits, images, jobs, vectors
+from serve.routes.describing import parameter_of
 
 PAGE = Path(__file__).parent / "page"
 _KINDS = {
@@ -128,12 +130,13 @@ def _page(file: Path):
 async def _told(request: Request, error: Exception) -> Response:
     """FastAPI's refusals in the shape of all others."""
     if isinstance(error, RequestValidationError):
-        problem = _of_parameters(error)
+        problem = _of_parameters(error, request)
     else:
         assert isinstance(error, HTTPException)
-        said = {404: "there is no such route; /openapi.json lists all", 405: "this route does not take that method"}
+        allowed = _allowed(request) if error.status_code == 405 else ""
+        said = {404: "there is no such route; /openapi.json lists all", 405: f"this route does not take that method; it takes {allowed}"}
         message = said.get(error.status_code, "the request cannot be served")
-        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        headers = {"Allow": allowed} if allowed else error.headers
         problem = ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else "invalid_request", headers=headers)
     return json_response(problem.body(), problem.status, problem.headers)
 
@@ -144,9 +147,11 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
-def _of_parameters(error: RequestValidationError) -> ApiError:
-    """A wrong path is one that does not exist; a wrong query is named."""
+def _of_parameters(error: RequestValidationError, request: Request) -> ApiError:
+    """A wrong path is one that does not exist; of a wrong query its form is said."""
     place, name = (*error.errors()[0]["loc"], "")[:2]
+    parameter = parameter_of(request.app, request.scope["route"].path, str(name))
+    form = form_of({"description": parameter.get("description", ""), **parameter["schema"]})
     if place == "path":
-        return ApiError(404, "there is no such job or file", code="not_found")
-    return ApiError(400, f"{name} has a value that is not taken; /openapi.json says which are", param=str(name))
+        return ApiError(404, f"there is no such job or file; its name must be {form}", code="not_found")
+    return ApiError(400, f"{name} must be {form}", param=str(name))

@@ -12,12 +12,13 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from serve.api_error import ApiError, as_problem, busy, no_model
+from serve.api_error import ApiError, as_problem, busy, no_model, some_of
 from serve.backend import Backend, ModelCard
 from serve.background_jobs.job import ENDED, BackgroundJob, job_id
 from serve.background_jobs.jobs import Jobs
 from serve.http.idempotency import FOLDER, Answers, identity
 from serve.inference.abilities import ABILITIES
+from serve.inference.abilities import of as of_card
 from serve.inference.answers import Answer, size_of
 from serve.inference.execution import ProgressUpdate, execute, progress_of
 from serve.inference.request import InferenceRequest, png_as_text
@@ -51,11 +52,18 @@ class Front:
         """
         cards = self.open() if name is None else [self.named(name)]
         able = [card for card in cards if any(ABILITIES[use](card) for use in uses)]
-        if name is None and not able:
-            raise no_model(f"no model that is served does {what}", "model")
         if not able:
-            raise ApiError(404, f"this model does not do {what}; /v1/models lists what each one does", param="model", code="model_not_found")
+            raise self._unable(name, uses, what)
         return able[0] if len(able) == 1 else min(able, key=best)
+
+    def _unable(self, name: str | None, uses: tuple[str, ...], what: str) -> ApiError:
+        """Of a model that does not do that, or of all, with what there is in its place."""
+        if name is None:
+            served = some_of((f"{card.name} ({', '.join(of_card(card)) or 'its own actions'})" for card in self.open()), most=5)
+            return ApiError(404, f"no model that is served does {what}; there are {served}", param="model", code="model_not_found")
+        others = some_of(card.name for card in self.open() if any(ABILITIES[use](card) for use in uses))
+        does = ", ".join(of_card(self.named(name))) or "its own actions alone"
+        return ApiError(404, f"{name} does no {what}; it does {does}; {others or 'no other'} can", param="model", code="model_not_found")
 
     def open(self) -> list[ModelCard]:
         """The models there are. ApiError 503 where there is none, as before the first replica is up."""
@@ -71,7 +79,7 @@ class Front:
                 return card
         if name in getattr(self.backend, "problems", {}):
             raise busy(503, "this model cannot be opened now; /readyz says why", _OPEN_SECONDS, "unavailable")
-        raise no_model("there is no model of that name", "model")
+        raise no_model("there is no model of that name", (card.name for card in self.open()), "model")
 
 
 def of(request: Request) -> Front:
@@ -127,7 +135,7 @@ async def _kept(front: Front, work: InferenceRequest) -> Response:
             state = await front.jobs.ended(job)
     except BaseException as error:
         await front.jobs.delete(job)
-        raise as_problem(error) or error from None
+        raise as_problem(error, timeout_seconds=front.options.request_timeout_seconds) or error from None
     if state["status"] != "completed":
         raise _failure(state)
     return json_response(state["result"])

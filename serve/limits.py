@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from genlib.actions import Action
+from genlib.plurals import counted
 from genlib.ports import Sizes
 from serve.api_error import ApiError
 
@@ -56,14 +57,11 @@ def check_cost(limits: Limits, *, pictures: int, steps: int, pixels: int) -> int
     """The cost of a request. ApiError where a number or their product is too large."""
     for value, limit, name in ((pictures, limits.pictures, "pictures"), (steps, limits.steps, "steps")):
         if value > limit:
-            raise ApiError(400, f"this asks for {value} {name}, and one request may ask for {limit}; ask for less", code="limit_exceeded")
+            raise ApiError(400, f"this asks for {value:,} {name}, and one request may ask for {limit:,}; ask for less", code="limit_exceeded")
     cost = pictures * max(1, steps) * max(1, pixels)
     if cost > limits.cost:
-        raise ApiError(
-            400,
-            f"{pictures} x {max(1, steps)} steps x {pixels} pixels is {cost:,}, above the limit of {limits.cost:,}; ask for less of one of them",
-            code="limit_exceeded",
-        )
+        product = f"{counted(pictures, 'picture')} x {counted(max(1, steps), 'step')} x {counted(pixels, 'pixel')}"
+        raise ApiError(400, f"{product} is {cost:,}, above the limit of {limits.cost:,}; ask for less of one of them", code="limit_exceeded")
     return cost
 
 
@@ -84,7 +82,7 @@ def check_entries(limits: Limits, arguments: Mapping[str, Any]) -> None:
     """Problem where a list or a batch has more entries than one may have."""
     for name, value in arguments.items():
         if (isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 1)) and len(value) > limits.labels:
-            raise ApiError(400, f"{name} has {len(value)} entries, and {limits.labels} are the limit; send fewer", param=name, code="limit_exceeded")
+            raise ApiError(400, f"{name} has {len(value):,} entries, and may have {limits.labels:,}; send fewer", param=name, code="limit_exceeded")
 
 
 def repeats_of(action: Action, arguments: Mapping[str, Any]) -> int:
@@ -102,6 +100,6 @@ def check_action(limits: Limits, action: Action, arguments: Mapping[str, Any], s
     if action.named("seeds") or repeats > 1:
         pixels = max([math.prod(sides), *given])
         return check_cost(limits, pictures=rows, steps=min(repeats, limits.steps), pixels=pixels * max(1, repeats // limits.steps))
-    if rows > limits.inputs * limits.labels:
-        raise ApiError(400, f"this asks for {rows} rows, above the limit of {limits.inputs * limits.labels}; ask for less", code="limit_exceeded")
+    if rows > (most := limits.inputs * limits.labels):
+        raise ApiError(400, f"this asks for {rows:,} rows, and one request may ask for {most:,}; ask for less", code="limit_exceeded")
     return rows

@@ -91,7 +91,7 @@ async def pumped(events: AsyncGenerator[Event, None], queue: asyncio.Queue[Event
             async for event in source:
                 await queue.put(event)
     except (ApiError, TimeoutError) as error:
-        await queue.put(as_problem(error))
+        await queue.put(as_problem(error, timeout_seconds=timeout_seconds))
     except Exception:
         await queue.put(ApiError(500, "the server failed; the request's id is in the header x-request-id", code="internal_error"))
         await queue.put(None)

@@ -90,7 +90,7 @@ def test_above_the_bound_the_oldest_stay_and_the_others_are_counted(disk: SmallD
     lost = file.lost
     disk.free()
     assert file.append(lines(300, 301))
-    assert said[-1] == f"{file.path} is written again: {lost + 1} lines were too many to wait, and are missing"
+    assert said[-1] == f"{file.path} is written again: {lost + 1} lines are missing, as too many waited"
     assert numbers(file.path) == list(range(300 - lost))
     assert file.append(lines(301, 302))
     assert numbers(file.path)[-1] == 301

@@ -19,6 +19,7 @@ from genlib.data.index.storage_path import StoragePath
 from genlib.data.order.buckets import BucketOrder, bucket_numbers, bucket_sizes
 from genlib.data.shards.discovery import find_shards, split_paths
 from genlib.data.shards.shard_set import MapShards, ShardSet
+from genlib.plurals import counted
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -41,7 +42,7 @@ def map_here(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
             now = time.monotonic()
             if now - reported > _REPORT_SECONDS:
                 left = (now - begin) / count * (len(items) - count)
-                print(f"looking through {count:,} of {len(items):,} shards, {left:.0f} s left", file=sys.stderr, flush=True)
+                print(f"looking through {count:,} of {counted(len(items), 'shard')}, {left:.0f} s left", file=sys.stderr, flush=True)
                 reported = now
 
 
@@ -65,7 +66,9 @@ def open_sets(config: DataConfig, each: MapShards = map_here, needs: Sequence[st
         parts = [len(group) for group in groups]
         shards = ShardSet.open(paths, config.filters if split == "train" else (), each, parts, **how)
         if not len(shards):
-            raise ValueError(f"data.{split}={where!r}: {len(paths)} shards hold no usable sample; dropped: {shards.why_bad()}")
+            raise ValueError(
+                f"data.{split}={where!r}: {counted(len(paths), 'shard holds', 'shards hold')} no usable sample; dropped: {shards.why_bad()}"
+            )
         sets[split] = (where, shards)
         if split == "train" and "validation" not in found and config.hold_out and not is_builtin(config) and len(shards) >= _LEAST_TO_SHARE:
             share = f"{min(config.hold_out, _MOST_HELD_OUT / len(shards)):.6g}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from genlib.data.dataset_cache import NamedSets
 from genlib.data.shards.shard_set import ShardSet
+from genlib.plurals import counted
 
 _NAMED = 3  # reasons, and fields of JSON, that the line names
 
@@ -17,7 +18,7 @@ def described(sets: NamedSets) -> str:
 
 def _parts(sets: NamedSets) -> Iterator[str]:
     train = sets["train"][1]
-    yield f"{len(train):,} samples of {_shards(train)}, fields {', '.join(train.fields) or 'none'}"
+    yield f"{counted(len(train), 'sample')} of {_shards(train)}, fields {', '.join(train.fields) or 'none'}"
     if train.captions:
         yield f"captions from {train.captions.in_words()}"
     elif train.json_texts:
@@ -27,7 +28,7 @@ def _parts(sets: NamedSets) -> Iterator[str]:
     yield f"labels 0 to {train.highest_label}" if "label" in train.fields else "no labels"
     if (other := sets.get("other")) is not None:
         beside = sets.get("other_validation")
-        yield f"a second set of {len(other[1]):,} samples" + (f", held out {len(beside[1]):,}" if beside else "")
+        yield f"a second set of {counted(len(other[1]), 'sample')}" + (f", held out {len(beside[1]):,}" if beside else "")
     held_out = sets["validation"][1] if "validation" in sets else None
     yield _held_out(train, held_out)
     if train.bad or train.filtered:
@@ -44,9 +45,9 @@ def _held_out(train: ShardSet, held_out: ShardSet | None) -> str:
         return (
             f"held out {len(held_out):,} of {len(held_out) + len(train):,} samples for scores, drawn by their keys: --data.hold_out 0 trains on all"
         )
-    return f"held out {len(held_out):,} samples of {_shards(held_out)}"
+    return f"held out {counted(len(held_out), 'sample')} of {_shards(held_out)}"
 
 
 def _shards(shards: ShardSet) -> str:
     paths = shards.paths
-    return f"{len(paths):,} shard{'s' * (len(paths) > 1)} ({paths[0].name}{f' to {paths[-1].name}' if len(paths) > 1 else ''})"
+    return f"{counted(len(paths), 'shard')} ({paths[0].name}{f' to {paths[-1].name}' if len(paths) > 1 else ''})"

@@ -11,6 +11,7 @@ import torch
 from genlib import distributed
 from genlib.encoded_batch import encode
 from genlib.engine.prefetcher import Prefetcher
+from genlib.plurals import counted
 from genlib.recipe import Stage
 from genlib.task import Task
 from genlib.types import Batch, EncodedSet, UnreadableSample
@@ -104,7 +105,7 @@ class EncodingProgress:
         if distributed.rank():
             return
         if self.done == self.count:
-            print(f"encoded {self.count:,} of {self.kept.num_shards:,} shards in {spent:.0f} s, kept in {self.kept.folder}", flush=True)
+            print(f"encoded {self.count:,} of {counted(self.kept.num_shards, 'shard')} in {spent:.0f} s, kept in {self.kept.folder}", flush=True)
         elif now - self.said > _LINE_SECONDS:
             self.said = now
-            print(f"encoded {self.done:,} of {self.count:,} shards, {spent / self.done * (self.count - self.done):.0f} s left", flush=True)
+            print(f"encoded {self.done:,} of {counted(self.count, 'shard')}, {spent / self.done * (self.count - self.done):.0f} s left", flush=True)

@@ -25,6 +25,7 @@ from genlib.config import to_json
 from genlib.engine.encoder import Encoder, encode_missing, rows_at_once
 from genlib.engine.same_run import CHANGEABLE
 from genlib.engine.stop import Interrupted
+from genlib.plurals import counted
 from genlib.recipe import Stage
 from genlib.storage import lacks_room, stopped, why
 from genlib.task import Task
@@ -163,9 +164,9 @@ def _look(encoder: Encoder, mode: str, left: int, num_samples: int, device: torc
     if not missing:
         return missing, True, "the samples were there"
     if mode == "ahead":
-        return missing, True, f"{len(missing):,} of {encoder.kept.num_shards:,} shards are missing"
+        return missing, True, f"{len(missing):,} of {counted(encoder.kept.num_shards, 'shard is', 'shards are')} missing"
     if share == 0 and left <= num_samples:
-        return missing, False, f"the run sees {left:,} of {num_samples:,} samples, each once"
+        return missing, False, f"the run sees {left:,} of {counted(num_samples, 'sample')}, each once"
     try:
         costs = measured(encoder, device)
     except _GIVES_WAY as error:

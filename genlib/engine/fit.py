@@ -33,6 +33,7 @@ from genlib.engine.strategy import optim_of
 from genlib.engine.timeline import Timeline, machine
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import check_trackers_installed
+from genlib.plurals import counted
 from genlib.recipe import Stage, chosen_strategy, strategy_refusal
 from genlib.storage import Held, StorageError, file_system
 from genlib.task import Task
@@ -150,7 +151,7 @@ class Training:
         """The model and how it trains: `model: CLIP, 3,141,592 weights; ddp, chosen by auto for 2 workers`."""
         world, wanted = distributed.world_size(), self.config.strategy
         name, count = chosen_strategy(wanted, world), sum(shape.numel() for shape in self.shapes.values())
-        by = f", chosen by {wanted} for {world} worker{'s' * (world > 1)}" if name != wanted else ""
+        by = f", chosen by {wanted} for {counted(world, 'worker')}" if name != wanted else ""
         stage = "" if self.stage.name == "train" else f" of stage {self.stage.name}"
         return f"model{stage}: {type(self.task).__name__}, {count:,} weights; {name}{by}"
 
@@ -194,7 +195,9 @@ class Training:
             self.ema.load(checkpoint.load_weights(folder, ema=True))
         self.skipped.count, self.seconds = manifest.skipped, manifest.seconds
         if distributed.rank() == 0:
-            print(f"resumed from {folder.name}: step {manifest.step} of {manifest.steps}, {manifest.samples_seen:,} samples seen", flush=True)
+            print(
+                f"resumed from {folder.name}: step {manifest.step} of {manifest.steps}, {counted(manifest.samples_seen, 'sample')} seen", flush=True
+            )
             optims = [optim_of(self.config, player) for player in self.task.players()]
             elsewhere = from_weights(self.stage.name, self.folder)
             if words := schedule_change(optims, manifest.step, manifest.steps, self.steps, elsewhere):

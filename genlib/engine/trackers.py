@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from genlib.plurals import counted
 from genlib.storage import file_system, lacks_room
 
 _REST_SECONDS = 30.0
@@ -112,7 +113,7 @@ class Tracker:
         except Exception as error:  # of any package
             return self._fail(error)
         if self.failing:
-            print(f"tracker {self.name} goes on: {f'{self.lost:,} lines are missing' if self.lost else 'no line is missing'}", flush=True)
+            print(f"tracker {self.name} goes on: {counted(self.lost, 'line is', 'lines are') if self.lost else 'no line is'} missing", flush=True)
         self.failing, self.lost = False, 0
 
     def _tell(self, tracker: Any, step: int, values: dict) -> None:

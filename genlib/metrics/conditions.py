@@ -98,5 +98,5 @@ def sampler_options(task: Task, words: Sequence[str]) -> dict[str, Any]:
         try:
             options[name] = inputs[name].port.read(value)
         except ValueError as error:
-            raise ValueError(f"{name} is {value!r}, and {error}") from None
+            raise ValueError(f"{name}={value[:40]} is refused: it {error}") from None
     return options

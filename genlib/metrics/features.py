@@ -16,6 +16,7 @@ from torch import Tensor
 from genlib import checkpoint
 from genlib.checkpoint import Manifest
 from genlib.metrics.inception import InceptionV3
+from genlib.plurals import counted
 from genlib.task import Task
 
 _CODE = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".ts", ".onnx")
@@ -43,7 +44,9 @@ class FeatureNetwork:
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Pictures uint8 (B, C, H, W) -> float32 features (B, D), and logits (B, K) or None. ValueError where the channels do not fit."""
         if pixels.shape[1] not in (1, self.channels):
-            raise ValueError(f"{self.name} sees pictures of {self.channels} channels, these have {pixels.shape[1]}; take another feature network")
+            raise ValueError(
+                f"{self.name} sees pictures of {counted(self.channels, 'channel')}, these have {pixels.shape[1]}; take another feature network"
+            )
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):  # the same scores on every device
             features, logits = self.embed(pixels.to(self.device).expand(-1, self.channels, -1, -1))
         return features.float(), None if logits is None else logits.float()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genlib.plurals import counted
+
 
 def nearest(queries: Tensor, gallery: Tensor, k: int, *, chunk: int = 1024) -> Tensor:
     """Rows of the gallery (M, D) nearest to each query (N, D), nearest first: (N, k) int64; `chunk` rows at a time bound the memory.
@@ -12,7 +14,7 @@ def nearest(queries: Tensor, gallery: Tensor, k: int, *, chunk: int = 1024) -> T
     ValueError where the gallery has fewer than k rows.
     """
     if len(gallery) < k:
-        raise ValueError(f"{k} neighbours are asked for, but there are {len(gallery)} samples to choose from; ask for fewer")
+        raise ValueError(f"{counted(k, 'neighbour is', 'neighbours are')} asked for of {counted(len(gallery), 'sample')}; ask for fewer")
     found = []
     for part in queries.split(chunk):
         distance = part.new_empty(len(part), 0)

@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genlib.plurals import counted
+
 KERNEL = 4  # twice the stride, so that transposed convolutions draw no checkerboard (Odena et al. 2016, doi:10.23915/distill.00003)
 
 
@@ -77,7 +79,9 @@ def convolutional_coder(sides: Sequence[int], widths: Sequence[int], codes: int,
     channels, *size = sides
     maps = [(size[0] >> level, size[1] >> level) for level in range(len(widths) + 1)]
     if not min(maps[-1]):
-        raise ValueError(f"images of {size[-1]} px cannot be halved {len(widths)} times; give fewer task.widths, or a larger --data.image-size")
+        raise ValueError(
+            f"images of {size[-1]} px cannot be halved {counted(len(widths), 'time')}; give fewer task.widths, or a larger --data.image-size"
+        )
     features = (channels, *widths)
     last = (features[-1], *maps[-1])
     down: list[nn.Module] = []

@@ -11,11 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genlib.plurals import counted
+
 BATCH = "batch"
 """The axis of rows."""
 MAX_SEED = 2**63 - 1
 _TOLERANCE = 1e-4
 """By which rounding may carry a number beyond its range."""
+_SAID = 10**20
+"""Below which a number is repeated where it is refused."""
 _LARGEST = 10**6
 """Largest plain number without a range of its own: what lies beyond is no setting of any model, and overflows in some."""
 
@@ -155,7 +159,7 @@ class Port:
         if made.is_floating_point() == self.whole:
             return f"holds {'fractions' if self.whole else 'integers'} ({made.dtype}) as {self.kind}"
         if rows is not None and self.rows and made.shape[self.axes.index(BATCH)] != rows:
-            return f"has {made.shape[self.axes.index(BATCH)]} rows for {rows}"
+            return f"has {counted(made.shape[self.axes.index(BATCH)], 'row')} for {rows}"
         for axis, length in zip(self.axes, made.shape, strict=True):
             fixed = axis in ("channel", "feature", "code", "class") or (axis == "single")
             if fixed and sizes.of(axis) not in (0, length):
@@ -176,5 +180,6 @@ def number_of(value: Any, port: Port, limits: Mapping[str, int]) -> int | float:
         raise ValueError("is not finite; give a number")
     low, high = port.bounds(limits)
     if not low <= value <= high:
-        raise ValueError(f"must be at {'least' if value < low else 'most'} {low if value < low else high}")
+        said = value if abs(value) < _SAID else "beyond all numbers here"
+        raise ValueError(f"is {said}; it must be at {'least' if value < low else 'most'} {low if value < low else high}")
     return int(value) if port.whole else float(value)

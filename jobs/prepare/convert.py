@@ -20,6 +20,7 @@ from genlib.data.shards.shard_set import ShardSet
 from genlib.data.shards.writer import UNFINISHED, write_facts
 from genlib.files import read_regular, write_atomically
 from genlib.json_text import json_text
+from genlib.plurals import counted
 from jobs.prepare.show import draw_sheet
 
 _MANIFEST_BYTES = 64 << 20
@@ -147,11 +148,11 @@ def in_words(total: PartRecord, resumed: int, source: ConversionInput, out: Path
     """The one line of counts: samples seen are those that were written and those that are bad."""
     seen = sum(total.samples.values()) + sum(total.bad.values())
     samples = " and ".join(f"{count:,} {split}" for split, count in total.samples.items())
-    shards = f"{len(total.shards):,} shard{'' if len(total.shards) == 1 else 's'}"
+    shards, last = counted(len(total.shards), "shard"), [*total.samples.values()][-1:]
     megabytes = sum(total.shards.values()) / 1e6
-    line = f"{samples} samples in {shards}, {megabytes:,.1f} MB; bad: {bad_in_words(total) or 'none'}"
-    line += f"; {seen:,} samples seen = {sum(total.samples.values()):,} used + {sum(total.bad.values()):,} bad"
+    line = f"{samples} {'sample' if last == [1] else 'samples'} in {shards}, {megabytes:,.1f} MB; bad: {bad_in_words(total) or 'none'}"
+    line += f"; {counted(seen, 'sample')} seen = {sum(total.samples.values()):,} used + {sum(total.bad.values()):,} bad"
     line += "".join(f"; {name}: {words}" for name, words in source.said.items())
     if resumed:
-        line += f"; {resumed:,} parts were there already"
+        line += f"; {counted(resumed, 'part was', 'parts were')} there already"
     return f"{line}; picture: {out / 'contact_sheet.png'}"

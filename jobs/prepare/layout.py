@@ -17,6 +17,7 @@ from genlib.data.importers.table import columns_in
 from genlib.data.importers.table_files import TABLES, columns_of
 from genlib.data.importers.zip_archive import open_zip
 from genlib.data.shards.discovery import COMPRESSED
+from genlib.plurals import counted
 from genlib.program import command
 
 _COMMAND = command("data")
@@ -103,7 +104,9 @@ def _kind(path: Path, source: ConversionInput) -> str:
 def _table(path: Path) -> Iterator[str]:
     columns = columns_of(path)
     unnamed = all(map(str.isdecimal, columns))
-    yield _line("layout", f"a table without header, of {len(columns)} columns" if unnamed else f"a table with the columns {', '.join(columns)}")
+    yield _line(
+        "layout", f"a table without header, of {counted(len(columns), 'column')}" if unnamed else f"a table with the columns {', '.join(columns)}"
+    )
     try:
         found = columns_in(path, TableColumns(AUTO, AUTO, AUTO))
     except ValueError as error:

@@ -13,6 +13,7 @@ from genlib.data.order.buckets import bucket_sizes, nearest_bucket
 from genlib.data.reading.reader import SampleReader
 from genlib.data.shards.shard_set import ShardSet
 from genlib.pictures import save_contact_sheet
+from genlib.plurals import counted
 
 _MEASURED = 10_000  # samples, spread evenly, whose captions and sizes are looked at
 _AT_ONCE = 256
@@ -27,7 +28,9 @@ def draw_sheet(shards: ShardSet, out: Path, count: int) -> None:
     fields = [field for field in ("image", "text", "label") if field in shards.fields]
     keys, values, _ = SampleReader(shards, channels=3).read(chosen, fields)
     labels = [str(label) for label in values.get("text", values.get("label", keys))]
-    save_contact_sheet(out, values["image"], labels, columns=16, title=f"{len(shards):,} samples, {len(chosen)} of them", side=80, label_lines=3)
+    save_contact_sheet(
+        out, values["image"], labels, columns=16, title=f"{counted(len(shards), 'sample')}, {len(chosen)} shown", side=80, label_lines=3
+    )
 
 
 def spread(total: int, count: int) -> np.ndarray:
@@ -39,7 +42,7 @@ def table(shards: ShardSet) -> str:
     """Lines of facts; sizes and captions of at most 10,000 samples spread evenly, which the first line then says."""
     chosen = spread(len(shards), _MEASURED) if len(shards) else np.zeros(0, np.int64)
     part = "" if len(chosen) == len(shards) else f"; of {len(chosen):,} of them, spread evenly:"
-    lines = [f"{len(shards):,} samples in {len(shards.paths):,} shards, {shards.num_bytes / 1e6:,.1f} MB{part}"]
+    lines = [f"{counted(len(shards), 'sample')} in {counted(len(shards.paths), 'shard')}, {shards.num_bytes / 1e6:,.1f} MB{part}"]
     lines += [f"{name:<16} {value}" for name, value in _rows(shards, chosen)]
     return "\n".join(lines)
 
@@ -54,7 +57,10 @@ def bucket_counts(shards: ShardSet, config: DataConfig) -> str:
         counts += np.bincount(numbers, minlength=len(sizes))
         left += np.bincount(numbers, np.minimum(ratio, 1 / ratio), minlength=len(sizes))
     rows = [(f"{width} x {height}", count, share) for (width, height), count, share in zip(sizes, counts, left, strict=True) if count]
-    return "\n".join(f"{'bucket':<16} {name:<11} {count:>11,} samples, {share / count:.0%} of their pixels" for name, count, share in rows)
+    return "\n".join(
+        f"{'bucket':<16} {name:<11} {count:>11,} {'sample' if count == 1 else 'samples'}, {share / count:.0%} of their pixels"
+        for name, count, share in rows
+    )
 
 
 def _rows(shards: ShardSet, chosen: np.ndarray) -> Iterator[tuple[str, str]]:
@@ -73,7 +79,7 @@ def _rows(shards: ShardSet, chosen: np.ndarray) -> Iterator[tuple[str, str]]:
         captions = _read(shards, chosen, "text")
         yield "caption", _span([len(caption) for caption in captions], "characters")
         yield "words", _span([len(caption.split()) for caption in captions], "in a caption")
-        yield "captions", f"{len(set(captions)):,} different ones"
+        yield "captions", counted(len(set(captions)), "different one")
     if "label" in shards.fields:
         yield "labels", _labels(Counter(_read(shards, chosen, "label")))
 
@@ -109,4 +115,4 @@ def _labels(counts: Counter[int]) -> str:
     ordered = sorted(counts.items())
     named = ", ".join(f"{label}: {count:,}" for label, count in ordered[:_MOST_LABELS])
     more = ", ..." if len(ordered) > _MOST_LABELS else ""
-    return f"{len(ordered):,} different ones, {_span(list(counts.values()), 'samples each')}; {named}{more}"
+    return f"{counted(len(ordered), 'different one')}, {_span(list(counts.values()), 'samples each')}; {named}{more}"

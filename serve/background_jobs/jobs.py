@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from genlib.json_text import json_text
+from genlib.plurals import counted
 from serve import private
 from serve.api_error import ApiError, as_problem, busy
 from serve.backend import Backend
@@ -55,7 +56,7 @@ class Jobs(JobFolder):
                 raise ApiError(409, "this Idempotency-Key came with another request before; take a new one", code="idempotency_key_reused")
             return job
         if len(self.tasks) >= self.options.jobs_waiting:
-            raise busy(429, f"{len(self.tasks)} jobs are waiting, which is the limit; try again", 30, "overloaded")
+            raise busy(429, f"{counted(len(self.tasks), 'job is', 'jobs are')} waiting, which is the limit; try again", 30, "overloaded")
         state = {
             "id": name, "object": "job", "status": "queued", "created_at": int(time.time()), "completed_at": None, "endpoint": work.endpoint,
             "model": work.model, "progress": {"step": 0, "steps": work.steps}, "request": work.request, "error": None, "result": None,
@@ -181,8 +182,9 @@ class Jobs(JobFolder):
             async with asyncio.timeout(self.options.job_timeout_seconds):
                 while (wait_seconds := await self._once(job, work)) is not None:
                     await asyncio.sleep(wait_seconds)
-        except TimeoutError as error:
-            raise as_problem(error) or error from None
+        except TimeoutError:
+            limit = self.options.job_timeout_seconds
+            raise ApiError(504, f"the job took longer than the {limit:g} seconds that it may; ask for less", code="timeout") from None
 
     async def _once(self, job: BackgroundJob, work: InferenceRequest) -> float | None:
         """Runs the work to its end; or the seconds after which to try again."""

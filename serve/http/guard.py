@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from genlib.plurals import counted
 from serve.api_error import ApiError, as_problem, busy
 from serve.deadline import Deadline
 from serve.http.allocator import give_back
@@ -105,7 +106,7 @@ class Guard:
             await self.app(scope, receive, answer.send)
             return
         if self.at_once >= self.options.requests_at_once:
-            raise busy(429, f"{self.at_once} requests are being answered, which is the limit; try again", 1, "overloaded")
+            raise busy(429, f"{counted(self.at_once, 'request is', 'requests are')} being answered, which is the limit; try again", 1, "overloaded")
         self.at_once += 1
         body = b""
         try:
@@ -125,7 +126,9 @@ class Guard:
             return
         host, ours = host_of(headers.get("host", "")[:_HOST_CHARACTERS])
         if not ours and host not in (self.options.host, *self.options.hosts):
-            raise ApiError(403, "this server is not known under that name; use 127.0.0.1, or name it in `hosts`", code="unknown_host")
+            raise ApiError(
+                403, "this server is not known under that name; use 127.0.0.1, or start it with that name among its --hosts", code="unknown_host"
+            )
 
     def check_key(self, headers: Mapping[str, str]) -> None:
         """Compares in constant time, and the digests of keys, so that not even their lengths show."""
@@ -152,15 +155,17 @@ class Guard:
         except ValueError:
             same = False
         if not same or site not in ("same-origin", "none"):
-            raise ApiError(403, "this comes from another site's page; name its origin in `cors_origins` to allow that", code="cross_origin")
+            raise ApiError(
+                403, "this comes from another site's page; to allow that, start the server with its origin among --cors-origins", code="cross_origin"
+            )
 
     async def body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
         """The whole body, counted among what is held. ApiError 413 where it is too large, 408 where too slow, 503 where there is no room."""
         limit, declared = self.options.limits.body_bytes, headers.get("content-length", "0")
         if not declared.isdecimal():
-            raise ApiError(400, "Content-Length is no number", code="invalid_length", headers=_CLOSE)
-        if int(declared[:20]) > limit:
-            raise _too_large(limit)
+            raise ApiError(400, "Content-Length is no number; send that of the body's bytes", code="invalid_length", headers=_CLOSE)
+        if (size := int(declared[:20])) > limit:
+            raise _too_large(limit, f"{size:,}")
         body, size, loop = bytearray(), 0, asyncio.get_running_loop()  # of a list, chunks of a byte would take fifty times what they hold
         end = loop.time() + self.options.body_timeout_seconds
         try:
@@ -173,7 +178,7 @@ class Guard:
                     size += len(chunk)
                     self.hold(len(chunk))
                     if size > limit:
-                        raise _too_large(limit)
+                        raise _too_large(limit, "more")
                     if not body and not message.get("more_body", False):
                         return chunk
                     body += chunk
@@ -185,7 +190,8 @@ class Guard:
         except BaseException as error:
             self.held_bytes -= size
             if isinstance(error, TimeoutError):
-                raise ApiError(408, "the body came too slowly; send it again, faster", code="timeout", headers=_CLOSE) from None
+                rate = f"{self.options.body_bytes_per_second:,} bytes a second"
+                raise ApiError(408, f"the body came at less than {rate}; send it again, faster", code="timeout", headers=_CLOSE) from None
             raise
 
     def hold(self, size: int) -> None:
@@ -246,5 +252,5 @@ _CLOSE = {"Connection": "close"}
 """Of a request whose body was not read to its end: what follows on the connection is still that."""
 
 
-def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"the body is larger than {limit:,} bytes, which is the limit; send less", code="body_too_large", headers=_CLOSE)
+def _too_large(limit: int, size: str) -> ApiError:
+    return ApiError(413, f"the body may have {limit:,} bytes and has {size}; send less", code="body_too_large", headers=_CLOSE)

@@ -49,7 +49,7 @@ async def identity(request: Request) -> tuple[str, str]:
     if given is None:
         return "", ""
     if not 1 <= len(given) <= _KEY_CHARACTERS:
-        raise ApiError(400, f"Idempotency-Key must have 1 to {_KEY_CHARACTERS} characters", param="Idempotency-Key")
+        raise ApiError(400, f"Idempotency-Key has {len(given):,} characters, and must have 1 to {_KEY_CHARACTERS}", param="Idempotency-Key")
     who = request.headers.get("authorization", "") + "\0" + request.headers.get("x-api-key", "")
     whole = hashlib.sha256(f"{request.url.path}\0{request.headers.get('accept', '')}\0".encode())
     whole.update(await _same_body(request))

@@ -214,7 +214,8 @@ class Protocol(HttpToolsProtocol):
         if not self._idle():  # its answer goes on, and this is of the next one
             self._wait()
         elif self._begun:
-            self._refuse(ApiError(408, "the request's headers came too slowly; send it again, faster", code="timeout"))
+            said = f"the request's headers did not come within {self.head_seconds:g} seconds; send it again, faster"
+            self._refuse(ApiError(408, said, code="timeout"))
         else:
             self.transport.close()
 

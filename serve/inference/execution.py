@@ -35,7 +35,7 @@ class ProgressUpdate:
 
 async def execute(backend: Backend, metrics: Metrics, work: InferenceRequest, timeout_seconds: float) -> tuple[Answer, dict[str, float]]:
     """The answer, and the seconds that each phase took. ApiError where it fails; cancelled, the work stops within a step."""
-    with problems_of(backend, work):
+    with problems_of(backend, work, timeout_seconds):
         loop = asyncio.get_running_loop()
         with Deadline(loop.time() + timeout_seconds, loop):
             calls = [backend.run(work.model, call.action, call.arguments, parameters=work.parameters) for call in work.calls]
@@ -44,14 +44,14 @@ async def execute(backend: Backend, metrics: Metrics, work: InferenceRequest, ti
 
 
 @contextmanager
-def problems_of(backend: Backend, work: InferenceRequest) -> Iterator[None]:
-    """Makes problems of what a backend raises; what only a bug raises stays what it is."""
+def problems_of(backend: Backend, work: InferenceRequest, timeout_seconds: float | None = None) -> Iterator[None]:
+    """Makes problems of what a backend raises, and of the end of the time; what only a bug raises stays what it is."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, ValueError) and all(card.name != work.model for card in backend.models()):
-            raise no_model("this model is no longer served") from error
-        problem = as_problem(error, work.texts())
+        if isinstance(error, ValueError) and work.model not in (names := [card.name for card in backend.models()]):
+            raise no_model("this model is no longer served", names) from error
+        problem = as_problem(error, work.texts(), timeout_seconds=timeout_seconds)
         if problem is not None:
             traceback.clear_frames(error.__traceback__)  # they hold the error's call and it them: its arrays would stay until the next collection
         raise problem or error from error

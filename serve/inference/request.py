@@ -14,12 +14,14 @@ from typing import IO, Any
 import numpy as np
 import pydantic_core
 
+from genlib.plurals import counted
 from genlib.ports import Port
 from serve.api_error import ApiError
 from serve.backend import ModelCard
+from serve.inference.schema import arguments_schema
 from serve.limits import Limits, check_entries
 from serve.parsing.json_fields import Taken, too_long
-from serve.parsing.refusals import unknown
+from serve.parsing.refusals import form_of, unknown
 
 SEEDS = 2**63
 """Seeds are below this."""
@@ -103,14 +105,15 @@ def seeds_from(seed: int | None, count: int) -> list[int]:
     """`count` seeds from the given one on, or from a random one of 32 bits, as other tools have them."""
     first = secrets.randbelow(2**32 - count) if seed is None else seed
     if first + count > SEEDS:
-        raise ApiError(400, f"the last seed would be 2**63 or more; take a seed below {SEEDS - count}", param="seed")
+        most = f"the largest seed of {counted(count, 'picture')} is {SEEDS - count}"
+        raise ApiError(400, f"seed is {first}, and {most}; take that or a smaller one", param="seed")
     return [first + number for number in range(count)]
 
 
 def checked_arguments(card: ModelCard, action: str, values: Mapping[str, Any], limits: Limits, *, later: Collection[str] = ()) -> dict[str, Any]:
     """An action's arguments that are no tensors, checked against their ports; those named in `later` may lack, and tensors.
 
-    ApiError names the argument, and never what it was.
+    ApiError names the argument, and never a text that it was.
     """
     known = card.actions[action]
     check_entries(limits, values)
@@ -119,7 +122,7 @@ def checked_arguments(card: ModelCard, action: str, values: Mapping[str, Any], l
         if name not in known.inputs:
             raise unknown(name, known.inputs, by=action, what="argument")
         _check_value(known.inputs[name].port, name, value, limits)
-    check_given(card, action, {*values, *later, *tensors_of(card, action)})
+    check_given(card, action, {*values, *later, *tensors_of(card, action)}, limits)
     return dict(values)
 
 
@@ -129,7 +132,8 @@ def _check_value(port: Port, name: str, value: Any, limits: Limits) -> None:
     except ValueError as reason:
         raise ApiError(400, f"{name} {reason}; /v1/models has its schema", param=name) from None
     if isinstance(value, list) and port.limit and len(value) > limits.of_ports()[port.limit]:
-        raise ApiError(400, f"{name} has more than {limits.of_ports()[port.limit]} entries; send fewer", param=name, code="limit_exceeded")
+        message = f"{name} has {len(value):,} entries, and may have {limits.of_ports()[port.limit]:,}; send fewer"
+        raise ApiError(400, message, param=name, code="limit_exceeded")
 
 
 def tensors_of(card: ModelCard, action: str) -> frozenset[str]:
@@ -137,10 +141,13 @@ def tensors_of(card: ModelCard, action: str) -> frozenset[str]:
     return frozenset(name for name, one in card.actions[action].inputs.items() if one.port.array)
 
 
-def check_given(card: ModelCard, action: str, names: Collection[str]) -> None:
+def check_given(card: ModelCard, action: str, names: Collection[str], limits: Limits) -> None:
     """Problem where an argument lacks that an action needs."""
     if missing := [name for name in card.actions[action].required if name not in names]:
-        raise ApiError(400, f"{action} needs {missing[0]}; give it", param=missing[0], code="missing_parameter")
+        schema = arguments_schema(card.actions[action], limits.of_ports())["properties"][missing[0]]
+        said = schema.get("description", "")
+        form = f"{said[0].lower()}{said[1:]}".rstrip(".") if said else form_of(schema)
+        raise ApiError(400, f"{action} needs {missing[0]}; give {form}", param=missing[0], code="missing_parameter")
 
 
 def taken_by(card: ModelCard, action: str, others: Collection[str]) -> Taken:

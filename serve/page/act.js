@@ -136,5 +136,5 @@ function numbers(made) {
   const cell = (value) => element("td", {}, short(value).slice(0, 80));
   const body = rows.slice(0, ROWS).map((row, at) => element("tr", {}, element("th", { scope: "row" }, String(at)), ...row.slice(0, COLUMNS).map(cell), row.length > COLUMNS ? element("td", {}, `… ${row.length} in all`) : null));
   const rest = rows.length - ROWS;
-  return element("div", { className: "scroll" }, element("table", { className: "numbers" }, element("tbody", {}, ...body)), rest > 0 ? element("p", { className: "faint" }, `and ${rest} more rows`) : null);
+  return element("div", { className: "scroll" }, element("table", { className: "numbers" }, element("tbody", {}, ...body)), rest > 0 ? element("p", { className: "faint" }, `and ${rest} more ${rest === 1 ? "row" : "rows"}`) : null);
 }

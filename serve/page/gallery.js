@@ -39,7 +39,7 @@ export class Gallery {
     this.shown = this.all.filter((one) => (!starred || one.favourite) && words.every((word) => text(one).includes(word)));
     this.tiles.show(this.shown);
     const filtered = words.length || starred;
-    byId("gallery-count").textContent = `${filtered ? `${this.shown.length} of ` : ""}${this.all.length} pictures`;
+    byId("gallery-count").textContent = `${filtered ? `${this.shown.length} of ` : ""}${this.all.length} ${this.all.length === 1 ? "picture" : "pictures"}`;
   }
 
   /** Takes over what the server has and this browser has never seen. */

@@ -14,6 +14,7 @@ from genlib.config import Color
 from genlib.data.codecs.decode import BadSample, array_header, decode_array
 from genlib.data.codecs.image_header import ImageHeader, image_header
 from genlib.data.codecs.images import WHITE, decode_image, decode_palette, on_background
+from genlib.plurals import counted
 from genlib.ports import Port
 from serve.api_error import ApiError
 from serve.limits import Limits
@@ -31,9 +32,10 @@ def measured(data: bytes, limits: Limits, param: str) -> ImageHeader:
         header = image_header(data)
         most = min(limits.input_pixels, limits.picture_bytes // _PIXEL_BYTES.get((header.format, 4 if header.clear else header.channels), 8))
         if header.height * header.width > most:
-            raise _no_picture(param, f"over the pixel limit; the limit is {most:,} pixels")
+            size = f"{header.width}x{header.height} = {header.height * header.width:,} pixels"
+            raise ApiError(400, f"{param} has {size}, and may have {most:,}; scale it", param=field_of(param), code="invalid_image")
     except BadSample as reason:
-        raise _no_picture(param, str(reason)) from None
+        raise _no_picture(param, str(reason), limits) from None
     return header
 
 
@@ -44,7 +46,7 @@ def pixels_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
     try:
         return decode_image(data, 4 if header.clear else channels)
     except BadSample as reason:
-        raise _no_picture(param, str(reason)) from None
+        raise _no_picture(param, str(reason), limits) from None
 
 
 def mask_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
@@ -56,7 +58,7 @@ def mask_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
     try:
         palette = None if header.clear else decode_palette(data)
     except BadSample as reason:
-        raise _no_picture(param, str(reason)) from None
+        raise _no_picture(param, str(reason), limits) from None
     if palette is not None and (palette[1] != palette[1][:, :1]).any():
         return (palette[0] > 0) * np.uint8(255)
     pixels = pixels_of(data, limits, param)
@@ -67,7 +69,7 @@ def mask_of(data: bytes, limits: Limits, param: str) -> np.ndarray:
 def check_pixels(files: Sequence[bytes], limits: Limits, param: str, places: Sequence[str] = ()) -> None:
     """Problem where one is no picture, or they have too many pixels together. `places` are theirs in the field `param`."""
     if len(files) > limits.inputs:
-        raise ApiError(400, f"there are {len(files)} pictures, and one request may bring {limits.inputs}", param=param, code="limit_exceeded")
+        raise ApiError(400, f"{param} has more than {limits.inputs} pictures, which are the limit; send fewer", param=param, code="limit_exceeded")
     headers = [measured(file, limits, where) for file, where in zip(files, places or [param] * len(files), strict=True)]
     pixels = sum(header.height * header.width for header in headers)
     if pixels > limits.all_input_pixels:
@@ -75,8 +77,9 @@ def check_pixels(files: Sequence[bytes], limits: Limits, param: str, places: Seq
         raise ApiError(400, message, param=param, code="limit_exceeded")
 
 
-def _no_picture(param: str, reason: str) -> ApiError:
-    message = f"{param} cannot be used as a picture ({reason}); send a PNG, JPEG or WebP file of one frame"
+def _no_picture(param: str, reason: str, limits: Limits) -> ApiError:
+    form = f"a PNG, JPEG or WebP file of one frame and at most {limits.input_pixels:,} pixels"
+    message = f"{param} cannot be used as a picture ({reason}); send {form}"
     return ApiError(400, message, param=field_of(param), code="invalid_image")
 
 
@@ -167,13 +170,18 @@ def pictures_of(files: Sequence[bytes], name: str, limits: Limits, decode: Calla
     """Pictures of one size, as `decode` makes them of files, uint8 (H, W, C)."""
     check_pixels(files, limits, name, [f"{name}[{at}]" for at in range(len(files))] if len(files) > 1 else ())
     sizes = [image_header(file)[1:3] for file in files]
-    if any(size != sizes[0] for size in sizes) or len(sizes) * math.prod(sizes[0]) > limits.input_pixels:
-        raise _differ(name)
+    if (odd := next((at for at, size in enumerate(sizes) if size != sizes[0]), 0)) or len(sizes) * math.prod(sizes[0]) > limits.input_pixels:
+        raise ApiError(400, _not_together(name, sizes, odd, limits), param=name, code="invalid_image")
     return batch_of([decode(file) for file in files])
 
 
-def _differ(name: str) -> ApiError:
-    return ApiError(400, f"the pictures of {name} differ in size, or are too large together; scale them", param=name, code="invalid_image")
+def _not_together(name: str, sizes: Sequence[tuple[int, int]], odd: int, limits: Limits) -> str:
+    """Why pictures of sizes (height, width) are no batch; `odd` is the first that differs from the one before it, 0 is none."""
+    (height, width), first = sizes[odd], sizes[0]
+    if odd:
+        return f"{name}[{odd}] has {width}x{height} pixels, and {name}[0] has {first[1]}x{first[0]}; scale them to one size"
+    together = f"{len(sizes)} pictures of {width}x{height} have {len(sizes) * width * height:,} pixels together"
+    return f"{name}: {together}, and may have {limits.input_pixels:,}; send fewer, or smaller ones"
 
 
 def array_of(data: bytes, name: str, limits: Limits, *, whole: bool = False) -> np.ndarray:
@@ -182,7 +190,7 @@ def array_of(data: bytes, name: str, limits: Limits, *, whole: bool = False) -> 
         check_size(math.prod(array_header(data)[0]), name, limits)
         array = np.asarray(decode_array(data))
     except BadSample:
-        raise ApiError(400, f"{name} is no .npy file of plain numbers", param=name, code="invalid_array") from None
+        raise ApiError(400, f"{name} is no whole .npy file of plain numbers, as numpy.save writes them", param=name, code="invalid_array") from None
     if array.dtype.kind in "biu" and whole:
         return array.astype(np.int64 if array.dtype == np.uint64 else np.result_type(array.dtype, np.int8))  # uint8 are levels of pictures
     return array.astype(np.float32) if array.dtype.kind in "biu" else finite(array.astype(np.float32), name)
@@ -194,18 +202,18 @@ def numbers_of(text: bytes, name: str, limits: Limits, *, whole: bool = False) -
     try:
         return finite(number_lists.read(text, whole=whole), name)
     except number_lists.NotRectangular:
-        said = "is no rectangular list of whole numbers" if whole else "is no rectangular list of numbers"
+        said = f"is no rectangular list of {'whole numbers' if whole else 'numbers'}; give rows of one length, such as [[1, 2], [3, 4]]"
         raise ApiError(400, f"{name} {said}", param=name, code="invalid_array") from None
 
 
 def check_size(numbers: int, name: str, limits: Limits) -> None:
     """Problem where an array is too large, or empty."""
     if not 0 < numbers <= limits.numbers:
-        raise ApiError(400, f"{name} holds {numbers} numbers, and may hold 1 to {limits.numbers:,}", param=name, code="invalid_array")
+        raise ApiError(400, f"{name} holds {counted(numbers, 'number')}, and may hold 1 to {limits.numbers:,}", param=name, code="invalid_array")
 
 
 def finite(array: np.ndarray, name: str) -> np.ndarray:
     """The array. ApiError where it holds what is no number."""
     if not np.isfinite(array).all():
-        raise ApiError(400, f"{name} holds a number that is not finite", param=name, code="invalid_array")
+        raise ApiError(400, f"{name} holds a number that is not finite; take out NaN and infinity", param=name, code="invalid_array")
     return array

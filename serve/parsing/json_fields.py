@@ -226,11 +226,15 @@ class _Reader:
         """Takes them from those that a body may have."""
         self.tokens += tokens
         if self.tokens > _TOKENS_A_LIST * self.entries:
-            raise ApiError(400, "the body holds more values than any request here has; send fewer", code="limit_exceeded")
+            raise ApiError(
+                400,
+                f"the body holds more than {_TOKENS_A_LIST * self.entries:,} values and signs, which no request needs; send fewer",
+                code="limit_exceeded",
+            )
 
     def check_entries(self, name: str, entries: int) -> None:
         if entries > self.entries:
-            message = f"{name} has more than {self.entries} entries, which are the limit; send fewer"
+            message = f"{name} has more than {self.entries:,} entries, which are the limit; send fewer"
             raise ApiError(400, message, param=name, code="limit_exceeded")
 
 

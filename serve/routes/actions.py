@@ -8,7 +8,7 @@ import pydantic_core
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from serve.api_error import ApiError
+from serve.api_error import ApiError, some_of
 from serve.backend import ModelCard
 from serve.front import of, respond
 from serve.inference.request import ActionCall, InferenceRequest, check_given, checked_arguments, taken_by, tensors_of
@@ -33,11 +33,11 @@ async def run_action(request: Request, model: str, action: str) -> Response:
     front = of(request)
     card = front.named(model)
     if action not in card.actions:
-        raise ApiError(404, f"{card.name} has no such action; it has {', '.join(card.actions) or 'none'}", code="action_not_found")
+        raise ApiError(404, f"{card.name} has no such action; it has {some_of(card.actions, most=40) or 'none'}", code="action_not_found")
     content = await request.body()
     body, arguments = await if_large(_decoded_bytes(card, action, content), _taken, card, action, content, front.options.limits)
     if body.model not in (None, model):
-        raise ApiError(400, "the body names another model than the path", param="model")
+        raise ApiError(400, "the body names another model than the path; leave model out of it", param="model")
     work = _work(card, action, arguments, body, front.options)
     return await respond(request, work, stream=bool(body.stream), as_job=bool(body.as_job))
 
@@ -57,7 +57,7 @@ def _taken(card: ModelCard, action: str, content: bytes, limits: Limits) -> tupl
     known = card.actions[action]
     arrays = {name: tensor_of(value, name, known.inputs[name].port, card.sizes.channels, limits, card.background) for name, value in tensors.items()}
     arguments = {**plain, **arrays}
-    check_given(card, action, arguments)
+    check_given(card, action, arguments, limits)
     check_action(limits, known, arguments, card.sizes)
     return body, arguments
 

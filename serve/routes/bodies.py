@@ -18,7 +18,7 @@ from serve.front import of
 from serve.inference.schema import EXAMPLE
 from serve.limits import Limits
 from serve.parsing.json_fields import Taken, fields
-from serve.parsing.refusals import refused
+from serve.parsing.refusals import MOST_WORDS, refused, unknown
 from serve.routes.beside import if_large
 
 T = TypeVar("T", bound="Body")
@@ -64,14 +64,17 @@ class Asked(Body):
     user: Annotated[str, Field(max_length=500)] | None = Field(None, description="Accepted for other clients' sake; has no effect.")
 
 
-_WORDS = 1 << 16
-"""Characters that no words have."""
+_FILES, _FIELDS, _FIELD_BYTES = 64, 256, 1 << 20
+_FORM = (
+    "the form cannot be read; send multipart/form-data with a boundary, "
+    f"of at most {_FILES} files, {_FIELDS} fields and {_FIELD_BYTES:,} bytes a field"
+)
 ASKED = tuple(field.alias or name for name, field in Asked.model_fields.items())
 """Names of those fields in a body."""
 
 
 async def body_of(request: Request, model: type[T]) -> T:
-    """The request's body as `model`, from JSON or a form. ApiError names the field that is wrong, never what stood there."""
+    """The request's body as `model`, from JSON or a form. ApiError names the field that is wrong, never a text that stood there."""
     if kind_of(request, forms=True) == "application/json":
         content = await request.body()
         return await if_large(len(content), checked, model, content, of(request).options.limits)
@@ -110,7 +113,7 @@ def _takes_file(schema: Any) -> bool:
         return any(map(_takes_file, schema))
     if not isinstance(schema, dict):
         return False
-    return "contentEncoding" in schema or schema.get("maxLength", 0) > _WORDS or any(map(_takes_file, schema.values()))
+    return "contentEncoding" in schema or schema.get("maxLength", 0) > MOST_WORDS or any(map(_takes_file, schema.values()))
 
 
 def kind_of(request: Request, *, forms: bool) -> str:
@@ -118,7 +121,7 @@ def kind_of(request: Request, *, forms: bool) -> str:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     allowed = ("application/json", "multipart/form-data") if forms else ("application/json",)
     if kind not in allowed:
-        raise ApiError(415, f"Content-Type must be {' or '.join(allowed)}", code="unsupported_media_type")
+        raise ApiError(415, f"the header Content-Type must be {' or '.join(allowed)}", code="unsupported_media_type")
     return kind
 
 
@@ -126,20 +129,23 @@ async def _form(request: Request) -> FormData:
     if "idempotency-key" in request.headers:
         await request.body()  # which is read as a whole again, to know the request
     try:
-        return await request.form(max_files=64, max_fields=256, max_part_size=1 << 20)
+        return await request.form(max_files=_FILES, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)
     except (HTTPException, ValueError, KeyError):  # KeyError and ValueError: python-multipart on a strange header
-        raise ApiError(400, "the form cannot be read; send multipart/form-data with a boundary", code="invalid_form") from None
+        raise ApiError(400, _FORM, code="invalid_form") from None
 
 
 async def _fields(form: FormData, model: type[BaseModel]) -> dict[str, Any]:
     """A form's entries by field: files as base64, several of a name as a list, as `image[]` is."""
+    names = taken_by(model).names
     lists = {field.alias or name for name, field in model.model_fields.items() if _takes_list(field.annotation)}
     fields: dict[str, Any] = {}
     for name in form:
         values = [await _text_of(one) for one in form.getlist(name)]
         short = name.removesuffix("[]")
+        if short not in names:
+            raise unknown(short, names)
         if short not in lists and len(values) > 1:
-            raise ApiError(400, "a field comes more than once, and takes one value", code="invalid_form")
+            raise ApiError(400, f"{short} comes {len(values)} times, and takes one value", param=short, code="invalid_form")
         fields[short] = values if short in lists and (name.endswith("[]") or len(values) > 1) else values[0]
     return fields
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -49,6 +50,13 @@ def route(
     kinds = {**(PNG if answer in ("Pictures", "Reconstructions") else {}), **(EVENTS if stream else {})}
     extra = {**described(body, forms=forms), **answers(answer, kinds=kinds, job=True), "parameters": [_HEADER], "x-uses": list(uses)}
     return router.post(path, response_class=Response, openapi_extra=extra)
+
+
+def parameter_of(app: FastAPI, path: str, name: str) -> dict[str, Any]:
+    """What OpenAPI says of a parameter in a path or its query."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and route.path == path]
+    (operations,) = get_openapi(title="", version="", routes=routes)["paths"].values()
+    return next(one for operation in operations.values() for one in operation["parameters"] if one["name"] == name)
 
 
 def get(

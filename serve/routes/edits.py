@@ -78,7 +78,9 @@ def _modes(body: Edit, masked: bool) -> tuple[str, ...]:
     """The actions that would do, the best first."""
     if body.mode not in (None, "auto"):
         if body.mode == "inpaint" and not masked:
-            raise ApiError(400, "inpainting needs a mask, or a picture with transparent places", param="mask", code="missing_parameter")
+            raise ApiError(
+                400, "inpainting needs a mask, or a picture with transparent places; give one of them", param="mask", code="missing_parameter"
+            )
         return (body.mode,)  # type: ignore[return-value]
     if masked:
         return ("inpaint",)
@@ -95,19 +97,17 @@ def _arrays(
     """The picture, and the mask where there is one, once for each seed, in the size that the model takes."""
     if action.name == "outpaint":
         if picture.shape[1] > sides[0] or picture.shape[0] > sides[1]:
-            raise ApiError(
-                400,
-                f"the picture is larger than the {sides[0]}x{sides[1]} it would be continued to; send a smaller one",
-                param="image",
-                code="invalid_image",
-            )
+            has = f"the picture has {picture.shape[1]}x{picture.shape[0]} pixels"
+            message = f"{has}, more than the {sides[0]}x{sides[1]} it would be continued to; send a smaller one, or ask for a larger size"
+            raise ApiError(400, message, param="image", code="invalid_image")
         return pictured(action, np.repeat(batch_of([with_channels(picture, card.sizes.channels)]), count, axis=0))
     image = np.repeat(batch_of([fitted_with(picture, *sides, card.sizes.channels)]), count, axis=0)
     if (masked := action.named("mask")) is None:
         return pictured(action, image)
     assert mask is not None
     if mask.shape != picture.shape[:2]:
-        raise ApiError(400, "the mask has another size than the picture; make both the same", param="mask", code="invalid_image")
+        has, other = (f"{one.shape[1]}x{one.shape[0]}" for one in (mask, picture))
+        raise ApiError(400, f"the mask has {has} pixels and the picture {other}; make both the same", param="mask", code="invalid_image")
     scaled = fitted(mask[:, :, None] * np.uint8(255), *sides, smooth=False)
     return {**pictured(action, image), masked: np.repeat(batch_of([scaled]), count, axis=0)}
 

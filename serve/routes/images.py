@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from serve.api_error import ApiError
+from serve.api_error import ApiError, some_of
 from serve.backend import ModelCard
 from serve.front import Front, of, respond
 from serve.inference.abilities import action_for
@@ -86,28 +86,29 @@ def _condition(card: ModelCard, body: Generation, count: int) -> dict[str, tuple
     action = card.actions["generate"]
     if action.named("texts"):
         if body.label is not None:
-            raise ApiError(400, "this model draws after words; give a prompt in place of the label", param="label", code="unsupported_parameter")
+            message = f"{card.name} draws after words; give a prompt in place of the label"
+            raise ApiError(400, message, param="label", code="unsupported_parameter")
         return {"texts": ("prompt", [body.prompt or ""] * count)}
     if action.named("label"):
         return {"label": ("label", [_class_of(card, body)] * count)}
     if body.prompt or body.label is not None:
         given = "prompt" if body.prompt else "label"
-        raise ApiError(400, f"this model draws without a {given}; leave it out", param=given, code="unsupported_parameter")
+        raise ApiError(400, f"{card.name} draws without a {given}; leave it out", param=given, code="unsupported_parameter")
     return {}
 
 
 def _class_of(card: ModelCard, body: Generation) -> int:
     """The number of the class that a label or prompt names. ApiError names some that there are."""
     asked, param = (body.label, "label") if body.label is not None else (body.prompt or "", "prompt")
-    some = ", ".join(card.sizes.classes[:20]) + (", ..." if len(card.sizes.classes) > 20 else "") or "numbers"
+    some = some_of(card.sizes.classes, most=20) or "numbers"
     if asked == "":
-        raise ApiError(400, f"this model draws one of its classes; name one as the prompt: {some}", param="prompt", code="missing_class")
+        raise ApiError(400, f"{card.name} draws one of its classes; name one as the prompt: {some}", param="prompt", code="missing_class")
     text, names = str(asked).strip().lower(), [name.lower() for name in card.sizes.classes]
     if text in names:
         return names.index(text)
     if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < (len(names) or 2**31):
         return int(text)
-    raise ApiError(404, f"this model draws classes, and there is none of that name; it knows {some}", param=param, code="unknown_class")
+    raise ApiError(404, f"{card.name} draws classes, and there is none of that name; it knows {some}", param=param, code="unknown_class")
 
 
 @route(ROUTER, "/v1/images/variations", Variation, uses=("images.variations",), answer="Pictures", stream=True, forms=True)

@@ -13,12 +13,14 @@ from serve.routes.describing import EVENTS, PNG, get
 from serve.streams import event_stream
 
 ROUTER = APIRouter()
-JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
+_JOB, _SAID = r"^job_[0-9a-f]{32}$", "job_ and 32 hexadecimal digits"
+JobId = Annotated[str, Path(pattern=_JOB, description=_SAID)]
+FileId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}-[0-9]{1,5}$", description=f"{_SAID}, a dash and a number")]
 
 
 @get(ROUTER, "/v1/jobs", "JobList")
 async def listed(
-    request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{32}$")] = None
+    request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: Annotated[str | None, Query(pattern=_JOB, description=_SAID)] = None
 ) -> Response:
     """All jobs that are kept, newest first; those after one, to go on from there."""
     jobs = of(request).jobs
@@ -57,6 +59,6 @@ async def events(request: Request, id: JobId) -> Response:
 
 
 @get(ROUTER, "/v1/files/{id}", "", kinds=PNG)
-async def file(request: Request, id: Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}-[0-9]{1,5}$")]) -> Response:
+async def file(request: Request, id: FileId) -> Response:
     """A picture of a job."""
     return Response(of(request).jobs.file(id), media_type="image/png", headers={"Cache-Control": "private, max-age=31536000, immutable"})

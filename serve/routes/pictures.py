@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genlib.actions import Action
+from genlib.plurals import counted
 from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.inference.abilities import PICTURES
@@ -32,12 +33,15 @@ def sides_of(card: ModelCard, size: str | None, limits: Limits, given: tuple[int
     if found is None:
         return _near(card, given, limits) if given and card.sizes.multiple else (card.sizes.side, card.sizes.side)
     width, height = int(found[1]), int(found[2])
-    if not card.sizes.multiple and (width, height) != (card.sizes.side, card.sizes.side):
-        raise ApiError(400, f"this model makes {card.sizes.side}x{card.sizes.side} only; take that, or auto", param="size", code="unsupported_size")
-    if card.sizes.multiple and (width % card.sizes.multiple or height % card.sizes.multiple):
-        raise ApiError(400, f"both sides must be multiples of {card.sizes.multiple} with this model", param="size", code="unsupported_size")
+    side, step, asked = card.sizes.side, card.sizes.multiple, f"size is {width}x{height}"
+    if not step and (width, height) != (side, side):
+        raise ApiError(400, f"{asked}, and {card.name} makes {side}x{side} alone; take that, or auto", param="size", code="unsupported_size")
+    if step and (width % step or height % step):
+        fits = "x".join(str(max(1, round(one / step)) * step) for one in (width, height))
+        message = f"{asked}, and both must be multiples of {step} with {card.name}; take {fits}, or auto"
+        raise ApiError(400, message, param="size", code="unsupported_size")
     if max(width, height) > limits.side:
-        raise ApiError(400, f"a side may have {limits.side} pixels; ask for less", param="size", code="limit_exceeded")
+        raise ApiError(400, f"{asked}, and a side may have {limits.side} pixels; ask for less", param="size", code="limit_exceeded")
     return width, height
 
 
@@ -56,13 +60,14 @@ def options_of(card: ModelCard, action: Action, values: Mapping[str, tuple[str, 
             continue
         argument = action.named(kind)
         if argument is None:
-            raise ApiError(400, f"this model's {action.name} has no {field}; leave it out", param=field, code="unsupported_parameter")
+            raise ApiError(400, f"{action.name} of {card.name} takes no {field}; leave it out", param=field, code="unsupported_parameter")
         taken[argument], fields[argument] = value, field
     try:
         return checked_arguments(card, action.name, taken, limits, later=seeded(action, ()))
     except ApiError as problem:
-        problem.param = fields.get(problem.param or "", problem.param)
-        raise
+        argument = problem.param or ""
+        field = fields.get(argument, argument)
+        raise ApiError(problem.status, field + problem.message.removeprefix(argument), code=problem.code, param=field or None) from None
 
 
 def seeded(action: Action, seeds: Sequence[int]) -> dict[str, Any]:
@@ -83,7 +88,7 @@ def steps_of(card: ModelCard, action: Action, asked: int | None) -> int:
     steps = 0 if name is None else (action.inputs[name].default or 1) if asked is None else asked
     most = card.sizes.max_steps
     if asked is not None and most and asked > most:
-        message = f"this model's noise schedule has {most} steps; ask for no more"
+        message = f"num_inference_steps is {asked}, and the noise schedule of {card.name} has {counted(most, 'step')}; ask for no more"
         raise ApiError(400, message, param="num_inference_steps", code="limit_exceeded")
     return steps
 
@@ -129,7 +134,8 @@ async def fitted_batch(
 def check_scaled(limits: Limits, pictures: int, sides: tuple[int, int]) -> None:
     """Problem where given pictures are too large together in the size that a model takes."""
     if pictures * sides[0] * sides[1] > limits.input_pixels:
-        message = f"{pictures} pictures of {sides[0]}x{sides[1]} have more than {limits.input_pixels:,} pixels together; send fewer, or ask for less"
+        together = f"{counted(pictures, 'picture')} of {sides[0]}x{sides[1]} take {pictures * sides[0] * sides[1]:,} pixels"
+        message = f"{together}, and one request may have {limits.input_pixels:,}; send fewer, or ask for less"
         raise ApiError(400, message, code="limit_exceeded")
 
 

@@ -71,7 +71,7 @@ async def embeddings(request: Request) -> Response:
         calls.append((texts, ActionCall(action=action.name, arguments=arguments)))
     if pictures:
         if ABILITIES[_IMAGES](card) is None:
-            message = f"input[{pictures[0]}] is a picture, and this model embeds none; send texts alone"
+            message = f"input[{pictures[0]}] is a picture, and {card.name} embeds none; send texts alone"
             raise ApiError(400, message, param="input", code="unsupported_parameter")
         action, listed = card.actions[action_for(card, _IMAGES)], not isinstance(body.input, str)
         calls += await _of_pictures(front, card, action, [inputs[at] for at in pictures], pictures, {}, "input", listed=listed)
@@ -87,9 +87,11 @@ async def classifications(request: Request) -> Response:
     action = card.actions[action_for(card, "classifications")]
     names, templates = action.named("names"), action.named("templates")
     if names and body.labels is None:
-        raise ApiError(400, "this model knows no classes of its own; give labels", param="labels", code="missing_parameter")
+        message = f"{card.name} knows no classes of its own; give labels, a list of words"
+        raise ApiError(400, message, param="labels", code="missing_parameter")
     if not names and (body.labels or body.templates):
-        raise ApiError(400, "this model knows its own classes only; leave labels and templates out", param="labels", code="unsupported_parameter")
+        param = "labels" if body.labels else "templates"
+        raise ApiError(400, f"{card.name} knows its own classes alone; leave {param} out", param=param, code="unsupported_parameter")
     given = {name: value for name, value in ((names, body.labels), (templates, body.templates)) if name and value}
     options = checked_arguments(card, action.name, given, front.options.limits)
     images = body.image if isinstance(body.image, list) else [body.image]

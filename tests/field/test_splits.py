@@ -113,7 +113,7 @@ def test_compressed_shards_in_folders_at_urls(store: Any) -> None:
     store.create_bucket(Bucket="packed")
     store.put_object(Bucket="packed", Key="set/train/0.tar.gz", Body=b"x")
     for look in (find_shards, all_shards):
-        with pytest.raises(ValueError, match=r"s3://packed/set holds 1 compressed shards, such as train/0.tar.gz; .*gunzip train/0.tar.gz"):
+        with pytest.raises(ValueError, match=r"s3://packed/set holds 1 compressed shard, such as train/0.tar.gz; .*gunzip train/0.tar.gz"):
             look("s3://packed/set")
 
 

@@ -109,7 +109,7 @@ def test_what_judges_say_is_counted(made: Path, tmp_path: Path, capsys: pytest.C
         ('{"answers": 3}', "no file of answers"),
         ("left", "no file of answers"),
         ('{"page": PAGE, "answers": {"0": "up"}}', "pair 0 is answered 'up'"),
-        ('{"page": PAGE, "answers": {"12": "left"}}', "there are 12 pairs"),
+        ('{"page": PAGE, "answers": {"12": "left"}}', "pairs are 0 to 11"),
         ('{"page": PAGE, "answers": {}}', "nobody has answered"),
     ],
 )

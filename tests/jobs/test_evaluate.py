@@ -19,6 +19,7 @@ from genlib.metrics import scorecard
 from genlib.models.diffusion.ddpm import ddpm
 from genlib.models.representation.classifier import classifier
 from genlib.models.representation.clip import clip_tiny
+from genlib.phases import PHASE
 from genlib.recipe import Stage
 from jobs.evaluate import main
 from jobs.exit_codes import exit_code
@@ -62,7 +63,10 @@ def test_a_run_is_evaluated_again(runs: Path, capsys: pytest.CaptureFixture) -> 
     assert main([str(runs / "toy")]) == 0
     assert {"digits/mse", "steps"} <= metrics(runs / "toy").keys()
     assert (runs / "toy" / "export" / "README.md").exists()
-    assert "digits/mse" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert said.out.startswith("  digits/mse ")  # what scripts read is the table alone
+    phases = [found[2] for found in map(PHASE.fullmatch, said.err.splitlines()) if found]
+    assert [line.partition(":")[0] for line in phases] == ["environment", "data", "model", "scores", "export"]
 
 
 def test_of_several_stages_the_last_or_the_one_named(runs: Path) -> None:
@@ -148,7 +152,7 @@ def test_pictures_by_prompt_have_clip_scores_and_keep_the_runs_own(runs: Path) -
         (["ddpm", "--features", "nowhere"], "is no feature network"),
         (["ddpm", "--clip", "classifier"], "is no CLIP of ours"),
         (["ddpm", "--features", "classifier", "--sampler", "step=3"], "'step=3' sets nothing of ClassDDPM.generate"),
-        (["ddpm", "--features", "classifier", "--sampler", "sampler=magic"], "sampler is 'magic'"),
+        (["ddpm", "--features", "classifier", "--sampler", "sampler=magic"], "sampler=magic is refused: it must be one of"),
         (["ddpm", "--features", "classifier", "--samples", "2"], "ask for more with --samples"),
     ],
 )  # fmt: skip
@@ -157,6 +161,6 @@ def test_wrong_words_are_refused_in_a_sentence(words: list[str], sentence: str, 
         write_json(runs / name / "metrics.json", {"steps": 8})
     words = [str(runs / word) if word in ("nowhere", "toy", "ddpm", "classifier") else word for word in words]
     assert exit_code(lambda: main(words)) == 2
-    said = capsys.readouterr().err.strip()
+    *phases, said = capsys.readouterr().err.strip("\n").split("\n")
     assert sentence in said
-    assert "\n" not in said
+    assert all(map(PHASE.fullmatch, phases))

@@ -18,6 +18,7 @@ from genlib import registry
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from genlib.engine.fit import fit
+from genlib.phases import PHASE
 from jobs import generate
 
 
@@ -67,7 +68,10 @@ def test_goes_on_where_it_was_cut_off(run: Path, labels: Path, tmp_path: Path, c
     lost.unlink()
     capsys.readouterr()
     assert generate.main(command(run, labels, out)) == 0
-    assert "1 pictures made, 5 in" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert said.out == f"1 picture made, 5 in {out}\n"
+    phases = [found[2] for found in map(PHASE.fullmatch, said.err.splitlines()) if found]
+    assert [line.partition(":")[0] for line in phases] == ["environment", "model", "pictures"]
     assert np.abs(pixels(lost) - before).max() <= 1
     assert kept.stat().st_mtime_ns == stamp
 
@@ -121,6 +125,9 @@ def test_over_ray(run: Path, labels: Path, tmp_path: Path) -> None:
     script = [sys.executable, generate.__file__, *command(run, labels, there, "--block", "2")]  # as a user runs it, not as a module
     done = subprocess.run(script, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"5 pictures made, 5 in {there}\n"
+    phases = [found[2] for found in map(PHASE.fullmatch, done.stderr.splitlines()) if found]
+    assert [line.partition(":")[0] for line in phases] == ["environment", "model", "Ray", "pictures"]
     assert sorted(path.name for path in there.glob("*.png")) == sorted(path.name for path in here.glob("*.png"))
     for path in here.glob("*.png"):
         assert np.abs(pixels(path) - pixels(there / path.name)).max() <= 1

@@ -64,7 +64,7 @@ def test_too_few_gpus_are_refused_with_how_many_suffice() -> None:
     train = replace(stage.train, ema_halflife_samples=1000)  # what is still shared out when all else is in the host's memory
     view = traced(FakeTask(lambda: built(stage, {}, assumed_spec(stage)[0])), train, 1)
     enough = min(view.at(parallelism, 64, 1).device_bytes for parallelism in PARALLELISMS if parallelism.strategy != "single") / 0.95 / 1e9
-    with pytest.raises(ValueError, match=r"the smallest that can: 1 GPUs of 1 GB, or \d+ GPUs"):
+    with pytest.raises(ValueError, match=r"the smallest that can: 1 GPU of 1 GB, or \d+ GPUs"):
         planned(Command("clip_vit_b32", (replace(stage, train=train),), RunOptions(gpus=1, gpu_memory_gb=enough)))
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from genlib.data.builtin import icons as icon_fonts
 from genlib.data.shards.writer import png
-from jobs.prepare_data import main
+from jobs.prepare_data import VERBS, main
 from tests.data.shards import pair, write_set, write_tar
 
 
@@ -64,7 +64,7 @@ def test_look_counts_buckets(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     main(["look", str(tmp_path / "set"), "--out", str(tmp_path / "sheet.png"), "--image-size", "32", "--bucket-step", "8"])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.startswith("bucket")]
     assert lines == [
-        "bucket 24 x 40 1 samples, 80% of their pixels",
+        "bucket 24 x 40 1 sample, 80% of their pixels",
         "bucket 32 x 32 2 samples, 90% of their pixels",
         "bucket 40 x 24 2 samples, 93% of their pixels",
     ]
@@ -103,6 +103,15 @@ def test_wrong_values_get_one_sentence(arguments: list[str], sentence: str, caps
     assert sentence in error
     assert error.count("\n") == 1
     assert not Path("never-made").exists()
+
+
+def test_the_help_has_a_line_for_each_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    asked = [line.split()[2] for line in lines if line.startswith("    python jobs/prepare_data.py ")]
+    assert set(asked) == set(VERBS)
+    assert max(line.count("python jobs/prepare_data.py") for line in lines) == 1
 
 
 def test_the_help_of_icons_names_all_families(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_the_same_command_again_finds_all_done(tmp_path: Path, capsys: pytest.Ca
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
     before, line = outputs(tmp_path / "out"), capsys.readouterr().out
     main(command)
-    assert capsys.readouterr().out == line.replace("; picture", "; 1 parts were there already; picture")
+    assert capsys.readouterr().out == line.replace("; picture", "; 1 part was there already; picture")
     assert outputs(tmp_path / "out") == before
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")} == times
 

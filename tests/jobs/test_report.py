@@ -207,7 +207,7 @@ def test_runs_of_one_name_are_told_apart(made: Path, run: Path) -> None:
 @pytest.mark.slow
 def test_a_run_of_several_stages_has_a_part_for_each(tmp_path: Path) -> None:
     text = text_of(written(make("rectified_flow", tmp_path / "flow")))
-    for words in ("Stage flow", "Stage reflow", "Finished after 8, then 8 steps.", "While stage flow trained"):
+    for words in ("Stage flow", "Stage reflow", "Finished after 8 steps, then 8 steps.", "While stage flow trained"):
         assert words in text
 
 

@@ -23,5 +23,5 @@ def test_precision_counts_others_of_the_same_label() -> None:
 
 
 def test_more_neighbours_than_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="5 neighbours are asked for, but there are 4 samples to choose from; ask for fewer"):
+    with pytest.raises(ValueError, match="5 neighbours are asked for of 4 samples; ask for fewer"):
         nearest(torch.zeros(1, 2), torch.zeros(4, 2), 5)

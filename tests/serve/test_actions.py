@@ -79,7 +79,7 @@ def test_a_stream_and_a_job(local: ModelPool) -> None:
         ("ddpm/generate", {"seed": [2**63], "label": [1]}, "seed"),
         ("ddpm/generate", {"seed": [], "label": []}, "seed"),
         ("ddpm/generate", {"seed": [1], "label": [1], "guidance_scale": "high"}, "guidance_scale"),
-        ("ddpm/generate", {"seed": [1], "label": [1], "colour": "red"}, None),
+        ("ddpm/generate", {"seed": [1], "label": [1], "colour": "red"}, "colour"),
         ("ddpm/generate", {"seed": [1] * 65, "label": [1] * 65}, "seed"),
         ("gan/interpolate", {"first": 1, "last": 2, "steps": 5000}, "steps"),
         ("vae/decode", {"code": [[1.0], [1.0, 2.0]]}, "code"),

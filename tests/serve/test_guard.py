@@ -201,7 +201,7 @@ MARK = "qzXq7ZJv"
         b'{"n": 1' + b"0" * 9999 + b"}", b"[" * 100_000, b'{"prompt": ' * 5000, b'{"prompt": "\xff\xfe"}', b'{"prompt": "\\ud800"}',
         b'{"n": "2"}', b'{"n": true}', b'{"n": 0}', b'{"n": 1000000}', b'{"num_inference_steps": 1000000000}', b'{"size": "99999x99999"}',
         b'{"size": "8x8\\n"}', b'{"seed": -1}', b'{"seed": 9223372036854775807, "n": 2}',
-        *(json.dumps({name: MARK}).encode() for name in (MARK, "scheduler", "prompt", "model", "size")),
+        *(json.dumps({name: MARK}).encode() for name in (f"{MARK} x", "scheduler", "prompt", "model", "size")),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_in_one_shape_without_what_was_sent(content: bytes) -> None:

@@ -96,7 +96,11 @@ def test_lists_of_numbers_and_of_pictures() -> None:
 
 def test_pictures_are_counted_before_any_is_decoded() -> None:
     large = uri(png(np.zeros((600, 600, 1), np.uint8)))
-    for limits, said in ((Limits(inputs=2), "3 pictures"), (Limits(all_input_pixels=10**6), "together"), (Limits(input_pixels=400_000), "together")):
+    for limits, said in (
+        (Limits(inputs=2), "more than 2 pictures"),
+        (Limits(all_input_pixels=10**6), "together"),
+        (Limits(input_pixels=400_000), "together"),
+    ):
         with pytest.raises(ApiError, match=said):
             tensor_of(given_as([large] * 3), "image", PORTS["image"], 1, limits)
 

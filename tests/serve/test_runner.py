@@ -271,7 +271,7 @@ WRONG = [
     ({"seed": ["secret"], "label": [1]}, "^seed must be an integer"),
     ({"seed": [1], "label": [1], "sampler": "secret"}, "^sampler must be one of ddim"),
     ({"seed": [1], "label": [1, 2]}, "one label"),
-    ({"seed": [-5], "label": [1]}, "seed must be at least 0"),
+    ({"seed": [-5], "label": [1]}, "seed is -5; it must be at least 0"),
     ({"seed": [1], "label": [99]}, "label 99 is not between"),
 ]
 

@@ -24,7 +24,9 @@ class WrittenSet:
 
     def __str__(self) -> str:
         counts = " and ".join(f"{count:,} {split}" for split, count in self.counts.items())
-        return f"{counts} samples" + ("" if self.empty is None else f"; empty glyphs: {len(self.empty)}")
+        return f"{counts} {'sample' if [*self.counts.values()][-1:] == [1] else 'samples'}" + (
+            "" if self.empty is None else f"; empty glyphs: {len(self.empty)}"
+        )
 
 
 def write_icons(folder: Path, size: int = 0, train: tuple[str, ...] = icons.TRAIN, validation: tuple[str, ...] = icons.VALIDATION) -> WrittenSet:

@@ -15,6 +15,7 @@ from genlib.data.importers.image_files import AUTO, NONE, mask_columns, mask_wor
 from genlib.data.importers.labels import as_number, in_words, label_text, numbered
 from genlib.data.importers.table import caption_cell
 from genlib.data.split_names import HELD_OUT, split_in, split_of_path
+from genlib.plurals import counted
 
 _MOST_LABELS = 100_000
 _LOOKED_AT = 5  # first rows of a streaming set, from which the types of columns are inferred
@@ -136,7 +137,7 @@ def _labels(where: HuggingfaceDataset, found: Mapping[str, Any], column: str) ->
 def _label_words(column: str, labels: Mapping[str, int], names: Sequence[str]) -> str:
     if not column:
         return "none"
-    return in_words(labels, names, f"column {column!r}") if labels else f"{len(names):,} classes that column {column!r} names"
+    return in_words(labels, names, f"column {column!r}") if labels else f"{counted(len(names), 'class', 'classes')} that column {column!r} names"
 
 
 def _written(split: str, validation_split: str) -> str:

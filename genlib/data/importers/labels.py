@@ -8,6 +8,7 @@ from typing import Any
 
 from genlib.data.codecs.captions import is_missing
 from genlib.data.codecs.decode import LIMIT_LABELS, BadSample
+from genlib.plurals import counted
 
 _MISSING = ("", "-1", "nan", "none", "null", "<na>")
 _NUMBER = re.compile(r"(-?\d{1,9})(?:\.0*)?")
@@ -50,6 +51,10 @@ def in_words(labels: Mapping[str, int], names: Collection[str], what: str) -> st
     """How labels were made of `what`, for the result of a conversion."""
     if names:
         first = ", ".join(f"{name} is {labels[name]}" for name in list(names)[:2])
-        return f"{len(names):,} classes by name from {what}: {first}{', ...' if len(names) > 2 else ''}"
+        return f"{counted(len(names), 'class', 'classes')} by name from {what}: {first}{', ...' if len(names) > 2 else ''}"
     good = [number for number in labels.values() if 0 <= number < LIMIT_LABELS]
-    return f"{len(set(good)):,} classes from {what}, numbers as they are: {min(good)} to {max(good)}" if good else f"no class in {what}"
+    return (
+        f"{counted(len(set(good)), 'class', 'classes')} from {what}, numbers as they are: {min(good)} to {max(good)}"
+        if good
+        else f"no class in {what}"
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from genlib.data.remote.clients import RemoteSettings, credentials_hint, printable_url
+from genlib.plurals import counted
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ def with_retries(url: str, settings: RemoteSettings, fn: Callable[[], T]) -> T:
             break
         time.sleep(pause)
     # raised outside of the handler: the store's error, which quotes signed addresses, must not go along as its context
-    tries = f", {tried} times in {passed:.1f} s" if failure.retry else ""
+    tries = f", {counted(tried, 'time')} in {passed:.1f} s" if failure.retry else ""
     raise failure.kind(f"{printable_url(url)}: {failure.text}{tries}")
 
 

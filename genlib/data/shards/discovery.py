@@ -15,6 +15,7 @@ from genlib.data.index.storage_path import StoragePath
 from genlib.data.remote import remote_file
 from genlib.data.remote.remote_file import RemoteFile
 from genlib.data.split_names import HELD_OUT, split_of_path
+from genlib.plurals import counted
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "validation")
@@ -96,8 +97,8 @@ def _check_compressed(folder: object, shards: Sequence[object], names: Sequence[
     if packed[0].endswith(".tgz"):
         way_out = f"compressed shards cannot be read in any order: unpack them first, for example `gunzip --suffix .tgz {packed[0]}`"
     if not shards:
-        raise ValueError(f"{folder} holds {len(packed):,} compressed shards, such as {packed[0]}; {way_out}")
-    log.warning("%s holds %d compressed shards beside the others, which are left out, such as %s; %s", folder, len(packed), packed[0], way_out)
+        raise ValueError(f"{folder} holds {counted(len(packed), 'compressed shard')}, such as {packed[0]}; {way_out}")
+    log.warning("%s holds %s beside the others, left out, such as %s; %s", folder, counted(len(packed), "compressed shard"), packed[0], way_out)
 
 
 def _tars_in(folder: Path) -> list[Path]:

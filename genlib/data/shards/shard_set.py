@@ -21,6 +21,7 @@ from genlib.data.index.storage_path import PathList, StoragePath
 from genlib.data.shards import usable
 from genlib.data.shards.caption_source import CaptionSource, Choice, caption_source, text_fields
 from genlib.data.shards.usable import MapShards, Wanted
+from genlib.plurals import counted
 
 log = logging.getLogger(__name__)
 INDEX_MEMORY_BYTES = 128 << 20
@@ -173,9 +174,9 @@ class ShardSet:
         if not self.joined:
             return ""
         name, (members, end) = next(iter(self.joined.items()))
-        more = f", and so it is in {len(self.joined) - 1:,} other shards" if len(self.joined) > 1 else ""
+        more = f", and so it is in {counted(len(self.joined) - 1, 'other shard')}" if len(self.joined) > 1 else ""
         return (
-            f"shard {name} has {members:,} members behind the end of the archive at byte {end:,}, as tars have that were joined by cat{more}; "
+            f"shard {name} has {counted(members, 'member')} behind the end of the archive at byte {end:,}, as of tars joined by cat{more}; "
             "they are read here, and other readers stop at that end: join tars by tar --concatenate"
         )
 

@@ -21,6 +21,7 @@ from genlib.functional.divergence import gaussian_log_density
 from genlib.models.adversarial.dcgan import Convolutional
 from genlib.models.adversarial.gan import GAN, Dense, Game
 from genlib.models.base.health import Health
+from genlib.plurals import counted
 from genlib.ports import Code, Sample, Seeds, Sizes
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
@@ -196,7 +197,9 @@ class InfoGAN(GAN):
         A code (B, categories + numbers) has 1 at its category and 0 at the others, then numbers in [-1, 1].
         """
         if len(code) != len(seed) or code.shape[1] != self.codes.size:
-            raise ValueError(f"codes of shape {tuple(code.shape)} are given for {len(seed)} seeds; give one of {self.codes.size} numbers each")
+            raise ValueError(
+                f"codes of shape {tuple(code.shape)} are given for {counted(len(seed), 'seed')}; give one of {self.codes.size} numbers each"
+            )
         latent = self.latents(seed)[:, : self.networks.latent_dim]
         x = self.in_data_units(self.generator.net(latent, None, code.to(self.device, torch.float32)))  # type: ignore[operator,union-attr]
         return self.shape.image(x.flatten(1)) if self.shape.is_image else x

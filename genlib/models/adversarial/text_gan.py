@@ -30,6 +30,7 @@ from genlib.models.representation.base.clip_towers import ResidualNetwork, TextT
 from genlib.models.representation.clip import CLIPConfig, clip_tiny
 from genlib.models.representation.text_encoder import FrozenTextTower, text_tower
 from genlib.nn.tokenizer import FixedLengthTokenizer
+from genlib.plurals import counted
 from genlib.ports import FrameCount, Image, Seed, Seeds, Strip, Texts
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
@@ -161,7 +162,7 @@ class TextGAN(ConvGAN):
     def generate(self, *, seed: Seeds, prompt: Texts) -> Image:  # type: ignore[override]
         """Pictures (len(seed), C, H, W) in [0, 1], each of its own seed and text."""
         if len(prompt) != len(seed):
-            raise ValueError(f"there are {len(prompt)} prompts for {len(seed)} seeds; give one prompt a picture")
+            raise ValueError(f"prompt has {counted(len(prompt), 'entry', 'entries')} for {counted(len(seed), 'seed')}; give one prompt a picture")
         return self.generated(self.latents(seed), self.of(prompt))
 
     @action(joint=True)

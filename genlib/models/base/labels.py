@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from genlib.plurals import counted
 from genlib.types import DataSpec
 
 
@@ -28,6 +29,6 @@ def check_classes(label: Sequence[int], data: DataSpec) -> None:
 def class_numbers(label: Sequence[int], count: int, data: DataSpec, device: torch.device) -> Tensor:
     """The labels (count,) int64 of so many samples. ValueError where they are others than one a sample, or one is no number of a class."""
     if len(label) != count:
-        raise ValueError(f"there are {len(label)} labels for {count} seeds; give one label a picture")
+        raise ValueError(f"label has {counted(len(label), 'entry', 'entries')} for {counted(count, 'seed')}; give one label a picture")
     check_classes(label, data)
     return torch.tensor(label, device=device)

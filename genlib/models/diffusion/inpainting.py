@@ -24,6 +24,7 @@ from genlib.models.diffusion.base.pixels import PixelTransform, PixelUNet
 from genlib.models.diffusion.base.process import DiscreteConfig, Network
 from genlib.models.diffusion.base.sampling import Sampler
 from genlib.models.diffusion.ddpm import SHORT, SMALL, DDPMConfig, PixelDiffusion, ddpm_unconditional, smoke
+from genlib.plurals import counted
 from genlib.ports import Image, Jump, Left, Mask, Passes, Seeds, Sizes, Steps, Top
 from genlib.random import SeededNoise
 from genlib.recipe import Recipe, Stage
@@ -97,7 +98,7 @@ def checked(task: PixelDiffusion, image: Tensor, mask: Tensor, seed: list[int]) 
     if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2:] != image.shape[2:] or mask.shape[0] not in (1, len(image)):
         raise ValueError(f"the mask is {tuple(mask.shape)}; for these images it must be ({len(image)}, 1, {image.shape[2]}, {image.shape[3]})")
     if len(seed) != len(image):
-        raise ValueError(f"there are {len(seed)} seeds for {len(image)} images; give one an image")
+        raise ValueError(f"seed has {counted(len(seed), 'entry', 'entries')} for {counted(len(image), 'image')}; give one an image")
     return image.to(task.device, torch.float32), (mask >= 0.5).to(task.device, torch.float32).expand(len(image), -1, -1, -1)
 
 
@@ -106,7 +107,7 @@ def canvas(task: PixelDiffusion, image: Tensor, top: float, left: float) -> tupl
     channels, height, width = task.shape
     if image.dim() != 4 or image.shape[1] != channels or image.shape[2] > height or image.shape[3] > width:
         raise ValueError(
-            f"the images are {tuple(image.shape)}; the model continues those of {channels} channels and at most {height} x {width} pixels"
+            f"the images are {tuple(image.shape)}; the model continues those of {counted(channels, 'channel')} and at most {height} x {width} pixels"
         )
     if not (0 <= top <= 1 and 0 <= left <= 1):
         raise ValueError(f"top {top:g} and left {left:g} must be between 0 and 1, the shares of the new room before the image")

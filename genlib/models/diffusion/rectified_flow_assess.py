@@ -10,6 +10,7 @@ from genlib.functional.diffusion import straightness
 from genlib.models.diffusion.base.flow import follow, path
 from genlib.models.diffusion.rectified_flow import RectifiedFlow
 from genlib.pictures import save_contact_sheet
+from genlib.plurals import counted
 from genlib.random import seeded_normal
 from genlib.types import DataSource
 
@@ -28,5 +29,5 @@ def sheet(task: RectifiedFlow, source: DataSource, path: Path) -> None:
     """Pictures of the same eight noises in 1, 2, 4, 8 and 64 steps."""
     counts, seeds = (1, 2, 4, 8, 64), list(range(8))
     pictures = torch.cat([task.generate(seed=seeds, steps=steps) for steps in counts]).permute(0, 2, 3, 1).cpu().numpy()
-    labels = [f"{steps} step{'s' if steps > 1 else ''}" for steps in counts for _ in seeds]
+    labels = [counted(steps, "step") for steps in counts for _ in seeds]
     save_contact_sheet(path, list(pictures), labels, columns=len(seeds), side=64, label_lines=1, title="The same noises in more and more steps")

@@ -17,6 +17,7 @@ from genlib.functional import topology, tours
 from genlib.functional.topology import RingGrid
 from genlib.metrics.held_out import held_out
 from genlib.models.maps.som import SOM
+from genlib.plurals import counted
 from genlib.sharing.formats import Format
 from genlib.types import Batch, DataSource
 
@@ -157,7 +158,7 @@ def draw_map(task: SOM, hits: Tensor, path: Path) -> None:
             left.set_title("Held-out samples that each unit wins")
         heights, number = topology.heights(task.prototypes, task.pairs), int(task.valleys().max()) + 1
         right.figure.colorbar(_cells(task, right, None, heights, "Greys"), ax=right, shrink=0.8)
-        right.set_title(f"U-matrix: mean distance to neighbours; {number} valley{'s' * (number > 1)}")
+        right.set_title(f"U-matrix: mean distance to neighbours; {counted(number, 'valley')}")
 
 
 def draw_planes(task: SOM, path: Path) -> None:

@@ -22,6 +22,7 @@ from genlib.data.transforms.plain import stack_images
 from genlib.functional.contrastive import contrastive_loss
 from genlib.models.representation.base.clip_towers import ResidualNetwork, TextTransformer, TwoTowers, VisionTransformer
 from genlib.nn.tokenizer import TextTokenizer, load_bpe
+from genlib.plurals import counted
 from genlib.ports import Features, Image, Names, Probabilities, Sizes, Templates, Texts
 from genlib.recipe import Recipe, Stage
 from genlib.task import Phase, Task, action
@@ -70,7 +71,8 @@ class CLIPConfig(TaskConfig):
             raise ValueError(f"CLIP learns from captions, but the samples have none (.txt members){way_out}")
         if len(self.mean) not in (1, data.channels) or len(self.std) not in (1, data.channels):
             raise ValueError(
-                f"task.mean and task.std have {len(self.mean)} and {len(self.std)} values, images {data.channels} channels; give one or one a channel"
+                f"task.mean and task.std have {len(self.mean)} and {counted(len(self.std), 'value')}, images {counted(data.channels, 'channel')}; "
+                "give one or one a channel"
             )
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> CLIP:

@@ -20,6 +20,7 @@ from genlib.data.transforms.vectors import VectorShape
 from genlib.functional.divergence import gaussian_kl, gaussian_log_density, importance_weighted_bound, reparameterise
 from genlib.models.autoencoders.base.coding import CodingConfig, CodingTask
 from genlib.models.variational.base.likelihood import LIKELIHOODS
+from genlib.plurals import counted
 from genlib.ports import Amounts, Direction, Sample, SampleFrames, Seeds, Values
 from genlib.random import seeded_normal
 from genlib.recipe import Recipe, Stage
@@ -137,7 +138,8 @@ class VAE(CodingTask):
         """
         amount = torch.tensor(value, dtype=torch.float32, device=self.device)
         if len(value) != len(image) or not amount.std(unbiased=False) > 0:
-            raise ValueError(f"{len(value)} values for {len(image)} samples, {len(set(value))} of them different: give one each, not all the same")
+            given = f"{counted(len(value), 'value')} for {counted(len(image), 'sample')}"
+            raise ValueError(f"{given}, {len(set(value))} of them different: give one each, not all the same")
         centred = amount - amount.mean()
         return centred @ self.embed(image=image) / centred.square().sum()
 
@@ -153,7 +155,7 @@ class VAE(CodingTask):
     def combine(self, *, image: Sample, weight: Values) -> Sample:
         """The image (1, C, H, W) whose code is the weighted sum of those of images (B, C, H, W): weights 1, -1, 1 say a - b + c."""
         if len(weight) != len(image):
-            raise ValueError(f"there are {len(weight)} weights for {len(image)} samples; give one each")
+            raise ValueError(f"weight has {counted(len(weight), 'number')} for {counted(len(image), 'sample')}; give one each")
         return self.decode(code=torch.tensor([weight], dtype=torch.float32, device=self.device) @ self.embed(image=image))
 
 

@@ -54,7 +54,7 @@ def test_generate_takes_a_label_a_seed() -> None:
     assert found.shape == (3, 1, 8, 8)
     assert not torch.equal(found[0], found[1])
     torch.testing.assert_close(task.generate(seed=[4], label=[0]), found[2:])
-    for label, words in (([0], "1 labels for 2 seeds; give one label a picture"), ([0, 3], "label 3 is not between 0 and 2")):
+    for label, words in (([0], "label has 1 entry for 2 seeds; give one label a picture"), ([0, 3], "label 3 is not between 0 and 2")):
         with pytest.raises(ValueError, match=words):
             task.generate(seed=[1, 2], label=label)
 

@@ -162,7 +162,7 @@ def test_noise_is_moved_along_an_attribute_and_added_up(family: str) -> None:
     for call, words in (
         (lambda: task.attribute_direction(seed=[1, 2], value=[1.0, 1.0]), "2 values for 2 seeds, 1 of them different"),
         (lambda: task.move(seed=[1], direction=torch.zeros(99), amount=[1.0]), rf"a direction of shape \(99,\) is not \({size},\)"),
-        (lambda: task.combine(seed=[1, 2], weight=[1.0]), "there are 1 weights for 2 seeds"),
+        (lambda: task.combine(seed=[1, 2], weight=[1.0]), "weight has 1 number for 2 seeds"),
     ):
         with pytest.raises(ValueError, match=words):
             call()

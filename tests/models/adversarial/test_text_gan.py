@@ -86,7 +86,7 @@ def test_generate_takes_a_prompt_a_seed(task: TextGAN) -> None:
     torch.testing.assert_close(task.generate(seed=[4], prompt=["a red ring"]), found[2:], atol=1e-4, rtol=1e-4)
     way = task.interpolate(first=3, last=3, prompt=["a red ring", "a large blue star"], steps=3)
     torch.testing.assert_close(way[[0, 2]], found[:2], atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="there are 1 prompts for 2 seeds; give one prompt a picture"):
+    with pytest.raises(ValueError, match="prompt has 1 entry for 2 seeds; give one prompt a picture"):
         task.generate(seed=[1, 2], prompt=["a red ring"])
 
 

@@ -121,7 +121,7 @@ def test_labels_are_dropped_as_often_as_said() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"seed": [1, 2], "label": [1]}, "1 labels for 2 seeds"),
+        ({"seed": [1, 2], "label": [1]}, "label has 1 entry for 2 seeds"),
         ({"seed": [1], "label": [10]}, "label 10 is not between 0 and 9"),
         ({"seed": [1], "label": [1], "steps": 0}, "use 1 or more"),
         ({"seed": [1], "label": [1], "steps": 2000}, "use at most 1000"),

@@ -76,7 +76,7 @@ def test_a_filling_belongs_to_its_picture_mask_and_seed_alone(task: Inpainting |
         ({"image": IMAGE[:, :1]}, r"the model fills \(B, 3, 8, 8\)"),
         ({"mask": MASK[:, :, :4]}, r"must be \(3, 1, 8, 8\)"),
         ({"mask": MASK.expand(-1, 3, -1, -1)}, r"must be \(3, 1, 8, 8\)"),
-        ({"seed": [1]}, "1 seeds for 3 images"),
+        ({"seed": [1]}, "seed has 1 entry for 3 images"),
     ],
 )
 def test_refuses_to_fill_in_a_sentence(task: Inpainting | Resampling, change: dict, sentence: str) -> None:

@@ -238,15 +238,15 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence() -> None:
 
 
 def test_what_cannot_be_drawn_is_refused_in_a_sentence(task: LatentDiffusion, images: Tensor) -> None:
-    with pytest.raises(ValueError, match="2 prompts and 1 seeds"):
+    with pytest.raises(ValueError, match="prompt has 2 entries for 1 seed"):
         task.generate(prompt=PROMPTS, seed=[1])
     with pytest.raises(ValueError, match="both must be multiples of 4; use 28 x 32"):
         task.generate(prompt=PROMPTS, seed=[1, 2], width=30)
-    with pytest.raises(ValueError, match="2 images and 1 prompts"):
+    with pytest.raises(ValueError, match="prompts: 1 for 2 images"):
         task.image_to_image(image=images, prompt=["x"], seed=[1])
     with pytest.raises(ValueError, match=r"strength 1\.5 is not a share"):
         task.image_to_image(image=images, prompt=PROMPTS, seed=[1, 2], strength=1.5)
-    with pytest.raises(ValueError, match="2 images and 1 source prompts"):
+    with pytest.raises(ValueError, match="source prompts: 1 for 2 images"):
         task.edit(image=images, source_prompt=["x"], prompt=PROMPTS)
     with pytest.raises(ValueError, match="30 x 30 pixels: both must be multiples of 4"):
         task.image_to_image(image=F.interpolate(images, 30), prompt=PROMPTS, seed=[1, 2])

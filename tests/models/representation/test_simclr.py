@@ -134,7 +134,7 @@ def test_actions() -> None:
     found = task.neighbours(image=image[:3], candidates=image, count=4)
     assert found[:, 0].tolist() == [0, 1, 2]
     assert (found % 3 == torch.arange(3)[:, None]).all()
-    with pytest.raises(ValueError, match="13 neighbours are asked for, but there are 12"):
+    with pytest.raises(ValueError, match="13 neighbours are asked for of 12 samples"):
         task.neighbours(image=image, candidates=image, count=13)
 
 

@@ -229,11 +229,11 @@ def test_unfit_arguments_are_refused() -> None:
         task.attribute_direction(image=image, value=[0.0, 1.0])
     with pytest.raises(ValueError, match="3 values for 3 samples, 1 of them different"):
         task.attribute_direction(image=image, value=[1.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="there are 1 weights for 3 samples; give one each"):
+    with pytest.raises(ValueError, match="weight has 1 number for 3 samples; give one each"):
         task.combine(image=image, weight=[1.0])
     with pytest.raises(ValueError, match=r"a direction of shape \(1,\) is not \(4,\), the model's; give such a one"):
         task.move(image=image, direction=torch.ones(1), amount=[1.0])
-    with pytest.raises(ValueError, match="3 samples, 2 others and 7 steps: give as many of both"):
+    with pytest.raises(ValueError, match="first has 3 samples, second 2, and steps is 7: give as many of both"):
         task.interpolate(first=image, second=image[:2])
 
 

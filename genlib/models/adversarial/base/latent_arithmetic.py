@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from genlib.models.adversarial.base.players import TwoPlayers
+from genlib.plurals import counted
 from genlib.ports import Amounts, Direction, Sample, SampleFrames, Seeds, Sizes, Values
 from genlib.task import action
 from genlib.types import DataSpec
@@ -27,7 +28,8 @@ class LatentArithmetic(TwoPlayers):
         """
         amount = torch.tensor(value, dtype=torch.float32, device=self.device)
         if len(value) != len(seed) or not amount.std(unbiased=False) > 0:
-            raise ValueError(f"{len(value)} values for {len(seed)} seeds, {len(set(value))} of them different: give one each, not all the same")
+            given = f"{counted(len(value), 'value')} for {counted(len(seed), 'seed')}"
+            raise ValueError(f"{given}, {len(set(value))} of them different: give one each, not all the same")
         centred = amount - amount.mean()
         return centred @ self.latents(seed) / centred.square().sum()
 
@@ -45,5 +47,5 @@ class LatentArithmetic(TwoPlayers):
     def combine(self, *, seed: Seeds, weight: Values) -> Sample:
         """The sample (1, ...) whose noise is the weighted sum of those of seeds: weights 1, -1, 1 say a - b + c."""
         if len(weight) != len(seed):
-            raise ValueError(f"there are {len(weight)} weights for {len(seed)} seeds; give one each")
+            raise ValueError(f"weight has {counted(len(weight), 'number')} for {counted(len(seed), 'seed')}; give one each")
         return self.generated(torch.tensor([weight], dtype=torch.float32, device=self.device) @ self.latents(seed))

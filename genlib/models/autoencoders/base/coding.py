@@ -13,6 +13,7 @@ from genlib.config import TaskConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape, VectorTransform
 from genlib.metrics.neighbours import nearest
 from genlib.nn.coders import CODERS, Coder
+from genlib.plurals import counted
 from genlib.ports import Code, Count, FrameCount, Ranking, Sample, SampleFrames, SampleGallery, Sizes
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec
@@ -114,7 +115,9 @@ class CodingTask(Task):
     def interpolate(self, *, first: Sample, second: Sample, steps: FrameCount = 7) -> SampleFrames:
         """Images (B, steps, C, H, W), or vectors, from each of the first to the second on a line between their codes, both ends decoded too."""
         if len(first) != len(second) or steps < 2:
-            raise ValueError(f"{len(first)} samples, {len(second)} others and {steps} steps: give as many of both, and 2 steps at least")
+            raise ValueError(
+                f"first has {counted(len(first), 'sample')}, second {len(second):,}, and steps is {steps}: give as many of both, and 2 steps at least"
+            )
         share = torch.linspace(0, 1, steps, device=self.device)[None, :, None]
         path = self.embed(image=first)[:, None].lerp(self.embed(image=second)[:, None], share)
         return self.decode(code=path.flatten(0, 1)).unflatten(0, (len(first), steps))

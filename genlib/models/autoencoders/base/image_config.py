@@ -9,6 +9,7 @@ from torch import nn
 
 from genlib.config import Config, TaskConfig, limited, tunable
 from genlib.nn.patch_discriminator import PatchDiscriminator
+from genlib.plurals import counted
 from genlib.types import DataSpec
 
 
@@ -87,7 +88,7 @@ class ImageAutoencoderConfig(TaskConfig):
         if size % self.factor or size < least:
             fitting = max(-(-least // self.factor), size // self.factor) * self.factor
             raise ValueError(
-                f"image size {size} does not fit an autoencoder that halves it {len(self.block_out_channels) - 1} times; use {fitting}, "
+                f"image size {size} does not fit an autoencoder that halves it {counted(len(self.block_out_channels) - 1, 'time')}; use {fitting}, "
                 "or another number of task.block_out_channels"
             )
         return size

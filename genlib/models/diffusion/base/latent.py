@@ -25,6 +25,7 @@ from genlib.models.diffusion.base.latent_transform import LatentTransform
 from genlib.models.diffusion.base.sampling import Sampler, run_sampler
 from genlib.models.representation.text_encoder import FrozenTextTower, text_tower
 from genlib.nn.tokenizer import FixedLengthTokenizer
+from genlib.plurals import counted
 from genlib.ports import Guidance, GuidanceRescale, Height, Image, NegativeText, Seeds, Sizes, Steps, Texts, Width
 from genlib.random import SeededNoise
 from genlib.task import Task, action
@@ -263,7 +264,7 @@ class LatentTask(Task):
     def noise(self, spec: GenerationSpec, seed: Sequence[int]) -> SeededNoise:
         """Noise of latents, with one generator a picture. ValueError where prompts and seeds differ in number."""
         if len(spec.prompt) != len(seed):
-            raise ValueError(f"there are {len(spec.prompt)} prompts and {len(seed)} seeds; give one seed a prompt")
+            raise ValueError(f"prompt has {counted(len(spec.prompt), 'entry', 'entries')} for {counted(len(seed), 'seed')}; give one seed a prompt")
         factor = self.autoencoder.factor
         return SeededNoise(seed, (self.autoencoder.latent_channels, spec.height // factor, spec.width // factor), self.device)
 

@@ -17,6 +17,7 @@ from genlib.functional import inpainting, step_callbacks
 from genlib.functional.samplers import ddim, invert
 from genlib.models.diffusion.base.latent import LatentTask
 from genlib.models.diffusion.base.sampling import Sampler, run_sampler
+from genlib.plurals import counted
 from genlib.ports import (
     Guidance,
     GuidanceRescale,
@@ -135,7 +136,7 @@ def check_counts(image: Tensor, **others: Sequence) -> None:
         raise ValueError(f"the images have the shape {tuple(image.shape)}; give (B, C, H, W)")
     for name, values in others.items():
         if len(values) != len(image):
-            raise ValueError(f"there are {len(image)} images and {len(values)} {name.replace('_', ' ')}; give one an image")
+            raise ValueError(f"{name.replace('_', ' ')}: {len(values)} for {counted(len(image), 'image')}; give one an image")
 
 
 def without(image: Tensor, hole: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from genlib.config import TaskConfig, limited, tunable
 from genlib.data.transforms.vectors import VectorShape
 from genlib.functional import gibbs
 from genlib.functional.gibbs import Draw, RBMParams, Units
+from genlib.plurals import counted
 from genlib.ports import Code, NoiseLevel, Sample, Scores, Seeds, Sizes, Steps
 from genlib.task import Task, action
 from genlib.types import DataSpec
@@ -160,7 +161,7 @@ class RBMBase(Task):
         if wrong is not None:
             raise ValueError(f"seed {wrong} is not between 0 and 2**63 - 1")
         if not seed or steps < 1:
-            raise ValueError(f"there are {len(seed)} seeds and {steps} steps; give one seed a sample, and 1 step or more")
+            raise ValueError(f"seed has {counted(len(seed), 'entry', 'entries')} and steps is {steps}; give one seed a sample, and 1 step or more")
         return self.shaped(self.dreamt(Draw(torch.tensor(seed, device=self.device), stream="generate "), steps))
 
     def dreamt(self, draw: Draw, steps: int) -> Tensor:

@@ -16,6 +16,7 @@ from genlib.metrics.sliced_wasserstein import PATCH, patch_distance, sliced_wass
 from genlib.models.base.health import Health, diagnosis, spread
 from genlib.models.translation.base.pictures import PictureConfig, TranslationTransform
 from genlib.nn.patch_discriminator import PatchDiscriminator
+from genlib.plurals import counted
 from genlib.ports import Sizes
 from genlib.task import Task
 from genlib.types import Batch, DataSpec, Metrics
@@ -89,9 +90,8 @@ class Translator(Task):
         fits = not (high % multiple or wide % multiple) and min(high, wide) >= 2 * multiple if multiple else high == wide == self.side
         if not fits or channels != self.channels:
             wanted = f"with sides that are multiples of {multiple}" if multiple else f"of {self.side}x{self.side} pixels"
-            raise ValueError(
-                f"pictures of {channels} channels and {wide}x{high} pixels are given; this model takes {self.channels} channels, {wanted}"
-            )
+            given = f"pictures of {counted(channels, 'channel')} and {wide}x{high} pixels are given"
+            raise ValueError(f"{given}; this model takes {counted(self.channels, 'channel')}, {wanted}")
         return image.to(self.device) * 2 - 1
 
     def joint_evaluation(self, batch: Batch) -> Metrics:
