@@ -10,7 +10,7 @@ import functools
 import hashlib
 import hmac
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,12 +47,27 @@ _HEADERS = (
 """Of every answer: what a browser may do with it."""
 
 
+def digests_of(keys: Sequence[str]) -> list[bytes]:
+    """What keys are compared by."""
+    return [hashlib.sha256(key.encode()).digest() for key in keys]
+
+
+def may_ask(headers: Mapping[str, str], digests: Sequence[bytes]) -> bool:
+    """Whether there are no keys, or a request has one: in constant time, and by digests, so that not even the lengths of keys show."""
+    if not digests:
+        return True
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    digest = hashlib.sha256(given.encode("latin-1")).digest()
+    return True in [hmac.compare_digest(digest, one) for one in digests]  # all are compared, whichever fits
+
+
 class Guard:
     """ASGI middleware; `open_paths` need no key, as whoever asks for them cannot have one or has nothing to gain."""
 
     def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics, open_paths: Collection[str]) -> None:
         self.app, self.options, self.metrics, self.open_paths = app, options, metrics, frozenset(open_paths)
-        self.digests = [hashlib.sha256(key.encode()).digest() for key in options.keys]
+        self.digests = digests_of(options.keys)
         self.open = self.at_once = self.held_bytes = 0
         metrics.open.set_function(lambda: self.open)
 
@@ -131,13 +146,8 @@ class Guard:
             )
 
     def check_key(self, headers: Mapping[str, str]) -> None:
-        """Compares in constant time, and the digests of keys, so that not even their lengths show."""
-        if not self.digests:
-            return
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = hashlib.sha256(given.encode("latin-1")).digest()
-        if True not in [hmac.compare_digest(digest, one) for one in self.digests]:  # all are compared, whichever fits
+        """Problem where a key is needed and none fits."""
+        if not may_ask(headers, self.digests):
             raise ApiError(
                 401,
                 "a valid API key is needed; send it as `Authorization: Bearer ...`",

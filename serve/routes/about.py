@@ -14,6 +14,7 @@ from genlib.sharing.held_out import read_held_out
 from serve.api_error import ApiError
 from serve.backend import ModelCard
 from serve.front import Front, json_response, of
+from serve.http.guard import digests_of, may_ask
 from serve.inference import abilities
 from serve.inference.schema import arguments_schema, result_schema
 from serve.limits import Limits
@@ -102,10 +103,12 @@ async def alive(request: Request) -> Response:
 
 @get(ROUTER, "/readyz", "Status")
 async def ready(request: Request) -> Response:
-    """Whether there is a model to ask, and why not; open, as probes bring no key."""
+    """Whether there is a model to ask, and why not; open, as probes bring no key. Where there are keys, only who has one hears of models."""
     front = of(request)
     served = len(front.backend.models())
     problems: dict[str, str] = dict(getattr(front.backend, "problems", {}))
+    if not may_ask(request.headers, digests_of(front.options.keys)):
+        problems = {}
     if not served:
         why = "; ".join(f"{name}: {problem}" for name, problem in problems.items()) or "no model is loaded yet"
         raise ApiError(503, why, code="not_ready", headers={"Retry-After": "5"})

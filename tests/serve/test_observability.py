@@ -11,7 +11,7 @@ import pytest
 
 from serve.models.pool import ModelPool
 from serve.observability import JsonFormatter, begin_request
-from tests.serve.models import Walker, ask, post
+from tests.serve.models import KEY, Walker, ask, post
 
 GENERATE = "/v1/images/generations"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -94,6 +94,7 @@ def test_alive_is_not_ready() -> None:
     assert alive.status_code == 200
     assert ready.status_code == 503
     assert "clip: weights.safetensors is not what its manifest says" in ready.json()["error"]["message"]
+    assert "clip" not in ask(Empty(), asked, keys=(KEY,))[1].text, "who has no key is told of a model"
     assert ask(Walker(), asked)[1].json() == {"status": "ready", "models": 1}
 
 
