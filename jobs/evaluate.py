@@ -20,13 +20,14 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from cluster.parallel import ProgressLine
 from cluster.signals import keeps
 from genlib import checkpoint, companions
 from genlib.checkpoint import Manifest
@@ -35,7 +36,7 @@ from genlib.phases import phase, since_last
 from genlib.program import command
 from genlib.recipe import chosen_strategy
 from genlib.storage import Held
-from genlib.types import DataSource
+from genlib.types import Batch, DataSource
 from jobs.exit_codes import exit_code
 from jobs.held_out import note_examples
 from jobs.model_export import write_export
@@ -54,8 +55,8 @@ def evaluate(
     task = checkpoint.load_task(final, ema=True, device=device)
     through(f"model: {type(task).__name__} of {final.name}")
     with Held(*([folder] if folder.is_dir() else [])) as held:
-        with torch.no_grad():
-            scores = companions.assess(task, source, folder)
+        with torch.no_grad(), ProgressLine("scoring, samples read", None) as line:
+            scores = companions.assess(task, cast(DataSource, WatchedSource(source, line)), folder)
         through("scores")
         metrics = {**scores, **facts(manifest)}
         note_examples(task, source, folder)
@@ -64,6 +65,22 @@ def evaluate(
         write_json(folder / "metrics.json", metrics)
         through("export")
     return metrics
+
+
+class WatchedSource:
+    """A source whose batches a line of progress counts."""
+
+    def __init__(self, source: DataSource, line: ProgressLine):
+        self._source, self._line = source, line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def batches(self, *arguments: Any, **options: Any) -> Iterator[Batch]:
+        """See `DataSource`."""
+        for batch in self._source.batches(*arguments, **options):
+            yield batch
+            self._line.advance(int(batch["valid"].sum()))
 
 
 def facts(manifest: Manifest) -> dict[str, Any]:

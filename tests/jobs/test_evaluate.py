@@ -69,6 +69,12 @@ def test_a_run_is_evaluated_again(runs: Path, capsys: pytest.CaptureFixture) -> 
     assert [line.partition(":")[0] for line in phases] == ["environment", "data", "model", "scores", "export"]
 
 
+def test_scoring_of_much_is_no_silence(runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.parallel._LINE_SECONDS", 0.0)
+    assert main([str(runs / "classifier")]) == 0
+    assert "scoring, samples read: " in capsys.readouterr().err
+
+
 def test_of_several_stages_the_last_or_the_one_named(runs: Path) -> None:
     main([str(runs / "chain")])
     assert metrics(runs / "chain" / "second")["steps"] == 8
