@@ -1,5 +1,6 @@
 // What a model's run kept of its held-out samples: pictures that the model never saw, and words to try.
 
+import { notify } from "./dom.js";
 import { blobOf, decoded } from "./pictures.js";
 
 const LONGEST = 48; // letters of words that fit on a button
@@ -13,7 +14,8 @@ export class HeldOut {
   /** Pictures of a model's run, each with its words as `name`; none where it kept none. */
   of(card) {
     if (!card?.has_held_out) return Promise.resolve([]);
-    if (!this.known.has(card.sha256)) this.known.set(card.sha256, this.fetched(card).catch((error) => (this.known.delete(card.sha256), Promise.reject(error))));
+    // without them everything else still works, so that it is said once
+    if (!this.known.has(card.sha256)) this.known.set(card.sha256, this.fetched(card).catch((error) => (notify(error.message, { bad: true }), [])));
     return this.known.get(card.sha256);
   }
 

@@ -34,7 +34,12 @@ export class Search {
 
   /** Words of the model's held-out samples, as examples of what can be asked. */
   async offerIdeas() {
-    offerIdeas(byId("search-ideas"), await this.app.heldOut.ideas(this.card, IDEAS), (word) => {
+    const { card } = this;
+    if (this.offered === card) return; // the same buttons stay, and focus with them
+    const words = await this.app.heldOut.ideas(card, IDEAS);
+    if (card !== this.card) return;
+    this.offered = card;
+    offerIdeas(byId("search-ideas"), words, (word) => {
       [this.text.value, this.like] = [word, null];
       guarded(() => this.find())();
     });
