@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import PREFIX, RENDEZVOUS, end, environment, hold, started
+from cluster.local import PREFIX, RENDEZVOUS, end, environment, hold, launched, started
 from tests.cluster.listening import Socket, Watch
 from tests.jobs.runs import ROOT, finish, start, steps, wait_until
 from tests.models.stages import train_stages
@@ -119,7 +119,8 @@ def test_a_cluster_keeps_the_rendezvous_of_ray_train(tmp_path: Path, monkeypatch
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, hold(Path(folder)), environment(Path(folder)):
         monkeypatch.delenv(RENDEZVOUS)
         try:
-            head = started(running, Path(folder), (2, None, False), time.monotonic() + 120)
+            wanted = (2, None, False)
+            head = started(launched(running, Path(folder), wanted), running, Path(folder), wanted, time.monotonic() + 120)
             with Watch(head.pid) as watch:
                 code, out, err = finish(start("toy", "--workers", "2", runs=tmp_path, RAY_ADDRESS=head.address))
         finally:

@@ -17,7 +17,10 @@ from jobs.plan import planned
 from jobs.run_options import RunOptions
 
 ONCE = {repr(registry.load(name).smoke): name for name in registry.RECIPES}.values()  # those of one smoke form
-SLOW = ("ldm_tiny", "sd3_tiny")  # like SDXL
+SLOW = (  # each like one that stays
+    "ldm_tiny", "sd3_tiny", "sdxl_tiny", "stylegan3_r", "stylegan3_t", "r3gan", "stylegan2_labelled", "stylegan1_1024", "progan_1024", "acgan",
+    "cyclegan_256", "unit", "autoencoder_kl_sdxl", "clip_vit_l14", "resampling", "ddpm_cifar10",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ONCE])

@@ -285,7 +285,7 @@ def _script(body: str, *, readers: int = 2, shell: str = "", **options: object) 
 
 @pytest.mark.parametrize("moment", ["idle", "busy"])
 def test_a_killed_parent_leaves_no_child_and_no_name(moment: str) -> None:
-    before = sorted(os.listdir("/dev/shm"))
+    before = set(os.listdir("/dev/shm"))
     busy = "print('ready', flush=True)\n    for batch in run: pass" if moment == "busy" else "print('ready', flush=True); time.sleep(600)"
     parent = _script(busy, stdout=subprocess.PIPE)
     assert parent.stdout is not None
@@ -295,7 +295,7 @@ def test_a_killed_parent_leaves_no_child_and_no_name(moment: str) -> None:
     parent.kill()
     parent.wait()
     assert eventually(lambda: not any(alive(pid) for pid in readers))
-    assert sorted(os.listdir("/dev/shm")) == before
+    assert eventually(lambda: set(os.listdir("/dev/shm")) <= before)  # where other processes' names come and go
     parent.stdout.close()
 
 
@@ -311,7 +311,9 @@ def test_a_parent_that_just_ends_leaves_no_child() -> None:
 # --- parents of all kinds
 
 
-@pytest.mark.parametrize("shell", ["<&- >&- 2>&-", "</dev/null >{0}/out 2>{0}/err", ">&-"])
+@pytest.mark.parametrize(
+    "shell", ["<&- >&- 2>&-", *(pytest.param(other, marks=pytest.mark.slow) for other in ("</dev/null >{0}/out 2>{0}/err", ">&-"))]
+)
 def test_standard_files_of_the_parent_may_be_closed_or_files(shell: str, tmp_path: Path) -> None:
     body = (
         f"got = [next(run) for _ in range(50)]\n    os.write(1, b'noise'); os.write(2, b'noise')\n    open('{tmp_path}/result', 'w')"
