@@ -59,12 +59,17 @@ STAGES = all_stages()
 ENGINE = ("clip_tiny-train", "ddpm-train", "rbm-train", "vae-train", "wgan_gp-train")
 """Stages for what is the engine's to keep, whatever the family: towers, noise and an average of weights, a rule without gradient, two players."""
 
+LIKE_OTHERS = ("ldm_sd2-text", "ldm_sd2-denoiser", "sd3_medium-text_2")
+"""Stages with the networks and losses of SDXL's, in other sizes: slow tests."""
+
 
 def stages(labels: Iterable[str]) -> pytest.MarkDecorator:
     """The test once a stage; those of one recipe run in one process, which trains each of its stages once."""
-    return pytest.mark.parametrize(
-        "label", [pytest.param(label, marks=pytest.mark.xdist_group(f"contract {STAGES[label].recipe}")) for label in labels]
-    )
+    marks = {
+        label: [pytest.mark.xdist_group(f"contract {STAGES[label].recipe}"), *([pytest.mark.slow] if label in LIKE_OTHERS else [])]
+        for label in labels
+    }
+    return pytest.mark.parametrize("label", [pytest.param(label, marks=chosen) for label, chosen in marks.items()])
 
 
 every_recipe = pytest.mark.parametrize("recipe", registry.RECIPES)
