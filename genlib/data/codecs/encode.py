@@ -14,13 +14,14 @@ from PIL import Image, features
 
 from genlib.data.codecs.decode import LIMIT_BYTES, LIMIT_PIXELS, TWO_SIZES, BadSample
 from genlib.data.codecs.image_header import image_header, mask_header
-from genlib.data.codecs.images import decode_image, opened, plain
+from genlib.data.codecs.images import decode_image, decode_map, opened, plain
 from genlib.data.codecs.orientation import UPRIGHT, turn_of, upright
 from genlib.files import IrregularError, read_regular
 
 _OTHERS = ("BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 """Formats that are opened to be stored as another one; Pillow's other decoders are not used."""
 _EXTENSION = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+_END = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 _QUALITY = 95
 
 
@@ -46,7 +47,7 @@ def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:
     """(extension, bytes) of an image for a shard: unchanged where it is a JPEG, PNG or WebP of one frame and no larger than `size`.
 
     Otherwise it is turned upright and shrunk to `size` pixels on the shorter side, never up; JPEG and WebP stay such, all else
-    becomes PNG. Of a JPEG with several pictures the first is taken. BadSample or SkippedSample says why it cannot be used.
+    becomes PNG. Of a JPEG with several pictures the first is taken. BadSample or SkippedSample says why it cannot be used, as one that is cut off.
     """
     if len(data) > LIMIT_BYTES["image"]:
         raise BadSample("over the byte limit")
@@ -57,6 +58,8 @@ def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:
             raise
         return _encoded_other(data, size)
     if not size or min(header.height, header.width) <= size:
+        if not ends(data, header.format):
+            decode_image(data)
         return _EXTENSION[header.format.upper()], data
     try:
         return _encoded(opened(data, header.format.upper()), header.format.upper(), size, header.turn)
@@ -64,6 +67,13 @@ def stored_image(data: bytes, size: int = 0) -> tuple[str, bytes]:
         raise
     except Exception:  # what a codec raises on hostile bytes is not a closed list
         raise BadSample("undecodable") from None
+
+
+def ends(data: bytes, kind: str) -> bool:
+    """Whether a JPEG, PNG or WebP file ends as its format does: a copy or a download that was cut off does not, nor does one with more behind it."""
+    if kind == "webp":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return data.endswith(_END[kind])
 
 
 def stored_halves(data: bytes, size: int = 0) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
@@ -87,7 +97,10 @@ def stored_mask(data: bytes) -> tuple[str, bytes]:
     if len(data) > LIMIT_BYTES["image"]:
         raise BadSample("over the byte limit")
     try:
-        return f"mask.{_EXTENSION[mask_header(data).format.upper()]}", data
+        kind = mask_header(data).format
+        if not ends(data, kind):
+            decode_map(data)
+        return f"mask.{_EXTENSION[kind.upper()]}", data
     except BadSample as reason:
         if str(reason) != "undecodable header":
             raise

@@ -26,7 +26,7 @@ from genlib.data.shards.writer import ShardWriter
 from genlib.files import read_regular, write_atomically
 from genlib.json_text import json_text
 
-CONVERT_VERSION = 3
+CONVERT_VERSION = 4
 """Changes when the same input would give other bytes."""
 _MEASURED, _MOST_SAMPLES, _FILLED = 64, 65_536, 0.85  # samples to see how large they are, most samples a part, share of a shard to fill
 _RECORD_BYTES = 64 << 20

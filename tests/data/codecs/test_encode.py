@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from genlib.data.codecs.decode import BadSample
-from genlib.data.codecs.encode import SkippedSample, stored_image
+from genlib.data.codecs.encode import SkippedSample, stored_image, stored_mask
 from genlib.data.codecs.image_header import image_header
 from genlib.data.codecs.images import decode_image
 
@@ -96,7 +97,16 @@ def test_what_cannot_be_stored_says_why(data: bytes, reason: str) -> None:
 
 
 def test_a_truncated_jpeg_is_found_where_it_is_encoded_anew() -> None:
-    data = encoded("JPEG", size=(400, 400))[:2000]
-    assert stored_image(data) == ("jpg", data)  # its header is fine; `verify --decode` finds it
     with pytest.raises(BadSample, match=r"^undecodable$"):
-        stored_image(data, 100)
+        stored_image(encoded("JPEG", size=(400, 400))[:2000], 100)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("stored", [stored_image, stored_mask])
+def test_a_file_that_is_cut_off_is_none_and_one_with_more_behind_it_is_kept(kind: str, stored: Callable[[bytes], tuple[str, bytes]]) -> None:
+    whole = encoded(kind, size=(120, 80))
+    for more in (b"", b"\0" * 7, b"of a camera, behind its picture"):
+        assert stored(whole + more)[1] == whole + more
+    for share in (0.5, 0.8, 0.95):
+        with pytest.raises(BadSample, match="undecodable"):
+            stored(whole[: int(share * len(whole))])
