@@ -112,7 +112,8 @@ def train(job: WorkerJob, device: torch.device) -> None:
             accept(job.run)
             print("evaluating", flush=True)
             since_last()
-            with Timeline(folder).timed("scores", stage.train.steps):
+            # scores take means over ranks, of which the others wait at the barrier below
+            with Timeline(folder).timed("scores", stage.train.steps), distributed.alone():
                 evaluate(finals[stage.name], source, folder, device)
             phase("scores and export")
         distributed.barrier()
