@@ -299,7 +299,7 @@ def test_joined_tars_are_read_and_verify_says_so(tmp_path: Path, capsys: pytest.
     out, err = capsys.readouterr()
     assert json.loads(out) == {"shards": 1, "samples": 20, "bad": {}, "members": {"seen": 60, "used": 60, "unused": {}}}
     end = 10 * 3 * 1024
-    assert err.strip().startswith(f"shard joined.tar has 30 members behind the end of the archive at byte {end:,}, as tars have that were joined")
+    assert err.strip().startswith(f"shard joined.tar has 30 members behind the end of the archive at byte {end:,}, as of tars joined by cat")
     assert "30 members behind the end" in caplog.text
     assert not verify([one]).joined
     source = open_source(DataConfig(train=str(joined.parent), cache_mb=0))

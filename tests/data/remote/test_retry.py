@@ -100,10 +100,10 @@ def failing(error: Exception) -> Callable[[], None]:
         (
             exceptions.GenericError("to SECRET - Server returned non-2xx status code: 500 Internal Server Error: SECRET"),
             OSError,
-            "says 500 .*1 times",
+            "says 500 .*1 time ",
         ),
         (exceptions.GenericError("Error performing GET http://169.254.169.254/latest SECRET"), PermissionError, "no credentials were found"),
-        (exceptions.GenericError("a text of another release SECRET"), OSError, "the answer makes no sense, 1 times"),
+        (exceptions.GenericError("a text of another release SECRET"), OSError, "the answer makes no sense, 1 time "),
         (exceptions.NotSupportedError("SECRET"), OSError, "does not answer requests for ranges"),
         (exceptions.UnauthenticatedError("SECRET"), PermissionError, "access is refused"),
         (FileNotFoundError("SECRET"), FileNotFoundError, "there is no such file"),

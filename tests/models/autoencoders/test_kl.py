@@ -251,7 +251,7 @@ def test_adopting_what_does_not_fit_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "size", "words"),
     [
-        (SMALL, 15, "image size 15 does not fit an autoencoder that halves it 1 times; use 14"),
+        (SMALL, 15, "image size 15 does not fit an autoencoder that halves it 1 time; use 14"),
         (SMALL, 0, "the images have many sizes; give one with --data.image-size"),
         (replace(SMALL, image_size=5), 16, "image size 5 does not fit"),
         (GAN, 4, "use 6, or another number"),
