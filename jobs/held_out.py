@@ -65,7 +65,8 @@ class ImagesAndWords(PlainTransform):
 
     def __call__(self, samples: Samples) -> Batch:
         """See `Transform`."""
-        texts = [np.frombuffer(text.encode(), np.uint8) for text in samples.fields.get("text", [""] * len(samples.keys))]
+        # JSON can hold half a pair of surrogates, which is no text in UTF-8
+        texts = [np.frombuffer(text.encode(errors="replace"), np.uint8) for text in samples.fields.get("text", [""] * len(samples.keys))]
         return {**super().__call__(samples), "words": pad_sequences(texts)[0]}
 
 

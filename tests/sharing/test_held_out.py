@@ -63,6 +63,16 @@ def test_they_come_from_all_over_a_sorted_split_each_once_with_caption_or_class(
     assert [int(image[0, 0]) for _, image in few] == list(range(50))
 
 
+def test_a_caption_that_is_no_utf_8_does_not_end_a_run(tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("L", (8, 8)).save(image, "PNG")
+    samples = [{"png": image.getvalue(), "json": caption} for caption in (b'{"caption": "half \\ud800 a pair"}', '{"caption": "größer"}'.encode())]
+    for split in ("train", "validation"):
+        write_shards(tmp_path, split, samples)
+    source = open_source(DataConfig(train=str(tmp_path), image_size=8, caption_field="caption"))
+    assert [words for words, _ in held_out_samples(source, 8)] == ["half ? a pair", "größer"]
+
+
 def test_captions_come_before_classes_and_no_held_out_split_is_none() -> None:
     icons = open_source(DataConfig(train="icons", image_size=16))
     words, image = next(held_out_samples(icons, 16))
