@@ -1,1 +1,6 @@
 """The library: plain PyTorch. It trains every family in one process or many, and never imports ray."""
+
+import os
+
+# PyTorch asks the system for pages of 2 MB where tensors are as large, which spares hundreds of page faults for each; it reads this at its first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -56,6 +56,21 @@ def all_gather(values: Tensor) -> Tensor:
     return gathered
 
 
+def share(numel: int, rank: int, world: int) -> tuple[int, int]:
+    """Elements [low, high) of a flat tensor that belong to the rank: equal shares, the last ones shorter or empty."""
+    size = -(-numel // world)
+    return min(rank * size, numel), min((rank + 1) * size, numel)
+
+
+def gather_shard(shard: Tensor, numel: int) -> Tensor:
+    """The flat whole (numel,) from each rank's share (see `share`), on every rank."""
+    if world_size() == 1:
+        return shard
+    padded = shard.new_zeros(-(-numel // world_size()))
+    padded[: shard.numel()] = shard
+    return all_gather(padded)[:numel]
+
+
 class _GatherWithGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from genlib import registry
+from genlib.engine import zero
+from genlib.engine.sharded_init import ShardedInit
 
 IMPORTED = [
     "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.stage_1_and_2",
@@ -36,6 +39,7 @@ def _rank(rank: int, world: int, store: Path, environment: dict[str, str], funct
     torch.set_num_threads(1)
     os.environ.clear()  # the server's is as old as the server
     os.environ.update(environment, RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
+    zero.ShardedInit = partial(ShardedInit, whole_elements=1_000, small_elements=64)  # small networks are sharded as large ones are
     dist.init_process_group("gloo", store=dist.FileStore(str(store), world), rank=rank, world_size=world)
     try:
         function(*arguments)

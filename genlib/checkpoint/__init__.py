@@ -11,7 +11,7 @@ Written beside its name, fsynced, renamed. A folder that does not verify is pass
 """
 
 from genlib.checkpoint.history import History, checkpoints, find, newest, set_aside
-from genlib.checkpoint.loading import is_export, load_into, load_task, load_weights, task_of
+from genlib.checkpoint.loading import fill, is_export, load_into, load_task, load_weights, task_of
 from genlib.checkpoint.manifest import (
     FORMAT,
     Blueprint,
@@ -38,6 +38,7 @@ __all__ = [
     "find",
     "git_commit",
     "inherit",
+    "fill",
     "is_export",
     "load_into",
     "load_task",

@@ -2,37 +2,75 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from genlib import companions
+from genlib import companions, distributed
 from genlib.checkpoint.manifest import WEIGHTS, Manifest, verify
 from genlib.task import Task
 
+ShardOf = Callable[[nn.Parameter], Tensor | None]
+"""This rank's share of a weight, see `genlib.distributed.share`; None of one that is whole."""
 
-def load_into(task: Task, checkpoint: Path) -> None:
+
+def whole(weight: nn.Parameter) -> None:
+    """Of a task that is not sharded."""
+
+
+def load_into(task: Task, checkpoint: Path, shard_of: ShardOf = whole) -> None:
     """Fills the task with a verified checkpoint's weights, the moving average where there is one. ValueError names the first that does not fit."""
     verify(checkpoint)
-    here, there = task.state_dict(), load_weights(checkpoint, ema=True)
+    here = task.state_dict(keep_vars=True)
+    with safe_open(weights_file(checkpoint, ema=True), "pt") as file:
+        there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (a file, which is no dict)
     for name in sorted({*here, *there}):
         if name not in here or name not in there:
             odd = f"{name} is {'not in it' if name in here else 'in it alone'}"
             raise ValueError(f"{checkpoint} is of another task: {odd}; name a run of the same kind")
-        if here[name].shape != there[name].shape and not name.endswith("_extra_state"):
+        if here[name].shape != there[name] and not name.endswith("_extra_state"):
             raise ValueError(
-                f"{checkpoint} is of another size: {name} is {tuple(there[name].shape)} there and {tuple(here[name].shape)} here; "
+                f"{checkpoint} is of another size: {name} is {there[name]} there and {tuple(here[name].shape)} here; "
                 "give the task the options it was trained with"
             )
-    task.load_state_dict(there)
+    fill(task, checkpoint, shard_of, ema=True)
+
+
+def fill(task: Task, checkpoint: Path, shard_of: ShardOf = whole, *, ema: bool = False) -> None:
+    """Fills a task of the same kind with a checkpoint's weights; of those that `shard_of` knows only this rank's share is read."""
+    shards = {name: (weight.shape, shard) for name, weight in task.named_parameters(remove_duplicate=False) if (shard := shard_of(weight)) is not None}
+    with safe_open(weights_file(checkpoint, ema=ema), "pt") as file:
+        odd = task.load_state_dict({name: file.get_tensor(name) for name in file.keys() if name not in shards}, strict=False)  # noqa: SIM118
+        for name, (shape, shard) in shards.items():
+            low, _ = distributed.share(shape.numel(), distributed.rank(), distributed.world_size())
+            shard.copy_(_elements(file.get_slice(name), low, low + shard.numel()))
+    if wrong := [*(name for name in odd.missing_keys if name not in shards), *odd.unexpected_keys]:
+        raise RuntimeError(f"{checkpoint} does not fit {type(task).__name__}: {', '.join(wrong[:3])}")
+
+
+def _elements(piece: Any, low: int, high: int) -> Tensor:
+    """Elements low to high of the flattened tensor of a file, of whose rows no others are read."""
+    rows, *others = piece.get_shape()
+    size = math.prod(others)
+    first, last = (low // size, -(-high // size)) if size else (0, 0)
+    return piece[first:last].reshape(-1)[low - first * size : high - first * size]
 
 
 def load_weights(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """The full state dict, on the CPU; `ema` takes the moving average where there is one."""
+    return load_file(weights_file(checkpoint, ema=ema))
+
+
+def weights_file(checkpoint: Path, *, ema: bool) -> Path:
+    """Where the weights are, or, where asked for and there, their moving average."""
     path = checkpoint / "ema.safetensors"
-    return load_file(path if ema and path.exists() else checkpoint / WEIGHTS)
+    return path if ema and path.exists() else checkpoint / WEIGHTS
 
 
 def is_export(checkpoint: Path) -> bool:
@@ -46,7 +84,7 @@ def task_of(checkpoint: Path, manifest: Manifest, *, ema: bool = True) -> Task:
     if is_export(checkpoint):
         companions.load_pretrained(task, checkpoint)
     else:
-        task.load_state_dict(load_weights(checkpoint, ema=ema))
+        fill(task, checkpoint, ema=ema)
     return task
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from genlib import distributed
-from genlib.engine.strategy import Shard, Strategy, gather_shard
+from genlib.engine.strategy import Shard, Strategy
 
 
 class Ema:
@@ -44,7 +44,7 @@ class Ema:
         """The averaged state dict on rank 0 ({} elsewhere): `state` with every weight that it follows replaced. All ranks call it."""
         averaged = dict(state)
         for shard, ema in zip(self.followed(), self.shards, strict=True):
-            flat = gather_shard(ema, shapes[shard.name].numel())
+            flat = distributed.gather_shard(ema, shapes[shard.name].numel())
             if distributed.rank() == 0:
                 averaged[shard.name] = flat.cpu().view(shapes[shard.name]).clone()
         return averaged

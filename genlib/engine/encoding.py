@@ -44,7 +44,7 @@ def identity(task: Task, stage: Stage, spec: DataSpec) -> str:
     """A name for what the task's `encode` makes of these samples: a digest of all that it may depend on.
 
     That is the data, the task's configuration, and all of its state but what it trains: frozen networks, tokenizers, scales; and what modules do
-    that no state says, such as how texts are cleaned, which each one tells by `beyond_state`. The task must not have been wrapped or sharded yet.
+    that no state says, such as how texts are cleaned, which each one tells by `beyond_state`. The task must not have been wrapped yet.
     """
     data = {name: value for name, value in to_json(stage.data).items() if f"data.{name}" not in CHANGEABLE}
     kind = f"{type(stage.task).__module__}:{type(stage.task).__qualname__}"
@@ -71,7 +71,7 @@ def frozen_state(task: Task) -> dict[str, Tensor]:
     players = tuple(f"{player}." for player in task.players())
     moving = {name for name, parameter in task.named_parameters(remove_duplicate=False) if parameter.requires_grad}
     moving |= {name for name, _ in task.named_buffers(remove_duplicate=False) if name.startswith(players)}
-    return {name: value for name, value in sorted(task.state_dict().items()) if name not in moving}
+    return {name: value for name, value in sorted(task.state_dict(keep_vars=True).items()) if name not in moving}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

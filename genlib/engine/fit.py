@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from genlib import checkpoint, companions, distributed, phases
 from genlib.checkpoint import Blueprint, DataState, Manifest
@@ -25,6 +26,7 @@ from genlib.engine.pictures import RunPictures, drop_after
 from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
 from genlib.engine.same_run import check_same_run, from_weights, is_of_run
+from genlib.engine.sharded_init import ShardedInit
 from genlib.engine.skipped_updates import SkippedUpdates
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
@@ -69,7 +71,7 @@ def fit(
 def fresh_task(stage: Stage, *, recipe: str, source: DataSource, folder: Path, upstream: Mapping[str, Path]) -> tuple[Task, Blueprint]:
     """The task as it is before the first step of a training in `folder`, and how it is built; in one process."""
     training = Training(stage, recipe, source, folder, torch.device("cpu"), upstream, Listener())
-    training.task = training.build()
+    training.task = training.build(training.built_upstream())
     training.prepare()
     return training.task, training.blueprint
 
@@ -94,21 +96,30 @@ class Training:
         self.skipped = SkippedUpdates(source, self.config)
         self.failed_saves, self.seconds, self.trouble = 0, 0.0, ""
         self.flops_per_sample: float | None = None
+        self.sharded_init: ShardedInit | None = None
 
     def run(self) -> Path:
         # one rank looks, as that renames damaged checkpoints, and all ranks must begin from the same one
         found = distributed.broadcast_object(self.history.newest() if distributed.rank() == 0 else None)
         if found:
             check_same_run(found[1], self.recipe, self.stage, self.source.spec, self.folder)
-        self.task = self.build()
+        refusal = strategy_refusal(self.stage.task, self.config.strategy, distributed.world_size())
+        if not refusal:
+            self.strategy = strategy_of(self.config.strategy, self.device)
+            self.sharded_init = self.strategy.sharded_init
+        upstream = self.built_upstream()
+        if self.sharded_init:
+            self.sharded_init.keep_whole(weight for task in upstream.values() for weight in task.state_dict(keep_vars=True).values())
+        with self.building():
+            self.task = self.build(upstream)
         self.steps = self.config.steps if self.task.phases else 0
         kept = kept_rows(found[0] / "state") if found else None
         if found and found[1].step >= self.steps:
             if kept and distributed.rank() == 0:
                 add_missing(metrics_file(self.folder), kept)
             return found[0]
-        if reason := strategy_refusal(self.stage.task, self.config.strategy, distributed.world_size()):
-            raise ValueError(reason)
+        if refusal:
+            raise ValueError(refusal)
         first = self.start(*found) if found else self.begin()
         if not self.steps:  # a task without training is its upstream and its actions
             return self.last_save(None)
@@ -160,16 +171,29 @@ class Training:
         """Samples of one micro-batch over all ranks."""
         return self.config.global_batch // self.config.accumulation
 
-    def build(self) -> Task:
+    def built_upstream(self) -> dict[str, Task]:
+        """The stages that the task needs, by role."""
+        return {role: checkpoint.load_task(path) for role, path in self.upstream.items()}
+
+    def build(self, upstream: Mapping[str, Task]) -> Task:
         """The task with its initial weights, the same on every rank."""
         torch.manual_seed(self.config.seed)
-        upstream = {role: checkpoint.load_task(path) for role, path in self.upstream.items()}
         return self.stage.task.build(self.source.spec, upstream)
+
+    def building(self) -> AbstractContextManager:
+        """Inside, the task's weights are made, changed and read before the strategy has them, by all ranks together."""
+        return self.sharded_init or nullcontext()
+
+    def shard_of(self, weight: nn.Parameter) -> Tensor | None:
+        """This rank's share of a weight of the task before the strategy has it; None where it is whole."""
+        return self.sharded_init.shard_of(weight) if self.sharded_init else None
 
     def begin(self) -> int:
         """A fresh run: what depends on the data, then the strategy."""
-        self.prepare()
-        check_equal_starts(self.task)
+        with self.building():
+            self.prepare()
+        with self.building():
+            check_equal_starts(self.task, self.sharded_init)
         self.use_strategy(0)
         return 0
 
@@ -180,7 +204,7 @@ class Training:
     def start_from(self, folder: Path) -> None:
         """Weights of another run, or of a folder in the field's own format."""
         if (found := checkpoint.find(folder)) and not checkpoint.is_export(found):
-            return checkpoint.load_into(self.task, found)
+            return checkpoint.load_into(self.task, found, self.shard_of)
         if not folder.is_dir():
             raise ValueError(f"train.start_from is {str(folder)!r}, which is no folder that this worker sees; name a run or a checkpoint")
         self.task.prepare(self.source)
@@ -188,7 +212,8 @@ class Training:
 
     def start(self, folder: Path, manifest: Manifest) -> int:
         """From a checkpoint: weights before the strategy shards them, optimizer state after."""
-        self.task.load_state_dict(checkpoint.load_weights(folder))
+        with self.building():
+            checkpoint.fill(self.task, folder, self.shard_of)
         self.use_strategy(manifest.step)
         load_optimizers(self.strategy, (folder / "state").glob("rank_*.safetensors"), manifest.updates)
         if self.ema:
@@ -211,7 +236,6 @@ class Training:
         self.shapes = {name: p.shape for name, p in self.task.named_parameters()}  # ZeRO-3 leaves none
         if self.device.type == "cuda":
             self.flops_per_sample = self.counted_flops()  # before ZeRO-3 takes the weights apart
-        self.strategy = strategy_of(self.config.strategy, self.device)
         self.strategy.setup(self.task, self.config)
         self.ema = (
             Ema(self.strategy, self.config.ema_halflife_samples, self.config.ema_rampup, self.task.averaged)
@@ -226,7 +250,8 @@ class Training:
         """The identity of what the task encodes, which only a task that is not wrapped tells; empty where that is on the fly."""
         if not self.task.encodes or self.config.encode == "fly":
             return ""
-        return distributed.broadcast_object(identity(self.task, self.stage, self.source.spec) if distributed.rank() == 0 else "")
+        with self.building():
+            return distributed.broadcast_object(identity(self.task, self.stage, self.source.spec))
 
     def counted_flops(self) -> float | None:
         """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted, or become more."""
@@ -411,8 +436,9 @@ def due(done: int, every: int, steps: int) -> bool:
     return bool(every) and (done % every == 0 or done == steps)
 
 
-def check_equal_starts(task: Task) -> None:
+def check_equal_starts(task: Task, sharded: ShardedInit | None) -> None:
     """ValueError where `prepare` left ranks with different values: they would train different things."""
-    sums = [value.double().sum().item() for value in task.state_dict().values()]
+    whole = [value for value in task.state_dict(keep_vars=True).values() if not (sharded and sharded.is_apart(value))]
+    sums = [value.detach().sum(dtype=torch.float64).item() for value in whole] + (sharded.sums() if sharded else [])
     if any(other != sums for other in distributed.all_gather_object(sums)):
         raise ValueError(f"{type(task).__name__}.prepare gave different values on different ranks; it must depend on the data and the seed alone")

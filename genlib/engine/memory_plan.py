@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.strategy import optim_of
 from genlib.engine.trace import FakeTask, Moment, PassTrace
-from genlib.engine.zero import LIVE_ELEMENTS, bucket_elements
+from genlib.engine.zero import Zero3Buffers, bucket_elements
 
 FP32 = 4
 PARTS = ("weights", "frozen", "gradients", "copies of weights", "optimizer", "EMA", "buckets", "gathered weights", "activations")
@@ -98,8 +98,7 @@ class MemoryEstimate:
         layout = Layout(self.model, parallelism, max(1, world), self.accumulation > 1)
         moments = (held for small, large in self.traces for held in layout.moments(line(small, large, micro_batch)))
         worst = max(moments, key=lambda held: held.get("activations", 0) + FP32 * (held.get("gradients", 0) + held.get("buckets", 0)))
-        memories = [Memory(parts, layout.host_bytes) for parts in (layout.parts(**worst), layout.at_start())]
-        return max(memories, key=lambda memory: memory.device_bytes)
+        return Memory(layout.parts(**worst), layout.host_bytes)
 
     def largest_micro_batch(self, parallelism: Parallelism, world: int, device_bytes: float, most: int = 2**20) -> int:
         """The most samples a device can hold at once; 0 where it cannot hold one."""
@@ -182,8 +181,9 @@ class Layout:
 
     def _zero3(self, trained: int, share: int) -> None:
         self.kept |= {"weights": share, "copies of weights": share, "gradients": share}
-        self.kept["buckets"] = sum(bucket_elements(elements) for elements in self.model.elements.values())
-        self.kept["gathered weights"] = 2 * min(trained, LIVE_ELEMENTS)  # as they arrive, and as the layers use them
+        buffers = [Zero3Buffers.of(elements, self.model.largest) for elements in self.model.elements.values()]
+        self.kept["buckets"] = sum(one.bucket for one in buffers)
+        self.kept["gathered weights"] = 2 * min(trained, max(one.live for one in buffers))  # as they arrive, and as the layers use them
 
     def _offload(self, share: int) -> None:
         moved = ["optimizer", "copies of weights", "gradients"] + (["weights"] if self.parallelism.offload == "all" else [])
@@ -198,10 +198,6 @@ class Layout:
         everything = {**found, "frozen": self.model.frozen_bytes, "activations": activations}
         return {name: everything[name] for name in PARTS if everything.get(name)}
 
-    def at_start(self) -> dict[str, int]:
-        """While the task lies whole on the device and is taken apart."""
-        return {"weights": FP32 * self.model.trained, "frozen": self.model.frozen_bytes} if self.parallelism.strategy == "zero3" else {}
-
     def moments(self, trace: PassTrace) -> Iterator[dict[str, int]]:
         """What there is at each moment of a phase beside what is kept, as `parts` takes it."""
         others = self.model.trained - self.model.elements[trace.player]
@@ -212,7 +208,12 @@ class Layout:
         elif self.parallelism.strategy == "zero1":
             yield from self._whole(trace, 0, bucket_elements(self.model.elements[trace.player]))
         else:
-            yield from self._bucketed(trace, bucket_elements(self.model.elements[trace.player]))
+            yield from self._bucketed(trace, self._bucket(trace.player))
+
+    def _bucket(self, player: str) -> int:
+        """Elements of the bucket of stages 2 and 3."""
+        elements = self.model.elements[player]
+        return Zero3Buffers.of(elements, self.model.largest).bucket if self.parallelism.strategy == "zero3" else bucket_elements(elements)
 
     def _whole(self, trace: PassTrace, others: int, bucket: int) -> Iterator[dict[str, int]]:
         """Every gradient stays whole to the end; ZeRO-1 then sends them bucket by bucket, a copy of each, and keeps its share."""

@@ -13,7 +13,7 @@ from genlib import distributed
 from genlib.config import TrainConfig
 from genlib.engine.micro_batches import passes
 from genlib.engine.optim import clip_gradients, learning_rate, limit_weights, make_optimizer, parameter_groups, set_learning_rate
-from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, share, state_shards
+from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Metrics, Step
 
@@ -27,6 +27,8 @@ def mean_metrics(micro: Sequence[Metrics]) -> Metrics:
 
 class SingleDevice:
     """Strategy of one process."""
+
+    sharded_init = None
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -120,5 +122,5 @@ def blank_state(optimizer: Optimizer, weight: Tensor, updates: int, keys: Collec
 
 def whole_share(name: str, parameter: nn.Parameter, rank: int, world: int) -> Shard:
     """This rank's share of a weight that is whole on every rank."""
-    low, high = share(parameter.numel(), rank, world)
+    low, high = distributed.share(parameter.numel(), rank, world)
     return Shard(name, low, parameter.detach().reshape(-1)[low:high])

@@ -15,8 +15,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from genlib import distributed
 from genlib.config import OptimConfig, TrainConfig
+from genlib.engine.sharded_init import ShardedInit
 from genlib.task import Phase, Task, weighted_mean
 from genlib.types import Batch, Metrics, Step
 
@@ -116,6 +116,9 @@ class Strategy(Protocol):
 
     device: torch.device
 
+    sharded_init: ShardedInit | None
+    """Where weights are sharded: inside of this the task is built, prepared and filled, by all ranks together."""
+
     def setup(self, task: Task, config: TrainConfig) -> None:
         """Moves the task to the device and makes one LossModule and one optimizer per player. Weights are final by now."""
         ...
@@ -164,19 +167,3 @@ class Strategy(Protocol):
 def optim_of(config: TrainConfig, player: str) -> OptimConfig:
     """The optimizer settings of a player."""
     return config.players.get(player, config.optim)
-
-
-def share(numel: int, rank: int, world: int) -> tuple[int, int]:
-    """Elements [low, high) of a flat tensor that belong to the rank: equal shares, the last ones shorter or empty."""
-    size = -(-numel // world)
-    return min(rank * size, numel), min((rank + 1) * size, numel)
-
-
-def gather_shard(shard: Tensor, numel: int) -> Tensor:
-    """The flat whole (numel,) from each rank's share (see `share`), on every rank."""
-    world = distributed.world_size()
-    if world == 1:
-        return shard
-    padded = shard.new_zeros(-(-numel // world))
-    padded[: shard.numel()] = shard
-    return distributed.all_gather(padded)[:numel]

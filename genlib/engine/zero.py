@@ -10,18 +10,21 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlib import distributed
 from genlib.config import TrainConfig
 from genlib.engine.ddp import average_batch_statistics
+from genlib.engine.host_memory import give_back_large_blocks
 from genlib.engine.micro_batches import passes
 from genlib.engine.optim import learning_rate, parameter_groups, set_learning_rate
 from genlib.engine.partition_optimizer import PartitionOptimizer, WeightPiece, leaves
+from genlib.engine.sharded_init import ShardedInit
 from genlib.engine.single import blank_state, mean_metrics, whole_share
 from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, state_shards
 from genlib.task import Phase, Task
@@ -35,9 +38,31 @@ LIVE_ELEMENTS = 200_000_000
 """ZeRO-3 asks for no more ahead while so many weights are whole, and keeps those that are used again so soon."""
 
 
+LEAST_ELEMENTS = 1_000_000
+"""Buffers of ZeRO-3 that are smaller save nothing that counts."""
+
+
 def bucket_elements(trained: int) -> int:
-    """Elements of the bucket in which a player's gradients are sent."""
+    """Elements of the bucket in which stages 1 and 2 send a player's gradients."""
     return min(REDUCE_ELEMENTS, trained)
+
+
+@dataclass(frozen=True, slots=True)
+class Zero3Buffers:
+    """Elements of the buffers with which ZeRO-3 trains a player: of a network that is small, small ones, or they would hold all that is sharded."""
+
+    bucket: int
+    """Of gradients that are sent at once; as many of a rank's share are updated at once."""
+    prefetch: int
+    """Of weights that are asked for ahead."""
+    live: int
+    """See `LIVE_ELEMENTS`."""
+
+    @classmethod
+    def of(cls, trained: int, largest: int) -> Zero3Buffers:
+        """For a player of so many trained elements, the largest of whose weights has so many."""
+        layer = max(largest, trained // 16, LEAST_ELEMENTS)
+        return cls(min(REDUCE_ELEMENTS, layer, trained), min(PREFETCH_ELEMENTS, layer), min(LIVE_ELEMENTS, 2 * layer))
 
 
 def import_deepspeed(device: torch.device):
@@ -62,9 +87,12 @@ class Zero:
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         self.updates: dict[str, int] = {}
+        if stage == 3:
+            give_back_large_blocks()
+        self.sharded_init = ShardedInit(device) if stage == 3 and distributed.world_size() > 1 else None
 
     def setup(self, task: Task, config: TrainConfig) -> None:
-        self.task, self.config = task.to(self.device), config
+        self.task, self.config = task, config
         self.engines, self.optimizers = {}, {}
         self.players = Players(task)
         if scalar := next((name for name, p in self.players.by_state_name if not p.dim()), ""):
@@ -72,9 +100,11 @@ class Zero:
                 f"{scalar} is a weight without an axis, which DeepSpeed cannot send; give it the shape (1,), or use --train.strategy ddp"
             )
         optims = {player: optim_of(config, player) for player in task.players()}
-        # Noted before the first engine partitions all weights: a partition has lost its shape, by which decay is chosen.
+        # Noted before DeepSpeed has the weights: a partition has lost its shape, by which decay is chosen.
         self.elements = {player: sum(p.numel() for p in weights.values()) for player, weights in self.players.weights.items()}
+        self.largest = max(p.numel() for weights in self.players.weights.values() for p in weights.values())
         groups = {player: parameter_groups(task, self.players.weights[player], optim.weight_decay) for player, optim in optims.items()}
+        self.place_weights()
         for player, optim in optims.items():
             self.players.select(player)
             optimizer = PartitionOptimizer(groups[player], optim)
@@ -84,20 +114,37 @@ class Zero:
             optimizer.divide(list(self._pieces(player)))
             self.optimizers[player], self.updates[player] = optimizer, 0
 
+    def place_weights(self) -> None:
+        """Moves the task to the device; what is sharded goes over to DeepSpeed weight by weight, so that no more than one is whole there."""
+        first: Any = None
+        for weight in self.task.parameters() if self.stage == 3 else ():
+            if self.sharded_init:
+                self.sharded_init.hand_over(weight)
+            if first is None:
+                first, settings = weight, self.settings(next(iter(self.players.weights)))
+                self.deepspeed.zero.Init(nn.ParameterList([weight]), config_dict_or_path=settings, dtype=weight.dtype)
+            else:
+                first.convert_to_zero_parameters(param_list=[weight])
+        if self.sharded_init:
+            self.sharded_init.hand_over_rest()
+        self.task.to(self.device)
+
     def settings(self, player: str) -> dict:
         """DeepSpeed's configuration; what it would choose by itself and differs from the other strategies is written out."""
         several = len(self.task.players()) > 1  # several engines over one task disturb each other's trace
+        buffers = Zero3Buffers.of(self.elements[player], self.largest)
         return {
             "train_micro_batch_size_per_gpu": 1,  # used for its own throughput figures alone
             "gradient_accumulation_steps": self.config.accumulation,
             "gradient_clipping": optim_of(self.config, player).clip_norm,  # silent, it clips at 1.0
             "zero_optimization": {
                 "stage": self.stage,
-                "reduce_bucket_size": bucket_elements(self.elements[player]),
+                "reduce_bucket_size": buffers.bucket if self.stage == 3 else bucket_elements(self.elements[player]),
                 "stage3_param_persistence_threshold": 0,
-                "stage3_prefetch_bucket_size": 0 if several else PREFETCH_ELEMENTS,
-                "stage3_max_live_parameters": LIVE_ELEMENTS,
-                "stage3_max_reuse_distance": LIVE_ELEMENTS,
+                "stage3_prefetch_bucket_size": 0 if several else buffers.prefetch,
+                "stage3_max_live_parameters": buffers.live,
+                "stage3_max_reuse_distance": buffers.live,
+                "sub_group_size": buffers.bucket,
                 **self.offload(),
             },
             "zero_allow_untested_optimizer": True,
@@ -210,7 +257,7 @@ class Zero:
                 start, numel = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
                 offset = mapping.lp_fragment_address.start
             if numel > 0:
-                yield WeightPiece(name, weight, offset, flat, start, torch.nn.Parameter(flat.detach().narrow(0, start, numel)))
+                yield WeightPiece(name, weight, offset, flat, start, nn.Parameter(flat.detach().narrow(0, start, numel)))
 
     def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Collection[str]]) -> None:
         for player, optimizer in self.optimizers.items():

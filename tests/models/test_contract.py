@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from genlib.config import OptimConfig, from_json, to_json
 from genlib.data.source import ShardSource
 from genlib.encoded_batch import encoded
 from genlib.engine.prefetcher import with_weight
+from genlib.engine.sharded_init import ShardedInit
 from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Players
 from genlib.models.representation.clip import CLIPConfig
@@ -98,14 +100,15 @@ class Runs:
         """The final checkpoint of a run in that folder, with other options."""
         return train_stage(STAGES[label].recipe, STAGES[label].stage, folder, self.upstream(label), **options)
 
-    def built(self, label: str) -> Task:
+    def built(self, label: str, sharded: ShardedInit | None = None) -> Task:
         """The task as it is before training, in train mode."""
         stage, upstream = STAGES[label].stage, self.upstream(label)
         tasks = {role: checkpoint.load_task(upstream[name]) for role, name in stage.needs.items()}
         torch.manual_seed(0)
         source = source_of(stage)
-        task = stage.task.build(source.spec, tasks)
-        task.prepare(source)
+        with sharded or nullcontext():
+            task = stage.task.build(source.spec, tasks)
+            task.prepare(source)
         return task.train()
 
     def trained(self, label: str) -> Path:
@@ -264,6 +267,20 @@ def test_two_processes_equal_one(runs: Runs, label: str, strategy: str, tmp_path
     two = checkpoint.load_weights(tmp_path / final)
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-5)
+
+
+@every_stage
+@pytest.mark.slow
+def test_weights_sharded_as_they_are_made_are_those_of_one_process(runs: Runs, label: str) -> None:
+    plain, drawn = runs.built(label), torch.rand(1)
+    sharded = ShardedInit(CPU, whole_elements=1_000, small_elements=64)
+    task = runs.built(label, sharded)
+    assert torch.equal(torch.rand(1), drawn)
+    for weight in task.parameters():
+        sharded.hand_over(weight)
+    sharded.hand_over_rest()
+    for (name, value), other in zip(plain.state_dict().items(), task.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
 
 
 JOINT = tuple(label for label, case in STAGES.items() if type(case.stage.task) in (CLIPConfig, SimCLRConfig))
