@@ -2,5 +2,5 @@
 
 import os
 
-# PyTorch asks the system for pages of 2 MB where tensors are as large, which spares hundreds of page faults for each; it reads this at its first tensor.
+# PyTorch then asks for pages of 2 MB where tensors are as large, which spares hundreds of page faults for each. It reads this at its first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -44,7 +44,9 @@ def load_into(task: Task, checkpoint: Path, shard_of: ShardOf = whole) -> None:
 
 def fill(task: Task, checkpoint: Path, shard_of: ShardOf = whole, *, ema: bool = False) -> None:
     """Fills a task of the same kind with a checkpoint's weights; of those that `shard_of` knows only this rank's share is read."""
-    shards = {name: (weight.shape, shard) for name, weight in task.named_parameters(remove_duplicate=False) if (shard := shard_of(weight)) is not None}
+    shards = {
+        name: (weight.shape, shard) for name, weight in task.named_parameters(remove_duplicate=False) if (shard := shard_of(weight)) is not None
+    }
     with safe_open(weights_file(checkpoint, ema=ema), "pt") as file:
         odd = task.load_state_dict({name: file.get_tensor(name) for name in file.keys() if name not in shards}, strict=False)  # noqa: SIM118
         for name, (shape, shard) in shards.items():
@@ -56,8 +58,7 @@ def fill(task: Task, checkpoint: Path, shard_of: ShardOf = whole, *, ema: bool =
 
 def _elements(piece: Any, low: int, high: int) -> Tensor:
     """Elements low to high of the flattened tensor of a file, of whose rows no others are read."""
-    rows, *others = piece.get_shape()
-    size = math.prod(others)
+    size = math.prod(piece.get_shape()[1:])
     first, last = (low // size, -(-high // size)) if size else (0, 0)
     return piece[first:last].reshape(-1)[low - first * size : high - first * size]
 

@@ -133,6 +133,7 @@ class Manifest(Config):
         return self.step >= self.steps
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what produced the numbers."""
     from importlib.metadata import version

@@ -29,10 +29,10 @@ SMALL_ELEMENTS = 16_384
 WHOLE_ELEMENTS = 4_194_304
 """Elements of larger weights that may be whole at a time; more where one alone has more."""
 _T = torch.Tensor
+_GET = ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "grad", "is_leaf", "is_meta", "is_sparse")
+_CALL = ("size", "dim", "numel", "nelement", "element_size", "requires_grad_", "is_floating_point", "is_complex", "__hash__")
 _ASKS = {
-    *(getattr(_T, name).__get__ for name in ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "grad", "is_leaf", "is_meta", "is_sparse")),
-    *(getattr(_T, name).__set__ for name in ("requires_grad", "grad")),
-    *(getattr(_T, name) for name in ("size", "dim", "numel", "nelement", "element_size", "requires_grad_", "is_floating_point", "is_complex", "__hash__")),
+    *(getattr(_T, name).__get__ for name in _GET), _T.requires_grad.__set__, _T.grad.__set__, *(getattr(_T, name) for name in _CALL),
     torch.is_floating_point, torch.is_complex, torch.numel,
 }  # fmt: skip
 """What tells or sets something beside the values."""

@@ -13,11 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.measure import report
+from tests.benchmarks.measure import older_commit, report
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
-OLD = os.environ.get("BENCH_OLD", "9239965")
 WORDS = os.environ.get("BENCH_WORDS", "").split()
 
 
@@ -44,14 +43,9 @@ def seconds(code: Path) -> float:
 
 def main() -> None:
     """Prints the row."""
-    with tempfile.TemporaryDirectory() as folder:
-        old = Path(folder, "old")
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(old), OLD], cwd=ROOT, check=True)
-        try:
-            seconds(ROOT)  # the set is made, and files are in memory
-            pairs = [(seconds(ROOT), seconds(old)) for _ in range(ROUNDS)]
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(old)], cwd=ROOT, check=True)
+    with older_commit() as old:
+        seconds(ROOT)  # the set is made, and files are in memory
+        pairs = [(seconds(ROOT), seconds(old)) for _ in range(ROUNDS)]
     ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
     report("command to first step: over an older commit", [a / b for a, b in pairs], must=0.6, seconds=ours, seconds_before=theirs)
 
