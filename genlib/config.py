@@ -187,6 +187,8 @@ class TrainConfig(Config):
     """How gradients become weights: auto is single with one worker, else ddp."""
     offload: Literal["none", "optimizer", "all"] = changeable("none")
     """What ZeRO keeps in the host's memory: optimizer state (zero2, zero3), or weights and all (zero3). Slower, for what fits no other way."""
+    deepspeed: str = changeable("")
+    """A JSON file of DeepSpeed settings for zero1, zero2 and zero3: of messages, buffers and logs. What would change the weights is refused."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the loss under autocast; weights, gradients and optimizer state stay fp32."""
     compile: bool = changeable(False)
@@ -230,6 +232,8 @@ class TrainConfig(Config):
         allowed = {"none": (self.strategy,), "optimizer": ("zero2", "zero3"), "all": ("zero3",)}[self.offload]
         if self.strategy not in allowed:
             raise ValueError(f"train.offload {self.offload} needs train.strategy {' or '.join(allowed)}, not {self.strategy}; change one of them")
+        if self.deepspeed and not self.strategy.startswith("zero"):
+            raise ValueError(f"train.deepspeed {self.deepspeed} needs train.strategy zero1, zero2 or zero3, not {self.strategy}; change one of them")
 
 
 _COMPARISON = re.compile(r"\s*([A-Za-z0-9_.]{1,64})\s*(>=|<=|==|!=|>|<)\s*(-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")

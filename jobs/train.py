@@ -29,6 +29,7 @@ from cluster.signals import ends_well, keeps
 from genlib import program, registry
 from genlib.checkpoint import Manifest, checkpoints, read_manifest
 from genlib.config import TaskConfig
+from genlib.engine.deepspeed_settings import read_settings
 from genlib.engine.same_run import check_same_run
 from genlib.engine.trackers import check_trackers_installed
 from genlib.json_text import json_text
@@ -256,6 +257,7 @@ def check_stage_start(command: Command, stage: Stage, run: Path) -> None:
     if not is_this_machine():
         return
     check_trackers_installed(train.trackers)
+    read_settings(train.deepspeed)
     if command.options.score_features and stage is command.stages[-1]:
         check_draws(stage.task)
     if missing := next((where for where in command.options.score_features if not Path(where).exists()), None):

@@ -8,10 +8,12 @@ gradient along a trace (`genlib.engine.trace`), in which autocast's bf16 copies 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from genlib.config import OptimConfig, TrainConfig
+from genlib.engine.deepspeed_settings import read_settings
 from genlib.engine.strategy import optim_of
 from genlib.engine.trace import FakeTask, Moment, PassTrace
 from genlib.engine.zero import Zero3Buffers, bucket_elements
@@ -57,6 +59,8 @@ class ModelElements:
     """Tensors that the optimizer keeps for each weight, by player."""
     averaged: int
     """Trained elements of which there is a moving average."""
+    own: Mapping[str, Any]
+    """ZeRO's settings in `train.deepspeed`."""
 
     @property
     def trained(self) -> int:
@@ -123,6 +127,7 @@ def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Me
         everything - FP32 * sum(elements.values()),
         {player: optimizer_tensors(optim_of(config, player)) for player in players},
         sum(elements[player] for player in fake.task.averaged or elements) if config.ema_halflife_samples else 0,
+        read_settings(config.deepspeed).get("zero_optimization", {}),
     )
     most = min(max(2, micro_batch), TRACED)
     sizes = sorted({most, 2 if most > 2 else 4})
@@ -181,7 +186,7 @@ class Layout:
 
     def _zero3(self, trained: int, share: int) -> None:
         self.kept |= {"weights": share, "copies of weights": share, "gradients": share}
-        buffers = [Zero3Buffers.of(elements, self.model.largest) for elements in self.model.elements.values()]
+        buffers = [Zero3Buffers.of(elements, self.model.largest, self.model.own) for elements in self.model.elements.values()]
         self.kept["buckets"] = sum(one.bucket for one in buffers)
         self.kept["gathered weights"] = 2 * min(trained, max(one.live for one in buffers))  # as they arrive, and as the layers use them
 
@@ -206,14 +211,18 @@ class Layout:
         elif self.parallelism.strategy == "ddp":
             yield from ({"activations": moment.live_bytes} for moment in trace.moments)
         elif self.parallelism.strategy == "zero1":
-            yield from self._whole(trace, 0, bucket_elements(self.model.elements[trace.player]))
+            yield from self._whole(trace, 0, bucket_elements(self.model.elements[trace.player], self.model.own))
         else:
             yield from self._bucketed(trace, self._bucket(trace.player))
 
     def _bucket(self, player: str) -> int:
         """Elements of the bucket of stages 2 and 3."""
         elements = self.model.elements[player]
-        return Zero3Buffers.of(elements, self.model.largest).bucket if self.parallelism.strategy == "zero3" else bucket_elements(elements)
+        return (
+            Zero3Buffers.of(elements, self.model.largest, self.model.own).bucket
+            if self.parallelism.strategy == "zero3"
+            else bucket_elements(elements, self.model.own)
+        )
 
     def _whole(self, trace: PassTrace, others: int, bucket: int) -> Iterator[dict[str, int]]:
         """Every gradient stays whole to the end; ZeRO-1 then sends them bucket by bucket, a copy of each, and keeps its share."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from genlib import distributed
 from genlib.config import TrainConfig
 from genlib.engine.ddp import average_batch_statistics
+from genlib.engine.deepspeed_settings import check_players, merged, read_settings
 from genlib.engine.host_memory import give_back_large_blocks
 from genlib.engine.micro_batches import passes
 from genlib.engine.optim import learning_rate, parameter_groups, set_learning_rate
@@ -42,9 +44,9 @@ LEAST_ELEMENTS = 1_000_000
 """Buffers of ZeRO-3 that are smaller save nothing that counts."""
 
 
-def bucket_elements(trained: int) -> int:
-    """Elements of the bucket in which stages 1 and 2 send a player's gradients."""
-    return min(REDUCE_ELEMENTS, trained)
+def bucket_elements(trained: int, own: Mapping[str, Any] = MappingProxyType({})) -> int:
+    """Elements of the bucket in which stages 1 and 2 send a player's gradients; own: ZeRO's settings in `train.deepspeed`."""
+    return min(own.get("reduce_bucket_size", REDUCE_ELEMENTS), trained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,14 @@ class Zero3Buffers:
     """See `LIVE_ELEMENTS`."""
 
     @classmethod
-    def of(cls, trained: int, largest: int) -> Zero3Buffers:
-        """For a player of so many trained elements, the largest of whose weights has so many."""
+    def of(cls, trained: int, largest: int, own: Mapping[str, Any] = MappingProxyType({})) -> Zero3Buffers:
+        """For a player of so many trained elements, the largest of whose weights has so many; own: as of `bucket_elements`."""
         layer = max(largest, trained // 16, LEAST_ELEMENTS)
-        return cls(min(REDUCE_ELEMENTS, layer, trained), min(PREFETCH_ELEMENTS, layer), min(LIVE_ELEMENTS, 2 * layer))
+        return cls(
+            own.get("reduce_bucket_size", min(REDUCE_ELEMENTS, layer, trained)),
+            own.get("stage3_prefetch_bucket_size", min(PREFETCH_ELEMENTS, layer)),
+            own.get("stage3_max_live_parameters", min(LIVE_ELEMENTS, 2 * layer)),
+        )
 
 
 def import_deepspeed(device: torch.device):
@@ -131,6 +137,12 @@ class Zero:
 
     def settings(self, player: str) -> dict:
         """DeepSpeed's configuration; what it would choose by itself and differs from the other strategies is written out."""
+        file = read_settings(self.config.deepspeed)
+        check_players(file, len(self.task.players()), self.config.deepspeed)
+        return merged(self.settings_without_file(player), file)
+
+    def settings_without_file(self, player: str) -> dict:
+        """Those that are there unless `train.deepspeed` has others."""
         several = len(self.task.players()) > 1  # several engines over one task disturb each other's trace
         buffers = Zero3Buffers.of(self.elements[player], self.largest)
         return {

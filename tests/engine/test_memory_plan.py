@@ -135,3 +135,11 @@ def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, 
 def test_predicted_is_within_a_tenth_of_measured_in_two_processes(tmp_path: Path, strategy: str) -> None:
     parallelism = Parallelism(strategy)
     assert predicted(parallelism, 2, config(parallelism)) == pytest.approx(measured(tmp_path, parallelism, 2, config(parallelism)), rel=0.1)
+
+
+def test_a_plan_knows_what_a_file_of_deepspeed_settings_says(tmp_path: Path) -> None:
+    path, zero3 = tmp_path / "own.json", Parallelism("zero3")
+    path.write_text('{"zero_optimization": {"reduce_bucket_size": 1000, "stage3_max_live_parameters": 500}}')
+    parts = view(strategy="zero3", deepspeed=str(path)).at(zero3, 4, 16).parts
+    assert parts["gathered weights"] == 4 * 2 * 500
+    assert parts["buckets"] < view(strategy="zero3").at(zero3, 4, 16).parts["buckets"]
