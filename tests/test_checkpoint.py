@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from genlib import checkpoint
+from genlib.checkpoint import tensor_files
 from genlib.config import TrainConfig, to_json
 from genlib.engine.fit import fit
 from genlib.engine.listener import Listener
@@ -398,3 +399,31 @@ def test_saves_that_keep_failing_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"step_00000005 could not be written.* has .* free; 3 saves in a row failed"):
         train(tmp_path, FillTheDisk(tmp_path, (3, 4, 5)), steps=9)
     assert checkpoint.newest(tmp_path / "checkpoints")[0].name == "step_00000002"
+
+
+def test_more_than_the_field_puts_into_a_file_lies_in_several_with_an_index(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import load_checkpoint_in_model
+
+    monkeypatch.setattr(tensor_files, "FILE_BYTES", 4_000)
+    folder = train(tmp_path)
+    names = sorted(path.name for path in folder.glob("weights*"))
+    assert names[-1] == "weights.safetensors.index.json"
+    assert len(names) > 2
+    assert names[0] == f"weights-00001-of-{len(names) - 1:05d}.safetensors"
+    for ema in (False, True):
+        found, expected = checkpoint.load_weights(folder, ema=ema), checkpoint.load_weights(saved, ema=ema)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    task = checkpoint.verify(folder).blueprint.build()
+    load_checkpoint_in_model(task, str(folder / names[-1]))
+    assert all(torch.equal(task.state_dict()[name], value) for name, value in checkpoint.load_weights(saved).items())
+    os.truncate(folder / names[0], 100)
+    with pytest.raises(ValueError, match=rf"{names[0]} is damaged"):
+        checkpoint.verify(folder)
+
+
+def test_a_run_goes_on_from_several_files(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_files, "FILE_BYTES", 4_000)
+    shutil.rmtree(train(tmp_path))
+    again = checkpoint.load_weights(train(tmp_path))
+    assert all(torch.equal(again[name], value) for name, value in checkpoint.load_weights(saved).items())

@@ -3,7 +3,7 @@
     step_00012000/
       manifest.json          what it is of, and sha256 of every other file
       manifest.sha256        that of the manifest; written last
-      weights.safetensors    full fp32 state of the task, the same from any strategy
+      weights.safetensors    full fp32 state of the task, the same from any strategy; above 5 GB in several files with an index
       ema.safetensors        its moving average, where the run keeps one
       state/                 what only resume reads: optimizer shards
 

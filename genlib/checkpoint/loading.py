@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genlib import companions, distributed
-from genlib.checkpoint.manifest import WEIGHTS, Manifest, verify
+from genlib.checkpoint.manifest import EMA, WEIGHTS, Manifest, verify
+from genlib.checkpoint.tensor_files import TensorFiles, are_there
 from genlib.task import Task
 
 ShardOf = Callable[[nn.Parameter], Tensor | None]
@@ -28,8 +27,8 @@ def load_into(task: Task, checkpoint: Path, shard_of: ShardOf = whole) -> None:
     """Fills the task with a verified checkpoint's weights, the moving average where there is one. ValueError names the first that does not fit."""
     verify(checkpoint)
     here = task.state_dict(keep_vars=True)
-    with safe_open(weights_file(checkpoint, ema=True), "pt") as file:
-        there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (a file, which is no dict)
+    with weight_files(checkpoint, ema=True) as files:
+        there = {name: files.shape(name) for name in files}
     for name in sorted({*here, *there}):
         if name not in here or name not in there:
             odd = f"{name} is {'not in it' if name in here else 'in it alone'}"
@@ -47,11 +46,11 @@ def fill(task: Task, checkpoint: Path, shard_of: ShardOf = whole, *, ema: bool =
     shards = {
         name: (weight.shape, shard) for name, weight in task.named_parameters(remove_duplicate=False) if (shard := shard_of(weight)) is not None
     }
-    with safe_open(weights_file(checkpoint, ema=ema), "pt") as file:
-        odd = task.load_state_dict({name: file.get_tensor(name) for name in file.keys() if name not in shards}, strict=False)  # noqa: SIM118
+    with weight_files(checkpoint, ema=ema) as files:
+        odd = task.load_state_dict({name: files[name] for name in files if name not in shards}, strict=False)
         for name, (shape, shard) in shards.items():
             low, _ = distributed.share(shape.numel(), distributed.rank(), distributed.world_size())
-            shard.copy_(_elements(file.get_slice(name), low, low + shard.numel()))
+            shard.copy_(_elements(files.slices(name), low, low + shard.numel()))
     if wrong := [*(name for name in odd.missing_keys if name not in shards), *odd.unexpected_keys]:
         raise RuntimeError(f"{checkpoint} does not fit {type(task).__name__}: {', '.join(wrong[:3])}")
 
@@ -65,18 +64,18 @@ def _elements(piece: Any, low: int, high: int) -> Tensor:
 
 def load_weights(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """The full state dict, on the CPU; `ema` takes the moving average where there is one."""
-    return load_file(weights_file(checkpoint, ema=ema))
+    with weight_files(checkpoint, ema=ema) as files:
+        return {name: files[name] for name in files}
 
 
-def weights_file(checkpoint: Path, *, ema: bool) -> Path:
+def weight_files(checkpoint: Path, *, ema: bool) -> TensorFiles:
     """Where the weights are, or, where asked for and there, their moving average."""
-    path = checkpoint / "ema.safetensors"
-    return path if ema and path.exists() else checkpoint / WEIGHTS
+    return TensorFiles(checkpoint, EMA if ema and are_there(checkpoint, EMA) else WEIGHTS)
 
 
 def is_export(checkpoint: Path) -> bool:
     """Whether the folder holds weights in the field's format alone, see `seal_export`."""
-    return not (checkpoint / WEIGHTS).exists()
+    return not are_there(checkpoint, WEIGHTS)
 
 
 def task_of(checkpoint: Path, manifest: Manifest, *, ema: bool = True) -> Task:

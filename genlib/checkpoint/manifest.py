@@ -25,7 +25,9 @@ from genlib.types import DataSpec
 FORMAT = 2
 _WITHOUT_DIGEST = 1
 """The format before, in which nothing tells whether the manifest itself is whole; it is still read."""
-MANIFEST, DIGEST, WEIGHTS = "manifest.json", "manifest.sha256", "weights.safetensors"
+MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
+WEIGHTS, EMA = "weights", "ema"
+"""Stems of the names of files, see `tensor_files`."""
 _NOT_OURS = {MANIFEST, DIGEST, ".gitattributes"}
 """Files of a checkpoint or export that a manifest does not list; a model hub adds the last one."""
 _LARGEST_MANIFEST = 64 << 20
@@ -124,13 +126,21 @@ class Manifest(Config):
     @property
     def weights_digest(self) -> str:
         """Of the weights that are used, the moving average where there is one; of an export that of all its files."""
-        listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.files.items()))
-        return self.files.get("ema.safetensors") or self.files.get(WEIGHTS) or hashlib.sha256(listed.encode()).hexdigest()
+        for stem in (EMA, WEIGHTS):
+            if digest := self.files.get(f"{stem}.safetensors"):
+                return digest
+            if several := {name: digest for name, digest in self.files.items() if name.startswith(f"{stem}-")}:
+                return _digest_of(several)
+        return _digest_of(self.files)
 
     @property
     def finished(self) -> bool:
         """Whether the run reached its end here."""
         return self.step >= self.steps
+
+
+def _digest_of(files: Mapping[str, str]) -> str:
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in sorted(files.items())).encode()).hexdigest()
 
 
 @functools.cache

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from genlib import distributed
 from genlib.checkpoint.history import checkpoints, clear, remove, set_aside
-from genlib.checkpoint.manifest import DIGEST, FORMAT, MANIFEST, Manifest, sha256, step_name, verify, write_manifest
+from genlib.checkpoint.manifest import DIGEST, EMA, FORMAT, MANIFEST, WEIGHTS, Manifest, sha256, step_name, verify, write_manifest
+from genlib.checkpoint.tensor_files import write_tensors
 from genlib.config import TaskConfig, TrainConfig, to_json
 from genlib.storage import share
 
@@ -84,10 +84,9 @@ def _write(partial: Path, weights: Mapping[str, Tensor], ema: Mapping[str, Tenso
     save_rank_state(path)
     _sync(path)
     if distributed.rank() == 0:
-        for name, tensors in (("weights", weights), ("ema", ema)):
-            if tensors is not None:
-                save_file(dict(tensors), partial / f"{name}.safetensors")
-                _sync(partial / f"{name}.safetensors")
+        for stem, tensors in ((WEIGHTS, weights), (EMA, ema)):
+            for path in write_tensors(tensors, partial, stem) if tensors is not None else ():
+                _sync(path)
 
 
 def seal_export(folder: Path, manifest: Manifest) -> None:
