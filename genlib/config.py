@@ -145,14 +145,15 @@ def nearest(word: str, words: list[str]) -> str:
 class OptimConfig(Config):
     """How one player's weights move."""
 
-    name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
-    """Optimizer; the fused form is used where PyTorch has it."""
+    name: Literal["adamw", "adam", "sgd", "rmsprop", "lion"] = "adamw"
+    """Optimizer; the fused form is used where PyTorch has it. lion keeps half the state of adamw, and wants a third to a tenth of its learning rate
+    and three to ten times its decay (Chen et al. 2023, arXiv:2302.06675)."""
     learning_rate: float = tunable(1e-3, low=1e-6, high=1e-1, log=True, at_least=0)
     """Peak learning rate."""
     beta1: float = limited(0.9, at_least=0, below=1)
-    """Adam's first decay; SGD's and RMSprop's momentum is `momentum`."""
+    """Adam's first decay, Lion's share of the momentum in an update; SGD's and RMSprop's momentum is `momentum`."""
     beta2: float = limited(0.999, at_least=0, below=1)
-    """Adam's second decay; RMSprop's smoothing constant."""
+    """Adam's second decay; RMSprop's smoothing constant; decay of Lion's momentum, which its paper has at 0.99."""
     eps: float = limited(1e-8, above=0)
     """Added to the denominator by Adam and RMSprop."""
     momentum: float = limited(0.0, at_least=0, below=1)

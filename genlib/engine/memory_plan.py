@@ -137,7 +137,7 @@ def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Me
 
 def optimizer_tensors(optim: OptimConfig) -> int:
     """Tensors that the optimizer keeps for each weight."""
-    return {"adamw": 2, "adam": 2, "sgd": int(optim.momentum > 0), "rmsprop": 1 + int(optim.momentum > 0)}[optim.name]
+    return {"adamw": 2, "adam": 2, "sgd": int(optim.momentum > 0), "rmsprop": 1 + int(optim.momentum > 0), "lion": 1}[optim.name]
 
 
 def line(small: PassTrace, large: PassTrace, size: int) -> PassTrace:

@@ -41,6 +41,15 @@ def make_optimizer(groups: list[dict], config: OptimConfig) -> Optimizer:
             return torch.optim.SGD(groups, lr, momentum=config.momentum, fused=True)
         case "rmsprop":
             return torch.optim.RMSprop(groups, lr, alpha=config.beta2, momentum=config.momentum, eps=config.eps, foreach=True)
+        case "lion":
+            from pytorch_optimizer import Lion
+
+            return Lion(groups, lr, betas=(config.beta1, config.beta2))
+
+
+def counts_updates(optimizer: Optimizer) -> bool:
+    """Whether its state of each weight has `step`, how often the weight moved."""
+    return isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW | torch.optim.RMSprop)
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:

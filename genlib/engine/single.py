@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from genlib import distributed
 from genlib.config import TrainConfig
 from genlib.engine.micro_batches import passes
-from genlib.engine.optim import clip_gradients, learning_rate, limit_weights, make_optimizer, parameter_groups, set_learning_rate
+from genlib.engine.optim import clip_gradients, counts_updates, learning_rate, limit_weights, make_optimizer, parameter_groups, set_learning_rate
 from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Metrics, Step
@@ -114,7 +114,7 @@ def blank_state(optimizer: Optimizer, weight: Tensor, updates: int, keys: Collec
     if not keys:
         return {}
     state = {key: torch.zeros_like(weight, memory_format=torch.preserve_format) for key in keys if key != "step"}
-    if not isinstance(optimizer, torch.optim.SGD):
+    if counts_updates(optimizer):
         fused = optimizer.param_groups[0].get("fused")
         state["step"] = torch.tensor(float(updates), device=weight.device if fused else "cpu")
     return state

@@ -45,7 +45,7 @@ def variants() -> dict[str, Stage]:
     decayed = {
         f"{kind}-decayed": stage(kind, optim=decay, players={"G": OptimConfig(learning_rate=5e-3, weight_decay=0.5)}) for kind in ("VAE", "GAN")
     }
-    others = {f"VAE-{name}": stage("VAE", optim=OptimConfig(name=name, momentum=0.9, learning_rate=1e-4)) for name in ("sgd", "rmsprop")}
+    others = {f"VAE-{name}": stage("VAE", optim=OptimConfig(name=name, momentum=0.9, learning_rate=1e-4)) for name in ("sgd", "rmsprop", "lion")}
     return {**plain, **accumulated, **uneven, **decayed, **others}
 
 

@@ -42,7 +42,7 @@ def test_clipping_returns_the_norm_before(max_norm: float, after: float) -> None
     assert weight.grad.norm().item() == pytest.approx(after, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop", "lion"])
 def test_every_optimizer_descends(name: str) -> None:
     weight = nn.Parameter(torch.ones(3))
     optimizer = make_optimizer([{"params": [weight], "weight_decay": 0.0}], OptimConfig(name=name, learning_rate=0.1, momentum=0.5))

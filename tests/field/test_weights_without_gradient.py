@@ -72,6 +72,7 @@ OPTIMS = {
     "adamw": OptimConfig(learning_rate=1e-2, weight_decay=0.3, clip_norm=1.0),
     "sgd": OptimConfig(name="sgd", learning_rate=1e-3, momentum=0.9, weight_decay=0.3),
     "rmsprop": OptimConfig(name="rmsprop", learning_rate=1e-3, momentum=0.9),
+    "lion": OptimConfig(name="lion", learning_rate=1e-3, weight_decay=0.3),
 }
 
 
@@ -88,7 +89,10 @@ def run(folder: Path, stage: Stage) -> Path:
 
 
 def variants() -> dict[str, Stage]:
-    return {**{case: stage(case) for case in CASES}, **{f"now and then, {name}": stage("now and then", optim=name) for name in ("sgd", "rmsprop")}}
+    return {
+        **{case: stage(case) for case in CASES},
+        **{f"now and then, {name}": stage("now and then", optim=name) for name in ("sgd", "rmsprop", "lion")},
+    }
 
 
 def resume_all(root: Path) -> None:
