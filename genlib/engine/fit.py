@@ -6,27 +6,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from genlib import checkpoint, companions, distributed, phases
+from genlib import checkpoint, distributed, phases
 from genlib.checkpoint import Blueprint, DataState, Manifest
 from genlib.config import to_json
 from genlib.encoded_batch import encoded, widened
 from genlib.engine.ema import Ema
-from genlib.engine.encoding import encoded_source, identity
+from genlib.engine.encoding import encoded_source
 from genlib.engine.evaluate import evaluate
+from genlib.engine.initial_task import InitialTask
 from genlib.engine.listener import Listener
 from genlib.engine.optim import learning_rate, schedule_change
 from genlib.engine.pictures import RunPictures, drop_after
 from genlib.engine.prefetcher import Prefetcher
 from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
 from genlib.engine.same_run import check_same_run, from_weights, is_of_run
-from genlib.engine.sharded_init import ShardedInit
 from genlib.engine.skipped_updates import SkippedUpdates
 from genlib.engine.state import load_optimizers, save_optimizers
 from genlib.engine.stop import Interrupted, StopVote
@@ -71,9 +70,9 @@ def fit(
 def fresh_task(stage: Stage, *, recipe: str, source: DataSource, folder: Path, upstream: Mapping[str, Path]) -> tuple[Task, Blueprint]:
     """The task as it is before the first step of a training in `folder`, and how it is built; in one process."""
     training = Training(stage, recipe, source, folder, torch.device("cpu"), upstream, Listener())
-    training.task = training.build(training.built_upstream())
-    training.prepare()
-    return training.task, training.blueprint
+    initial = InitialTask(stage, source, upstream)
+    initial.prepare()
+    return initial.task, training.blueprint
 
 
 class Training:
@@ -96,7 +95,6 @@ class Training:
         self.skipped = SkippedUpdates(source, self.config)
         self.failed_saves, self.seconds, self.trouble = 0, 0.0, ""
         self.flops_per_sample: float | None = None
-        self.sharded_init: ShardedInit | None = None
 
     def run(self) -> Path:
         # one rank looks, as that renames damaged checkpoints, and all ranks must begin from the same one
@@ -106,12 +104,8 @@ class Training:
         refusal = strategy_refusal(self.stage.task, self.config.strategy, distributed.world_size())
         if not refusal:
             self.strategy = strategy_of(self.config.strategy, self.device)
-            self.sharded_init = self.strategy.sharded_init
-        upstream = self.built_upstream()
-        if self.sharded_init:
-            self.sharded_init.keep_whole(weight for task in upstream.values() for weight in task.state_dict(keep_vars=True).values())
-        with self.building():
-            self.task = self.build(upstream)
+        initial = InitialTask(self.stage, self.source, self.upstream, None if refusal else self.strategy.sharded_init)
+        self.task = initial.task
         self.steps = self.config.steps if self.task.phases else 0
         kept = kept_rows(found[0] / "state") if found else None
         if found and found[1].step >= self.steps:
@@ -120,7 +114,7 @@ class Training:
             return found[0]
         if refusal:
             raise ValueError(refusal)
-        first = self.start(*found) if found else self.begin()
+        first = self.start(initial, *found) if found else self.begin(initial)
         if not self.steps:  # a task without training is its upstream and its actions
             return self.last_save(None)
         check_trackers_installed(self.config.trackers)
@@ -171,50 +165,16 @@ class Training:
         """Samples of one micro-batch over all ranks."""
         return self.config.global_batch // self.config.accumulation
 
-    def built_upstream(self) -> dict[str, Task]:
-        """The stages that the task needs, by role."""
-        return {role: checkpoint.load_task(path) for role, path in self.upstream.items()}
-
-    def build(self, upstream: Mapping[str, Task]) -> Task:
-        """The task with its initial weights, the same on every rank."""
-        torch.manual_seed(self.config.seed)
-        return self.stage.task.build(self.source.spec, upstream)
-
-    def building(self) -> AbstractContextManager:
-        """Inside, the task's weights are made, changed and read before the strategy has them, by all ranks together."""
-        return self.sharded_init or nullcontext()
-
-    def shard_of(self, weight: nn.Parameter) -> Tensor | None:
-        """This rank's share of a weight of the task before the strategy has it; None where it is whole."""
-        return self.sharded_init.shard_of(weight) if self.sharded_init else None
-
-    def begin(self) -> int:
+    def begin(self, initial: InitialTask) -> int:
         """A fresh run: what depends on the data, then the strategy."""
-        with self.building():
-            self.prepare()
-        with self.building():
-            check_equal_starts(self.task, self.sharded_init)
-        self.use_strategy(0)
+        initial.prepare()
+        self.use_strategy(initial, 0)
         return 0
 
-    def prepare(self) -> None:
-        """Weights as they are before the first step."""
-        self.start_from(Path(self.config.start_from)) if self.config.start_from else self.task.prepare(self.source)
-
-    def start_from(self, folder: Path) -> None:
-        """Weights of another run, or of a folder in the field's own format."""
-        if (found := checkpoint.find(folder)) and not checkpoint.is_export(found):
-            return checkpoint.load_into(self.task, found, self.shard_of)
-        if not folder.is_dir():
-            raise ValueError(f"train.start_from is {str(folder)!r}, which is no folder that this worker sees; name a run or a checkpoint")
-        self.task.prepare(self.source)
-        companions.load_pretrained(self.task, folder)
-
-    def start(self, folder: Path, manifest: Manifest) -> int:
+    def start(self, initial: InitialTask, folder: Path, manifest: Manifest) -> int:
         """From a checkpoint: weights before the strategy shards them, optimizer state after."""
-        with self.building():
-            checkpoint.fill(self.task, folder, self.shard_of)
-        self.use_strategy(manifest.step)
+        initial.fill(folder)
+        self.use_strategy(initial, manifest.step)
         load_optimizers(self.strategy, (folder / "state").glob("rank_*.safetensors"), manifest.updates)
         if self.ema:
             self.ema.load(checkpoint.load_weights(folder, ema=True))
@@ -229,10 +189,10 @@ class Training:
                 print(words, flush=True)
         return manifest.step
 
-    def use_strategy(self, first: int) -> None:
+    def use_strategy(self, initial: InitialTask, first: int) -> None:
         """From plain weights to those that train, from step `first` on."""
         self.task.train()
-        name = self.encoded_name()
+        name = initial.encoded_name()
         self.shapes = {name: p.shape for name, p in self.task.named_parameters()}  # ZeRO-3 leaves none
         if self.device.type == "cuda":
             self.flops_per_sample = self.counted_flops()  # before ZeRO-3 takes the weights apart
@@ -245,13 +205,6 @@ class Training:
         self.encoded = encoded_source(
             self.stage, self.task, self.source, self.device, name=name, first=first, stop_asked=self.listener.stop_asked
         )  # fmt: skip
-
-    def encoded_name(self) -> str:
-        """The identity of what the task encodes, which only a task that is not wrapped tells; empty where that is on the fly."""
-        if not self.task.encodes or self.config.encode == "fly":
-            return ""
-        with self.building():
-            return distributed.broadcast_object(identity(self.task, self.stage, self.source.spec))
 
     def counted_flops(self) -> float | None:
         """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted, or become more."""
@@ -434,11 +387,3 @@ def seed_generators(seed: int, device: torch.device) -> None:
 def due(done: int, every: int, steps: int) -> bool:
     """Whether something that happens every so many steps, and at the end, happens after this one; 0 is never."""
     return bool(every) and (done % every == 0 or done == steps)
-
-
-def check_equal_starts(task: Task, sharded: ShardedInit | None) -> None:
-    """ValueError where `prepare` left ranks with different values: they would train different things."""
-    whole = [value for value in task.state_dict(keep_vars=True).values() if not (sharded and sharded.is_apart(value))]
-    sums = [value.detach().sum(dtype=torch.float64).item() for value in whole] + (sharded.sums() if sharded else [])
-    if any(other != sums for other in distributed.all_gather_object(sums)):
-        raise ValueError(f"{type(task).__name__}.prepare gave different values on different ranks; it must depend on the data and the seed alone")

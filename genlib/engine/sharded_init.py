@@ -66,6 +66,8 @@ class ShardedInit(TorchFunctionMode):
         self.records: dict[int, _Record] = {}
         self.whole: OrderedDict[int, _Record] = OrderedDict()
         """Those that are whole, the one touched longest ago first."""
+        self.viewed: dict[int, _Record] = {}
+        """Those that are apart while a view of them is held."""
         self.working = False
         self.block: Tensor | None = None
         """What is left of the newest block of shares."""
@@ -111,9 +113,9 @@ class ShardedInit(TorchFunctionMode):
         return (record := self.records.get(id(value))) is not None and record.shard is not None
 
     def shard_of(self, weight: nn.Parameter) -> Tensor | None:
-        """This rank's share (n,) of a weight, to be filled, see `genlib.distributed.share`; None where the weight is whole."""
+        """This rank's share (n,) of a weight, to be filled, see `genlib.distributed.share`; None where it is whole, or a view of it is held."""
         record = self.records.get(id(weight))
-        return None if record is None else record.shard
+        return None if record is None or record.viewed is not None else record.shard
 
     def sums(self) -> list[float]:
         """Sums of the weights that are apart, each as this rank had its values: ranks that did the same have the same."""
@@ -172,9 +174,11 @@ class ShardedInit(TorchFunctionMode):
         whole = distributed.gather_shard(record.shard.to(self.device), weight.numel()).to(record.shard.device).view(weight.shape)
         weight.data = whole if record.viewed is None else record.viewed.copy_(whole)
         record.shard = record.viewed = None
+        self.viewed.pop(id(weight), None)
 
     def _put_away(self, limit: int, but: Sequence[_Record] = ()) -> None:
         """Takes weights apart, the one touched longest ago first, until at most `limit` elements are whole."""
+        self._drop_views()
         elements = sum(record.weight.numel() for record in self.whole.values())
         for key, record in list(self.whole.items()):
             if elements <= limit:
@@ -184,13 +188,23 @@ class ShardedInit(TorchFunctionMode):
                 del self.whole[key]
                 self._take_apart(record)
 
+    def _drop_views(self) -> None:
+        """Where a view was held and is not any more, the share holds what was written to it."""
+        for record in [record for record in self.viewed.values() if all(alias() is None for alias in record.aliases)]:
+            del self.viewed[id(record.weight)]
+            assert record.viewed is not None
+            assert record.shard is not None
+            record.shard.copy_(self._share(record.viewed))
+            record.sum, record.viewed = _sum(record.viewed), None
+
     def _take_apart(self, record: _Record) -> None:
         weight = record.weight
         whole = weight.detach()
-        record.sum = whole.sum(dtype=torch.float64).item()
+        record.sum = _sum(whole)
         record.shard = self._kept(self._share(whole))
         record.aliases = [alias for alias in record.aliases if alias() is not None]
-        record.viewed = whole if record.aliases else None
+        if record.aliases:
+            record.viewed, self.viewed[id(weight)] = whole, record
         weight.data = torch.full((1,), torch.nan, device=whole.device).to(whole.dtype).expand(whole.shape)
 
     def _kept(self, shard: Tensor) -> Tensor:
@@ -209,3 +223,7 @@ class ShardedInit(TorchFunctionMode):
         for value in tree_leaves(result):
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and (record := places.get(value.untyped_storage().data_ptr())):
                 record.aliases = [alias for alias in record.aliases if alias() is not None] + [weakref.ref(value)]
+
+
+def _sum(values: Tensor) -> float:
+    return values.sum(dtype=torch.float64).item()

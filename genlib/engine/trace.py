@@ -85,6 +85,9 @@ class FakeTask:
         return made
 
     def without_values(self, value: Tensor) -> Tensor:
+        if value.numel() > 1 and not any(value.stride()):  # apart, see `genlib.engine.sharded_init`
+            with self.mode:
+                return nn.Parameter(torch.empty(value.shape, dtype=value.dtype, device=value.device), value.requires_grad)
         if value.numel() != 1 or value.is_floating_point() or value.is_meta:
             return self.mode.from_tensor(value)
         with self.mode:  # a constant, whose value may be asked for: a mark of a text, a count

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from genlib import checkpoint, distributed
+from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.fit import fit
 from genlib.engine.sharded_init import ShardedInit
+from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.recipe import Stage
 from genlib.task import Task
-from genlib.types import DataSource
+from genlib.types import Batch, DataSource, Metrics, Step
 from tests.processes import run_ranks
 from tests.tiny import ArraySource, TinyConfig
 
@@ -87,7 +89,11 @@ def test_a_view_that_is_held_and_written_to_counts() -> None:
         view.fill_(3)
         assert other.weight.isfinite().all()
         assert one.weight.detach().eq(3).all()
+        assert sharded.shard_of(one.weight) is None, "what is filled has to reach the view"
         del view
+    shard = sharded.shard_of(one.weight)
+    assert shard is not None
+    assert shard.eq(3).all()
     assert handed_over(sharded, one)["weight"].eq(3).all()
 
 
@@ -98,6 +104,34 @@ def test_what_was_there_before_stays_as_it_is() -> None:
     with sharded:
         nn.Linear(64, 64)(before(torch.ones(1, 64)))
     assert before.weight.isfinite().all()
+
+
+class OddTask(Task):
+    """Its loss is that of what `Odd` does to words."""
+
+    companions = Companions(example="tests.engine.test_sharded_init:example")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Odd()
+
+    def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        x = self.net.first(self.net.words(batch["words"]))
+        weight = self.net.second.weight.view(-1).view(64, 64)
+        return (self.net.blocks(x) @ weight).square().mean((1, 2)), {}
+
+
+def example(task: Task, size: int) -> Batch:
+    return {"words": torch.zeros(size, 5, dtype=torch.long)}
+
+
+def test_operations_are_counted_before_weights_are_whole() -> None:
+    plain = OddTask()
+    sharded = ShardedInit(CPU, LIMIT, SMALL)
+    with sharded:
+        apart = OddTask()
+    assert sharded.is_apart(apart.net.second.weight)
+    assert flops_per_sample(FakeTask.of(apart), 4, "fp32") == flops_per_sample(FakeTask.of(plain), 4, "fp32")
 
 
 def in_ranks(expected: Path) -> None:
