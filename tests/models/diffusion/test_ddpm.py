@@ -21,6 +21,7 @@ from genlib.models.diffusion.ddpm import ClassDDPM, ClassDDPMConfig, DDPMConfig,
 from genlib.models.diffusion.ddpm_assess import assess
 from genlib.models.diffusion.ddpm_export import export, fixed_to_label
 from genlib.types import DataSpec, Step
+from jobs.precision import fitting_precision
 
 SMALL = PixelUNet(widths=(16, 16), norm_groups=4)
 DIGITS = DataSpec(channels=1, image_size=8, class_names=tuple("0123456789"))
@@ -176,7 +177,7 @@ def test_an_assessment_is_a_loss_and_a_sheet(tmp_path: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> PixelDiffusion:
     """Digits without classes by the epsilon loss, what one core learns in a minute."""
     task = DDPMConfig(unet=PixelUNet(widths=(48, 96)), process=DiscreteConfig(beta_schedule="cosine"))
-    stage = ddpm().stages[0]
+    (stage,) = fitting_precision(ddpm().stages)
     stage = replace(stage, task=task, train=replace(stage.train, steps=300, trackers=(), evaluate_every_steps=0))
     final = fit(stage, recipe="ddpm", source=open_source(stage.data), folder=tmp_path_factory.mktemp("ddpm"), device=CPU)
     loaded = checkpoint.load_task(final)

@@ -17,6 +17,7 @@ from genlib.models.diffusion.ddpm import ClassDDPMConfig, DDPMConfig
 from genlib.models.diffusion.inpainting import Inpainting, InpaintingConfig, Resampling, ResamplingConfig, inpainting
 from genlib.models.diffusion.inpainting_assess import assess_filling, mean_filled, psnr
 from genlib.types import DataSpec, Step
+from jobs.precision import fitting_precision
 
 SMALL = PixelUNet(widths=(16, 16), norm_groups=4)
 DATA = DataSpec(channels=3, image_size=8, class_names=("a", "b"))
@@ -141,7 +142,7 @@ def test_mean_filling_and_its_score_are_what_their_names_say() -> None:
 
 @pytest.mark.slow
 def test_d4_hidden_pixels_are_3_db_better_than_the_mean(tmp_path: Path) -> None:
-    stage = inpainting().stages[0]
+    (stage,) = fitting_precision(inpainting().stages)
     stage = replace(stage, train=replace(stage.train, trackers=()))
     source = open_source(stage.data)
     task = checkpoint.load_task(fit(stage, recipe="inpainting", source=source, folder=tmp_path, device=torch.device("cpu")))
