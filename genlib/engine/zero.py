@@ -108,7 +108,7 @@ class Zero:
         optims = {player: optim_of(config, player) for player in task.players()}
         # Noted before DeepSpeed has the weights: a partition has lost its shape, by which decay is chosen.
         self.elements = {player: sum(p.numel() for p in weights.values()) for player, weights in self.players.weights.items()}
-        self.largest = max(p.numel() for weights in self.players.weights.values() for p in weights.values())
+        self.largest = max((p.numel() for weights in self.players.weights.values() for p in weights.values()), default=0)
         groups = {player: parameter_groups(task, self.players.weights[player], optim.weight_decay) for player, optim in optims.items()}
         self.place_weights()
         for player, optim in optims.items():
@@ -123,7 +123,8 @@ class Zero:
     def place_weights(self) -> None:
         """Moves the task to the device; what is sharded goes over to DeepSpeed weight by weight, so that no more than one is whole there."""
         first: Any = None
-        for weight in self.task.parameters() if self.stage == 3 else ():
+        trains = self.stage == 3 and bool(self.players.weights)
+        for weight in self.task.parameters() if trains else ():
             if self.sharded_init:
                 self.sharded_init.hand_over(weight)
             if first is None:
@@ -220,7 +221,7 @@ class Zero:
         return self._gathered(list(self.task.parameters()))
 
     def _gathered(self, parameters: list, modified: bool = False) -> AbstractContextManager[None]:
-        if self.stage < 3 or not parameters:
+        if self.stage < 3 or not parameters or not self.engines:
             return nullcontext()
         return self.deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modified else None)
 

@@ -182,6 +182,28 @@ def test_what_a_run_starts_from_is_sliced_and_the_same(tmp_path: Path, strategy:
     assert_same(weights["together"], donor)
 
 
+class Still(Task):
+    """Trains nothing."""
+
+    phases = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(64, 64)
+
+
+class StillConfig(TinyConfig):
+    def build(self, data: object, upstream: object) -> Task:
+        return Still()
+
+
+def test_a_task_that_trains_nothing_is_saved_as_it_was_built(tmp_path: Path) -> None:
+    train_config = TrainConfig(global_batch=24, trackers=(), strategy="zero3")
+    run_ranks(2, train, tmp_path, Stage(task=StillConfig(), train=train_config))
+    torch.manual_seed(0)
+    assert_same(checkpoint.load_weights(tmp_path / "checkpoints" / checkpoint.step_name(0)), Still().state_dict())
+
+
 class Uneven(Task):
     """Its `prepare` draws something else on each rank."""
 
