@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from genlib.json_text import json_text
+
 FILE_BYTES = 5_000_000_000
 """The most in a file; one tensor that has more lies in a file alone."""
 
@@ -34,7 +36,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, stem: str) -> Ite
         save_file({name: tensors[name] for name in names}, folder / file, {"format": "pt"})
         yield folder / file
     index = folder / f"{stem}.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": split.metadata, "weight_map": split.tensor_to_filename}, indent=2))
+    index.write_text(json_text({"metadata": split.metadata, "weight_map": split.tensor_to_filename}, indent=2))
     yield index
 
 

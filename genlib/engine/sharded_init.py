@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from genlib import distributed
 
@@ -96,7 +95,7 @@ class ShardedInit(TorchFunctionMode):
         if self.working or func in _ASKS:
             return func(*args, **kwargs)
         with self._at_work():
-            touched = [self._touch(record) for leaf in tree_leaves((args, kwargs)) if (record := self._record_of(leaf))]
+            touched = [self._touch(record) for leaf in _leaves((args, kwargs)) if (record := self._record_of(leaf))]
         result = func(*args, **kwargs)
         if touched:
             with self._at_work():
@@ -220,9 +219,20 @@ class ShardedInit(TorchFunctionMode):
 
     def _note_aliases(self, touched: Sequence[_Record], result: Any) -> None:
         places = {record.weight.untyped_storage().data_ptr(): record for record in touched}
-        for value in tree_leaves(result):
+        for value in _leaves(result):
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and (record := places.get(value.untyped_storage().data_ptr())):
                 record.aliases = [alias for alias in record.aliases if alias() is not None] + [weakref.ref(value)]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What lies in lists, tuples and mappings, however deep."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _leaves(one)
+    elif isinstance(value, Mapping):
+        yield from _leaves(list(value.values()))
+    else:
+        yield value
 
 
 def _sum(values: Tensor) -> float:

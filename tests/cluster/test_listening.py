@@ -36,6 +36,7 @@ def test_one_process_listens_on_loopback_alone(tmp_path: Path) -> None:
     assert not watch.of("gcs_server")
 
 
+@pytest.mark.slow
 def test_only_what_the_library_has_no_option_for_listens_beyond_loopback_while_serving(served: tuple[Watch, str]) -> None:
     import ray
 

@@ -6,7 +6,7 @@ import inspect
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,14 +61,14 @@ STAGES = all_stages()
 ENGINE = ("clip_tiny-train", "ddpm-train", "rbm-train", "vae-train", "wgan_gp-train")
 """Stages for what is the engine's to keep, whatever the family: towers, noise and an average of weights, a rule without gradient, two players."""
 
-LIKE_OTHERS = ("ldm_sd2-text", "ldm_sd2-denoiser", "sd3_medium-text_2")
+LIKE_OTHERS = ("sdxl-text_2", "ldm_sd2-text", "ldm_sd2-denoiser", "sd3_medium-text_2")
 """Stages with the networks and losses of SDXL's, in other sizes: slow tests."""
 
 
-def stages(labels: Iterable[str]) -> pytest.MarkDecorator:
+def stages(labels: Iterable[str], slow: Sequence[str] = ()) -> pytest.MarkDecorator:
     """The test once a stage; those of one recipe run in one process, which trains each of its stages once."""
     marks = {
-        label: [pytest.mark.xdist_group(f"contract {STAGES[label].recipe}"), *([pytest.mark.slow] if label in LIKE_OTHERS else [])]
+        label: [pytest.mark.xdist_group(f"contract {STAGES[label].recipe}"), *([pytest.mark.slow] if label in (*LIKE_OTHERS, *slow) else [])]
         for label in labels
     }
     return pytest.mark.parametrize("label", [pytest.param(label, marks=chosen) for label, chosen in marks.items()])
@@ -76,6 +76,8 @@ def stages(labels: Iterable[str]) -> pytest.MarkDecorator:
 
 every_recipe = pytest.mark.parametrize("recipe", registry.RECIPES)
 every_stage, engine_stages = stages(STAGES), stages(ENGINE)
+fast_of_the_engine = stages(STAGES, slow=[label for label in STAGES if label not in ENGINE])
+"""What the engine keeps for every kind of learner (tests/engine): of the others a slow test."""
 
 
 class Runs:
@@ -251,7 +253,7 @@ PLAIN = OptimConfig(name="sgd", learning_rate=1e-2)
 SHARED = tuple(pytest.param(name, marks=pytest.mark.slow if name != "zero1" else ()) for name in STRATEGIES if name != "single")
 
 
-@every_stage
+@fast_of_the_engine
 @pytest.mark.parametrize("strategy", SHARED)
 def test_two_processes_equal_one(runs: Runs, label: str, strategy: str, tmp_path: Path) -> None:
     final = Path("checkpoints", runs.trained(label).name)
@@ -286,7 +288,7 @@ def test_weights_sharded_as_they_are_made_are_those_of_one_process(runs: Runs, l
 JOINT = tuple(label for label, case in STAGES.items() if type(case.stage.task) in (CLIPConfig, SimCLRConfig))
 
 
-@every_stage
+@fast_of_the_engine
 def test_micro_batches_learn_what_the_whole_batch_does_or_the_task_says_what_they_do(runs: Runs, label: str, tmp_path: Path) -> None:
     runs.trained(label)
     task = runs.built(label)

@@ -14,8 +14,7 @@ from torch import Tensor
 from genlib import checkpoint, companions, registry
 from genlib.data.source import open_source
 from genlib.engine.encoding import frozen_state
-from genlib.engine.fit import Training
-from genlib.engine.listener import Listener
+from genlib.engine.initial_task import InitialTask
 from genlib.engine.trace import flops_per_sample
 from genlib.models.diffusion.base.latent_unet import LatentUNetConfig
 from genlib.models.diffusion.ldm import LatentDiffusion, LatentDiffusionConfig
@@ -55,10 +54,10 @@ def test_later_stages_leave_earlier_ones_as_they_were(final: dict[str, Path]) ->
     assert checkpoint.read_manifest(final["denoiser"]).blueprint.upstream.keys() == {"autoencoder", "text"}
 
 
-def test_earlier_stages_are_frozen_in_training(final: dict[str, Path], tmp_path: Path) -> None:
+def test_earlier_stages_are_frozen_in_training(final: dict[str, Path]) -> None:
     """So that strategies leave them whole, and what they encode is known by their weights."""
     stage, upstream = STAGES["denoiser"], {role: final[role] for role in ("autoencoder", "text")}
-    task = Training(stage, "ldm_tiny", source_of(stage), tmp_path, torch.device("cpu"), upstream, Listener()).build()
+    task = InitialTask(stage, source_of(stage), upstream).task
     assert isinstance(task, LatentDiffusion)
     assert not any(weight.requires_grad for earlier in task.upstream.values() for weight in earlier.parameters())
     task.train()

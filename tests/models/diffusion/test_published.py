@@ -23,6 +23,7 @@ def test_every_component_has_the_published_number_of_parameters(recipe: str) -> 
         assert sum(p.numel() for p in network.parameters()) == PUBLISHED[recipe][name], name
 
 
+@pytest.mark.slow
 def test_operations_of_a_step_are_counted_at_full_size() -> None:
     """SDXL's U-Net on latents of 128 x 128 is about 6 trillion operations forward (Podell et al. 2023 give no number; 3 times that a step)."""
     assert 1.7e13 < flops_per_sample(without_values("sdxl", "denoiser"), 1, "bf16") < 2.2e13

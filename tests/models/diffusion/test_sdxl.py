@@ -99,6 +99,7 @@ def test_texts_are_scaled_to_unit_spread_each_encoder_by_itself(base: SDXL, refi
         assert (task.text_scale[-24:] > 2).all()  # the second encoder has one block, and word embeddings before it
 
 
+@pytest.mark.slow
 def test_latents_encoded_in_every_step_or_ahead_give_the_same_weights_to_the_bit(final: dict[str, Path], tmp_path: Path) -> None:
     fly, ahead = (
         train_stage("sdxl_tiny", STAGES["denoiser"], tmp_path / way, final, encode=way, encoded_dir=str(tmp_path / "encoded"))

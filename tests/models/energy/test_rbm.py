@@ -43,6 +43,7 @@ def log_likelihood(task: RBM, x: Tensor) -> float:
     return -rbm.free_energy(x.double()).mean().item() - log_partition(rbm)
 
 
+@pytest.mark.slow
 def test_learns_bars_and_stripes(bars: dict[str, RBM]) -> None:
     uniform = -16 * math.log(2)
     found = {name: log_likelihood(task, bars_and_stripes()) for name, task in bars.items()}
@@ -51,6 +52,7 @@ def test_learns_bars_and_stripes(bars: dict[str, RBM]) -> None:
     assert max(found.values()) <= -math.log(30)  # no model can give 30 pictures more than 1/30 each
 
 
+@pytest.mark.slow
 def test_flipped_bits_are_recovered() -> None:
     x = bars_and_stripes(6)
     task = trained_rbm(replace(BINARY, hidden=64, gibbs_steps=5), x, steps=1500, learning_rate=0.1, size=60)
@@ -72,6 +74,7 @@ def test_samples_are_bars_and_stripes(bars: dict[str, RBM]) -> None:
     assert len({tuple(row) for row in made.round().tolist()} & known) > 10
 
 
+@pytest.mark.slow
 def test_annealed_likelihood_is_the_exact_one(bars: dict[str, RBM]) -> None:
     for task in bars.values():
         rbm = task.params()
