@@ -27,7 +27,7 @@ SMALL_ELEMENTS = 16_384
 """Weights of fewer elements stay whole: a message for each would take longer than its memory is worth."""
 WHOLE_ELEMENTS = 4_194_304
 """Elements of larger weights that may be whole at a time; more where one alone has more."""
-_T = torch.Tensor
+_T: Any = torch.Tensor  # to type checkers its attributes are plain values
 _GET = ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "grad", "is_leaf", "is_meta", "is_sparse")
 _CALL = ("size", "dim", "numel", "nelement", "element_size", "requires_grad_", "is_floating_point", "is_complex", "__hash__")
 _ASKS = {
@@ -74,18 +74,21 @@ class ShardedInit(TorchFunctionMode):
 
     def __enter__(self) -> ShardedInit:
         self.hook = register_module_parameter_registration_hook(lambda module, name, weight: self._made(weight))
-        self.deepcopy = deepcopy = nn.Parameter.__deepcopy__
+        parameter: Any = nn.Parameter
+        self.deepcopy = deepcopy = parameter.__deepcopy__
 
         def noticed(weight: nn.Parameter, memo: dict) -> nn.Parameter:
-            self._made(copied := deepcopy(weight, memo))
+            copied = deepcopy(weight, memo)
+            self._made(copied)
             return copied
 
-        nn.Parameter.__deepcopy__ = noticed  # a copied module registers nothing
+        parameter.__deepcopy__ = noticed  # a copied module registers nothing
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self.hook.remove()
-        nn.Parameter.__deepcopy__ = self.deepcopy
+        parameter: Any = nn.Parameter
+        parameter.__deepcopy__ = self.deepcopy
         super().__exit__(*error)
         with self._at_work():
             self._put_away(0)

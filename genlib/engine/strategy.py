@@ -116,8 +116,10 @@ class Strategy(Protocol):
 
     device: torch.device
 
-    sharded_init: ShardedInit | None
-    """Where weights are sharded: inside of this the task is built, prepared and filled, by all ranks together."""
+    @property
+    def sharded_init(self) -> ShardedInit | None:
+        """Where weights are sharded: inside of this the task is built, prepared and filled, by all ranks together."""
+        ...
 
     def setup(self, task: Task, config: TrainConfig) -> None:
         """Moves the task to the device and makes one LossModule and one optimizer per player. Weights are final by now."""
