@@ -19,8 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from genlib.config import OptimConfig, TrainConfig
-from genlib.engine.strategies import strategy_of
-from genlib.engine.strategy import Strategy
+from genlib.engine.zero import Zero
 from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
 
@@ -49,10 +48,10 @@ def begin() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def trained(layers: int, width: int) -> tuple[Strategy, Task, float]:
+def trained(layers: int, width: int) -> tuple[Zero, Task, float]:
     """A task under ZeRO-3, and the resident megabytes that it took to build it."""
     before = memory_mb("VmRSS")
-    strategy = strategy_of("zero3", torch.device("cpu"))
+    strategy = Zero(3, torch.device("cpu"))
     torch.manual_seed(0)
     with getattr(strategy, "sharded_init", None) or nullcontext():
         task = Layers(layers, width)
@@ -61,7 +60,7 @@ def trained(layers: int, width: int) -> tuple[Strategy, Task, float]:
     return strategy, task, built
 
 
-def step_seconds(strategy: Strategy, task: Task, width: int, index: int) -> float:
+def step_seconds(strategy: Zero, task: Task, width: int, index: int) -> float:
     """Of one step on made-up rows."""
     rows = torch.randn(ROWS, width, generator=torch.Generator().manual_seed(dist.get_rank()))
     batch = {"sample": rows, "valid": torch.ones(ROWS, dtype=torch.bool), "weight": torch.ones(ROWS)}
