@@ -148,9 +148,7 @@ def test_more_runs_than_a_browser_has_connections_all_end(page: Page) -> None:
         page.click("#views a", "Gallery")
         page.until("document.querySelector('#gallery-count').textContent === '32 pictures'")
         # what is still asked for when the server ends would be a complaint
-        page.until(
-            "((all) => all.length && all.every((one) => one.naturalWidth))([...document.querySelectorAll('#gallery-grid img')])"
-        )
+        page.until("((all) => all.length && all.every((one) => one.naturalWidth))([...document.querySelectorAll('#gallery-grid img')])")
 
 
 def test_cancelling_stops_the_server(page: Page) -> None:
