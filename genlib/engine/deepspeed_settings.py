@@ -54,7 +54,7 @@ def read_settings(path: str) -> dict[str, Any]:
     for section, settings in (("", found), (_SECTION, found.get(_SECTION, {}))):
         for name, value in settings.items():
             if section or name != _SECTION:
-                _check(path, section, name, value)
+                settings[name] = _checked(path, section, name, value)
     return found
 
 
@@ -71,7 +71,8 @@ def merged(ours: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return {**ours, **own, _SECTION: {**ours[_SECTION], **own.get(_SECTION, {})}}
 
 
-def _check(path: str, section: str, name: str, value: Any) -> None:
+def _checked(path: str, section: str, name: str, value: Any) -> Any:
+    """The value, a number such as 5e8, as DeepSpeed's own examples have it, as a whole one."""
     where, kind = f"train.deepspeed {path} has {section and section + '.'}{name}", _TAKEN[section].get(name)
     if name in _OPTIONS:
         raise ValueError(f"{where}, which is {_OPTIONS[name]} here; give that and take it out of the file")
@@ -81,8 +82,10 @@ def _check(path: str, section: str, name: str, value: Any) -> None:
         place = next((f"{place}.{name}".strip(".") for place, names in _TAKEN.items() if name in names), "")
         unknown = "which is not among the settings that are known to keep a run what it is; take it out"
         raise ValueError(f"{where}, {f'which belongs to {place}; move it there' if place else unknown}")
-    if type(value) is not kind or (kind is int and value < 0):
-        raise ValueError(f"{where}: {json.dumps(value)}; give {_WANTED[kind]}")
-
-
-_WANTED = {int: "a whole number of elements, 0 or more", bool: "true or false", dict: "an object"}
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    least = int(name == "reduce_bucket_size")
+    if type(value) is not kind or (kind is int and value < least):
+        wanted = {int: f"a whole number of elements, {least} or more", bool: "true or false", dict: "an object"}
+        raise ValueError(f"{where}: {json.dumps(value)}; give {wanted[kind]}")
+    return value

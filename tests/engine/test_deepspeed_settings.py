@@ -74,6 +74,8 @@ def test_a_file_that_is_taken_trains_the_same_weights(tmp_path: Path, alone: dic
         ({"overlap_comm": True}, "has overlap_comm, which belongs to zero_optimization.overlap_comm; move it there"),
         ({"zero_optimization": {"round_robin_gradients": True}}, "not among the settings that are known to keep a run what it is; take it out"),
         ({"zero_optimization": {"reduce_bucket_size": "5e8"}}, 'reduce_bucket_size: "5e8"; give a whole number of elements'),
+        ({"zero_optimization": {"reduce_bucket_size": 0}}, "reduce_bucket_size: 0; give a whole number of elements, 1 or more"),
+        ({"zero_optimization": {"sub_group_size": 1.5}}, "sub_group_size: 1.5; give a whole number of elements, 0 or more"),
         ({"zero_optimization": {"reduce_bucket_size": -1}}, "reduce_bucket_size: -1; give a whole number of elements"),
         ({"zero_optimization": {"overlap_comm": 1}}, "overlap_comm: 1; give true or false"),
         ({"zero_optimization": []}, "must hold an object of settings"),
@@ -85,6 +87,13 @@ def test_what_may_not_be_given_is_refused_by_name(tmp_path: Path, settings: obje
     path.write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=re.escape(sentence)):
         read_settings(str(path))
+
+
+def test_numbers_as_deepspeeds_examples_write_them(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"zero_optimization": {"reduce_bucket_size": 5e8, "stage3_prefetch_bucket_size": 0}}')
+    found = read_settings(str(tmp_path / "a.json"))["zero_optimization"]
+    assert found == {"reduce_bucket_size": 500_000_000, "stage3_prefetch_bucket_size": 0}
+    assert isinstance(found["reduce_bucket_size"], int)
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
