@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -137,3 +138,25 @@ def all_gather_object(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+class Sideline:
+    """The same ranks for one thread beside the one that trains, over connections of their own; all ranks make it together."""
+
+    def __init__(self) -> None:
+        self.rank, self.world = rank(), world_size()
+        # a rank that is lost is noticed at once; one that is slow is waited for
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if self.world > 1 else None
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in rank order; small control values only. RuntimeError where a rank is lost."""
+        if self._group is None:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def close(self) -> None:
+        """All ranks, none of which waits in it."""
+        if self._group is not None:
+            dist.destroy_process_group(self._group)

@@ -78,6 +78,7 @@ def _add_stage(found: dict[str, float], stage: StageRecord) -> None:
             found["data"] += waited
             found["steps"] += (row.get("batch_time") or 0.0) - waited
     for event in stage.events:
+        found["save"] += event.get("waited", 0.0)
         if event["what"] in ("evaluate", "picture", "save", "scores"):
             found[event["what"]] += event["seconds"]
             found["steps"] -= event["seconds"] if event["what"] == "evaluate" else 0.0  # part of its step's time

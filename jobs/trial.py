@@ -171,21 +171,18 @@ def source_of(data: Any, kept: Path, needs: tuple[str, ...]) -> Any:
 
 def listener(trial: Path, trials: Trials) -> Any:
     """Tells Ray Tune, and the trial's folder, of every evaluation once its checkpoint is whole."""
-    from genlib.engine.listener import Listener
+    from genlib.engine.listener import Evaluated, Listener
 
     class ToTune(Listener):
-        """The values heard last, and what is wrong with them."""
+        """What it told is in the trial's folder too."""
 
-        values: Mapping[str, Any] = {}
         reached = Evaluations(trial)
 
-        def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
-            self.values = {**values, "step": step, "trouble": trouble}
-
-        def on_checkpoint(self, folder: Path, row: Mapping[str, Any]) -> None:
-            if self.values.get("step") == row["step"]:
-                self.reached.add(self.values)
-                report(self.values, folder if trials.exploits else None)
+        def on_checkpoint(self, folder: Path, row: Mapping[str, Any], evaluated: Evaluated | None) -> None:
+            if evaluated and evaluated.step == row["step"]:
+                values = {**evaluated.values, "step": evaluated.step, "trouble": evaluated.trouble}
+                self.reached.add(values)
+                report(values, folder if trials.exploits else None)
 
         def stop_asked(self) -> bool:
             return asked_to_stop(trials.control)

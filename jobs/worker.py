@@ -24,7 +24,7 @@ from ray.train.torch import get_device
 
 from genlib import distributed
 from genlib.engine.fit import fit
-from genlib.engine.listener import Listener
+from genlib.engine.listener import Evaluated, Listener
 from genlib.engine.report import Row
 from genlib.engine.stop import Interrupted
 from genlib.engine.timeline import Timeline
@@ -131,7 +131,7 @@ class ToRay(Listener):
     def __init__(self, job: WorkerJob, scorer: Scorer | None = None, begun: Callable[[], None] = lambda: None) -> None:
         """`begun` is called on rank 0 when the first step is through."""
         self.begun = begun
-        self.job, self.scorer, self.lead, self.heard = job, scorer, distributed.rank() == 0, {}
+        self.job, self.scorer, self.lead = job, scorer, distributed.rank() == 0
 
     def on_start(self) -> None:
         if self.lead:
@@ -141,12 +141,9 @@ class ToRay(Listener):
     def stop_asked(self) -> bool:
         return self.lead and asked_to_stop(self.job.control)
 
-    def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
-        self.heard = {**values, "trouble": trouble}
-
-    def on_checkpoint(self, folder: Path, row: Row) -> None:
-        values = {name: value for name, value in row.items() if isinstance(value, int | float)} | self.heard
-        ray.train.report(values)
+    def on_checkpoint(self, folder: Path, row: Row, evaluated: Evaluated | None) -> None:
+        values = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        ray.train.report(values | ({**evaluated.values, "trouble": evaluated.trouble} if evaluated else {}))
         if self.scorer:
             self.scorer.on_checkpoint(folder, row)
 

@@ -20,7 +20,7 @@ from genlib import checkpoint
 from genlib.checkpoint import tensor_files
 from genlib.config import TrainConfig, to_json
 from genlib.engine.fit import fit
-from genlib.engine.listener import Listener
+from genlib.engine.listener import Evaluated, Listener
 from genlib.recipe import Stage
 from genlib.storage import StorageError
 from tests.tiny import ArraySource, TinyConfig
@@ -342,7 +342,7 @@ def test_of_any_three_checkpoints_what_must_remain_remains(tmp_path: Path, three
 class Damages(Listener):
     """After each save the one before is damaged: what counts is what verifies now."""
 
-    def on_checkpoint(self, folder: Path, row: dict) -> None:
+    def on_checkpoint(self, folder: Path, row: dict, evaluated: Evaluated | None) -> None:
         before = folder.with_name(checkpoint.step_name(row["step"] - 1))
         if before.exists():
             os.truncate(before / "weights.safetensors", 10)
@@ -360,7 +360,7 @@ class Foresees(Listener):
     def __init__(self, later: Path) -> None:
         self.later = later
 
-    def on_checkpoint(self, folder: Path, row: dict) -> None:
+    def on_checkpoint(self, folder: Path, row: dict, evaluated: Evaluated | None) -> None:
         if row["step"] == 2:
             shutil.copytree(self.later, folder.with_name(self.later.name))
 
@@ -382,7 +382,7 @@ class FillTheDisk(Listener):
     def __init__(self, folder: Path, steps: tuple[int, ...]) -> None:
         self.blocks = [folder / "checkpoints" / f".{checkpoint.step_name(step)}.partial" for step in steps]
 
-    def on_checkpoint(self, folder: Path, row: dict) -> None:
+    def on_checkpoint(self, folder: Path, row: dict, evaluated: Evaluated | None) -> None:
         if row["step"] == 2:
             for block in self.blocks:
                 block.write_text("a file where a folder is needed")

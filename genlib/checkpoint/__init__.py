@@ -11,7 +11,7 @@ Written beside its name, fsynced, renamed. A folder that does not verify is pass
 """
 
 from genlib.checkpoint.history import History, checkpoints, find, newest, set_aside
-from genlib.checkpoint.loading import fill, is_export, load_into, load_task, load_weights, task_of
+from genlib.checkpoint.loading import fill, fill_shards, is_export, load_into, load_task, load_weights, task_of
 from genlib.checkpoint.manifest import (
     FORMAT,
     Blueprint,
@@ -26,7 +26,8 @@ from genlib.checkpoint.manifest import (
     versions,
     write_manifest,
 )
-from genlib.checkpoint.saving import inherit, not_finite, save, seal_export
+from genlib.checkpoint.saving import Snapshot, inherit, save, seal_export
+from genlib.checkpoint.tensor_files import Shard
 
 __all__ = [
     "FORMAT",
@@ -34,8 +35,11 @@ __all__ = [
     "DataState",
     "History",
     "Manifest",
+    "Shard",
+    "Snapshot",
     "checkpoints",
     "fill",
+    "fill_shards",
     "find",
     "git_commit",
     "inherit",
@@ -44,7 +48,6 @@ __all__ = [
     "load_task",
     "load_weights",
     "newest",
-    "not_finite",
     "read_manifest",
     "save",
     "seal_export",

@@ -108,6 +108,11 @@ class History:
         for path in self.folder.glob(".step_*.partial"):
             clear(path)
 
+    def cut_off(self) -> list[int]:
+        """Steps of the saves that a kill or a full disk left unfinished."""
+        names = (path.name.removeprefix(".").removesuffix(".partial") for path in self.folder.glob(".step_*.partial"))
+        return sorted(step for name in names if (step := step_of(name)) is not None)
+
     def _is_ours(self, path: Path) -> bool:
         try:
             manifest = self._verified(path)

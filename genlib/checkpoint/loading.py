@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genlib import companions, distributed
 from genlib.checkpoint.manifest import EMA, WEIGHTS, Manifest, verify
-from genlib.checkpoint.tensor_files import TensorFiles, are_there
+from genlib.checkpoint.tensor_files import Shard, TensorFiles, are_there
 from genlib.task import Task
 
 ShardOf = Callable[[nn.Parameter], Tensor | None]
@@ -50,16 +49,27 @@ def fill(task: Task, checkpoint: Path, shard_of: ShardOf = whole, *, ema: bool =
         odd = task.load_state_dict({name: files[name] for name in files if name not in shards}, strict=False)
         for name, (shape, shard) in shards.items():
             low, _ = distributed.share(shape.numel(), distributed.rank(), distributed.world_size())
-            shard.copy_(_elements(files.slices(name), low, low + shard.numel()))
+            _copy(files, Shard(name, low, shard))
     if wrong := [*(name for name in odd.missing_keys if name not in shards), *odd.unexpected_keys]:
         raise RuntimeError(f"{checkpoint} does not fit {type(task).__name__}: {', '.join(wrong[:3])}")
 
 
-def _elements(piece: Any, low: int, high: int) -> Tensor:
-    """Elements low to high of the flattened tensor of a file, of whose rows no others are read."""
+def fill_shards(shards: Iterable[Shard], checkpoint: Path, *, ema: bool = False) -> None:
+    """Fills live pieces of weights, and reads no others; `ema` takes the moving average where there is one."""
+    with weight_files(checkpoint, ema=ema) as files:
+        for shard in shards:
+            _copy(files, shard)
+
+
+def _copy(files: TensorFiles, shard: Shard) -> None:
+    """Of the rows of its tensor those are read that have a part in it; a tensor without axes is read whole."""
+    if not files.shape(shard.name):
+        shard.tensor.copy_(files[shard.name].reshape(-1)[shard.offset : shard.offset + shard.tensor.numel()])
+        return
+    piece, low, high = files.slices(shard.name), shard.offset, shard.offset + shard.tensor.numel()
     size = math.prod(piece.get_shape()[1:])
     first, last = (low // size, -(-high // size)) if size else (0, 0)
-    return piece[first:last].reshape(-1)[low - first * size : high - first * size]
+    shard.tensor.copy_(piece[first:last].reshape(-1)[low - first * size : high - first * size])
 
 
 def load_weights(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:

@@ -1,47 +1,99 @@
-"""Writing a checkpoint: beside its name, fsynced, renamed."""
+"""Writing a checkpoint: beside its name, every rank its own part, fsynced, renamed."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from genlib import distributed
 from genlib.checkpoint.history import checkpoints, clear, remove, set_aside
 from genlib.checkpoint.manifest import DIGEST, EMA, FORMAT, MANIFEST, WEIGHTS, Manifest, sha256, step_name, verify, write_manifest
-from genlib.checkpoint.tensor_files import write_tensors
+from genlib.checkpoint.tensor_files import Layout, Shard
 from genlib.config import TaskConfig, TrainConfig, to_json
+from genlib.distributed import Sideline
 from genlib.storage import share
 
 
-def save(
-    folder: Path, manifest: Manifest, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None, save_rank_state: Callable[[Path], None]
-) -> Path:
-    """Writes checkpoint `step_XXXXXXXX` into `folder`, which all ranks see; all ranks call it, weights and ema are rank 0's.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One rank's part of a checkpoint, in memory of the host that nothing changes until it is saved."""
+
+    manifest: Manifest
+    tensors: Mapping[str, Tensor]
+    """The task's full state dict, of which types and shapes alone are used."""
+    weights: Sequence[Shard]
+    ema: Sequence[Shard] | None
+    state: Sequence[Shard]
+    """Of the optimizers, each named for the tensor of which it is a piece."""
+    rows: Callable[[Path], None]
+    """Keeps rows of metrics that have no other place yet in a folder."""
+
+
+def save(folder: Path, snapshot: Snapshot, ranks: Sideline) -> tuple[Path, Manifest]:
+    """Writes checkpoint `step_XXXXXXXX` into `folder`, which all ranks see, and returns it with its manifest; all ranks call it, each with its part.
 
     OSError on every rank if any rank could not write; what was written is removed. ValueError where weights are not finite.
     """
-    final = folder / step_name(manifest.step)
-    partial = folder / f".{final.name}.partial"
-    if distributed.rank() == 0:
-        clear(partial)
-    if refusal := distributed.broadcast_object(not_finite(weights)):  # also keeps other ranks from writing before the folder is clean
-        raise ValueError(refusal)
-    problem = _attempt(lambda: _write(partial, weights, ema, save_rank_state))
-    problems = distributed.all_gather_object(problem)
-    if not any(problems) and distributed.rank() == 0:
-        problems = [_attempt(lambda: _seal(partial, final, manifest))]
-    problems = distributed.broadcast_object(problems)
-    if any(problems):
-        if distributed.rank() == 0:
-            clear(partial)
-        raise OSError(f"checkpoint {final.name} could not be written to {folder}: {next(filter(None, problems))}")
-    return final
+    return _Save(folder, snapshot, ranks).run()
+
+
+class _Save:
+    def __init__(self, folder: Path, snapshot: Snapshot, ranks: Sideline) -> None:
+        self.folder, self.snapshot, self.ranks = folder, snapshot, ranks
+        self.final = folder / step_name(snapshot.manifest.step)
+        self.partial = folder / f".{self.final.name}.partial"
+        self.weights = [
+            (Layout(snapshot.tensors, stem), shards) for stem, shards in ((WEIGHTS, snapshot.weights), (EMA, snapshot.ema)) if shards is not None
+        ]
+        pieces = {f"{shard.name}@{shard.offset}": shard.tensor for shard in snapshot.state}
+        self.state = Layout(pieces, f"state/rank_{ranks.rank:05d}"), [Shard(name, 0, tensor) for name, tensor in pieces.items()]
+        self.digests: dict[str, str] = {}
+
+    def run(self) -> tuple[Path, Manifest]:
+        if refusal := next(filter(None, self.ranks.gather(not_finite(self.snapshot.weights))), ""):
+            raise ValueError(refusal)
+        for work in (self.create, self.write, self.digest, self.seal):
+            problems = self.ranks.gather(_attempt(work))
+            if any(problems):
+                if not self.ranks.rank:
+                    clear(self.partial)
+                raise OSError(f"checkpoint {self.final.name} could not be written to {self.folder}: {next(filter(None, problems))}")
+        return self.final, self.manifest
+
+    def create(self) -> None:
+        """The folder with files that have no values yet."""
+        if self.ranks.rank:
+            return
+        clear(self.partial)
+        for folder in (self.partial, self.partial / "state"):
+            folder.mkdir(exist_ok=True)  # without parents: the folder of a run that was removed is not made again
+        for layout, _ in self.weights:
+            layout.create(self.partial)
+
+    def write(self) -> None:
+        """This rank's part."""
+        self.state[0].create(self.partial)
+        for layout, shards in (*self.weights, self.state):
+            layout.write(self.partial, shards)
+        self.snapshot.rows(self.partial / "state")
+
+    def digest(self) -> None:
+        """Every rank hashes its share of all files."""
+        mine = _files(self.partial)[self.ranks.rank :: self.ranks.world]
+        self.digests = _digests(self.partial, mine)
+
+    def seal(self) -> None:
+        """The manifest, and the name under which the checkpoint is one."""
+        files = {name: digest for one in self.ranks.gather(self.digests) for name, digest in one.items()}
+        self.manifest = dataclasses.replace(self.snapshot.manifest, files=dict(sorted(files.items())))
+        if not self.ranks.rank:
+            _seal(self.partial, self.final, self.manifest)
 
 
 def inherit(donor: Path, folder: Path, task: TaskConfig, train: TrainConfig) -> Path:
@@ -60,33 +112,18 @@ def inherit(donor: Path, folder: Path, task: TaskConfig, train: TrainConfig) -> 
         (partial / name).unlink(missing_ok=True)
     for path in checkpoints(folder):
         remove(path)
-    _seal(partial, final, dataclasses.replace(manifest, blueprint=blueprint, train=to_json(train), format=FORMAT))
+    files = _digests(partial, _files(partial))
+    _seal(partial, final, dataclasses.replace(manifest, blueprint=blueprint, train=to_json(train), format=FORMAT, files=files))
     return final
 
 
 def _attempt(work: Callable[[], None]) -> str:
-    """Empty, or what the file system or safetensors said."""
+    """Empty, or what the file system said."""
     try:
         work()
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         return str(error) or type(error).__name__
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":  # raised for a full disk too
-            return str(error)
-        raise
     return ""
-
-
-def _write(partial: Path, weights: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None, save_rank_state: Callable[[Path], None]) -> None:
-    for folder in (partial, partial / "state"):
-        folder.mkdir(exist_ok=True)  # without parents: the folder of a run that was removed is not made again
-    path = partial / "state" / f"rank_{distributed.rank():05d}.safetensors"
-    save_rank_state(path)
-    _sync(path)
-    if distributed.rank() == 0:
-        for stem, tensors in ((WEIGHTS, weights), (EMA, ema)):
-            for path in write_tensors(tensors, partial, stem) if tensors is not None else ():
-                _sync(path)
 
 
 def seal_export(folder: Path, manifest: Manifest) -> None:
@@ -94,21 +131,24 @@ def seal_export(folder: Path, manifest: Manifest) -> None:
     for name in (MANIFEST, DIGEST):
         (folder / name).unlink(missing_ok=True)
     share(folder)
-    write_manifest(folder, dataclasses.replace(manifest, files=_digests(folder), format=FORMAT))
+    write_manifest(folder, dataclasses.replace(manifest, files=_digests(folder, _files(folder)), format=FORMAT))
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file below it."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def _files(folder: Path) -> list[str]:
+    """Every file below it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """sha256 of the files."""
     with ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(lambda name: sha256(folder / name), names), strict=True))
 
 
 def _seal(partial: Path, final: Path, manifest: Manifest) -> None:
-    """Hashes, manifest last, rename. What stands in the place, which no run would have left there, is kept under another name."""
-    files = _digests(partial)
+    """Manifest last, rename. What stands in the place, which no run would have left there, is kept under another name."""
     share(partial)
-    write_manifest(partial, dataclasses.replace(manifest, files=files))
+    write_manifest(partial, manifest)
     for path in (partial / MANIFEST, partial / DIGEST, partial / "state", partial):
         _sync(path)
     if os.path.lexists(final):
@@ -125,9 +165,10 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def not_finite(weights: Mapping[str, Tensor]) -> str:
+def not_finite(weights: Iterable[Shard]) -> str:
     """A sentence naming the first weight with a value that is not finite; empty where all are finite."""
-    for name, value in weights.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            return f"weight {name} has values that are not finite, so the checkpoint is not saved; lower the learning rate or clip gradients"
+    for shard in weights:
+        values = shard.tensor
+        if values.is_floating_point() and values.numel() and not torch.stack(values.aminmax()).isfinite().all():
+            return f"weight {shard.name} has values that are not finite, so the checkpoint is not saved; lower the learning rate or clip gradients"
     return ""

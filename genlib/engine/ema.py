@@ -5,14 +5,16 @@ Decay by half-life in samples, with a ramp early in training: Karras et al. 2020
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from genlib import distributed
-from genlib.engine.strategy import Shard, Strategy
+from genlib import checkpoint, distributed
+from genlib.checkpoint import Shard
+from genlib.engine.strategy import Strategy
 
 
 class Ema:
@@ -25,6 +27,7 @@ class Ema:
     def __init__(self, strategy: Strategy, halflife_samples: int, rampup: float, players: Sequence[str] | None = None) -> None:
         self.strategy, self.halflife, self.rampup = strategy, halflife_samples, rampup
         self.prefixes = None if players is None else tuple(f"{player}." for player in players)
+        self.first_names = strategy.players.first_names
         self.shards = [shard.tensor.float().clone() for shard in self.followed()]
 
     def followed(self) -> list[Shard]:
@@ -42,14 +45,21 @@ class Ema:
 
     def whole(self, state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
         """The averaged state dict on rank 0 ({} elsewhere): `state` with every weight that it follows replaced. All ranks call it."""
-        averaged = dict(state)
+        averaged = {}
         for shard, ema in zip(self.followed(), self.shards, strict=True):
             flat = distributed.gather_shard(ema, shapes[shard.name].numel())
             if distributed.rank() == 0:
                 averaged[shard.name] = flat.cpu().view(shapes[shard.name]).clone()
-        return averaged
+        return {name: averaged.get(self.first_names.get(name, name), value) for name, value in state.items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Takes this rank's share of a saved average."""
-        for shard, ema in zip(self.followed(), self.shards, strict=True):
-            ema.copy_(state[shard.name].reshape(-1)[shard.offset : shard.offset + ema.numel()])
+    def task_shards(self, weights: Iterable[Shard]) -> Iterator[Shard]:
+        """This rank's part of the averaged state dict; weights: its part of that of the weights as they are."""
+        averaged = {shard.name: ema for shard, ema in zip(self.followed(), self.shards, strict=True)}
+        for shard in weights:
+            ema = averaged.get(self.first_names.get(shard.name, shard.name))
+            yield shard if ema is None else Shard(shard.name, shard.offset, ema)
+
+    def load(self, folder: Path) -> None:
+        """Takes this rank's share of a checkpoint's average, or of its weights where it has none."""
+        shards = [Shard(shard.name, shard.offset, ema) for shard, ema in zip(self.followed(), self.shards, strict=True)]
+        checkpoint.fill_shards(shards, folder, ema=True)

@@ -20,15 +20,16 @@ from genlib.engine.ema import Ema
 from genlib.engine.encoding import encoded_source
 from genlib.engine.evaluate import evaluate
 from genlib.engine.initial_task import InitialTask
-from genlib.engine.listener import Listener
+from genlib.engine.listener import Evaluated, Listener
 from genlib.engine.optim import learning_rate, schedule_change
 from genlib.engine.pictures import RunPictures, drop_after
 from genlib.engine.prefetcher import Prefetcher
-from genlib.engine.report import Report, Row, add_missing, keep_rows, kept_rows, metrics_file
+from genlib.engine.report import Report, Row, add_missing, kept_rows, metrics_file
 from genlib.engine.same_run import check_same_run, from_weights, is_of_run
+from genlib.engine.saver import Saver
 from genlib.engine.skipped_updates import SkippedUpdates
-from genlib.engine.state import load_optimizers, save_optimizers
-from genlib.engine.stop import Interrupted, StopVote
+from genlib.engine.state import load_optimizers
+from genlib.engine.stop import Interrupted, Vote
 from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import optim_of
 from genlib.engine.timeline import Timeline, machine
@@ -36,11 +37,10 @@ from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.engine.trackers import check_trackers_installed
 from genlib.plurals import counted
 from genlib.recipe import Stage, chosen_strategy, strategy_refusal
-from genlib.storage import Held, StorageError, file_system
+from genlib.storage import Held
 from genlib.task import Task
 from genlib.types import Batch, DataSource, Step
 
-_MOST_FAILED_SAVES = 3
 _SAVE_AGAIN_SECONDS = 5.0
 """After the last step, which has no next one to wait for."""
 
@@ -93,7 +93,8 @@ class Training:
         self.upstream = upstream
         self.history = checkpoint.History(self.checkpoints, lambda manifest: is_of_run(manifest, recipe, stage, source.spec))
         self.skipped = SkippedUpdates(source, self.config)
-        self.failed_saves, self.seconds, self.trouble = 0, 0.0, ""
+        self.seconds = 0.0
+        self.evaluated: Evaluated | None = None
         self.flops_per_sample: float | None = None
 
     def run(self) -> Path:
@@ -115,6 +116,14 @@ class Training:
         if refusal:
             raise ValueError(refusal)
         first = self.start(initial, *found) if found else self.begin(initial)
+        with Saver(
+            self.checkpoints, self.strategy, self.ema, history=self.history, keep=self.config.keep_checkpoints,
+            held=self.held, listener=self.listener, timeline=self.timeline,
+        ) as self.saver:  # fmt: skip
+            return self.trained(first, kept)
+
+    def trained(self, first: int, kept: Path | None) -> Path:
+        """From step `first` to the final checkpoint; kept: rows of metrics that the checkpoint has which it goes on from."""
         if not self.steps:  # a task without training is its upstream and its actions
             return self.last_save(None)
         check_trackers_installed(self.config.trackers)
@@ -177,11 +186,13 @@ class Training:
         self.use_strategy(initial, manifest.step)
         load_optimizers(self.strategy, (folder / "state").glob("rank_*.safetensors"), manifest.updates)
         if self.ema:
-            self.ema.load(checkpoint.load_weights(folder, ema=True))
+            self.ema.load(folder)
         self.skipped.count, self.seconds = manifest.skipped, manifest.seconds
         if distributed.rank() == 0:
+            cut_off = "".join(f"; a save of step {step} was not at its end" for step in self.history.cut_off())
             print(
-                f"resumed from {folder.name}: step {manifest.step} of {manifest.steps}, {counted(manifest.samples_seen, 'sample')} seen", flush=True
+                f"resumed from {folder.name}: step {manifest.step} of {manifest.steps}, {counted(manifest.samples_seen, 'sample')} seen{cut_off}",
+                flush=True,
             )
             optims = [optim_of(self.config, player) for player in self.task.players()]
             elsewhere = from_weights(self.stage.name, self.folder)
@@ -227,7 +238,8 @@ class Training:
         return widened(batch) if self.encoded else encoded(self.task, batch)
 
     def loop(self, prefetcher: Prefetcher, first: int, reported: Callable[[float], Report]) -> Path:
-        row, stop_vote, report, since = None, StopVote(self.listener.stop_asked, self.device, first), None, time.perf_counter()
+        vote = Vote(self.listener.stop_asked, lambda: self.saver.idle, self.device, first)
+        row, report, since = None, None, time.perf_counter()
         pictures = RunPictures(self.folder, self.task, self.blueprint, self.source, self.config, self.device)
         for index in range(first, self.steps):
             begin, waited = time.perf_counter(), prefetcher.wait_seconds
@@ -244,7 +256,10 @@ class Training:
             spent = time.perf_counter() - begin
             self.seconds += spent
             new = report.add(done, {**values, "batch_time": spent, "data_time": prefetcher.wait_seconds - waited})
-            stop = stop_vote(done) and done < self.steps
+            agreed = vote(done)
+            if agreed.saved:
+                self.saver.settle()
+            stop = agreed.stop and done < self.steps
             checkpoint_due = stop or done == self.steps or due(done, self.config.checkpoint_every_steps, self.steps)
             if checkpoint_due:
                 # first the rows, then the checkpoint: a run that resumes from it would never write them again
@@ -254,9 +269,10 @@ class Training:
                 self.listener.on_log(row)
             if pictures.due(done):  # before the checkpoint: a run that resumes from it would never draw it again
                 self.draw(pictures, done, report)
-            saved = self.try_save(done, row) if checkpoint_due and done < self.steps else None
+            if checkpoint_due and done < self.steps:
+                self.save(done, row)
             if stop:
-                raise Interrupted(done, self.steps, saved)
+                raise Interrupted(done, self.steps, self.saver.settle())
         return self.last_save(row)
 
     def draw(self, pictures: RunPictures, done: int, report: Report) -> None:
@@ -272,10 +288,9 @@ class Training:
         with self.timeline.timed("evaluate", done):
             values = evaluate(self.task, self.strategy, self.source, self.config)
         trouble = self.task.divergence_reason({name.removeprefix("val/"): value for name, value in values.items()})
-        if trouble and trouble != self.trouble and distributed.rank() == 0:
+        if trouble and trouble != (self.evaluated.trouble if self.evaluated else "") and distributed.rank() == 0:
             print(f"step {done}: {trouble}", flush=True)
-        self.trouble = trouble
-        self.listener.on_evaluate(done, values, trouble)
+        self.evaluated = Evaluated(done, values, trouble)
         return values
 
     def step(self, step: Step, micro_batches: list[Batch]) -> dict:
@@ -298,53 +313,19 @@ class Training:
         player = self.task.phases[0].player
         return {**values, "train/lr": learning_rate(optim_of(self.config, player), step.index, step.total), "train/skipped": self.skipped.count}
 
-    def try_save(self, done: int, row: Row | None) -> Path | None:
-        """A full disk costs a checkpoint and not the run, until several have failed in a row: then StorageError."""
-        try:
-            folder = self.save(done, row)
-        except OSError as error:
-            self.held.check()
-            self.failed_saves += 1
-            said = f"{error}; {file_system(self.checkpoints)}"
-            if self.failed_saves >= _MOST_FAILED_SAVES:
-                raise StorageError(f"{said}; {self.failed_saves} saves in a row failed: make room there, then the same command goes on") from None
-            if distributed.rank() == 0:
-                print(f"training goes on without it: {said}", flush=True)
-            return None
-        self.failed_saves = 0
-        return folder
-
     def last_save(self, row: Row | None) -> Path:
         """The final checkpoint, tried as often as others are in a row."""
-        while (final := self.try_save(self.steps, row)) is None:
+        while True:
+            self.save(self.steps, row)
+            if final := self.saver.settle():
+                return final
             time.sleep(_SAVE_AGAIN_SECONDS)
-        return final
 
-    def save(self, done: int, row: Row | None) -> Path:
-        """Writes a checkpoint, deletes old ones, and tells the listener. OSError on all ranks where one could not write."""
-        self.held.check()
-        begin = time.perf_counter()
-        manifest, weights = self.manifest(done), self.strategy.whole_state()
-        ema = self.ema.whole(weights, self.shapes) if self.ema else None
-        folder = checkpoint.save(self.checkpoints, manifest, weights, ema, self.save_state)
-        self.timeline.add("save", done, time.perf_counter() - begin)
-        if distributed.rank() == 0:
-            self.prune(folder, manifest)
-        self.listener.on_checkpoint(folder, {"step": done, "samples_seen": manifest.samples_seen, **(row or {})})
-        return folder
-
-    def save_state(self, path: Path) -> None:
-        """What only resume reads: this rank's optimizer state, and rows that have no other place yet."""
-        save_optimizers(self.strategy, path)
-        if rows := self.unwritten():
-            keep_rows(path.parent, rows)
-
-    def prune(self, saved: Path, manifest: Manifest) -> None:
-        """Deletes old checkpoints; where that cannot be, they stay, as all ranks have the new one."""
-        try:
-            self.history.prune(self.config.keep_checkpoints, saved, manifest)
-        except OSError as error:
-            print(f"older checkpoints than {saved.name} stay: {error}", flush=True)
+    def save(self, done: int, row: Row | None) -> None:
+        """Begins a checkpoint of the step that is done."""
+        manifest = self.manifest(done)
+        told = {"step": done, "samples_seen": manifest.samples_seen, **(row or {})}
+        self.saver.save(manifest, told, self.evaluated, self.unwritten())
 
     def manifest(self, done: int) -> Manifest:
         seen = done * self.config.global_batch

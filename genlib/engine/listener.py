@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from genlib.engine.report import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The scores of held-out samples after so many steps, and why what they show is no use to train on, or empty."""
+
+    step: int
+    values: Mapping[str, float]
+    trouble: str
 
 
 class Listener:
@@ -17,12 +27,12 @@ class Listener:
     def on_log(self, row: Row) -> None:
         """A live line was printed; `row` is what it says, averaged over ranks. Rank 0 alone hears it."""
 
-    def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
-        """The held-out samples were scored after so many steps; `trouble` is why it is no use to train on, or empty. Every rank hears it."""
-
     def stop_asked(self) -> bool:
         """Whether this rank knows that the run is to save a checkpoint and end now; every rank is asked about once a second."""
         return False
 
-    def on_checkpoint(self, folder: Path, row: Row) -> None:
-        """A whole checkpoint exists at `folder`, the same path on every rank; `row` has step and samples_seen, and on rank 0 the last metrics."""
+    def on_checkpoint(self, folder: Path, row: Row, evaluated: Evaluated | None) -> None:
+        """A checkpoint is sealed at `folder`, the same path on every rank; every rank hears it, after the same step, which may be a later one.
+
+        `row` has its step and samples_seen, and on rank 0 the last metrics by then; `evaluated` is the last evaluation by then.
+        """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genlib import distributed
+from genlib.checkpoint import Shard
 from genlib.config import TrainConfig
 from genlib.engine.micro_batches import passes
 from genlib.engine.optim import clip_gradients, counts_updates, learning_rate, limit_weights, make_optimizer, parameter_groups, set_learning_rate
-from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, state_shards
+from genlib.engine.strategy import LossModule, Players, Update, optim_of, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Metrics, Step
 
@@ -92,9 +93,18 @@ class SingleDevice:
             return {}
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.task.state_dict().items()}
 
+    def whole_tensors(self) -> dict[str, Tensor]:
+        return {name: value.to("meta") for name, value in self.task.state_dict().items()}
+
+    def task_shards(self) -> Iterator[Shard]:
+        yield from task_shards(self.task, self._share)
+
     def weight_shards(self) -> list[Shard]:
-        rank, world = distributed.rank(), distributed.world_size()
-        return [whole_share(name, p, rank, world) for name, p in self.players.by_state_name]
+        return [self._share(name, p) for name, p in self.players.by_state_name]
+
+    @staticmethod
+    def _share(name: str, parameter: nn.Parameter) -> Shard:
+        return whole_share(name, parameter, distributed.rank(), distributed.world_size())
 
     def optimizer_shards(self) -> Iterator[Shard]:
         for player, optimizer in self.optimizers.items():
@@ -118,6 +128,15 @@ def blank_state(optimizer: Optimizer, weight: Tensor, updates: int, keys: Collec
         fused = optimizer.param_groups[0].get("fused")
         state["step"] = torch.tensor(float(updates), device=weight.device if fused else "cpu")
     return state
+
+
+def task_shards(task: Task, share_of: Callable[[str, nn.Parameter], Shard]) -> Iterator[Shard]:
+    """This rank's part of the state dict: of weights its share, and of all else, which is whole on every rank, all of it or nothing."""
+    for name, value in task.state_dict(keep_vars=True).items():
+        if isinstance(value, nn.Parameter):
+            yield share_of(name, value)
+        elif distributed.rank() == 0:
+            yield Shard(name, 0, value.detach().reshape(-1))
 
 
 def whole_share(name: str, parameter: nn.Parameter, rank: int, world: int) -> Shard:

@@ -9,16 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from genlib.engine.strategy import Shard, Strategy
-
-
-def save_optimizers(strategy: Strategy, path: Path) -> None:
-    """Writes this rank's pieces; entries are named `player/weight/key@offset`."""
-    pieces = {f"{shard.name}@{shard.offset}": shard.tensor.detach().cpu().contiguous() for shard in strategy.optimizer_shards() if shard.mine}
-    save_file(pieces, path)
+from genlib.checkpoint import Shard
+from genlib.engine.strategy import Strategy
 
 
 def load_optimizers(strategy: Strategy, files: Iterable[Path], updates: dict[str, int]) -> None:

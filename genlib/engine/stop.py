@@ -1,9 +1,10 @@
-"""Ending a run before its end: all ranks after the same step, with a checkpoint of it."""
+"""What all ranks must do after the same step, though they come to know of it at different times: end the run, hear that a checkpoint is sealed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,23 +23,37 @@ class Interrupted(Exception):
         self.step, self.steps, self.checkpoint = step, steps, checkpoint
 
 
-class StopVote:
-    """Asks every rank about once a second whether the run is to end, and tells all of them the same after the same step.
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What all ranks know after the same step."""
 
-    Ranks must vote together, but their clocks differ: rank 0 says at each vote after how many steps the next one comes.
+    stop: bool = False
+    """Any rank asks to end."""
+    saved: bool = False
+    """On no rank anything is being written any more."""
+
+
+class Vote:
+    """Asks every rank about once a second, and tells all of them the same after the same step.
+
+    asked: whether the run is to end; idle: whether no checkpoint is being written. Ranks must vote together, but their clocks differ: rank 0
+    says at each vote after how many steps the next one comes.
     """
 
-    def __init__(self, asked: Callable[[], bool], device: torch.device, first_step: int, seconds_between: float = 1.0) -> None:
-        self.asked, self.device, self.seconds_between = asked, device, seconds_between
+    def __init__(
+        self, asked: Callable[[], bool], idle: Callable[[], bool], device: torch.device, first_step: int, seconds_between: float = 1.0
+    ) -> None:
+        self.asked, self.idle, self.device, self.seconds_between = asked, idle, device, seconds_between
         self.last_step, self.next_step, self.last_vote = first_step, first_step + 1, time.perf_counter()
 
-    def __call__(self, step: int) -> bool:
-        """Whether to end after this step; every rank calls it after every step."""
+    def __call__(self, step: int) -> Agreed:
+        """Every rank calls it after every step."""
         if step < self.next_step:
-            return False
+            return Agreed()
         steps, seconds = step - self.last_step, time.perf_counter() - self.last_vote
         wanted = max(1.0, min(steps * self.seconds_between / max(seconds, 1e-9), 8.0 * steps, _MOST_STEPS))
-        votes = torch.tensor([float(self.asked()), wanted if distributed.rank() == 0 else 0.0], dtype=torch.float64, device=self.device)
-        stop, interval = (distributed.mean_over_ranks(votes) * distributed.world_size()).tolist()
+        mine = [float(self.asked()), float(not self.idle()), wanted if distributed.rank() == 0 else 0.0]
+        votes = torch.tensor(mine, dtype=torch.float64, device=self.device)
+        stop, busy, interval = (distributed.mean_over_ranks(votes) * distributed.world_size()).tolist()
         self.last_step, self.next_step, self.last_vote = step, step + round(interval), time.perf_counter()
-        return stop > 0.5
+        return Agreed(stop > 0.5, busy < 0.5)

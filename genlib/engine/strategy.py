@@ -15,23 +15,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from genlib.checkpoint import Shard
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.sharded_init import ShardedInit
 from genlib.task import Phase, Task, weighted_mean
 from genlib.types import Batch, Metrics, Step
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A live piece of some tensor as this rank holds it: `tensor` (n,) is elements offset to offset + n of the flattened whole.
-
-    `mine` tells the one rank that writes it, where several hold the same piece.
-    """
-
-    name: str
-    offset: int
-    tensor: Tensor
-    mine: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +87,9 @@ class Players:
         wanted = {id(p) for weights in self.weights.values() for p in weights.values()}
         self.by_state_name = [(name, p) for name, p in task.named_parameters() if id(p) in wanted]
         """All trained weights with their names in the task's state dict."""
+        first = {id(p): name for name, p in task.named_parameters()}
+        self.first_names = {name: first[id(p)] for name, p in task.named_parameters(remove_duplicate=False)}
+        """Of every name of a weight in the state dict the one that it has in `by_state_name`; tied weights have several."""
         self.current: str | None = None
 
     def select(self, player: str) -> None:
@@ -115,6 +106,7 @@ class Strategy(Protocol):
     """What the training loop needs of SingleDevice, DistributedDataParallel and Zero."""
 
     device: torch.device
+    players: Players
 
     @property
     def sharded_init(self) -> ShardedInit | None:
@@ -143,6 +135,14 @@ class Strategy(Protocol):
 
     def whole_state(self) -> dict[str, Tensor]:
         """The task's full state dict as CPU copies on rank 0, {} on other ranks; all ranks call it."""
+        ...
+
+    def whole_tensors(self) -> dict[str, Tensor]:
+        """The task's full state dict without its values: types and shapes, on the meta device."""
+        ...
+
+    def task_shards(self) -> Iterator[Shard]:
+        """This rank's live part of the task's full state dict: the shards of all ranks make the whole."""
         ...
 
     def weight_shards(self) -> list[Shard]:

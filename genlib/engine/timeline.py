@@ -1,10 +1,12 @@
-"""What a run spent its time on, beside its steps: `timeline.jsonl`, a line each for a start, a save, an evaluation, a picture.
+"""What a run spent its time on, beside its steps: `timeline.jsonl`, a line each for a start, a save, its seal, an evaluation, a picture.
 
     {"what": "start", "step": 0, "time": 1767225600.0, "seconds": 3.1, "heard": null, "world": 1, "strategy": "SingleDevice", "machine": {...}}
-    {"what": "save", "step": 1000, "time": 1767225700.0, "seconds": 0.4}
+    {"what": "save", "step": 1000, "time": 1767225700.0, "seconds": 0.1}
+    {"what": "seal", "step": 1000, "time": 1767225704.0, "seconds": 2.9, "waited": 0.0}
 
 `time` is when it was over (seconds since 1970). A start is over with its first step, its `seconds` are those since the worker began to build the
-task, and `heard` is when the run was last heard of before it. Lines of steps that are done again are dropped, as those of metrics.jsonl are.
+task, and `heard` is when the run was last heard of before it. A save takes a copy of what it saves, its seal is when that is a checkpoint, and
+`waited` how long steps stood still for that. Lines of steps that are done again are dropped, as those of metrics.jsonl are.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from genlib import distributed
+from genlib.checkpoint import Shard
 from genlib.config import TrainConfig
 from genlib.engine.ddp import average_batch_statistics
 from genlib.engine.deepspeed_settings import check_players, merged, read_settings
@@ -27,8 +28,8 @@ from genlib.engine.micro_batches import passes
 from genlib.engine.optim import learning_rate, parameter_groups, set_learning_rate
 from genlib.engine.partition_optimizer import PartitionOptimizer, WeightPiece, leaves
 from genlib.engine.sharded_init import ShardedInit
-from genlib.engine.single import blank_state, mean_metrics, whole_share
-from genlib.engine.strategy import LossModule, Players, Shard, Update, optim_of, state_shards
+from genlib.engine.single import blank_state, mean_metrics, task_shards, whole_share
+from genlib.engine.strategy import LossModule, Players, Update, optim_of, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Step
 
@@ -235,15 +236,23 @@ class Zero:
                     state[name] = value.detach().to("cpu", copy=True).contiguous()
         return state
 
+    def whole_tensors(self) -> dict[str, Tensor]:
+        return {
+            name: torch.empty(getattr(value, "ds_shape", value.shape), dtype=value.dtype, device="meta")
+            for name, value in self.task.state_dict(keep_vars=True).items()
+        }
+
+    def task_shards(self) -> Iterator[Shard]:
+        yield from task_shards(self.task, self._share)
+
     def weight_shards(self) -> list[Shard]:
-        rank, world = distributed.rank(), distributed.world_size()
-        if self.stage < 3:
-            return [whole_share(name, p, rank, world) for name, p in self.players.by_state_name]
-        return [self._partition(name, p) for name, p in self.players.by_state_name]
+        return [self._share(name, p) for name, p in self.players.by_state_name]
 
     @staticmethod
-    def _partition(name: str, parameter) -> Shard:
-        """ZeRO-3's live partition of a weight, without the padding at its end."""
+    def _share(name: str, parameter) -> Shard:
+        """This rank's part of a weight: of a ZeRO-3 partition, that is live, all but the padding at its end."""
+        if not hasattr(parameter, "ds_tensor"):
+            return whole_share(name, parameter, distributed.rank(), distributed.world_size())
         values = parameter.ds_tensor.detach()
         offset = min(distributed.rank() * values.numel(), parameter.ds_numel)
         return Shard(name, offset, values[: parameter.ds_numel - offset])

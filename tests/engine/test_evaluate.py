@@ -11,7 +11,8 @@ import torch
 
 from genlib.config import TaskConfig, TrainConfig
 from genlib.engine.fit import fit
-from genlib.engine.listener import Listener
+from genlib.engine.listener import Evaluated, Listener
+from genlib.engine.report import Row
 from genlib.recipe import Stage
 from genlib.task import Task
 from genlib.types import DataSpec
@@ -35,12 +36,16 @@ class Heard(Listener):
     def __init__(self) -> None:
         self.evaluations: list[tuple[int, dict[str, float], str]] = []
 
-    def on_evaluate(self, step: int, values: Mapping[str, float], trouble: str) -> None:
-        self.evaluations.append((step, dict(values), trouble))
+    def on_checkpoint(self, folder: Path, row: Row, evaluated: Evaluated | None) -> None:
+        assert evaluated
+        self.evaluations.append((evaluated.step, dict(evaluated.values), evaluated.trouble))
 
 
 def test_what_is_wrong_is_heard_at_every_evaluation_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage, heard = Stage(task=HopelessConfig(), train=TrainConfig(steps=6, global_batch=8, evaluate_every_steps=2, trackers=())), Heard()
+    stage, heard = (
+        Stage(task=HopelessConfig(), train=TrainConfig(steps=6, global_batch=8, evaluate_every_steps=2, checkpoint_every_steps=2, trackers=())),
+        Heard(),
+    )
     fit(stage, recipe="hopeless", source=ArraySource(), folder=tmp_path, device=torch.device("cpu"), listener=heard)
     assert [(step, sorted(values), trouble) for step, values, trouble in heard.evaluations] == [
         (step, ["val/distortion"], "the distortion stays above 1") for step in (2, 4, 6)

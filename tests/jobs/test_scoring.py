@@ -16,7 +16,7 @@ import ray
 from genlib import checkpoint, registry
 from genlib.data.source import open_source
 from genlib.engine.fit import fit
-from genlib.engine.listener import Listener
+from genlib.engine.listener import Evaluated, Listener
 from genlib.engine.report import Row
 from genlib.recipe import Stage
 from genlib.task import Task
@@ -55,7 +55,7 @@ class Scored(Listener):
     def __init__(self, judge: Path, stage: Stage, folder: Path, every_images: int) -> None:
         self.scorer = Scorer(Scoring((judge,), every_images, samples=16, split="train"), stage, folder, folder / "data", CPU)
 
-    def on_checkpoint(self, folder: Path, row: Row) -> None:
+    def on_checkpoint(self, folder: Path, row: Row, evaluated: Evaluated | None) -> None:
         self.scorer.on_checkpoint(folder, row)
 
 

@@ -122,13 +122,14 @@ class Heard(Listener):
     def __init__(self) -> None:
         self.troubles: list[str] = []
 
-    def on_evaluate(self, step, values, trouble) -> None:
-        self.troubles.append(trouble)
+    def on_checkpoint(self, folder, row, evaluated) -> None:
+        self.troubles.append(evaluated.trouble)
 
 
 def troubles(stage: Stage, folder: Path) -> list[str]:
     """What the monitor says at each evaluation of a run."""
-    heard, quiet = Heard(), replace(stage, train=replace(stage.train, trackers=()))
+    every = stage.train.evaluate_every_steps
+    heard, quiet = Heard(), replace(stage, train=replace(stage.train, trackers=(), checkpoint_every_steps=every))
     fit(quiet, recipe="gan", source=source_of(stage), folder=folder, device=CPU, listener=heard)
     return heard.troubles
 
@@ -137,9 +138,7 @@ def test_a_forced_collapse_is_flagged(tmp_path: Path) -> None:
     """The generator runs to the one place that a discriminator likes best which hardly learns."""
     (stage,) = load("gan").smoke
     fast, slow = (OptimConfig(name="adam", learning_rate=rate, beta1=0.0, beta2=0.9) for rate in (3e-3, 1e-5))
-    train = replace(
-        stage.train, steps=200, global_batch=64, optim=fast, players={"discriminator": slow}, evaluate_every_steps=50, checkpoint_every_steps=0
-    )
+    train = replace(stage.train, steps=200, global_batch=64, optim=fast, players={"discriminator": slow}, evaluate_every_steps=50)
     found = troubles(Stage(task=GANConfig(network=Dense(width=32, layers=2)), data=stage.data, train=train), tmp_path)
     assert len(found) == 4
     assert all("the generator has collapsed" in trouble for trouble in found[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from genlib import ports
@@ -24,8 +25,12 @@ def sample(denoiser: Denoiser, noise: SeededNoise, grid: Grid, sampler: str = "d
     return run_sampler(sampler, denoiser, noise(), grid, noise, on_step)
 
 
+@torch.no_grad()
 def run_sampler(sampler: str, denoiser: Denoiser, x: Tensor, grid: Grid, noise: SeededNoise, on_step: OnStep | None = None) -> Tensor:
-    """x (B, ...) at the grid's first level -> (B, ...) at its last; `noise` is what a sampler adds on the way that does so."""
+    """x (B, ...) at the grid's first level -> (B, ...) at its last; `noise` is what a sampler adds on the way that does so.
+
+    Without gradient, as a graph of all steps would fill the memory.
+    """
     if sampler not in SAMPLERS:
         raise ValueError(f"there is no sampler {sampler!r}; use one of {', '.join(SAMPLERS)}")
     added = {"noise": noise} if sampler in _ADD_NOISE else {}

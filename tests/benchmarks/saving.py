@@ -1,0 +1,73 @@
+"""Rows "saving": how long training stands still for a checkpoint under ZeRO-3, and how long it takes to be one, over an older commit.
+
+Several ranks of this machine train an autoencoder of the size of `sharded_training`, with a moving average, and save every few steps; the first
+save is not counted. The third row is what steps wait for in `Saver.save` over what they wait for in PyTorch's `async_save` of the same state.
+BENCH_OLD is the older commit; BENCH_RANKS, BENCH_LAYERS, BENCH_WIDTH and BENCH_ROUNDS are the sizes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks.measure import older_commit, report
+from tests.benchmarks.sharded_training import LAYERS, RANKS, ROOT, ROUNDS, WIDTH
+
+SAVES, EVERY = 4, 6
+
+
+def run(script: str, code: Path, folder: str, *words: object) -> None:
+    """A benchmark's script in every rank, with the genlib of that checkout."""
+    path = ROOT / "tests" / "benchmarks" / script
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(path), str(rank), str(RANKS), f"{folder}/store", *map(str, words)],
+            env={**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        )
+        for rank in range(RANKS)
+    ]  # fmt: skip
+    codes = [process.wait() for process in ranks]
+    if any(codes):
+        raise RuntimeError(f"a rank of {code} failed")
+
+
+def of_runs(code: Path) -> dict[str, float]:
+    """Median seconds that steps stood still for a save, and from its begin until it was sealed."""
+    with tempfile.TemporaryDirectory() as folder:
+        run("save_rank.py", code, folder, f"{folder}/run", LAYERS, WIDTH, SAVES, EVERY)
+        events = [json.loads(line) for line in Path(folder, "run", "timeline.jsonl").read_text().splitlines()]
+    saves = {event["step"]: event["seconds"] for event in events if event["what"] == "save"}
+    seals = {event["step"]: event for event in events if event["what"] == "seal"}
+    counted = sorted(saves)[1:-1]  # after the last one there are no steps
+    stands = [saves[step] + (seals[step]["waited"] if seals else 0) for step in counted]
+    sealed = [saves[step] + (seals[step]["seconds"] if seals else 0) for step in counted]
+    return {"stands": statistics.median(stands), "sealed": statistics.median(sealed)}
+
+
+def beside_torch() -> dict[str, float]:
+    """Median seconds that steps stand still, of the slowest rank, for a save of ours and of PyTorch's."""
+    with tempfile.TemporaryDirectory() as folder:
+        run("save_beside_torch.py", ROOT, folder, folder, LAYERS, WIDTH)
+        found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(RANKS)]
+    return {name: statistics.median(map(max, zip(*(one[name] for one in found), strict=True))) for name in found[0]}
+
+
+def main() -> None:
+    """Prints the rows."""
+    with older_commit() as old:
+        pairs = [(of_runs(ROOT), of_runs(old)) for _ in range(ROUNDS)]
+    for title, name, must in (("training stands still", "stands", 0.1), ("begin to seal", "sealed", 1.0)):
+        ours, theirs = pairs[-1][0][name], pairs[-1][1][name]
+        report(f"saving, {title}: over an older commit", [a[name] / b[name] for a, b in pairs], must=must, ours=ours, before=theirs)
+    found = [beside_torch() for _ in range(ROUNDS)]
+    values = [one["ours"] / one["torch"] for one in found]
+    report("saving, training stands still: over torch.distributed.checkpoint.async_save", values, must=1.0, **found[-1])
+
+
+if __name__ == "__main__":
+    main()
