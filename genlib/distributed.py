@@ -146,7 +146,7 @@ class Sideline:
     def __init__(self) -> None:
         self.rank, self.world = rank(), world_size()
         # a rank that is lost is noticed at once; one that is slow is waited for
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if self.world > 1 else None
+        self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if self.world > 1 else None
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in rank order; small control values only. RuntimeError where a rank is lost."""

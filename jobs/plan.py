@@ -149,6 +149,7 @@ def table(view: MemoryEstimate, parallelisms: Sequence[Parallelism], micro_batch
     rows += [[part, *(digits(memory.parts.get(part, 0) / scale) for memory in memories)] for part in PARTS if part in present]
     rows.append(["total", *(digits(memory.device_bytes / scale) for memory in memories)])
     rows.append(["on its host", *(digits(memory.host_bytes / scale) for memory in memories)])
+    rows.append(["and for a save", *(digits(memory.save_bytes / scale) for memory in memories)])
     budget = USABLE * options.gpu_memory_gb * 1e9
     rows.append(["largest micro-batch", *(f"{view.largest_micro_batch(parallelism, options.gpus, budget):,}" for parallelism in parallelisms)])
     return "\n".join("  " + f"{row[0]:<20}" + "".join(f"{cell:>11}" for cell in row[1:]) for row in rows)

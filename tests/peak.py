@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from genlib import companions
+from genlib import companions, distributed
 from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.ema import Ema
 from genlib.engine.memory_plan import Parallelism
+from genlib.engine.saver import live_parts
 from genlib.engine.strategies import strategy_of
 from genlib.engine.strategy import Strategy
 from genlib.task import Task
@@ -132,3 +133,12 @@ def write_peak(out: Path, parallelism: Parallelism, train: TrainConfig, micro_ba
     peak = peak_bytes(parallelism, train, micro_batch, checkpointing, device)
     if os.environ.get("RANK", "0") == "0":
         out.write_text(str(peak))
+
+
+def write_saved_bytes(out: Path, parallelism: Parallelism, train: TrainConfig, micro_batch: int) -> None:
+    """What one of several processes does: rank 0 notes in the file what it copies for a save."""
+    task, strategy, ema = _prepared(UNet(), parallelism, train, torch.device("cpu"))
+    _step(task, strategy, ema, train, micro_batch, 0)
+    copied = sum(shard.tensor.nbytes for part in live_parts(strategy, ema) for shard in part)
+    if distributed.rank() == 0:
+        out.write_text(str(copied))

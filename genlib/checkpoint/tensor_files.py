@@ -36,13 +36,14 @@ _MOST_AT_ONCE = 64 << 20
 class Shard:
     """A piece of some tensor as this rank holds it: `tensor` (n,) is elements offset to offset + n of the flattened whole.
 
-    `mine` tells the one rank that writes it, where several hold the same piece.
+    Where several ranks hold the same piece, `mine` tells the one that writes it; where all of them do, it is `shared`, and each writes its share.
     """
 
     name: str
     offset: int
     tensor: Tensor
     mine: bool = True
+    shared: bool = False
 
 
 class Layout:
@@ -103,8 +104,8 @@ class Layout:
                 file, begin = self._where[shard.name]
                 if file not in handles:
                     handles[file] = stack.enter_context(_opened(folder / file))
-                values = memoryview(shard.tensor.detach().reshape(-1).view(torch.uint8).numpy())
-                _write(handles[file], values, begin + shard.offset * shard.tensor.element_size())
+                values = shard.tensor.detach().reshape(-1).view(torch.uint8).numpy()
+                _write(handles[file], values.data, begin + shard.offset * shard.tensor.element_size())
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class HostCopy:
         for shard, begin in zip(shards, ends, strict=False):
             values = shard.tensor.detach().reshape(-1)
             copy = self._memory[begin : begin + values.nbytes].view(values.dtype)
-            copies.append(Shard(shard.name, shard.offset, copy.copy_(values, non_blocking=True), shard.mine))
+            copies.append(Shard(shard.name, shard.offset, copy.copy_(values, non_blocking=True)))
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return copies

@@ -74,6 +74,8 @@ class Memory:
 
     parts: dict[str, int]
     host_bytes: int = 0
+    save_bytes: int = 0
+    """On the host too: the copy from which a checkpoint is written."""
 
     @property
     def device_bytes(self) -> int:
@@ -102,7 +104,7 @@ class MemoryEstimate:
         layout = Layout(self.model, parallelism, max(1, world), self.accumulation > 1)
         moments = (held for small, large in self.traces for held in layout.moments(line(small, large, micro_batch)))
         worst = max(moments, key=lambda held: held.get("activations", 0) + FP32 * (held.get("gradients", 0) + held.get("buckets", 0)))
-        return Memory(layout.parts(**worst), layout.host_bytes)
+        return Memory(layout.parts(**worst), layout.host_bytes, layout.save_bytes)
 
     def largest_micro_batch(self, parallelism: Parallelism, world: int, device_bytes: float, most: int = 2**20) -> int:
         """The most samples a device can hold at once; 0 where it cannot hold one."""
@@ -161,6 +163,7 @@ class Layout:
     """Whether gradients of several micro-batches are added up."""
     kept: dict[str, int] = field(init=False)
     host_bytes: int = field(init=False, default=0)
+    save_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         trained = self.model.trained
@@ -171,6 +174,8 @@ class Layout:
         if self.parallelism.offload != "none":
             self._offload(trained // self.world)
         self.kept["EMA"] = self.model.averaged // self.world
+        weights = FP32 * trained + self.model.frozen_bytes
+        self.save_bytes = (weights + (weights if self.model.averaged else 0) + FP32 * states) // self.world
 
     def _single(self, trained: int, share: int) -> None:
         pass

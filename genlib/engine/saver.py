@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genlib import checkpoint
-from genlib.checkpoint import History, Manifest, Snapshot
+from genlib import checkpoint, distributed
+from genlib.checkpoint import History, Manifest, Shard, Snapshot
 from genlib.distributed import Sideline
 from genlib.engine.ema import Ema
 from genlib.engine.host_memory import HostCopy
@@ -78,9 +78,8 @@ class Saver:
 
     def snapshot(self, manifest: Manifest, rows: str) -> Snapshot:
         """This rank's part as it is now."""
-        weights = list(self.strategy.task_shards())
-        ema = list(self.ema.task_shards(weights)) if self.ema else []
-        copies = self.copy.of([*weights, *ema, *(shard for shard in self.strategy.optimizer_shards() if shard.mine)])
+        weights, ema, state = live_parts(self.strategy, self.ema)
+        copies = self.copy.of([*weights, *ema, *state])
         first, second = len(weights), len(weights) + len(ema)
         return Snapshot(
             manifest,
@@ -122,6 +121,18 @@ class Saver:
             self.history.prune(self.keep, saved, manifest)
         except OSError as error:
             print(f"older checkpoints than {saved.name} stay: {error}", flush=True)
+
+
+def live_parts(strategy: Strategy, ema: Ema | None) -> tuple[list[Shard], list[Shard], list[Shard]]:
+    """What this rank saves: of the weights, of the averaged ones where there are any, and of the optimizers' state."""
+    weights = list(strategy.task_shards())
+    state = [_share_of(shard) if shard.shared else shard for shard in strategy.optimizer_shards() if shard.mine]
+    return weights, list(ema.task_shards(weights)) if ema else [], [shard for shard in state if shard.tensor.numel()]
+
+
+def _share_of(shard: Shard) -> Shard:
+    low, high = distributed.share(shard.tensor.numel(), distributed.rank(), distributed.world_size())
+    return Shard(shard.name, shard.offset + low, shard.tensor[low:high])
 
 
 class Writing:

@@ -108,9 +108,8 @@ class SingleDevice:
 
     def optimizer_shards(self) -> Iterator[Shard]:
         for player, optimizer in self.optimizers.items():
-            for i, (name, parameter) in enumerate(self.players.weights[player].items()):
-                mine = i % distributed.world_size() == distributed.rank()
-                yield from state_shards(f"{player}/{name}", optimizer.state.get(parameter, {}), mine=mine)
+            for name, parameter in self.players.weights[player].items():
+                yield from state_shards(f"{player}/{name}", optimizer.state.get(parameter, {}), shared=True)
 
     def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Collection[str]]) -> None:
         for player, optimizer in self.optimizers.items():

@@ -31,13 +31,16 @@ class Update:
     applied: bool
 
 
-def state_shards(name: str, state: Mapping[str, Tensor | None], offset: int = 0, mine: bool = True) -> Iterator[Shard]:
-    """Shards `name/key` of a weight's optimizer state, or of that of its piece from `offset` on; `step`, how often it moved, belongs to the first."""
+def state_shards(name: str, state: Mapping[str, Tensor | None], offset: int = 0, shared: bool = False) -> Iterator[Shard]:
+    """Shards `name/key` of a weight's optimizer state, or of that of its piece from `offset` on; `step`, how often it moved, belongs to the first.
+
+    shared: every rank holds it.
+    """
     for key, value in state.items():
         if key == "step" and value is not None:
-            yield Shard(f"{name}/step", 0, value.view(1), mine and offset == 0)
+            yield Shard(f"{name}/step", 0, value.view(1), offset == 0, shared)
         elif value is not None:  # momentum that is off
-            yield Shard(f"{name}/{key}", offset, value.view(-1), mine)
+            yield Shard(f"{name}/{key}", offset, value.view(-1), shared=shared)
 
 
 class LossModule(nn.Module):

@@ -15,7 +15,7 @@ from genlib.engine.memory_plan import PARALLELISMS, MemoryEstimate, Parallelism,
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
-from tests.peak import UNet, config, write_peak
+from tests.peak import UNet, config, write_peak, write_saved_bytes
 from tests.processes import run_ranks
 
 MICRO_BATCH = 8
@@ -135,6 +135,14 @@ def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, 
 def test_predicted_is_within_a_tenth_of_measured_in_two_processes(tmp_path: Path, strategy: str) -> None:
     parallelism = Parallelism(strategy)
     assert predicted(parallelism, 2, config(parallelism)) == pytest.approx(measured(tmp_path, parallelism, 2, config(parallelism)), rel=0.1)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
+def test_a_plan_knows_what_is_copied_for_a_save(tmp_path: Path, strategy: str) -> None:
+    parallelism = Parallelism(strategy)
+    run_ranks(2, write_saved_bytes, tmp_path / "bytes", parallelism, config(parallelism), MICRO_BATCH)
+    memory = estimate_memory(FakeTask(UNet), config(parallelism), MICRO_BATCH).at(parallelism, 2, MICRO_BATCH)
+    assert memory.save_bytes == pytest.approx(int((tmp_path / "bytes").read_text()), rel=0.1)
 
 
 def test_a_plan_knows_what_a_file_of_deepspeed_settings_says(tmp_path: Path) -> None:
