@@ -100,7 +100,7 @@ class Layout:
         """Writes pieces of tensors, which lie in the host's memory one element after the other, to where they belong, and waits for the disk."""
         with ExitStack() as stack:
             handles: dict[str, int] = {}
-            for shard in shards:
+            for shard in sorted(shards, key=lambda shard: (*self._where[shard.name], shard.offset)):
                 file, begin = self._where[shard.name]
                 if file not in handles:
                     handles[file] = stack.enter_context(_opened(folder / file))

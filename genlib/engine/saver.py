@@ -56,6 +56,7 @@ class Saver:
         if self.under_way:
             self.under_way.writing.thread.join(_CLOSE_SECONDS)
         if kind is None:
+            distributed.barrier()  # who leaves first would close connections that another still uses
             self.ranks.close()
 
     @property
