@@ -189,7 +189,7 @@ class Training:
             self.ema.load(folder)
         self.skipped.count, self.seconds = manifest.skipped, manifest.seconds
         if distributed.rank() == 0:
-            cut_off = "".join(f"; a save of step {step} was not at its end" for step in self.history.cut_off())
+            cut_off = "".join(f"; the checkpoint of step {step} was cut off" for step in self.history.cut_off())
             print(
                 f"resumed from {folder.name}: step {manifest.step} of {manifest.steps}, {counted(manifest.samples_seen, 'sample')} seen{cut_off}",
                 flush=True,

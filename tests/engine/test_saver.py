@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,16 @@ def test_an_error_of_a_step_lets_the_save_come_to_its_end(tmp_path: Path, monkey
     found = checkpoint.newest(tmp_path / "checkpoints")
     assert found is not None
     assert found[1].step == 2
+
+
+def test_a_run_says_which_checkpoint_was_cut_off(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    stage = stage_of(steps=6)
+    train(tmp_path, stage)
+    shutil.rmtree(tmp_path / "checkpoints" / checkpoint.step_name(6))
+    (tmp_path / "checkpoints" / ".step_00000006.partial").mkdir()
+    train(tmp_path, stage)
+    assert "resumed from step_00000004: step 4 of 6, 48 samples seen; the checkpoint of step 6 was cut off\n" in capsys.readouterr().out
+    assert not partials(tmp_path / "checkpoints")
 
 
 def save_often_and_never(folder: Path) -> None:
