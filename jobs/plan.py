@@ -1,7 +1,7 @@
 """What a recipe needs before it runs: `python jobs/train.py RECIPE --plan --gpus 64 --gpu-memory-gb 80`.
 
 For each stage a table of memory per GPU by part under each strategy, the first strategy that fits, the largest micro-batch, and the
-hours of the run at a stated share of the GPUs' peak (MFU). It builds on fake tensors: no Ray, no GPU, no weights, no shards.
+hours of the run at a stated share of the GPUs' peak (MFU), and the best interval between checkpoints. It builds on fake tensors: no Ray, no GPU, no weights, no shards.
 """
 
 from __future__ import annotations
@@ -174,7 +174,27 @@ def conclusions(view: MemoryEstimate, fit: Fit, stage: Stage, options: RunOption
         f"{each * train.global_batch:.3g} FLOPs a step of {counted(train.global_batch, 'sample')}, {each:.3g} a sample, recomputation included",
         f"at {options.mfu:.0%} of {options.gpu_tflops:g} TFLOP/s a GPU: {rate:,.0f} samples/s; "
         f"{counted(train.steps, 'step takes', 'steps take')} {digits(hours)} hours, {digits(hours * options.gpus)} GPU-hours",
+        save_words(view.at(fit.parallelism, options.gpus, fit.micro_batch).save_bytes, train.global_batch / rate, train.steps, options),
     ]
+
+
+def save_words(save_bytes: int, step_seconds: float, steps: int, options: RunOptions) -> str:
+    """How often to save a checkpoint of which each GPU's part has so many bytes, to lose the least time to saves and failures.
+
+    Young 1974 (doi:10.1145/361147.361115), for the seconds that steps stand still; no faster than the store takes one checkpoint after the other.
+    """
+    whole = save_bytes * options.gpus
+    stands, writes, apart = (
+        save_bytes / (options.host_gb_per_second * 1e9), whole / (options.store_gb_per_second * 1e9), options.failure_hours * 3600
+    )  # fmt: skip
+    every = min(steps, max(1, round(max(math.sqrt(2 * stands * apart), writes) / step_seconds)))
+    between = every * step_seconds
+    lost = stands / between + (between / 2 + writes) / apart  # of a failure the steps since the newest checkpoint that is sealed
+    return (
+        f"a checkpoint of {digits(whole / 1e9)} GB: steps stand still for {stands:.3g} s at {options.host_gb_per_second:g} GB/s a GPU, and it is "
+        f"written in {writes:.3g} s at {options.store_gb_per_second:g} GB/s; with a failure every {options.failure_hours:g} hours the "
+        f"best is --train.checkpoint-every-steps {every} ({digits(between / 60)} minutes), which loses {lost:.2%} of the time"
+    )
 
 
 def accumulation_words(task: Task, fit: Fit, stage: Stage) -> list[str]:

@@ -10,6 +10,8 @@ from cluster.screen import LogFormat
 from cluster.signals import GRACE_SECONDS, check_grace
 from genlib.config import to_json
 
+_OF_THE_PLAN = ("gpus", "gpu_memory_gb", "gpu_tflops", "mfu", "host_gb_per_second", "store_gb_per_second", "failure_hours")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
@@ -47,7 +49,7 @@ class RunOptions:
     dry_run: bool = False
     """Print what would run, and stop."""
     plan: bool = False
-    """Print what the run needs on the GPUs that `gpus` and the next three tell of, and stop: memory by part and strategy, hours."""
+    """Print what the run needs on the GPUs that `gpus` and what follows it tell of, and stop: memory by part and strategy, hours, saves."""
     gpus: int = 1
     """GPUs to plan for."""
     gpu_memory_gb: float = 80.0
@@ -56,6 +58,12 @@ class RunOptions:
     """Peak of each, in 10^12 operations a second, in the precision of the run: 790 is what bf16 matrix products reach on an H100."""
     mfu: float = 0.4
     """Share of the peak that the plan takes training to reach."""
+    host_gb_per_second: float = 20.0
+    """What a GPU copies to its host's memory, for the plan's saves."""
+    store_gb_per_second: float = 2.0
+    """What all workers together write to where checkpoints lie."""
+    failure_hours: float = 24.0
+    """From one failure that ends a worker to the next, on average, anywhere in the cluster."""
 
     def __post_init__(self) -> None:
         low, high = self.worker_range
@@ -69,7 +77,7 @@ class RunOptions:
         for name in ("score_every_images", "score_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("gpus", "gpu_memory_gb", "gpu_tflops", "mfu"):
+        for name in _OF_THE_PLAN:
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be above 0")
         if self.mfu > 1:
@@ -77,7 +85,7 @@ class RunOptions:
 
     def to_keep(self) -> dict[str, Any]:
         """What another run takes over by --config."""
-        own = ("run", "run_dir", "config", "dry_run", "plan", "gpus", "gpu_memory_gb", "gpu_tflops", "mfu")
+        own = ("run", "run_dir", "config", "dry_run", "plan", *_OF_THE_PLAN)
         return {name: value for name, value in to_json(self).items() if name not in own}
 
     @property

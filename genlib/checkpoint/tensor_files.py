@@ -82,11 +82,6 @@ class Layout:
         begin = len(self.headers[file])
         self._where |= {name: (file, begin + header[name]["data_offsets"][0]) for name in tensors}
 
-    @property
-    def files(self) -> list[str]:
-        """Names of all files, that of the index too."""
-        return [*self.headers, *([self.index_name] if self.index else [])]
-
     def create(self, folder: Path) -> None:
         """Makes the files, which have no values yet; one process does it, before any writes."""
         for file, header in self.headers.items():
@@ -132,7 +127,7 @@ def are_there(folder: Path, stem: str) -> bool:
 
 
 class TensorFiles:
-    """Reads what `write_tensors` wrote; a context that closes the files. Tensors are on the CPU."""
+    """Reads what was written by a `Layout`; a context that closes the files. Tensors are on the CPU."""
 
     def __init__(self, folder: Path, stem: str) -> None:
         index = folder / f"{stem}.safetensors.index.json"

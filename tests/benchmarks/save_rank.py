@@ -5,21 +5,24 @@ python save_rank.py RANK WORLD STORE FOLDER LAYERS WIDTH SAVES EVERY
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from genlib import registry
 from genlib.data.source import open_source
-from genlib.engine.fit import fit
+from genlib.engine import fit as engine
 
 
 def main(rank: int, world: int, store: str, folder: str, layers: int, width: int, saves: int, every: int) -> None:
-    """Leaves a run in FOLDER, whose timeline.jsonl has the seconds of its saves."""
+    """Leaves a run in FOLDER, and in FOLDER/RANK.json how long each of its saves kept the steps waiting."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
     dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
@@ -30,7 +33,17 @@ def main(rank: int, world: int, store: str, folder: str, layers: int, width: int
     )  # fmt: skip
     data = replace(stage.data, train="digits", image_size=8)
     stage = replace(stage, task=replace(stage.task, network="dense", widths=(width,) * (layers // 2)), data=data, train=train)
-    fit(stage, recipe="autoencoder", source=open_source(stage.data), folder=Path(folder), device=torch.device("cpu"))
+    save, seconds = engine.Training.save, []
+
+    def timed(*arguments: Any) -> Any:
+        begin = time.perf_counter()
+        result = save(*arguments)
+        seconds.append(time.perf_counter() - begin)
+        return result
+
+    engine.Training.save = timed
+    engine.fit(stage, recipe="autoencoder", source=open_source(stage.data), folder=Path(folder), device=torch.device("cpu"))
+    Path(folder, f"{rank}.json").write_text(json.dumps(seconds))
     dist.barrier()
     dist.destroy_process_group()
 

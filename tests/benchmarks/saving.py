@@ -40,13 +40,15 @@ def of_runs(code: Path) -> dict[str, float]:
     """Median seconds that steps stood still for a save, and from its begin until it was sealed."""
     with tempfile.TemporaryDirectory() as folder:
         run("save_rank.py", code, folder, f"{folder}/run", LAYERS, WIDTH, SAVES, EVERY)
-        events = [json.loads(line) for line in Path(folder, "run", "timeline.jsonl").read_text().splitlines()]
-    saves = {event["step"]: event["seconds"] for event in events if event["what"] == "save"}
-    seals = {event["step"]: event for event in events if event["what"] == "seal"}
-    counted = sorted(saves)[1:-1]  # after the last one there are no steps
-    stands = [saves[step] + (seals[step]["waited"] if seals else 0) for step in counted]
-    sealed = [saves[step] + (seals[step]["seconds"] if seals else 0) for step in counted]
-    return {"stands": statistics.median(stands), "sealed": statistics.median(sealed)}
+        stands = [max(one) for one in zip(*(json.loads(Path(folder, "run", f"{rank}.json").read_text()) for rank in range(RANKS)), strict=True)]
+        timeline = Path(folder, "run", "timeline.jsonl")
+        events = [json.loads(line) for line in timeline.read_text().splitlines()] if timeline.exists() else []
+    seals = [event["seconds"] for event in events if event["what"] == "seal"] or [0.0] * SAVES  # before there were seals, a save was one
+    counted = range(1, SAVES - 1)  # after the last one there are no steps
+    return {
+        "stands": statistics.median(stands[number] for number in counted),
+        "sealed": statistics.median(stands[number] + seals[number] for number in counted),
+    }
 
 
 def beside_torch() -> dict[str, float]:
