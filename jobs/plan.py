@@ -1,7 +1,8 @@
 """What a recipe needs before it runs: `python jobs/train.py RECIPE --plan --gpus 64 --gpu-memory-gb 80`.
 
-For each stage a table of memory per GPU by part under each strategy, the first strategy that fits, the largest micro-batch, and the
-hours of the run at a stated share of the GPUs' peak (MFU), and the best interval between checkpoints. It builds on fake tensors: no Ray, no GPU, no weights, no shards.
+For each stage a table of memory per GPU by part under each strategy, the first strategy that fits, the largest micro-batch, the hours of
+the run at a stated share of the GPUs' peak (MFU), and the best interval between checkpoints. It builds on fake tensors: no Ray, no GPU, no
+weights, no shards.
 """
 
 from __future__ import annotations
