@@ -47,7 +47,7 @@ def test_a_walk_has_at_most_ten_hops_and_each_is_there(title: str) -> None:
 
 def packages(folder: str) -> set[str]:
     """Names of the folders in a folder that hold files of the product."""
-    return {path.name for path in (ROOT / folder).iterdir() if path.is_dir() and any(file.is_file() for file in path.glob("[!_.]*.*"))}
+    return {path.name for path in (ROOT / folder).glob("[!_.]*/") if any(file.is_file() for file in path.glob("[!_.]*.*"))}
 
 
 def test_the_drawing_shows_every_package() -> None:

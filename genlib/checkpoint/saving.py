@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genlib.checkpoint.history import checkpoints, clear, remove, set_aside
 from genlib.checkpoint.manifest import DIGEST, EMA, FORMAT, MANIFEST, WEIGHTS, Manifest, sha256, step_name, verify, write_manifest
-from genlib.checkpoint.tensor_files import Layout, Shard
+from genlib.checkpoint.tensor_files import FileLayout, Shard
 from genlib.config import TaskConfig, TrainConfig, to_json
 from genlib.distributed import Sideline
 from genlib.storage import share
@@ -49,10 +49,10 @@ class _Save:
         self.final = folder / step_name(snapshot.manifest.step)
         self.partial = folder / f".{self.final.name}.partial"
         self.weights = [
-            (Layout(snapshot.tensors, stem), shards) for stem, shards in ((WEIGHTS, snapshot.weights), (EMA, snapshot.ema)) if shards is not None
+            (FileLayout(snapshot.tensors, stem), shards) for stem, shards in ((WEIGHTS, snapshot.weights), (EMA, snapshot.ema)) if shards is not None
         ]
         pieces = {f"{shard.name}@{shard.offset}": shard.tensor for shard in snapshot.state}
-        self.state = Layout(pieces, f"state/rank_{ranks.rank:05d}"), [Shard(name, 0, tensor) for name, tensor in pieces.items()]
+        self.state = FileLayout(pieces, f"state/rank_{ranks.rank:05d}"), [Shard(name, 0, tensor) for name, tensor in pieces.items()]
         self.digests: dict[str, str] = {}
 
     def run(self) -> tuple[Path, Manifest]:

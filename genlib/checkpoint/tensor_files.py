@@ -46,7 +46,7 @@ class Shard:
     shared: bool = False
 
 
-class Layout:
+class FileLayout:
     """Where each byte of the tensors lies in which file, before any is written.
 
     tensors: of each its type and shape alone are used, so they may be on the meta device. ValueError for a type that such files cannot hold.
@@ -76,7 +76,7 @@ class Layout:
         for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
             header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + tensor.nbytes]}
             end += tensor.nbytes
-        text = json.dumps(header, separators=(",", ":")).encode()
+        text = json_text(header).encode()
         text += b" " * (-len(text) % 8)
         self.headers[file] = len(text).to_bytes(8, "little") + text
         begin = len(self.headers[file])
@@ -127,7 +127,7 @@ def are_there(folder: Path, stem: str) -> bool:
 
 
 class TensorFiles:
-    """Reads what was written by a `Layout`; a context that closes the files. Tensors are on the CPU."""
+    """Reads what was written by a `FileLayout`; a context that closes the files. Tensors are on the CPU."""
 
     def __init__(self, folder: Path, stem: str) -> None:
         index = folder / f"{stem}.safetensors.index.json"

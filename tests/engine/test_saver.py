@@ -22,7 +22,7 @@ from torch import nn
 
 from genlib import checkpoint, distributed
 from genlib.checkpoint import Manifest, Snapshot, saving
-from genlib.checkpoint.tensor_files import Layout
+from genlib.checkpoint.tensor_files import FileLayout
 from genlib.config import TrainConfig
 from genlib.distributed import Sideline
 from genlib.engine import saver as engine
@@ -34,6 +34,7 @@ from genlib.task import Task
 from genlib.types import Batch, DataSpec, Metrics, Step
 from tests.every_strategy import STRATEGIES
 from tests.processes import run_ranks
+from tests.saving import wait_until_saved
 from tests.tiny import FEATURES, ArraySource, TinyConfig, mlp
 
 CPU = torch.device("cpu")
@@ -83,19 +84,12 @@ class Follows(Listener):
         self.evaluated.append(evaluated and evaluated.step)
 
 
-def wait_until_idle() -> None:
-    """Until no save is under way, as a step that takes long would do."""
-    for thread in threading.enumerate():
-        if thread.name == "saver":
-            thread.join(60)
-
-
 def test_steps_go_on_while_a_checkpoint_is_written_and_it_has_the_weights_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = stage_of(steps=20, checkpoint_every_steps=10, evaluate_every_steps=5, log_every_seconds=1e-6)
     until_ten = stage_of(steps=20, checkpoint_every_steps=10, log_every_seconds=1e-6)
     train(tmp_path / "undisturbed", until_ten)
     slow = Slow(monkeypatch)
-    follows = Follows({16: lambda: (slow.go_on.set(), wait_until_idle())})
+    follows = Follows({16: lambda: (slow.go_on.set(), wait_until_saved())})
     train(tmp_path / "run", stage, follows)
     assert [step for step, _ in follows.heard] == [10, 20]
     assert 16 <= follows.heard[0][1] <= 20
@@ -205,14 +199,14 @@ def test_every_name_of_a_weight_has_its_average(tmp_path: Path) -> None:
 
 def save_with_trouble(folder: Path) -> None:
     """Of two saves the first finds no room on rank 1 alone."""
-    write = Layout.write
+    write = FileLayout.write
 
-    def full(layout: Layout, where: Path, shards: object) -> None:
+    def full(layout: FileLayout, where: Path, shards: object) -> None:
         if distributed.rank() == 1 and where.name == ".step_00000002.partial":
             raise OSError(28, "No space left on device", str(where))
         write(layout, where, shards)
 
-    Layout.write = full
+    FileLayout.write = full
     follows = Follows()
     with redirect_stdout(io.StringIO()) as out:
         train(folder, stage_of(steps=6, strategy="zero3"), follows)
@@ -236,7 +230,7 @@ def same_bytes(folder: Path) -> None:
     for name, tensor in tensors.items():
         low, high = distributed.share(tensor.numel(), rank, world)
         shards.append(checkpoint.Shard(name, low, tensor.reshape(-1)[low:high]))
-    layout = Layout({name: tensor.to("meta") for name, tensor in tensors.items()}, "x")
+    layout = FileLayout({name: tensor.to("meta") for name, tensor in tensors.items()}, "x")
     if not rank:
         layout.create(folder)
     distributed.barrier()
@@ -264,7 +258,7 @@ def test_files_are_what_the_library_reads_whoever_wrote_which_part(tmp_path: Pat
 
 def test_a_type_that_files_cannot_hold_is_named() -> None:
     with pytest.raises(ValueError, match=r"odd is of torch.complex128, which a file of weights cannot hold"):
-        Layout({"odd": torch.zeros(2, dtype=torch.complex128)}, "x")
+        FileLayout({"odd": torch.zeros(2, dtype=torch.complex128)}, "x")
 
 
 class Wide(Task):
