@@ -191,6 +191,11 @@ def save_words(save_bytes: int, step_seconds: float, steps: int, options: RunOpt
     every = min(steps, max(1, round(max(math.sqrt(2 * stands * apart), writes) / step_seconds)))
     between = every * step_seconds
     lost = stands / between + (between / 2 + writes) / apart  # of a failure the steps since the newest checkpoint that is sealed
+    if lost >= 1:
+        return (
+            f"a checkpoint of {digits(whole / 1e9)} GB is written in {writes:.3g} s at {options.store_gb_per_second:g} GB/s, too long where a "
+            f"failure comes every {options.failure_hours:g} hours: the run would not get on; give a faster --store-gb-per-second, or longer --failure-hours"
+        )
     return (
         f"a checkpoint of {digits(whole / 1e9)} GB: steps stand still for {stands:.3g} s at {options.host_gb_per_second:g} GB/s a GPU, and it is "
         f"written in {writes:.3g} s at {options.store_gb_per_second:g} GB/s; with a failure every {options.failure_hours:g} hours the "

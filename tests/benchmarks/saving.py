@@ -8,32 +8,14 @@ BENCH_OLD is the older commit; BENCH_RANKS, BENCH_LAYERS, BENCH_WIDTH and BENCH_
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from tests.benchmarks.measure import older_commit, report
-from tests.benchmarks.sharded_training import LAYERS, RANKS, ROOT, ROUNDS, WIDTH
+from tests.benchmarks.sharded_training import LAYERS, RANKS, ROOT, ROUNDS, WIDTH, run
 
 SAVES, EVERY = 4, 6
-
-
-def run(script: str, code: Path, folder: str, *words: object) -> None:
-    """A benchmark's script in every rank, with the genlib of that checkout."""
-    path = ROOT / "tests" / "benchmarks" / script
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(path), str(rank), str(RANKS), f"{folder}/store", *map(str, words)],
-            env={**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
-        )
-        for rank in range(RANKS)
-    ]  # fmt: skip
-    codes = [process.wait() for process in ranks]
-    if any(codes):
-        raise RuntimeError(f"a rank of {code} failed")
 
 
 def of_runs(code: Path) -> dict[str, float]:

@@ -71,7 +71,7 @@ def step_seconds(strategy: Zero, task: Task, width: int, index: int) -> float:
 
 
 def main(rank: int, world: int, store: str, out: str, layers: int, width: int, steps: int) -> None:
-    """Writes one JSON object."""
+    """Writes one JSON object, OUT/RANK.json."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
     dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
@@ -91,7 +91,7 @@ def main(rank: int, world: int, store: str, out: str, layers: int, width: int, s
         "first": first,
     }
     dist.barrier()
-    Path(out).write_text(json.dumps(facts))
+    Path(out, f"{rank}.json").write_text(json.dumps(facts))
     dist.destroy_process_group()
 
 

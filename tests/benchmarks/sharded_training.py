@@ -20,21 +20,25 @@ RANKS, LAYERS, WIDTH = (int(os.environ.get(f"BENCH_{name}", default)) for name, 
 ROUNDS, STEPS = int(os.environ.get("BENCH_ROUNDS", "3")), 5
 
 
+def run(script: str, code: Path, folder: str, *words: object) -> None:
+    """A benchmark's script in every rank, with the genlib of that checkout."""
+    path = ROOT / "tests" / "benchmarks" / script
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(path), str(rank), str(RANKS), f"{folder}/store", *map(str, words)],
+            env={**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        )
+        for rank in range(RANKS)
+    ]  # fmt: skip
+    codes = [process.wait() for process in ranks]
+    if any(codes):
+        raise RuntimeError(f"a rank of {code} failed")
+
+
 def measured(code: Path) -> dict[str, float]:
     """What that checkout's ranks found; of each number the greatest."""
     with tempfile.TemporaryDirectory() as folder:
-        script = ROOT / "tests" / "benchmarks" / "sharded_rank.py"
-        words = [str(LAYERS), str(WIDTH), str(STEPS)]
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(script), str(rank), str(RANKS), f"{folder}/store", f"{folder}/{rank}.json", *words],
-                env={**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
-            )
-            for rank in range(RANKS)
-        ]  # fmt: skip
-        codes = [process.wait() for process in ranks]
-        if any(codes):
-            raise RuntimeError(f"a rank of {code} failed")
+        run("sharded_rank.py", code, folder, folder, LAYERS, WIDTH, STEPS)
         found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(RANKS)]
     return {name: max(one[name] for one in found) for name in found[0]}
 

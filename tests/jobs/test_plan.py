@@ -73,6 +73,13 @@ def test_saves_come_no_faster_than_the_store_takes_them_and_within_the_run() -> 
     assert every(save_words(1_000_000_000, 2.0, 100, slow)) == 100
 
 
+def test_failures_that_come_faster_than_checkpoints_are_told() -> None:
+    words = save_words(10_000_000_000, 1.0, 10**6, RunOptions(gpus=64, store_gb_per_second=0.1, failure_hours=1))
+    assert (
+        "a checkpoint of 640 GB is written in 6.4e+03 s at 0.1 GB/s, too long where a failure comes every 1 hours: the run would not get on" in words
+    )
+
+
 def test_too_large_a_batch_is_split() -> None:
     text = planned(parse(["clip_vit_b32", "--smoke", "--plan", "--train.global_batch", "65536", "--gpu_memory_gb", "1"]))
     assert "--train.accumulation" in text
