@@ -194,7 +194,8 @@ def save_words(save_bytes: int, step_seconds: float, steps: int, options: RunOpt
     if lost >= 1:
         return (
             f"a checkpoint of {digits(whole / 1e9)} GB is written in {writes:.3g} s at {options.store_gb_per_second:g} GB/s, too long where a "
-            f"failure comes every {options.failure_hours:g} hours: the run would not get on; give a faster --store-gb-per-second, or longer --failure-hours"
+            f"failure comes every {options.failure_hours:g} hours: the run would not get on; give a faster "
+            "--store-gb-per-second, or longer --failure-hours"
         )
     return (
         f"a checkpoint of {digits(whole / 1e9)} GB: steps stand still for {stands:.3g} s at {options.host_gb_per_second:g} GB/s a GPU, and it is "
