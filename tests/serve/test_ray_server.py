@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ray.serve._private import constants, haproxy_templates
 
-from cluster.local import free_port
+from serve.__main__ import bound
 from serve.options import ServeOptions
 from serve.servers.ray import NOBODY, adapted, answered, asked, environment, haproxy_settings
 from tests.jobs.runs import wait_until
@@ -40,14 +40,14 @@ def test_the_lines_that_are_adapted_are_in_the_configuration() -> None:
         assert template.count(line) == 1
 
 
-def test_pages_are_put_on_loopback_and_heads_get_a_time(tmp_path: Path) -> None:
+def test_pages_take_no_port_and_heads_get_a_time(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
-    file.write_text("defaults\n    timeout client 30s\nfrontend a\n    bind :9101\nfrontend b\n    bind *:8000\nlisten stats\n  bind *:8404\n")
-    program = adapted(tmp_path / "haproxy", [9101, 8404], 2.5)
+    file.write_text("defaults\n    timeout client 30s\nfrontend a\n    bind :1\nfrontend b\n    bind *:8000\nlisten stats\n  bind *:2\n")
+    program = adapted(tmp_path / "haproxy", 2.5)
     found = subprocess.run([program, "-c", "-f", str(file)], capture_output=True, text=True, check=False)
     assert file.read_text().splitlines() == [
-        "defaults", "    timeout client 30s", "    timeout http-request 2500ms", "frontend a", "    bind 127.0.0.1:9101", "frontend b",
-        "    bind *:8000", "listen stats", "  bind 127.0.0.1:8404",
+        "defaults", "    timeout client 30s", "    timeout http-request 2500ms", "frontend a", f"    bind unix@{program}.1", "frontend b",
+        "    bind *:8000", "listen stats", f"  bind unix@{program}.2",
     ]  # fmt: skip
     assert "haproxy.cfg" in found.stdout + found.stderr or found.returncode == 0  # HAProxy itself has read it
 
@@ -64,8 +64,9 @@ def die_of_a_request(replica: socket.socket) -> bytes:
 
 
 def test_where_no_replica_is_left_clients_are_told_to_come_again(tmp_path: Path) -> None:
-    """Where none is known, and where the known one is lost with the request."""
-    door, settings = free_port(), haproxy_settings(tmp_path, ServeOptions())
+    """Where none is known, and where the known one is lost with the request; at an address that the command holds all the time."""
+    held = bound("127.0.0.1", 0)
+    door, settings = held.getsockname()[1], haproxy_settings(tmp_path, ServeOptions())
     replica = socket.create_server(("127.0.0.1", 0))
     known = replica.getsockname()[1]
     file = tmp_path / "haproxy.cfg"
@@ -91,7 +92,7 @@ backend lost
     server replica 127.0.0.1:{known} check observe layer4 error-limit 3 on-error mark-down
     server proxy 127.0.0.1:{known} check backup
 """)
-    program = adapted(tmp_path / "haproxy", [], 2.5)
+    program = adapted(tmp_path / "haproxy", 2.5)
     with subprocess.Popen([program, "-db", "-f", str(file)], stderr=subprocess.DEVNULL) as process, ThreadPoolExecutor(1) as beside:
         try:
             taken = beside.submit(die_of_a_request, replica)
@@ -108,6 +109,7 @@ backend lost
             assert "server proxy" not in file.read_text()
         finally:
             process.terminate()
+            held.close()
 
 
 def test_the_environment_is_as_it_was() -> None:
