@@ -69,14 +69,14 @@ def local_head(
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     with hold(folder), environment(folder):
-        running: list[subprocess.Popen] = []
+        running: list[Starting] = []
         try:
-            port = launched(running, folder, (cpus, gpus, dashboard))
+            launch(running, folder, (cpus, gpus, dashboard))
             meanwhile()
-            yield started(port, running, folder, (cpus, gpus, dashboard), time.monotonic() + timeout_seconds)
+            yield started(running, folder, (cpus, gpus, dashboard), time.monotonic() + timeout_seconds)
         finally:
-            for process in running:
-                end(process)
+            for one in running:
+                one.end()
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -84,11 +84,25 @@ _Wanted = tuple[int | None, int | None, bool]
 """CPUs, GPUs, and whether there is a dashboard."""
 
 
-def launched(running: list[subprocess.Popen], folder: Path, wanted: _Wanted) -> int:
-    """Starts a head, its process the last in `running`; the port of its job API."""
-    port = free_port()
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """The process of a head, and the ports it is told to listen on: of its job API, its agent and its client."""
+
+    process: subprocess.Popen
+    doors: tuple[socket.socket, ...]
+
+    def end(self) -> None:
+        """Ends the process, and gives the ports back."""
+        end(self.process)
+        for door in self.doors:
+            door.close()
+
+
+def launch(running: list[Starting], folder: Path, wanted: _Wanted) -> None:
+    """Starts a head, the last in `running`."""
+    doors = held_port(), held_port(), held_port()
     process = subprocess.Popen(
-        command(folder, port, *wanted),
+        command(folder, *(door.getsockname()[1] for door in doors), *wanted),
         stdin=subprocess.DEVNULL,
         env={**os.environ, "RAY_START_HOOK": f"{__name__}.{without_client.__name__}"},
         stdout=open(folder / "start.log", "wb"),  # noqa: SIM115 the child keeps it
@@ -96,30 +110,29 @@ def launched(running: list[subprocess.Popen], folder: Path, wanted: _Wanted) -> 
         start_new_session=True,  # Ctrl-C is for us to handle
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
-    running.append(process)
-    return port
+    running.append(Starting(process, doors))
 
 
-def started(port: int, running: list[subprocess.Popen], folder: Path, wanted: _Wanted, deadline: float) -> Head:
+def started(running: list[Starting], folder: Path, wanted: _Wanted, deadline: float) -> Head:
     """A head that answers, the last in `running`. Ray itself gives up after half a minute, which a busy machine may need: then once more."""
     while True:
-        process = running[-1]
+        process, door = running[-1].process, running[-1].doors[0]
         if address := wait_for_address(folder, process, deadline):
-            return Head(address, f"http://{HOST}:{port}" if wanted[2] else "", folder, process.pid)
-        end(running.pop())
+            return Head(address, f"http://{HOST}:{door.getsockname()[1]}" if wanted[2] else "", folder, process.pid)
+        running.pop().end()
         lines = [line for line in (folder / "start.log").read_text(errors="replace").splitlines() if line.strip()] or ["its log is empty"]
         if time.monotonic() >= deadline or "timed out during startup" not in lines[-1]:
             raise NotStarted(f"Ray did not start on {HOST}: {lines[-1].strip()}")
         (folder / "ray_current_cluster").unlink(missing_ok=True)
-        port = launched(running, folder, wanted)
+        launch(running, folder, wanted)
 
 
-def command(folder: Path, port: int, cpus: int | None, gpus: int | None, dashboard: bool) -> list[str]:
+def command(folder: Path, job_port: int, agent_port: int, client_port: int, cpus: int | None, gpus: int | None, dashboard: bool) -> list[str]:
     """`ray start` in the foreground; ports that are not named are free ones of Ray's choice."""
     options = {
         "node-ip-address": HOST, "port": 0, "temp-dir": folder, "object-store-memory": OBJECT_STORE_BYTES, "num-cpus": cpus, "num-gpus": gpus,
-        "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": port, "dashboard-agent-listen-port": free_port(),
-        "ray-client-server-port": free_port(),  # by default 10001, which may be taken; nobody listens there, see `without_client`
+        "include-dashboard": str(dashboard).lower(), "dashboard-host": HOST, "dashboard-port": job_port, "dashboard-agent-listen-port": agent_port,
+        "ray-client-server-port": client_port,  # by default 10001, which may be taken; nobody listens there, see `without_client`
         "min-worker-port": 0, "max-worker-port": 0,
         "include-log-monitor": "false",  # it sends what workers print to drivers, and ours do not listen
     }  # fmt: skip
@@ -214,11 +227,13 @@ def end(process: subprocess.Popen, grace_seconds: float = 10.0) -> None:
         process.wait()
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+def held_port() -> socket.socket:
+    """A socket with a free port of 127.0.0.1, on which it never listens: a server that is named the port has it beside this one, as servers
+    bind with SO_REUSEADDR, and no other program is given it until then."""
+    door = socket.socket()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    door.bind((HOST, 0))
+    return door
 
 
 @contextmanager

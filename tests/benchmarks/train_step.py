@@ -9,7 +9,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cluster.local import free_port
 from tests.benchmarks.measure import report
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +42,7 @@ def theirs(kind: str) -> float:
     """The bare loop, under torchrun where there are two."""
     if kind == "single":
         return seconds(["-m", "tests.benchmarks.bare", kind])
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return seconds([*torchrun, "-m", "tests.benchmarks.bare", kind])
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import PREFIX, RENDEZVOUS, end, environment, hold, launched, started
+from cluster.local import PREFIX, RENDEZVOUS, Starting, environment, hold, launch, started
 from tests.cluster.listening import Socket, Watch
 from tests.jobs.runs import ROOT, finish, start, steps, wait_until
 from tests.models.stages import train_stages
@@ -116,17 +116,18 @@ def test_tuning(tmp_path: Path, workers: str) -> None:
 @pytest.mark.slow
 def test_a_cluster_keeps_the_rendezvous_of_ray_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch sees what listens beyond loopback: there torch's store does, which the workers of other nodes have to reach."""
-    running: list[subprocess.Popen] = []
+    running: list[Starting] = []
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, hold(Path(folder)), environment(Path(folder)):
         monkeypatch.delenv(RENDEZVOUS)
         try:
             wanted = (2, None, False)
-            head = started(launched(running, Path(folder), wanted), running, Path(folder), wanted, time.monotonic() + 120)
+            launch(running, Path(folder), wanted)
+            head = started(running, Path(folder), wanted, time.monotonic() + 120)
             with Watch(head.pid) as watch:
                 code, out, err = finish(start("toy", "--workers", "2", runs=tmp_path, RAY_ADDRESS=head.address))
         finally:
-            for process in running:
-                end(process)
+            for one in running:
+                one.end()
         monkeypatch.undo()
     assert (code, err) == (0, ""), out
     assert steps(tmp_path / "toy") == list(range(1, 61))

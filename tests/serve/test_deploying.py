@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.local import free_port, local_head
+from cluster.local import held_port, local_head
 from tests.jobs.runs import ROOT, wait_until
 from tests.models.stages import train_stages
 
@@ -40,14 +40,14 @@ def ready(address: str) -> bool:
 def test_what_is_written_is_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = next(iter(train_stages("ddpm", tmp_path).values())).parents[1]
     monkeypatch.setenv("GENLIB_RUNS", str(tmp_path))
-    file, port = tmp_path / "serve.yaml", free_port()
+    file, door = tmp_path / "serve.yaml", held_port()
     words = [sys.executable, "-m", "serve", f"digits={run}", "--replicas", "1:2", "--cpus-per-replica", "0.5", "--write-config", str(file)]
     subprocess.run([*words, "--limits.pictures", "3"], cwd=ROOT, check=True)
     config = yaml.safe_load(file.read_text())
-    config["http_options"]["port"] = port
+    config["http_options"]["port"] = door.getsockname()[1]
     file.write_text(yaml.safe_dump(config))
-    address = f"http://127.0.0.1:{port}"
-    with local_head(dashboard=True) as head:
+    address = f"http://127.0.0.1:{door.getsockname()[1]}"
+    with door, local_head(dashboard=True) as head:
         command = [str(Path(sys.executable).parent / "serve"), "deploy", str(file), "-a", head.job_address]
         subprocess.run(command, cwd=ROOT, env=os.environ, check=True, timeout=120)
         wait_until(lambda: ready(address), timeout_seconds=120)
