@@ -32,6 +32,7 @@ from cluster.signals import keeps
 from genlib import checkpoint
 from genlib.data.shards.writer import ShardWriter, png
 from genlib.files import write_atomically
+from genlib.inference import TYPES, Inference
 from genlib.json_text import json_text
 from genlib.metrics.conditions import drawing, sampler_options
 from genlib.phases import phase
@@ -66,6 +67,7 @@ class PictureOrder:
     options: tuple[tuple[str, Any], ...]
     block: int
     """Pictures that are made at a time, and lie in a shard."""
+    inference: Inference
 
     def __len__(self) -> int:
         return len(self.asked) * self.each
@@ -100,18 +102,20 @@ class PictureOrder:
 
 
 @lru_cache(1)
-def loaded(final: Path) -> Task:
+def loaded(final: Path, inference: Inference) -> Task:
     """The checkpoint's task, once a process."""
-    return checkpoint.load_task(final, ema=True, device="cuda" if torch.cuda.is_available() else "cpu")
+    task = checkpoint.load_task(final, ema=True)
+    inference.prepare(task)
+    return task.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make(block: int, order: PictureOrder) -> int:
     """Makes and writes the pictures of a block that are not there; how many."""
     numbers = order.missing(block)
-    task, facts = loaded(order.final), [order.facts(number) for number in numbers]
+    task, facts = loaded(order.final, order.inference), [order.facts(number) for number in numbers]
     draw = drawing(task)
     arguments = {draw.named(PORTS[name]): [fact[name] for fact in facts] for name in facts[0]}
-    pictures = task.generate(**arguments, **dict(order.options))  # type: ignore[operator]
+    pictures = order.inference.apply(task.device, task.generate, **arguments, **dict(order.options))  # type: ignore[arg-type]
     files = [png((picture.permute(1, 2, 0).clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()) for picture in pictures]
     if order.shards:
         write_shard(order, block, files, facts)
@@ -168,7 +172,8 @@ def one_line(line: str, number: int, path: Path, kind: str) -> dict[str, Any]:
 def ordered(options: argparse.Namespace) -> PictureOrder:
     """What the command line asks for. ValueError in one sentence where it cannot be done."""
     final, _ = located(options.folder)
-    task = loaded(final)
+    inference = Inference(options.precision, options.compile)
+    task = loaded(final, inference)
     draw = drawing(task)
     kind = next((name for name in ("prompt", "label") if draw.named(PORTS[name])), "")
     if kind and options.prompts is None:
@@ -179,7 +184,7 @@ def ordered(options: argparse.Namespace) -> PictureOrder:
     chosen = sampler_options(task, options.sampler)
     return PictureOrder(
         final.absolute(), options.out.absolute(), options.format == "shards", tuple(asked), options.each, options.seed, tuple(chosen.items()),
-        options.block,
+        options.block, inference,
     )  # fmt: skip
 
 
@@ -190,6 +195,7 @@ def note(order: PictureOrder) -> dict[str, Any]:
         "weights": manifest.weights_digest,
         "prompts": hashlib.sha256(json.dumps(order.asked, sort_keys=True).encode()).hexdigest(), "each": order.each, "seed": order.seed,
         "format": "shards" if order.shards else "folder", "block": order.block, "options": dict(order.options),
+        "precision": order.inference.precision,
     }  # fmt: skip
 
 
@@ -200,8 +206,10 @@ def check_same_order(order: PictureOrder, now: dict[str, Any], again: str) -> No
         if any(order.out.glob("*.png")) or any(order.out.glob("*.tar")):
             raise ValueError(f"{order.out} holds pictures of which nothing is known; give another --out")
         write_json(order.out / NOTE, {**now, "command": again})
-    elif changed := next((name for name in now if before.get(name) != now[name]), None):
-        was = f"{before.get(changed)!r}, now {now[changed]!r}"
+        return
+    noted = {"precision": "fp32", **before}
+    if changed := next((name for name in now if noted.get(name) != now[name]), None):
+        was = f"{noted.get(changed)!r}, now {now[changed]!r}"
         raise ValueError(f"{order.out} holds pictures of another {changed} ({was}); restore it or give another --out")
 
 
@@ -215,6 +223,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the first picture; the others follow (default %(default)s)")
     parser.add_argument("--format", choices=("folder", "shards"), default="folder", help="PNGs with JSON beside them, or WebDataset tars")
     parser.add_argument("--block", type=whole_number, default=64, help="pictures at a time, and in a shard (default %(default)s)")
+    parser.add_argument("--precision", choices=tuple(TYPES), default="fp32", help="in which networks compute (default %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="compile networks with torch.compile, at the first pictures")
     parser.add_argument("--sampler", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of the task's generate, such as steps=30")
     return parser.parse_args(arguments)
 
@@ -237,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parsed(arguments)
     phase("environment", aside=True)
     order = ordered(options)
-    phase(f"model: {type(loaded(order.final)).__name__} of {order.final.name}", aside=True)
+    phase(f"model: {type(loaded(order.final, order.inference)).__name__} of {order.final.name}", aside=True)
     again = Typed("generate", with_checkpoint(arguments, options.folder)).line
     order.out.mkdir(parents=True, exist_ok=True)
     with only_one(order.out), keeps(partial(kept, order)):

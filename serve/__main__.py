@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -50,6 +50,10 @@ class ServeCommand:
     """GPUs that a replica reserves, such as 0.5."""
     memory_gb: float = 0.0
     """Weights that a replica keeps loaded, the least recently used go first; 0 keeps all."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """In which networks compute; bf16 and fp16 take half the memory, and are faster where the device has them."""
+    compile: bool = False
+    """Compile networks with torch.compile; each takes its time at its first call."""
     reload_seconds: float = 10.0
     """Between looks for newer checkpoints of the runs that are served; 0 never looks."""
     write_config: Path | None = None
@@ -72,7 +76,7 @@ class ServeCommand:
             raise ValueError(f"--replicas is {self.replicas!r}; write a number such as 2, or the least and the most, such as 1:4")
         return Replicas(
             least=int(least), most=int(most or least), cpus=self.cpus_per_replica, gpus=self.gpus_per_replica, memory_gb=self.memory_gb,
-            reload_seconds=self.reload_seconds,
+            precision=self.precision, compile=self.compile, reload_seconds=self.reload_seconds,
         )  # fmt: skip
 
 

@@ -33,6 +33,8 @@ ROWS = 2
 """Of the examples that actions are tried with."""
 FOLDER = ".consistency_checks"
 """Beside a checkpoint's folder."""
+LEVELS = {"fp32": 1, "fp16": 2, "bf16": 4}
+"""By which two replicas may differ, whose devices are of one kind and add up in another order."""
 _VALUES, _LEVELS = 512, 255
 """Numbers that are kept of what an action gives, and to what part of the largest."""
 _KEPT = 16
@@ -59,23 +61,24 @@ class Sample:
         level = max(float(flat.abs().max()) / _LEVELS, 1e-9) if len(flat) else 1.0
         return Sample(level, (flat / level).round().long().tolist())
 
-    def agrees(self, other: Sample) -> bool:
-        """Whether all but one in a hundred are within one level: rounding may turn a coin that a model tosses, and no more."""
-        if len(self.values) != len(other.values):
-            return False
+    def agrees(self, other: Sample, levels: int = 1) -> bool:
+        """Whether all but one in a hundred are within so many levels: rounding may turn a coin that a model tosses, and no more."""
+        return len(self.values) == len(other.values) and self.beyond(other, levels) <= len(self.values) // 100
+
+    def beyond(self, other: Sample, levels: int) -> int:
+        """How many of as many values are further away; half a level of each is rounding."""
         scale = other.level / self.level
-        beyond = sum(abs(one * scale - mine) > 2 for mine, one in zip(self.values, other.values, strict=True))  # half a level each is rounding
-        return beyond <= len(self.values) // 100
+        return sum(abs(one * scale - mine) > levels + 1 for mine, one in zip(self.values, other.values, strict=True))
 
 
 def check_consistency(runner: Runner, checkpoint: Path) -> None:
     """Checks a checkpoint's model, beside all requests, in the caller's thread; warm afterwards. ValueError says how it fails."""
-    name, made = runner.card().name, samples(runner)
-    if not agree(made, samples(runner)):
+    name, made, levels = runner.card().name, samples(runner), LEVELS[runner.inference.precision]
+    if not agree(made, samples(runner), levels):
         raise ValueError(f"the consistency check of {name} does not give the same twice; this machine or its device is not to be trusted")
     path = record_of(runner, checkpoint)
     known = recorded(path, made)
-    if not agree(known, made):
+    if not agree(known, made, levels):
         raise ValueError(
             f"the consistency check of {name} differs from what the same weights gave before, which is in {path}; "
             "if that machine was the faulty one, delete the file"
@@ -95,7 +98,7 @@ def samples(runner: Runner) -> dict[str, Sample]:
             continue
         walked = walked or runner.steps(name)
         try:
-            made = getattr(runner.task, name)(**known.taken(known.example(runner.card().sizes, ROWS)))
+            made = runner.compute(getattr(runner.task, name), **known.taken(known.example(runner.card().sizes, ROWS)))
         except ValueError:
             continue  # this form of the model has no such action, or takes no examples
         check(made, known, runner.card())
@@ -110,16 +113,16 @@ def check(made: Tensor, known: Action, card: ModelCard) -> None:
         raise ValueError(f"{known.name} of {card.name} gives what {problem}; its weights are of no use")
 
 
-def agree(one: Mapping[str, Sample], other: Mapping[str, Sample]) -> bool:
-    """Whether all actions give the same."""
-    return one.keys() == other.keys() and all(one[name].agrees(other[name]) for name in one)
+def agree(one: Mapping[str, Sample], other: Mapping[str, Sample], levels: int = 1) -> bool:
+    """Whether all actions give the same, within so many levels."""
+    return one.keys() == other.keys() and all(one[name].agrees(other[name], levels) for name in one)
 
 
 def record_of(runner: Runner, checkpoint: Path) -> Path:
-    """Where such a model's record lies: of the same weights, code and kind of device."""
+    """Where such a model's record lies: of the same weights, code, kind of device and arithmetic."""
     device = next((weight.device for weight in runner.task.parameters()), torch.device("cpu"))
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    key = hashlib.sha256("\0".join([runner.card().sha256, code(), torch.__version__, kind]).encode()).hexdigest()
+    key = hashlib.sha256("\0".join([runner.card().sha256, code(), torch.__version__, kind, str(runner.inference)]).encode()).hexdigest()
     return checkpoint.parent / FOLDER / f"{key[:32]}.json"
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from genlib import checkpoint
 from genlib.checkpoint import Manifest
 from genlib.functional.step_callbacks import step_callback
+from genlib.inference import USUAL, Inference
 from genlib.task import Task
 from serve.backend import Event, ModelCard, Overloaded, Result, Unavailable
 from serve.models import image_encoding as pictures
@@ -40,19 +42,25 @@ _PAST = 0.9
 class Runner:
     """A loaded model. `run` and `stream` are those of `serve.backend.Backend`, without the model's name; all in one event loop."""
 
-    def __init__(self, task: Task, card: ModelCard, *, max_active: int = 32, max_queued: int = 256) -> None:
+    def __init__(
+        self, task: Task, card: ModelCard, *, inference: Inference = USUAL, max_active: int = 32, max_queued: int = 256
+    ) -> None:  # fmt: skip
         """The task is this runner's from now on. `max_active` step-by-step requests run at a time; of all, `max_queued` more may wait."""
+        self.inference, self.compute = inference, partial(inference.apply, task.device)
         self.task, self.max_active, self.max_inside, self._card = task, max_active, max_active + max_queued, card
         self.actions = card.actions
-        self.methods = {name: Method(getattr(task, name), known.result.picture) for name, known in card.actions.items()}
+        self.methods = {name: Method(partial(self.compute, getattr(task, name)), known.result.picture) for name, known in card.actions.items()}
         self.merger = StepBatcher(card.max_batch)
-        self.walks = divert(task, self.merger)
+        self.walks = divert(task, self.merger, self.compute)
         self.walkers = ThreadPoolExecutor(max_active, thread_name_prefix="request")
         self.encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
         self.inside, self.mean_seconds, self.closed = 0, 1.0, False
 
     @classmethod
-    def load(cls, folder: Path, *, name: str = "", device: str = "", threads: int = 0, max_batch: int = 32, **options: int) -> Self:
+    def load(
+        cls, folder: Path, *, name: str = "", device: str = "", threads: int = 0, max_batch: int = 32, inference: Inference = USUAL,
+        **options: int,
+    ) -> Self:  # fmt: skip
         """The newest checkpoint of a run or stage that verifies, or that in the folder itself; its moving average where there is one.
 
         device: by default a GPU where there is one. threads: of this process's arithmetic, 0 leaves them. max_batch: rows at once.
@@ -62,8 +70,9 @@ class Runner:
             torch.set_num_threads(threads)
         path, manifest = verified(folder)
         task = checkpoint.task_of(path, manifest)
+        inference.prepare(task)
         task.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval().requires_grad_(False)
-        return cls(task, card.of(task, path, manifest, name or manifest.recipe, max_batch), **options)
+        return cls(task, card.of(task, path, manifest, name or manifest.recipe, max_batch), inference=inference, **options)
 
     def card(self) -> ModelCard:
         """What it is and can do."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from genlib.task import Task
 from serve.models.step_batcher import StepBatcher
 
 
-def divert(task: Task, merger: StepBatcher) -> bool:
-    """Merges the task's step calls with those of other requests; whether it has any."""
+def divert(task: Task, merger: StepBatcher, compute: Callable[..., Any]) -> bool:
+    """Merges the task's step calls with those of other requests, made by compute(method, ...); whether it has any."""
     calls = list(task.step_calls())
     for owner, method in calls:
-        vars(owner)[method] = partial(merger.call, getattr(owner, method))
+        vars(owner)[method] = partial(merger.call, partial(compute, getattr(owner, method)))
     return bool(calls)
 
 

@@ -1,4 +1,4 @@
-"""How many processes hold the models, and of what size."""
+"""How many processes hold the models, of what size, and how they compute."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from genlib.inference import Inference, Precision
 from serve.models.pool import ModelPool
 from serve.models.sources import ModelSource
 
@@ -22,6 +23,9 @@ class Replicas:
     """Weights that a replica keeps loaded, the least recently used go first; 0 keeps all."""
     reload_seconds: float = 10.0
     """Between looks for a newer checkpoint; 0 never looks."""
+    precision: Precision = "fp32"
+    compile: bool = False
+    """See `genlib.inference.Inference`."""
     queue: int = 256
     """Requests that may wait for one model of a replica; more are refused."""
 
@@ -29,6 +33,8 @@ class Replicas:
         """The models of one of them, not yet opened. ValueError where it should compute on a GPU and there is none."""
         if self.gpus and not torch.cuda.is_available():
             raise ValueError("there is no GPU here for --gpus-per-replica; leave it out to compute on CPUs")
+        inference = Inference(self.precision, self.compile)
         return ModelPool(
-            sources, device="cuda" if self.gpus else "cpu", threads=max(1, int(self.cpus)), memory_gb=self.memory_gb, max_queued=self.queue
-        )
+            sources, device="cuda" if self.gpus else "cpu", threads=max(1, int(self.cpus)), memory_gb=self.memory_gb, inference=inference,
+            max_queued=self.queue,
+        )  # fmt: skip

@@ -18,6 +18,7 @@ from genlib import registry
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from genlib.engine.fit import fit
+from genlib.inference import USUAL
 from genlib.phases import PHASE
 from jobs import generate
 
@@ -60,6 +61,14 @@ def test_a_picture_each_and_the_same_whatever_its_block(run: Path, labels: Path,
     assert len(list((tmp_path / "one").glob("*.png"))) == 5
 
 
+def test_bf16_draws_nearly_the_same(run: Path, labels: Path, tmp_path: Path) -> None:
+    usual, low = tmp_path / "usual", tmp_path / "low"
+    assert generate.main(command(run, labels, usual)) == generate.main(command(run, labels, low, "--precision", "bf16")) == 0
+    differences = [np.abs(pixels(path) - pixels(low / path.name)) for path in sorted(usual.glob("*.png"))]
+    assert len(differences) == 5
+    assert 0 < np.mean(differences) < 2
+
+
 def test_goes_on_where_it_was_cut_off(run: Path, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert generate.main(command(run, labels, out)) == 0
@@ -91,6 +100,8 @@ def test_other_pictures_are_not_mixed_in(run: Path, labels: Path, tmp_path: Path
     generate.main(command(run, labels, out))
     with pytest.raises(ValueError, match="another seed"):
         generate.main(command(run, labels, out, "--seed", "7"))
+    with pytest.raises(ValueError, match="another precision"):
+        generate.main(command(run, labels, out, "--precision", "bf16"))
     with pytest.raises(ValueError, match="another options"):
         generate.main([str(run), "--prompts", str(labels), "--out", str(out), "--sampler", "steps=5"])
     (out / generate.NOTE).unlink()
@@ -111,7 +122,7 @@ def test_lines_of_json(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a bell", "seed": 4}\n{"prompt": "a key"}\n')
     lines = generate.read_prompts(path, "prompt")
-    order = generate.PictureOrder(tmp_path, tmp_path, False, tuple(lines), 2, 100, (), 8)
+    order = generate.PictureOrder(tmp_path, tmp_path, False, tuple(lines), 2, 100, (), 8, USUAL)
     assert [order.facts(number)["seed"] for number in range(4)] == [4, 5, 102, 103]
     path.write_text('{"prompt": "a bell", "size": 4}\n')
     with pytest.raises(ValueError, match="line 1"):

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlib import registry
 from genlib.actions import Action
+from genlib.inference import Inference, in_fp32, modules
 from genlib.ports import Sizes
 from genlib.task import Task
 from tests.models.stages import built_untrained, source_of
 
 ROWS = 3
+LOW = ("clip_tiny", "ldm_tiny", "stylegan3_t", "vae", "classifier")
+"""Recipes that the fast tests try in low precision."""
+COINS: tuple[str, ...] = ()
+"""Recipes whose pictures hang on coins, which rounding turns."""
 
 
 def broken(task: Task, action: Action, sizes: Sizes) -> str | None:
@@ -28,6 +34,11 @@ def broken(task: Task, action: Action, sizes: Sizes) -> str | None:
         return None
     problem = action.resolved(sizes).result.problem(made, sizes, None if action.joint else ROWS)
     return problem or ("" if action.joint else mixed(task, action, given, made))
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """Mean difference of values, in 255 levels of the largest."""
+    return float((one - other).abs().double().mean() / one.abs().max() * 255)
 
 
 def called(task: Task, action: Action, given: Mapping[str, Any]) -> Tensor:
@@ -62,6 +73,43 @@ def test_actions_keep_what_their_ports_promise(recipe: str) -> None:
     for action in type(task).actions():  # a summary is for people, and what was said of shapes leaves no gap in it
         assert not re.search(r"\([\w.]+, ?[\w.)]|\[0, 1\]|int64|:[.,]| ,|\bor[,.]", action.summary), action.summary
     assert not found or any(problem == "" for problem in found.values()), f"no action of {recipe} takes its own examples"
+
+
+@pytest.mark.parametrize("recipe", [one if one in LOW else pytest.param(one, marks=pytest.mark.slow) for one in registry.RECIPES])
+def test_actions_in_low_precision_keep_their_promises_and_are_near_to_those_of_fp32(recipe: str) -> None:
+    task, sizes = tried(recipe)
+    inference = Inference("bf16")
+    usual: list[tuple[Action, dict[str, Any], Tensor]] = []
+    for action in type(task).actions():
+        given = action.taken(action.example(sizes, ROWS))
+        with suppress(ValueError):  # this form of the task has no such action
+            usual.append((action, given, called(task, action, given)))
+    inference.prepare(task)
+    for action, given, expected in usual:
+        with torch.no_grad():
+            made = inference.apply(task.device, getattr(task, action.name), **given)
+        assert action.resolved(sizes).result.problem(made, sizes, None if action.joint else ROWS) == "", action.name
+        assert made.dtype == expected.dtype
+        if action.resolved(sizes).result.picture and recipe not in COINS:
+            assert distance(expected, made) < 4, action.name
+
+
+def test_low_precision_is_of_networks_alone() -> None:
+    """Layers hold and compute in it, and those of upstream tasks too; normalisation and answers are fp32."""
+    task, _ = tried("ldm_tiny")
+    before = sum(value.numel() * value.element_size() for value in task.state_dict().values())
+    Inference("bf16").prepare(task)
+    for module in modules(task):
+        if type(module) in (nn.Linear, nn.Conv2d):
+            assert module.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            assert module.weight.dtype == torch.float32
+    assert sum(value.numel() * value.element_size() for value in task.state_dict().values()) < 0.6 * before
+    seen = []
+    task.net.register_forward_hook(lambda *call: seen.append(call[-1].dtype), prepend=True)  # type: ignore[union-attr, operator]
+    assert Inference("bf16").apply(task.device, task.generate, seed=[0], prompt=["a"], steps=2).dtype == torch.float32  # type: ignore[arg-type]
+    assert set(seen) == {torch.bfloat16}
+    assert in_fp32((torch.ones(1, dtype=torch.float16), [{"a": torch.ones(1).bfloat16()}], 3))[1][0]["a"].dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genlib import checkpoint
+from genlib.inference import Inference
 from serve.models import consistency_check
 from serve.models.consistency_check import Sample, agree, check_consistency, samples
 from serve.models.pool import ModelPool
@@ -96,6 +97,15 @@ async def test_a_reload_that_fails_its_consistency_check_leaves_the_model_that_i
     assert pool.problems["gan"].startswith("step 8 is not served: ")
     assert [card.step for card in pool.models()] == [4]
     assert (await pool.run("gan", "generate", {"seed": [1]})).numbers.tolist() == before.tolist()
+
+
+def test_each_arithmetic_has_a_record_of_its_own(run: Path) -> None:
+    for number, inference in enumerate((Inference(), Inference("bf16"), Inference("fp16")), 1):
+        runner = Runner.load(steps(run)[-1], device="cpu", inference=inference)
+        check_consistency(runner, steps(run)[-1])
+        check_consistency(runner, steps(run)[-1])
+        runner.close()
+        assert len(list((run / "checkpoints" / consistency_check.FOLDER).glob("*.json"))) == number
 
 
 async def test_a_restart_that_computes_something_else_with_the_same_weights_is_refused(run: Path) -> None:

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._dynamo import lookup_backend
 
 from genlib import checkpoint
+from genlib.inference import Inference
 from genlib.models.diffusion.base.latent import LatentTask
 from serve.backend import Event, Overloaded, Result, Unavailable
 from serve.models import image_encoding as pictures
@@ -42,7 +44,7 @@ def loaded(folder: Path, **options: Any) -> Runner:
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in runner.task.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.03)
+            weight.add_(torch.randn(weight.shape).to(weight), alpha=0.03)
     return runner
 
 
@@ -108,6 +110,52 @@ def test_a_picture_is_the_same_alone_and_among_strangers(runners: dict[str, Runn
     assert among.batch_size > alone.batch_size
     assert np.abs(pixels(alone) - pixels(among)).max() <= 1
     assert np.abs(pixels(alone) - pixels(others)[0]).max() > 1, "another seed is another picture"
+
+
+@pytest.mark.parametrize("name", ["ldm_tiny", "dcgan"])
+def test_in_bf16_pictures_are_near_to_those_of_fp32_whoever_they_are_merged_with(
+    runs: dict[str, Path], runners: dict[str, Runner], name: str
+) -> None:
+    low, (mine, strangers) = loaded(runs[name], inference=Inference("bf16")), STRANGERS[name]
+    try:
+        usual, alone = (run(crowd(runner, "generate", [mine]))[0] for runner in (runners[name], low))
+        *_, among = run(crowd(low, "generate", [*strangers, mine]))
+        assert among.batch_size > alone.batch_size
+        assert np.abs(pixels(alone) - pixels(among)).mean() <= 1
+        assert np.abs(pixels(alone) - pixels(usual)).mean() <= 2
+        assert low.memory_bytes() < 0.7 * runners[name].memory_bytes()
+    finally:
+        low.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("dcgan", "eager"), pytest.param("dcgan", "inductor", marks=pytest.mark.slow), pytest.param("ldm_tiny", "eager", marks=pytest.mark.slow)],
+)
+def test_compiled_networks_draw_the_same_pictures(
+    runs: dict[str, Path], runners: dict[str, Runner], name: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    graphs: list[int] = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(len(graph.graph.nodes))
+        return lookup_backend(backend)(graph, inputs)
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
+    compiled, (mine, strangers) = loaded(runs[name], inference=Inference(compile=True)), STRANGERS[name]
+    try:
+        usual = run(crowd(runners[name], "generate", [mine]))[0]
+        alone = asyncio.run(crowd(compiled, "generate", [mine]))[0]
+        *_, among = asyncio.run(crowd(compiled, "generate", [*strangers, mine]))
+        assert np.abs(pixels(alone) - pixels(usual)).max() <= 1
+        assert np.abs(pixels(among) - pixels(usual)).max() <= 1
+        assert max(graphs) > 20, "a whole network in one piece"
+        before = len(graphs)
+        asyncio.run(crowd(compiled, "generate", [*strangers[1:], mine]))
+        assert len(graphs) == before, "another number of rows is compiled once more and no more"
+    finally:
+        compiled.close()
 
 
 def calls_of(runner: Runner) -> list[torch.Tensor]:

@@ -38,7 +38,7 @@ class Mapping(nn.Module):
         x = torch.cat(parts, 1)
         for number in range(self.layers):
             x = self.get_submodule(f"fc{number}")(x)
-        return x
+        return x.float()  # styles are averaged and mixed
 
     def truncated(self, w: Tensor, truncation: float) -> Tensor:
         """Styles (..., style_dim) drawn to their mean: 1 leaves them, 0 is the mean (the truncation trick, section B).

@@ -31,7 +31,8 @@ def two_nearest(x: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
     center = prototypes.mean(0)
     moved = prototypes - center
     half = moved.square().sum(1) / 2
-    found = [_two(rows, rows - center, prototypes, moved, half) for rows in x.split(max(1, TILE // len(prototypes)))]
+    with torch.autocast(x.device.type, enabled=False):  # what is said of its rounding is true of fp32
+        found = [_two(rows, rows - center, prototypes, moved, half) for rows in x.split(max(1, TILE // len(prototypes)))]
     units = torch.cat(found)
     return units, (x - prototypes.index_select(0, units[:, 0])).norm(dim=1)
 
