@@ -191,7 +191,9 @@ class TrainConfig(Config):
     deepspeed: str = changeable("")
     """A JSON file of DeepSpeed settings for zero1, zero2 and zero3: of messages, buffers and logs. What would change the weights is refused."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the loss under autocast; weights, gradients and optimizer state stay fp32."""
+    """bf16 runs the loss under autocast; weights, gradients and optimizer state stay fp32. ZeRO-3 then sends weights of layers as bf16."""
+    reduction: Literal["bf16", "fp32"] = "bf16"
+    """Type in which gradients of layers are sent and added up by ZeRO under precision bf16; in everything else it is fp32."""
     compile: bool = changeable(False)
     """Compile the loss with torch.compile."""
     seed: int = limited(0, at_least=0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from genlib.config import TaskConfig
 from genlib.engine.memory_plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
+from genlib.engine.step_traffic import step_traffic
 from genlib.engine.trace import FakeTask
 from genlib.plurals import counted
 from genlib.recipe import Stage, strategy_refusal
@@ -70,8 +71,10 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
     if fit is None:
         raise ValueError(refusal(stage.name, view, parallelisms_for(stage.task, 2), options))
     head = f"{title}\ndata: {origin}\n{counted(options.gpus, 'GPU')} of {options.gpu_memory_gb:g} GB, {counted(micro_batch, 'sample')} each at once:"
-    lines = [*conclusions(view, fit, stage, options), *accumulation_words(fake.task, fit, stage)]
-    return "\n".join([head, table(view, parallelisms, micro_batch, options), *lines])
+    train = replace(stage.train, accumulation=fit.accumulation)
+    sends = {one: step_traffic(fake, train, one.strategy).sent_bytes(options.gpus) for one in parallelisms}
+    lines = [*conclusions(view, fit, stage, options, sends[fit.parallelism]), *accumulation_words(fake.task, fit, stage)]
+    return "\n".join([head, table(view, parallelisms, micro_batch, options, sends), *lines])
 
 
 def assumed_spec(stage: Stage) -> tuple[DataSpec, str]:
@@ -141,8 +144,10 @@ def refusal(name: str, view: MemoryEstimate, parallelisms: Sequence[Parallelism]
     return f"{here}; the smallest that can: {memory}, or {high:,} GPUs of {options.gpu_memory_gb:g} GB"
 
 
-def table(view: MemoryEstimate, parallelisms: Sequence[Parallelism], micro_batch: int, options: RunOptions) -> str:
-    """A row a part, a column a strategy: what lies on each GPU at the worst moment of a step."""
+def table(
+    view: MemoryEstimate, parallelisms: Sequence[Parallelism], micro_batch: int, options: RunOptions, sends: Mapping[Parallelism, float]
+) -> str:  # fmt: skip
+    """A row a part, a column a strategy: what lies on each GPU at the worst moment of a step, and what it sends in a whole one."""
     memories = [view.at(parallelism, options.gpus, micro_batch) for parallelism in parallelisms]
     unit, scale = ("GB", 1e9) if max(memory.device_bytes for memory in memories) >= 1e9 else ("MB", 1e6)
     present = {part for memory in memories for part in memory.parts}
@@ -151,6 +156,8 @@ def table(view: MemoryEstimate, parallelisms: Sequence[Parallelism], micro_batch
     rows.append(["total", *(digits(memory.device_bytes / scale) for memory in memories)])
     rows.append(["on its host", *(digits(memory.host_bytes / scale) for memory in memories)])
     rows.append(["and for a save", *(digits(memory.save_bytes / scale) for memory in memories)])
+    if options.gpus > 1:
+        rows.append(["sent in a step", *(digits(sends[parallelism] / scale) for parallelism in parallelisms)])
     budget = USABLE * options.gpu_memory_gb * 1e9
     rows.append(["largest micro-batch", *(f"{view.largest_micro_batch(parallelism, options.gpus, budget):,}" for parallelism in parallelisms)])
     return "\n".join("  " + f"{row[0]:<20}" + "".join(f"{cell:>11}" for cell in row[1:]) for row in rows)
@@ -161,8 +168,8 @@ def digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number >= 0.01 else "0.01" if number else "."
 
 
-def conclusions(view: MemoryEstimate, fit: Fit, stage: Stage, options: RunOptions) -> list[str]:
-    """What to do, and what it takes."""
+def conclusions(view: MemoryEstimate, fit: Fit, stage: Stage, options: RunOptions, sends: float) -> list[str]:
+    """What to do, and what it takes; `sends` are the bytes that a GPU sends in a step."""
     train = stage.train
     words = [f"--train.strategy {fit.parallelism.strategy}"]
     words += [f"--train.offload {fit.parallelism.offload}"] if fit.parallelism.offload != "none" else []
@@ -175,8 +182,20 @@ def conclusions(view: MemoryEstimate, fit: Fit, stage: Stage, options: RunOption
         f"{each * train.global_batch:.3g} FLOPs a step of {counted(train.global_batch, 'sample')}, {each:.3g} a sample, recomputation included",
         f"at {options.mfu:.0%} of {options.gpu_tflops:g} TFLOP/s a GPU: {rate:,.0f} samples/s; "
         f"{counted(train.steps, 'step takes', 'steps take')} {digits(hours)} hours, {digits(hours * options.gpus)} GPU-hours",
+        *traffic_words(sends, train.global_batch / rate, options),
         save_words(view.at(fit.parallelism, options.gpus, fit.micro_batch).save_bytes, train.global_batch / rate, train.steps, options),
     ]
+
+
+def traffic_words(sends: float, step_seconds: float, options: RunOptions) -> list[str]:
+    """What the bytes that a GPU sends in a step do to its time; nothing where there is one GPU."""
+    if options.gpus == 1:
+        return []
+    seconds = sends / (options.interconnect_gb_per_second * 1e9)
+    beside = f"beside {step_seconds:.3g} s of computing" if seconds <= step_seconds else f"and computing no more than {step_seconds:.3g} s"
+    slow = "" if seconds <= step_seconds else ": the interconnect sets the pace; larger micro-batches, or fewer of them, send less for each sample"
+    rate = f"{options.interconnect_gb_per_second:g} GB/s"
+    return [f"a step sends {digits(sends / 1e9)} GB a GPU, which takes {seconds:.3g} s at {rate}, {beside}{slow}"]
 
 
 def save_words(save_bytes: int, step_seconds: float, steps: int, options: RunOptions) -> str:

@@ -10,7 +10,16 @@ from cluster.screen import LogFormat
 from cluster.signals import GRACE_SECONDS, check_grace
 from genlib.config import to_json
 
-_OF_THE_PLAN = ("gpus", "gpu_memory_gb", "gpu_tflops", "mfu", "host_gb_per_second", "store_gb_per_second", "failure_hours")
+_OF_THE_PLAN = (
+    "gpus",
+    "gpu_memory_gb",
+    "gpu_tflops",
+    "mfu",
+    "interconnect_gb_per_second",
+    "host_gb_per_second",
+    "store_gb_per_second",
+    "failure_hours",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +67,8 @@ class RunOptions:
     """Peak of each, in 10^12 operations a second, in the precision of the run: 790 is what bf16 matrix products reach on an H100."""
     mfu: float = 0.4
     """Share of the peak that the plan takes training to reach."""
+    interconnect_gb_per_second: float = 25.0
+    """What a GPU sends to others while it gets as much."""
     host_gb_per_second: float = 20.0
     """What a GPU copies to its host's memory, for the plan's saves."""
     store_gb_per_second: float = 2.0

@@ -17,8 +17,9 @@ from genlib.engine.deepspeed_settings import read_settings
 from genlib.engine.strategy import optim_of
 from genlib.engine.trace import FakeTask, Moment, PassTrace
 from genlib.engine.zero import Zero3Buffers, bucket_elements
+from genlib.inference import is_low
 
-FP32 = 4
+FP32, BF16 = 4, 2
 PARTS = ("weights", "frozen", "gradients", "copies of weights", "optimizer", "EMA", "buckets", "gathered weights", "activations")
 TRACED = 512
 """The most samples traced at once: a loss that goes through a batch in pieces has more operations in a larger one."""
@@ -61,6 +62,12 @@ class ModelElements:
     """Trained elements of which there is a moving average."""
     own: Mapping[str, Any]
     """ZeRO's settings in `train.deepspeed`."""
+    bucket_bytes: int = FP32
+    """Of ZeRO-3's buckets, of which there is one for each type, per element."""
+    sent_bytes: int = FP32
+    """The same of ZeRO-1 and 2, which copy a bucket of bf16 to send it."""
+    arriving_bytes: int = FP32
+    """Per element of what ZeRO-3 gathers, before it is fp32 again."""
 
     @property
     def trained(self) -> int:
@@ -103,7 +110,8 @@ class MemoryEstimate:
         """Memory of a step with `micro_batch` samples a device."""
         layout = Layout(self.model, parallelism, max(1, world), self.accumulation > 1)
         moments = (held for small, large in self.traces for held in layout.moments(line(small, large, micro_batch)))
-        worst = max(moments, key=lambda held: held.get("activations", 0) + FP32 * (held.get("gradients", 0) + held.get("buckets", 0)))
+        each = {"activations": 1, "gradients": FP32, "buckets": layout.bucket_bytes}
+        worst = max(moments, key=lambda held: sum(each[part] * count for part, count in held.items()))
         return Memory(layout.parts(**worst), layout.host_bytes, layout.save_bytes)
 
     def largest_micro_batch(self, parallelism: Parallelism, world: int, device_bytes: float, most: int = 2**20) -> int:
@@ -130,11 +138,23 @@ def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Me
         {player: optimizer_tensors(optim_of(config, player)) for player in players},
         sum(elements[player] for player in fake.task.averaged or elements) if config.ema_halflife_samples else 0,
         read_settings(config.deepspeed).get("zero_optimization", {}),
+        *bucket_bytes(fake, config),
     )
     most = min(max(2, micro_batch), TRACED)
     sizes = sorted({most, 2 if most > 2 else 4})
     traces = [tuple(fake.trace(phase, size, config.precision) for size in sizes) for phase in fake.task.phases]
     return MemoryEstimate(model, tuple((small, large) for small, large in traces), config.accumulation)
+
+
+def bucket_bytes(fake: FakeTask, config: TrainConfig) -> tuple[int, int, int]:
+    """`bucket_bytes`, `sent_bytes` and `arriving_bytes`."""
+    low = sum(weight.numel() for module in fake.task.modules() if is_low(module) for weight in module.parameters(recurse=False))
+    if config.precision == "fp32" or not low:
+        return FP32, FP32, FP32
+    if config.reduction == "fp32":
+        return FP32, FP32, BF16
+    others = FP32 * (low < fake.trained)
+    return BF16 + others, 2 * BF16 + others, BF16
 
 
 def optimizer_tensors(optim: OptimConfig) -> int:
@@ -193,7 +213,7 @@ class Layout:
         self.kept |= {"weights": share, "copies of weights": share, "gradients": share}
         buffers = [Zero3Buffers.of(elements, self.model.largest, self.model.own) for elements in self.model.elements.values()]
         self.kept["buckets"] = sum(one.bucket for one in buffers)
-        self.kept["gathered weights"] = 2 * min(trained, max(one.live for one in buffers))  # as they arrive, and as the layers use them
+        self.kept["gathered weights"] = min(trained, max(one.live for one in buffers))
 
     def _offload(self, share: int) -> None:
         moved = ["optimizer", "copies of weights", "gradients"] + (["weights"] if self.parallelism.offload == "all" else [])
@@ -201,10 +221,17 @@ class Layout:
         self.kept |= dict.fromkeys(moved, 0)
         self.kept["buckets"] += self.model.largest  # on its way to the host
 
+    @property
+    def bucket_bytes(self) -> int:
+        """Per element of a bucket."""
+        return self.model.bucket_bytes if self.parallelism.strategy == "zero3" else self.model.sent_bytes
+
     def parts(self, *, activations: int = 0, gradients: int = 0, buckets: int = 0) -> dict[str, int]:
         """Bytes by part, the last two given in elements."""
         elements = {**self.kept, "gradients": self.kept["gradients"] + gradients, "buckets": self.kept["buckets"] + buckets}
-        found = {name: FP32 * count for name, count in elements.items()}
+        # gathered weights are there as they arrive, and as the layers use them
+        each = {"buckets": self.bucket_bytes, "gathered weights": self.model.arriving_bytes + FP32}
+        found = {name: each.get(name, FP32) * count for name, count in elements.items()}
         everything = {**found, "frozen": self.model.frozen_bytes, "activations": activations}
         return {name: everything[name] for name in PARTS if everything.get(name)}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +30,7 @@ from genlib.engine.partition_optimizer import PartitionOptimizer, WeightPiece, l
 from genlib.engine.sharded_init import ShardedInit
 from genlib.engine.single import blank_state, mean_metrics, task_shards, whole_share
 from genlib.engine.strategy import LossModule, Players, Update, optim_of, state_shards
+from genlib.inference import is_low
 from genlib.task import Phase, Task
 from genlib.types import Batch, Step
 
@@ -120,6 +121,15 @@ class Zero:
             self.engines[player] = self.deepspeed.initialize(model=loss_module, optimizer=optimizer, config=settings, dist_init_required=False)[0]
             optimizer.divide(list(self._pieces(player)))
             self.optimizers[player], self.updates[player] = optimizer, 0
+        if config.precision == "bf16" and config.reduction == "fp32":
+            self._gather_low()
+
+    def _gather_low(self) -> None:
+        """Layers' weights are sent in bf16 though their gradients are not; DeepSpeed's own settings have one type for both."""
+        for engine in self.engines.values():
+            engine.optimizer.get_param_comm_dtype = lambda weight: torch.float32
+        for weight in (weight for module in filter(is_low, self.task.modules()) for weight in module.parameters(recurse=False)):
+            weight.comm_dtype = torch.bfloat16  # type: ignore[attr-defined]
 
     def place_weights(self) -> None:
         """Moves the task to the device; what is sharded goes over to DeepSpeed weight by weight, so that no more than one is whole there."""
@@ -147,6 +157,7 @@ class Zero:
         """Those that are there unless `train.deepspeed` has others."""
         several = len(self.task.players()) > 1  # several engines over one task disturb each other's trace
         buffers = Zero3Buffers.of(self.elements[player], self.largest)
+        layers = {*map(type, filter(is_low, self.task.modules()))} if self.config.reduction == "bf16" else ()
         return {
             "train_micro_batch_size_per_gpu": 1,  # used for its own throughput figures alone
             "gradient_accumulation_steps": self.config.accumulation,
@@ -160,6 +171,12 @@ class Zero:
                 "stage3_max_reuse_distance": buffers.live,
                 "sub_group_size": buffers.bucket,
                 **self.offload(),
+            },
+            "torch_autocast": {
+                "enabled": self.config.precision == "bf16",
+                "dtype": "bfloat16",
+                # whose weights and gradients are sent in it
+                "lower_precision_safe_modules": [f"{kind.__module__}.{kind.__name__}" for kind in layers],
             },
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # it would be compiled at the first use
@@ -224,7 +241,18 @@ class Zero:
     def _gathered(self, parameters: list, modified: bool = False) -> AbstractContextManager[None]:
         if self.stage < 3 or not parameters or not self.engines:
             return nullcontext()
-        return self.deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modified else None)
+        return self._exactly(parameters, self.deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modified else None))
+
+    @contextmanager
+    def _exactly(self, parameters: list, gathered: AbstractContextManager) -> Iterator[None]:
+        """Inside `gathered` weights are those that are trained, not the rounded ones that layers compute with (`comm_dtype` of DeepSpeed 0.19)."""
+        types = [(weight, vars(weight).pop("comm_dtype")) for weight in parameters if "comm_dtype" in vars(weight)]
+        try:
+            with gathered:
+                yield
+        finally:
+            for weight, kind in types:
+                weight.comm_dtype = kind
 
     def whole_state(self) -> dict[str, Tensor]:
         state = {}

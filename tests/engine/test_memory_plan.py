@@ -131,10 +131,20 @@ def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, 
     )
 
 
-@pytest.mark.parametrize("strategy", ["zero2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "zero1", "zero3"))])
-def test_predicted_is_within_a_tenth_of_measured_in_two_processes(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "precision"),
+    [
+        ("zero2", "fp32"),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (("ddp", "fp32"), ("zero1", "fp32"), ("zero3", "fp32"), ("zero1", "bf16"), ("zero2", "bf16"), ("zero3", "bf16"))
+        ),
+    ],
+)
+def test_predicted_is_within_a_tenth_of_measured_in_two_processes(tmp_path: Path, strategy: str, precision: str) -> None:
     parallelism = Parallelism(strategy)
-    assert predicted(parallelism, 2, config(parallelism)) == pytest.approx(measured(tmp_path, parallelism, 2, config(parallelism)), rel=0.1)
+    train = config(parallelism, precision)
+    assert predicted(parallelism, 2, train) == pytest.approx(measured(tmp_path, parallelism, 2, train), rel=0.1)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
