@@ -145,13 +145,16 @@ def nearest(word: str, words: list[str]) -> str:
 class OptimConfig(Config):
     """How one player's weights move."""
 
-    name: Literal["adamw", "adam", "sgd", "rmsprop", "lion"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "rmsprop", "lion", "muon", "adafactor"] = "adamw"
     """Optimizer; the fused form is used where PyTorch has it. lion keeps half the state of adamw, and wants a third to a tenth of its learning rate
-    and three to ten times its decay (Chen et al. 2023, arXiv:2302.06675)."""
+    and three to ten times its decay (Chen et al. 2023, arXiv:2302.06675). muon turns each update of a matrix into an orthogonal one of adamw's size
+    and leaves embeddings and all that is no matrix to adamw (Liu et al. 2025, arXiv:2502.16982). adafactor keeps sums of a matrix's rows and columns
+    alone, and its learning rate is a share of each weight's own size (Shazeer and Stern 2018, arXiv:1804.04235)."""
     learning_rate: float = tunable(1e-3, low=1e-6, high=1e-1, log=True, at_least=0)
     """Peak learning rate."""
     beta1: float = limited(0.9, at_least=0, below=1)
-    """Adam's first decay, Lion's share of the momentum in an update; SGD's and RMSprop's momentum is `momentum`."""
+    """Adam's first decay, Muon's momentum, which its author has at 0.95, Lion's share of the momentum in an update; SGD's and RMSprop's momentum
+    is `momentum`."""
     beta2: float = limited(0.999, at_least=0, below=1)
     """Adam's second decay; RMSprop's smoothing constant; decay of Lion's momentum, which its paper has at 0.99."""
     eps: float = limited(1e-8, above=0)
@@ -235,6 +238,9 @@ class TrainConfig(Config):
         allowed = {"none": (self.strategy,), "optimizer": ("zero2", "zero3"), "all": ("zero3",)}[self.offload]
         if self.strategy not in allowed:
             raise ValueError(f"train.offload {self.offload} needs train.strategy {' or '.join(allowed)}, not {self.strategy}; change one of them")
+        whole = next((one.name for one in (self.optim, *self.players.values()) if one.name in ("muon", "adafactor")), "")
+        if whole and self.offload != "none":
+            raise ValueError(f"train.offload {self.offload} does not go with {whole}, which looks at whole weights; use adamw, or train.offload none")
         if self.deepspeed and not self.strategy.startswith("zero"):
             raise ValueError(f"train.deepspeed {self.deepspeed} needs train.strategy zero1, zero2 or zero3, not {self.strategy}; change one of them")
 

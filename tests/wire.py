@@ -10,14 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 GATHERS = ("_allgather_base_", "allgather_", "allgather_into_tensor_coalesced_")
 REDUCTIONS = ("allreduce_", "reduce_", "_reduce_scatter_base_", "reduce_scatter_")
+SENDS = ("send",)
 
 
 class CountedBytes(TorchDispatchMode):
-    """While it is open: bytes of whole tensors, of what is gathered and of what is added up by this thread; single numbers aside."""
+    """While it is open: bytes of whole tensors, of what this thread gathers, adds up and sends to one rank; single numbers aside."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.gathered = self.reduced = 0
+        self.gathered = self.reduced = self.sent = 0
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         if func.namespace == "c10d":  # type: ignore[attr-defined]
@@ -27,6 +28,8 @@ class CountedBytes(TorchDispatchMode):
                 self.gathered += whole
             elif name in REDUCTIONS:
                 self.reduced += whole
+            elif name in SENDS:
+                self.sent += whole
         return func(*args, **(kwargs or {}))
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from genlib.config import OptimConfig, TrainConfig
+from genlib.config import TrainConfig
 from genlib.engine.deepspeed_settings import read_settings
+from genlib.engine.optim import parameter_groups, state_elements
 from genlib.engine.strategy import optim_of
 from genlib.engine.trace import FakeTask, Moment, PassTrace
 from genlib.engine.zero import Zero3Buffers, bucket_elements
@@ -56,8 +57,8 @@ class ModelElements:
     """Elements of the largest trained weight."""
     frozen_bytes: int
     """Frozen weights and buffers, whole on every device."""
-    optimizer_tensors: dict[str, int]
-    """Tensors that the optimizer keeps for each weight, by player."""
+    optimizer_elements: int
+    """Numbers that the optimizers keep."""
     averaged: int
     """Trained elements of which there is a moving average."""
     own: Mapping[str, Any]
@@ -135,7 +136,12 @@ def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Me
         elements,
         max((p.numel() for weights in players.values() for p in weights.values()), default=0),
         everything - FP32 * sum(elements.values()),
-        {player: optimizer_tensors(optim_of(config, player)) for player in players},
+        sum(
+            state_elements(group["name"], weight, optim_of(config, player))
+            for player, weights in players.items()
+            for group in parameter_groups(fake.task, weights, optim_of(config, player))
+            for weight in group["params"]
+        ),
         sum(elements[player] for player in fake.task.averaged or elements) if config.ema_halflife_samples else 0,
         read_settings(config.deepspeed).get("zero_optimization", {}),
         *bucket_bytes(fake, config),
@@ -155,11 +161,6 @@ def bucket_bytes(fake: FakeTask, config: TrainConfig) -> tuple[int, int, int]:
         return FP32, FP32, BF16
     others = FP32 * (low < fake.trained)
     return BF16 + others, 2 * BF16 + others, BF16
-
-
-def optimizer_tensors(optim: OptimConfig) -> int:
-    """Tensors that the optimizer keeps for each weight."""
-    return {"adamw": 2, "adam": 2, "sgd": int(optim.momentum > 0), "rmsprop": 1 + int(optim.momentum > 0), "lion": 1}[optim.name]
 
 
 def line(small: PassTrace, large: PassTrace, size: int) -> PassTrace:
@@ -187,7 +188,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         trained = self.model.trained
-        states = sum(self.model.optimizer_tensors[player] * elements for player, elements in self.model.elements.items())
+        states = self.model.optimizer_elements
         share = {"ddp": 1, "single": 1}.get(self.parallelism.strategy, self.world)
         self.kept = {"weights": trained, "copies of weights": 0, "gradients": 0, "optimizer": states // share, "buckets": 0}
         getattr(self, f"_{self.parallelism.strategy}")(trained, trained // self.world)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,21 @@ from torch.optim import Optimizer
 from genlib.config import OptimConfig
 from genlib.task import Task
 
+WHOLE = ("muon", "adafactor")
+"""Optimizers of torch whose update of a number hangs on the rest of its weight."""
 
-def parameter_groups(task: Task, weights: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict]:
-    """A player's trained weights in one group that decays and one that does not; empty groups are left out."""
+
+def parameter_groups(task: Task, weights: Mapping[str, nn.Parameter], config: OptimConfig) -> list[dict[str, Any]]:
+    """A player's trained weights in groups: by `name`, the optimizer that moves them, and whether they decay; empty groups are left out."""
     if not weights:
         raise ValueError(f"a player of {type(task).__name__} has no trainable weights; a task without training has phases = ()")
-    groups = [
-        {"params": [p for p in weights.values() if (bool(weight_decay) and decays(p)) is decayed], "weight_decay": weight_decay if decayed else 0.0}
-        for decayed in (True, False)
-    ]
-    return [group for group in groups if group["params"]]
+    embedded = {id(module.weight) for module in task.modules() if isinstance(module, nn.Embedding)}
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    for weight in weights.values():
+        name = "adamw" if config.name == "muon" and (weight.dim() != 2 or id(weight) in embedded) else config.name
+        decay = config.weight_decay if decays(weight) else 0.0
+        groups.setdefault((name, decay), {"params": [], "weight_decay": decay, "name": name})["params"].append(weight)
+    return [groups[key] for key in sorted(groups, key=lambda key: (key[0], -key[1]))]
 
 
 def decays(weight: nn.Parameter) -> bool:
@@ -29,14 +35,20 @@ def decays(weight: nn.Parameter) -> bool:
     return weight.dim() >= 2
 
 
-def make_optimizer(groups: list[dict], config: OptimConfig) -> Optimizer:
+def make_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer | Optimizers:
     """The optimizer over these groups, fused where PyTorch has it for the weights' device."""
-    lr = config.learning_rate
-    match config.name:
+    names = sorted({group.get("name", config.name) for group in groups})
+    made = [_made(name, [group for group in groups if group.get("name", config.name) == name], config) for name in names]
+    return made[0] if len(made) == 1 else Optimizers(made)
+
+
+def _made(name: str, groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer:
+    lr, betas = config.learning_rate, (config.beta1, config.beta2)
+    match name:
         case "adamw":
-            return torch.optim.AdamW(groups, lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+            return torch.optim.AdamW(groups, lr, betas=betas, eps=config.eps, fused=True)
         case "adam":
-            return torch.optim.Adam(groups, lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+            return torch.optim.Adam(groups, lr, betas=betas, eps=config.eps, fused=True)
         case "sgd":
             return torch.optim.SGD(groups, lr, momentum=config.momentum, fused=True)
         case "rmsprop":
@@ -44,12 +56,65 @@ def make_optimizer(groups: list[dict], config: OptimConfig) -> Optimizer:
         case "lion":
             from pytorch_optimizer import Lion
 
-            return Lion(groups, lr, betas=(config.beta1, config.beta2))
+            return Lion(groups, lr, betas=betas)
+        case "muon":
+            return torch.optim.Muon(groups, lr, momentum=config.beta1, adjust_lr_fn="match_rms_adamw")
+        case "adafactor":
+            return torch.optim.Adafactor(groups, lr)
+    raise ValueError(f"there is no optimizer {name!r}")
 
 
-def counts_updates(optimizer: Optimizer) -> bool:
-    """Whether its state of each weight has `step`, how often the weight moved."""
-    return isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW | torch.optim.RMSprop)
+class Optimizers:
+    """Several of torch's optimizers as one, each over weights of its own."""
+
+    def __init__(self, optimizers: list[Optimizer]) -> None:
+        self.optimizers = optimizers
+        self.param_groups = [group for one in optimizers for group in one.param_groups]
+        self.state = optimizers[0].state
+        for one in optimizers[1:]:
+            one.state = self.state
+
+    def step(self) -> None:
+        """One update by each."""
+        for one in self.optimizers:
+            one.step()
+
+
+def blank_state(
+    optimizer: Optimizer | Optimizers, weight: Tensor, updates: int, keys: Collection[str], shape: Sequence[int] = ()
+) -> dict[str, Tensor]:  # fmt: skip
+    """Optimizer state of one weight with zero tensors under `keys` and, where the optimizer counts updates, its counter; {} without keys.
+
+    shape: of the weight, where it has no values now.
+    """
+    if not keys:
+        return {}
+    one = next(
+        one for one in getattr(optimizer, "optimizers", [optimizer]) if any(weight is p for group in one.param_groups for p in group["params"])
+    )
+    like = torch.empty(shape, dtype=weight.dtype, device=weight.device) if shape else weight
+    state = {key: _blank(key, like) for key in keys if key != "step"}
+    if isinstance(one, torch.optim.Adam | torch.optim.AdamW | torch.optim.RMSprop | torch.optim.Adafactor):
+        state["step"] = torch.tensor(float(updates), device=weight.device if one.param_groups[0].get("fused") else "cpu")
+    return state
+
+
+def _blank(key: str, like: Tensor) -> Tensor:
+    """Zeros for what an optimizer keeps of a weight under that key: Adafactor's sums of rows and columns, else as many numbers as the weight has."""
+    if key == "row_var":
+        return like.new_zeros(*like.shape[:-1], 1)
+    if key == "col_var":
+        return like.new_zeros(*like.shape[:-2], 1, like.shape[-1])
+    return torch.zeros_like(like, memory_format=torch.preserve_format)
+
+
+def state_elements(name: str, weight: Tensor, config: OptimConfig) -> int:
+    """Numbers that the optimizer of that name keeps of a weight, its counter aside."""
+    numel = weight.numel()
+    if name == "adafactor":
+        return numel // weight.shape[-1] + numel // weight.shape[-2] if weight.dim() > 1 else numel
+    momentum = int(config.momentum > 0)
+    return numel * {"adamw": 2, "adam": 2, "sgd": momentum, "rmsprop": 1 + momentum, "lion": 1, "muon": 1}[name]
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:
@@ -78,7 +143,7 @@ def schedule_change(optims: Iterable[OptimConfig], step: int, before: int, now: 
     return ""
 
 
-def set_learning_rate(optimizer: Optimizer, value: float) -> None:
+def set_learning_rate(optimizer: Optimizer | Optimizers, value: float) -> None:
     """Writes it into every group."""
     for group in optimizer.param_groups:
         group["lr"] = value

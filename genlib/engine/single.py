@@ -13,7 +13,16 @@ from genlib import distributed
 from genlib.checkpoint import Shard
 from genlib.config import TrainConfig
 from genlib.engine.micro_batches import passes
-from genlib.engine.optim import clip_gradients, counts_updates, learning_rate, limit_weights, make_optimizer, parameter_groups, set_learning_rate
+from genlib.engine.optim import (
+    Optimizers,
+    blank_state,
+    clip_gradients,
+    learning_rate,
+    limit_weights,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)  # fmt: skip
 from genlib.engine.strategy import LossModule, Players, Update, optim_of, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Metrics, Step
@@ -39,7 +48,7 @@ class SingleDevice:
         self.task, self.config = task.to(self.device), config
         self.bare: dict[str, LossModule] = {}
         self.loss_modules: dict[str, nn.Module] = {}
-        self.optimizers: dict[str, Optimizer] = {}
+        self.optimizers: dict[str, Optimizer | Optimizers] = {}
         self.players = Players(task)
         for player in task.players():
             # before wrapping: DistributedDataParallel notes which weights have gradients when it is made
@@ -47,7 +56,7 @@ class SingleDevice:
             self.bare[player] = LossModule(task, config.precision, self.device, compile=config.compile)
             self.loss_modules[player] = self.wrap(self.bare[player])
             optim = optim_of(config, player)
-            self.optimizers[player] = make_optimizer(parameter_groups(task, self.players.weights[player], optim.weight_decay), optim)
+            self.optimizers[player] = make_optimizer(parameter_groups(task, self.players.weights[player], optim), optim)
             self.updates[player] = 0
 
     def wrap(self, loss_module: LossModule) -> nn.Module:
@@ -116,17 +125,6 @@ class SingleDevice:
             self.updates[player] = updates[player]
             for name, parameter in self.players.weights[player].items():
                 optimizer.state[parameter] = blank_state(optimizer, parameter, updates[player], keys.get(f"{player}/{name}", ()))
-
-
-def blank_state(optimizer: Optimizer, weight: Tensor, updates: int, keys: Collection[str]) -> dict[str, Tensor]:
-    """Optimizer state of one weight with zero tensors under `keys` and, where the optimizer counts updates, its counter; {} without keys."""
-    if not keys:
-        return {}
-    state = {key: torch.zeros_like(weight, memory_format=torch.preserve_format) for key in keys if key != "step"}
-    if counts_updates(optimizer):
-        fused = optimizer.param_groups[0].get("fused")
-        state["step"] = torch.tensor(float(updates), device=weight.device if fused else "cpu")
-    return state
 
 
 def task_shards(task: Task, share_of: Callable[[str, nn.Parameter], Shard]) -> Iterator[Shard]:

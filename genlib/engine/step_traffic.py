@@ -3,7 +3,8 @@
 ddp adds up all gradients once a step. Stages 1 and 2 of ZeRO gather all weights once beside that, and stage 2 adds up in every micro-batch.
 Stage 3 does both in every micro-batch, and gathers each layer for the forward pass and again for the backward pass, but for the last layers,
 which it keeps where one player trains. Of several players it may send less than is said here: a backward pass need not go through all of them.
-Under precision bf16 ZeRO sends gradients of layers in it, and stage 3 their weights (`genlib.engine.zero`).
+Under precision bf16 ZeRO sends gradients of layers in it, and stage 3 their weights (`genlib.engine.zero`). Optimizers that look at whole weights
+have pieces of them and of their gradients sent to one rank, and back (`genlib.engine.whole_optimizer`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import nn
 from genlib.config import TrainConfig
 from genlib.engine.deepspeed_settings import read_settings
 from genlib.engine.memory_plan import BF16, FP32
+from genlib.engine.optim import WHOLE, parameter_groups
+from genlib.engine.strategy import optim_of
 from genlib.engine.trace import FakeTask
 from genlib.engine.zero import Zero3Buffers
 from genlib.inference import is_low
@@ -30,9 +33,12 @@ class StepTraffic:
     everywhere: bool = True
     """Whether every rank gets all that is added up, and not a share of it."""
 
+    exchanged: float = 0.0
+    """That go from the ranks that hold pieces to the one that updates the whole, and back."""
+
     def sent_bytes(self, world: int) -> float:
         """That each of so many ranks sends where they stand in a ring."""
-        return (self.gathered + (1 + self.everywhere) * self.reduced) * (world - 1) / world
+        return (self.gathered + (1 + self.everywhere) * self.reduced + self.exchanged / world) * (world - 1) / world
 
 
 def step_traffic(fake: FakeTask, config: TrainConfig, strategy: str) -> StepTraffic:
@@ -44,7 +50,7 @@ def step_traffic(fake: FakeTask, config: TrainConfig, strategy: str) -> StepTraf
     own_settings = read_settings(config.deepspeed).get("zero_optimization", {})
     buffers = Zero3Buffers.of(sum(weight.numel() for weight in weights), max((weight.numel() for weight in weights), default=0), own_settings)
     kept = last(weights, buffers.live) if len(players) == 1 else []
-    gathered = reduced = 0.0
+    gathered = reduced = exchanged = 0.0
     for phase in fake.task.phases if strategy != "single" else ():
         own = list(players[phase.player].values())
         passes = config.accumulation if strategy in ("zero2", "zero3") else 1
@@ -54,7 +60,10 @@ def step_traffic(fake: FakeTask, config: TrainConfig, strategy: str) -> StepTraf
             gathered += ((2 * passes + again) * in_bytes(weights, low) - passes * in_bytes(kept, low)) / phase.every
         elif zero:
             gathered += in_bytes(own, set()) / phase.every
-    return StepTraffic(gathered, reduced, strategy != "zero3")
+        if zero:
+            groups = parameter_groups(fake.task, players[phase.player], optim_of(config, phase.player))
+            exchanged += 3 * in_bytes((weight for group in groups if group["name"] in WHOLE for weight in group["params"]), set()) / phase.every
+    return StepTraffic(gathered, reduced, strategy != "zero3", exchanged)
 
 
 def in_bytes(weights: Iterable[nn.Parameter], low: set[int]) -> int:

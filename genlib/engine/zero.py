@@ -25,10 +25,10 @@ from genlib.engine.ddp import average_batch_statistics
 from genlib.engine.deepspeed_settings import check_players, merged, read_settings
 from genlib.engine.host_memory import give_back_large_blocks
 from genlib.engine.micro_batches import passes
-from genlib.engine.optim import learning_rate, parameter_groups, set_learning_rate
-from genlib.engine.partition_optimizer import PartitionOptimizer, WeightPiece, leaves
+from genlib.engine.optim import learning_rate, parameter_groups
+from genlib.engine.partition_optimizer import PartitionOptimizer, PlacedWeight, WeightPiece, leaves
 from genlib.engine.sharded_init import ShardedInit
-from genlib.engine.single import blank_state, mean_metrics, task_shards, whole_share
+from genlib.engine.single import mean_metrics, task_shards, whole_share
 from genlib.engine.strategy import LossModule, Players, Update, optim_of, state_shards
 from genlib.inference import is_low
 from genlib.task import Phase, Task
@@ -111,15 +111,17 @@ class Zero:
         # Noted before DeepSpeed has the weights: a partition has lost its shape, by which decay is chosen.
         self.elements = {player: sum(p.numel() for p in weights.values()) for player, weights in self.players.weights.items()}
         self.largest = max((p.numel() for weights in self.players.weights.values() for p in weights.values()), default=0)
-        groups = {player: parameter_groups(task, self.players.weights[player], optim.weight_decay) for player, optim in optims.items()}
+        shapes = {id(p): tuple(p.shape) for weights in self.players.weights.values() for p in weights.values()}
+        groups = {player: parameter_groups(task, self.players.weights[player], optim) for player, optim in optims.items()}
         self.place_weights()
         for player, optim in optims.items():
             self.players.select(player)
+            number_of = {id(weight): number for number, group in enumerate(groups[player]) for weight in group["params"]}
             optimizer = PartitionOptimizer(groups[player], optim)
             loss_module = LossModule(task, config.precision, self.device, compile=config.compile)
             settings = self.settings(player)
             self.engines[player] = self.deepspeed.initialize(model=loss_module, optimizer=optimizer, config=settings, dist_init_required=False)[0]
-            optimizer.divide(list(self._pieces(player)))
+            optimizer.divide(list(self._pieces(player)), self._flats(player), self._placed(player, number_of, shapes), self.device)
             self.optimizers[player], self.updates[player] = optimizer, 0
         if config.precision == "bf16" and config.reduction == "fp32":
             self._gather_low()
@@ -193,8 +195,7 @@ class Zero:
         self.players.select(phase.player)
         engine, optim, optimizer = self.engines[phase.player], optim_of(self.config, phase.player), self.optimizers[phase.player]
         optimizer.weight_limit = phase.weight_limit
-        if optimizer.inner is not None:
-            set_learning_rate(optimizer.inner, learning_rate(optim, step.index, step.total))
+        optimizer.set_learning_rate(learning_rate(optim, step.index, step.total))
         metrics = []
         for number, one in enumerate(passes(engine, engine.module, phase, micro_batches, step)):
             loss, values = one()
@@ -287,8 +288,21 @@ class Zero:
 
     def optimizer_shards(self) -> Iterator[Shard]:
         for player, optimizer in self.optimizers.items():
-            for piece in optimizer.pieces:
-                yield from state_shards(f"{player}/{piece.name}", optimizer.inner.state.get(piece.values, {}), piece.offset)
+            for name, state, offset in optimizer.states():
+                yield from state_shards(f"{player}/{name}", state, offset)
+
+    def _flats(self, player: str) -> list[Tensor]:
+        """DeepSpeed's flat tensors of this rank's share, of which it updates one after the other."""
+        zero = self.engines[player].optimizer
+        return list(zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups)
+
+    def _placed(self, player: str, number_of: Mapping[int, int], shapes: Mapping[int, tuple[int, ...]]) -> dict[str, PlacedWeight]:
+        """In which of them each weight of the player lies: stages 1 and 2 have one for each parameter group."""
+        zero, placed = self.engines[player].optimizer, {}
+        for name, weight in self.players.weights[player].items():
+            number = zero.grad_position[zero.get_param_id(weight)][0] if self.stage == 3 else number_of[id(weight)]
+            placed[name] = PlacedWeight(weight, shapes[id(weight)], number)
+        return placed
 
     def _pieces(self, player: str) -> Iterator[WeightPiece]:
         """What this rank holds of the player's weights."""
@@ -312,6 +326,6 @@ class Zero:
     def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Collection[str]]) -> None:
         for player, optimizer in self.optimizers.items():
             self.updates[player] = updates[player]
-            for piece in optimizer.pieces:
-                state = blank_state(optimizer.inner, piece.values, updates[player], keys.get(f"{player}/{piece.name}", ()))
-                optimizer.inner.state[piece.values] = state
+            optimizer.restore(
+                updates[player], {name.removeprefix(f"{player}/"): found for name, found in keys.items() if name.startswith(f"{player}/")}
+            )

@@ -16,6 +16,8 @@ from tests.every_strategy import STRATEGIES, train_all
 from tests.tiny import KINDS, ArraySource, TinyConfig
 
 STEPS = 6
+OTHERS = ("sgd", "rmsprop", "lion", "muon", "adafactor")
+"""Optimizers beside those of the kinds."""
 TOLERANCE = 1e-5  # fp32 sums in another order, six steps of Adam; 2.4e-7 was typical
 
 
@@ -45,7 +47,7 @@ def variants() -> dict[str, Stage]:
     decayed = {
         f"{kind}-decayed": stage(kind, optim=decay, players={"G": OptimConfig(learning_rate=5e-3, weight_decay=0.5)}) for kind in ("VAE", "GAN")
     }
-    others = {f"VAE-{name}": stage("VAE", optim=OptimConfig(name=name, momentum=0.9, learning_rate=1e-4)) for name in ("sgd", "rmsprop", "lion")}
+    others = {f"VAE-{name}": stage("VAE", optim=OptimConfig(name=name, momentum=0.9, learning_rate=1e-4)) for name in OTHERS}
     return {**plain, **accumulated, **uneven, **decayed, **others}
 
 

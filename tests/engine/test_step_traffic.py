@@ -27,6 +27,7 @@ from tests.wire import CountedBytes
 
 WIDTH, ROWS = 512, 4
 LOW = {"precision": "bf16"}
+MUON = OptimConfig(name="muon")
 WAYS: dict[str, dict[str, object]] = {"fp32": {}, "bf16": LOW, "bf16, added up in fp32": {**LOW, "reduction": "fp32"}}
 
 
@@ -60,8 +61,8 @@ class Players(Layers):
         return self.head(self.net(batch["sample"])).square().mean(1), {}
 
 
-def sent(kind: type[Task], strategy: str, accumulation: int, options: dict[str, object]) -> tuple[int, int]:
-    """Bytes that a step gathers and adds up."""
+def sent(kind: type[Task], strategy: str, accumulation: int, options: dict[str, object]) -> tuple[int, int, int]:
+    """Bytes that a step gathers, adds up and sends to one rank."""
     made = strategy_of(strategy, torch.device("cpu"))
     with getattr(made, "sharded_init", None) or nullcontext():
         task = kind()
@@ -72,7 +73,7 @@ def sent(kind: type[Task], strategy: str, accumulation: int, options: dict[str, 
         with CountedBytes() as counted:
             for phase in task.phases:
                 made.run_phase(phase, [batch] * accumulation, Step(index, 2, 0))
-    return counted.gathered, counted.reduced
+    return counted.gathered, counted.reduced, counted.sent
 
 
 def count(folder: Path) -> None:
@@ -82,7 +83,7 @@ def count(folder: Path) -> None:
         for strategy in ("ddp", "zero1", "zero2", "zero3")
         for way, options in WAYS.items()
         for accumulation in (1, 2)
-    } | {"players": sent(Players, "zero3", 1, {})}
+    } | {"players": sent(Players, "zero3", 1, {}), "muon": sent(Layers, "zero3", 1, {"optim": MUON})}
     if dist.get_rank() == 0:
         (folder / "found.json").write_text(json.dumps(found))
 
@@ -100,7 +101,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
 def test_a_step_sends_what_the_plan_says(found: dict[str, list[int]], strategy: str, way: str, accumulation: int) -> None:
     config = TrainConfig(**{"accumulation": accumulation, **WAYS[way]})  # type: ignore[arg-type]
     planned = step_traffic(FakeTask(Layers), config, strategy)
-    assert (planned.gathered, planned.reduced) == pytest.approx(found[f"{strategy} {way} {accumulation}"], rel=0.1)
+    assert (planned.gathered, planned.reduced) == pytest.approx(found[f"{strategy} {way} {accumulation}"][:2], rel=0.1)
 
 
 def test_of_several_players_a_step_sends_no_more_than_the_plan_says(found: dict[str, list[int]]) -> None:
@@ -109,8 +110,13 @@ def test_of_several_players_a_step_sends_no_more_than_the_plan_says(found: dict[
     assert found["players"][0] <= planned.gathered <= 1.5 * found["players"][0]
 
 
+def test_what_goes_to_the_rank_that_updates_a_whole_weight(found: dict[str, list[int]]) -> None:
+    planned = step_traffic(FakeTask(Layers), TrainConfig(optim=MUON), "zero3")
+    assert planned.exchanged / 2 / 2 == pytest.approx(found["muon"][2], rel=0.1), "of two ranks each has half, and keeps half of that"
+
+
 def test_bf16_halves_what_zero3_sends(found: dict[str, list[int]]) -> None:
-    low, usual = (sum(found[f"zero3 {way} 1"]) for way in ("bf16", "fp32"))
+    low, usual = (sum(found[f"zero3 {way} 1"][:2]) for way in ("bf16", "fp32"))
     assert low / usual < 0.55
 
 

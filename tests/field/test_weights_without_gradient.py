@@ -73,6 +73,8 @@ OPTIMS = {
     "sgd": OptimConfig(name="sgd", learning_rate=1e-3, momentum=0.9, weight_decay=0.3),
     "rmsprop": OptimConfig(name="rmsprop", learning_rate=1e-3, momentum=0.9),
     "lion": OptimConfig(name="lion", learning_rate=1e-3, weight_decay=0.3),
+    "muon": OptimConfig(name="muon", learning_rate=1e-3, weight_decay=0.3),
+    "adafactor": OptimConfig(name="adafactor", learning_rate=1e-2, weight_decay=0.3),
 }
 
 
@@ -91,7 +93,7 @@ def run(folder: Path, stage: Stage) -> Path:
 def variants() -> dict[str, Stage]:
     return {
         **{case: stage(case) for case in CASES},
-        **{f"now and then, {name}": stage("now and then", optim=name) for name in ("sgd", "rmsprop", "lion")},
+        **{f"now and then, {name}": stage("now and then", optim=name) for name in ("sgd", "rmsprop", "lion", "muon", "adafactor")},
     }
 
 

@@ -50,7 +50,8 @@ def built(top: RBM, config: DBNConfig = STACK, *, seed: int = 0) -> DBN:
 
 def held_out_error(task: DBN) -> float:
     x, label = digits()
-    return task.evaluate({"x": x[TRAIN:], "label": label[TRAIN:]})["error"].mean().item()
+    batch = {"x": x[TRAIN:], "label": label[TRAIN:], "valid": torch.ones(len(x) - TRAIN, dtype=torch.bool)}
+    return task.evaluate(batch)["error"].mean().item()
 
 
 def few_labels(each: int) -> Tensor:
