@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,8 +26,12 @@ class Inference:
     precision: Precision = "fp32"
     compile: bool = False
 
-    def prepare(self, task: Task) -> None:
-        """Makes the weights those of the precision, and compiles what networks compute, at the first call of each. Not undone."""
+    def __post_init__(self) -> None:
+        if self.precision not in TYPES:
+            raise ValueError(f"precision is {self.precision!r}; take one of {', '.join(TYPES)}")
+
+    def prepare(self, task: Task, device: torch.device | str) -> None:
+        """Makes the weights those of the precision, and compiles what networks compute there, at the first call of each. Not undone."""
         if self.precision != "fp32":
             for module in modules(task):
                 if is_low(module):
@@ -33,6 +39,7 @@ class Inference:
             for network in networks(task):
                 network.register_forward_hook(lambda module, given, made: in_fp32(made))
         if self.compile:
+            check_compiler(torch.device(device))
             for owner, method in {*((network, "forward") for network in networks(task)), *task.step_calls()}:
                 vars(owner)[method] = torch.compile(getattr(owner, method))
 
@@ -46,6 +53,12 @@ class Inference:
 
 
 USUAL = Inference()
+
+
+def check_compiler(device: torch.device) -> None:
+    """ValueError where torch.compile has no compiler for the device: for CPUs it calls that of the machine."""
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise ValueError("compiling for a CPU needs a C++ compiler, and there is none; install g++, or leave compile out")
 
 
 def is_low(module: nn.Module) -> bool:

@@ -104,9 +104,9 @@ class PictureOrder:
 @lru_cache(1)
 def loaded(final: Path, inference: Inference) -> Task:
     """The checkpoint's task, once a process."""
-    task = checkpoint.load_task(final, ema=True)
-    inference.prepare(task)
-    return task.to("cuda" if torch.cuda.is_available() else "cpu")
+    task, device = checkpoint.load_task(final, ema=True), "cuda" if torch.cuda.is_available() else "cpu"
+    inference.prepare(task, device)
+    return task.to(device)
 
 
 def make(block: int, order: PictureOrder) -> int:

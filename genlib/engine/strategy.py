@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from genlib.checkpoint import Shard
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.sharded_init import ShardedInit
+from genlib.inference import check_compiler
 from genlib.task import Phase, Task, weighted_mean
 from genlib.types import Batch, Metrics, Step
 
@@ -50,6 +51,8 @@ class LossModule(nn.Module):
         super().__init__()
         self.task, self.device = task, device
         self.autocast = partial(torch.autocast, device.type, torch.bfloat16) if precision == "bf16" else nullcontext
+        if compile:
+            check_compiler(device)
         self.loss = torch.compile(task.loss) if compile else task.loss
         self.features = torch.compile(task.joint_features) if compile else task.joint_features
         self.loss_weights = {phase.name: phase.loss_weight for phase in task.phases}

@@ -70,8 +70,9 @@ class Runner:
             torch.set_num_threads(threads)
         path, manifest = verified(folder)
         task = checkpoint.task_of(path, manifest)
-        inference.prepare(task)
-        task.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval().requires_grad_(False)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        inference.prepare(task, device)
+        task.to(device).eval().requires_grad_(False)
         return cls(task, card.of(task, path, manifest, name or manifest.recipe, max_batch), inference=inference, **options)
 
     def card(self) -> ModelCard:

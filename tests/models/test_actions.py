@@ -84,7 +84,7 @@ def test_actions_in_low_precision_keep_their_promises_and_are_near_to_those_of_f
         given = action.taken(action.example(sizes, ROWS))
         with suppress(ValueError):  # this form of the task has no such action
             usual.append((action, given, called(task, action, given)))
-    inference.prepare(task)
+    inference.prepare(task, task.device)
     for action, given, expected in usual:
         with torch.no_grad():
             made = inference.apply(task.device, getattr(task, action.name), **given)
@@ -94,11 +94,20 @@ def test_actions_in_low_precision_keep_their_promises_and_are_near_to_those_of_f
             assert distance(expected, made) < 4, action.name
 
 
+def test_what_cannot_be_computed_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="precision is 'fp8'; take one of fp32, bf16, fp16"):
+        Inference("fp8")  # type: ignore[arg-type]
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and there is none; install g\+\+, or leave compile out"):
+        Inference(compile=True).prepare(tried("vae")[0], "cpu")
+
+
 def test_low_precision_is_of_networks_alone() -> None:
     """Layers hold and compute in it, and those of upstream tasks too; normalisation and answers are fp32."""
     task, _ = tried("ldm_tiny")
     before = sum(value.numel() * value.element_size() for value in task.state_dict().values())
-    Inference("bf16").prepare(task)
+    Inference("bf16").prepare(task, task.device)
     for module in modules(task):
         if type(module) in (nn.Linear, nn.Conv2d):
             assert module.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
