@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -242,18 +242,7 @@ class Zero:
     def _gathered(self, parameters: list, modified: bool = False) -> AbstractContextManager[None]:
         if self.stage < 3 or not parameters or not self.engines:
             return nullcontext()
-        return self._exactly(parameters, self.deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modified else None))
-
-    @contextmanager
-    def _exactly(self, parameters: list, gathered: AbstractContextManager) -> Iterator[None]:
-        """Inside `gathered` weights are those that are trained, not the rounded ones that layers compute with (`comm_dtype` of DeepSpeed 0.19)."""
-        types = [(weight, vars(weight).pop("comm_dtype")) for weight in parameters if "comm_dtype" in vars(weight)]
-        try:
-            with gathered:
-                yield
-        finally:
-            for weight, kind in types:
-                weight.comm_dtype = kind
+        return self.deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modified else None)
 
     def whole_state(self) -> dict[str, Tensor]:
         state = {}
