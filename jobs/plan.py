@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from genlib.config import TaskConfig
+from genlib.config import TrainConfig
 from genlib.engine.memory_plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
 from genlib.engine.step_traffic import step_traffic
 from genlib.engine.trace import FakeTask
@@ -66,10 +66,10 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
         return f"{title}; taken as it is, nothing is trained"
     micro_batch = math.ceil(stage.train.global_batch / stage.train.accumulation / options.gpus)
     view = estimate_memory(fake, stage.train, micro_batch)
-    parallelisms = parallelisms_for(stage.task, options.gpus)
+    parallelisms = parallelisms_for(stage, options.gpus)
     fit = first_fit(view, parallelisms, stage, options)
     if fit is None:
-        raise ValueError(refusal(stage.name, view, parallelisms_for(stage.task, 2), options))
+        raise ValueError(refusal(stage.name, view, parallelisms_for(stage, 2), options))
     head = f"{title}\ndata: {origin}\n{counted(options.gpus, 'GPU')} of {options.gpu_memory_gb:g} GB, {counted(micro_batch, 'sample')} each at once:"
     train = replace(stage.train, accumulation=fit.accumulation)
     sends = {one: step_traffic(fake, train, one.strategy).sent_bytes(options.gpus) for one in parallelisms}
@@ -105,10 +105,19 @@ def built(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
     return task
 
 
-def parallelisms_for(task: TaskConfig, gpus: int) -> list[Parallelism]:
-    """What such a task can be trained by on so many GPUs, from the fastest."""
-    usable = [one for one in PARALLELISMS if not strategy_refusal(task, one.strategy, gpus)]
+def parallelisms_for(stage: Stage, gpus: int) -> list[Parallelism]:
+    """What such a stage can be trained by on so many GPUs, from the fastest."""
+    usable = [one for one in PARALLELISMS if not strategy_refusal(stage.task, one.strategy, gpus) and is_taken(stage.train, one)]
     return [one for one in usable if gpus > 1 or one.strategy != "ddp"]
+
+
+def is_taken(train: TrainConfig, parallelism: Parallelism) -> bool:
+    """Whether the other settings go with it: some optimizers do not with offload."""
+    try:
+        replace(train, strategy=parallelism.strategy, offload=parallelism.offload, deepspeed="")
+    except ValueError:
+        return False
+    return True
 
 
 def first_fit(view: MemoryEstimate, parallelisms: Sequence[Parallelism], stage: Stage, options: RunOptions) -> Fit | None:

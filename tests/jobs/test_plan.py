@@ -13,7 +13,7 @@ import pytest
 from genlib import registry
 from jobs.command_form import Command
 from jobs.command_line import parse
-from jobs.plan import planned, save_words
+from jobs.plan import planned, save_words, traffic_words
 from jobs.run_options import RunOptions
 
 ONCE = {repr(registry.load(name).smoke): name for name in registry.RECIPES}.values()  # those of one smoke form
@@ -78,6 +78,22 @@ def test_failures_that_come_faster_than_checkpoints_are_told() -> None:
     assert (
         "a checkpoint of 640 GB is written in 6.4e+03 s at 0.1 GB/s, too long where a failure comes every 1 hours: the run would not get on" in words
     )
+
+
+def test_what_an_optimizer_does_not_go_with_is_no_choice() -> None:
+    plan = planned(parse(["clip_tiny", "--plan", "--smoke", "--gpus", "2", "--train.optim.name", "muon"]))
+    assert re.search(r"zero2 +zero3$", plan, re.MULTILINE)
+    assert "+opt" not in plan
+
+
+def test_traffic_is_told_beside_computing_and_where_it_sets_the_pace() -> None:
+    options = RunOptions(gpus=8, interconnect_gb_per_second=50)
+    assert traffic_words(25e9, 2.0, options) == ["a step sends 25 GB a GPU, which takes 0.5 s at 50 GB/s, beside 2 s of computing"]
+    (words,) = traffic_words(25e9, 0.1, options)
+    assert words.startswith(
+        "a step sends 25 GB a GPU, which takes 0.5 s at 50 GB/s, and computing no more than 0.1 s: the interconnect sets the pace"
+    )
+    assert traffic_words(25e9, 0.1, RunOptions(gpus=1)) == []
 
 
 def test_too_large_a_batch_is_split() -> None:
