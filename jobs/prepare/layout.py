@@ -8,6 +8,8 @@ from shlex import quote
 
 from PIL import Image
 
+from genlib.data.codecs.decode import LIMIT_BYTES, BadSample
+from genlib.data.codecs.encode import SkippedSample, file_bytes, stored_image
 from genlib.data.importers.columns import TableColumns
 from genlib.data.importers.convert import ConversionInput
 from genlib.data.importers.folder import open_folder
@@ -22,6 +24,7 @@ from genlib.program import command
 
 _COMMAND = command("data")
 _OPENED = 32  # pictures whose sizes are looked at
+_TRIED = 500  # pictures that are opened as a conversion opens them
 
 
 def layout(path: Path) -> str | None:
@@ -51,10 +54,12 @@ def _folder(path: Path) -> Iterator[str]:
     if lines := _translation(path):
         yield from lines
         return
-    source = open_folder(path)
+    source, pictures = open_folder(path), pictures_below(path)
     yield _line("layout", _kind(path, source))
     yield _line("images", f"{source.total:,}")
-    if _side_by_side(path, pictures_below(path)):
+    if words := _unusable(path, _spread(pictures, _TRIED)):
+        yield _line("left out", words)
+    if _side_by_side(path, pictures):
         yield _line(
             "note",
             f"all are twice as wide as high; if they are pairs side by side, as pix2pix has them: {_COMMAND} pairs {quote(str(path))} --out OUT",
@@ -76,11 +81,27 @@ def _translation(path: Path) -> list[str]:
     return [_line("layout", "two sets without pairs, as CycleGAN has them"), counts, paired[1]]
 
 
+def _spread(images: Sequence[str], most: int) -> Sequence[str]:
+    """No more than so many of them, evenly chosen."""
+    return images[:: -(-len(images) // most) or 1]
+
+
+def _unusable(path: Path, images: Sequence[str]) -> str:
+    """How many of these pictures a conversion would leave out, and why; empty where it takes all."""
+    reasons: dict[str, list[str]] = {}
+    for one in images:
+        try:
+            stored_image(file_bytes(path / one, LIMIT_BYTES["image"], "image"))
+        except (BadSample, SkippedSample) as reason:
+            reasons.setdefault(str(reason), []).append(one)
+    tried = f"{sum(map(len, reasons.values())):,} of {len(images):,} that were opened"
+    return f"{tried}: {'; '.join(f'{len(names):,} {reason}, first {names[0]}' for reason, names in reasons.items())}" if reasons else ""
+
+
 def _side_by_side(path: Path, images: Sequence[str]) -> bool:
     """Whether pictures spread over the folder are all twice as wide as high."""
-    some = images[:: -(-len(images) // _OPENED)]
     try:
-        return all(size[0] == 2 * size[1] for size in (_size(path / one) for one in some))
+        return all(size[0] == 2 * size[1] for size in (_size(path / one) for one in _spread(images, _OPENED)))
     except OSError:
         return False
 

@@ -148,6 +148,17 @@ def test_look_says_which_layout_it_is_and_the_command(tmp_path: Path) -> None:
     assert "images in class folders" in said["letters"]
 
 
+def test_look_says_which_pictures_a_conversion_leaves_out(tmp_path: Path) -> None:
+    for at in range(5):
+        save(tmp_path / f"{at}.png", pixels(at))
+    assert "left out" not in (layout(tmp_path) or "")
+    (tmp_path / "2.png").write_bytes(b"")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    content = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").write_bytes(content[: len(content) // 2])
+    assert "left out         3 of 5 that were opened: 2 not an image, first 2.png; 1 undecodable, first 4.png" in (layout(tmp_path) or "")
+
+
 def test_pictures_of_two_sizes_get_no_number_in_any_shards(tmp_path: Path) -> None:
     def png(side: int) -> bytes:
         buffer = io.BytesIO()
