@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 from genlib.plurals import counted
@@ -22,6 +25,8 @@ _REST_SECONDS = 30.0
 _PICTURE = "pictures"
 _TAKE_PICTURES = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}
 """Those that take pictures, and what accelerate is to pass on with them."""
+_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "PMI_", "OMPI_COMM_", "MV2_COMM_")
+"""How variables begin in which torchrun and MPI tell of other processes."""
 _MOST_WAITING = 10_000
 """Lines that wait for one that fails; then the oldest go."""
 
@@ -33,13 +38,26 @@ def check_trackers_installed(names: tuple[str, ...]) -> None:
             raise ValueError(f"train.trackers has {name}, but that package is not installed; `pip install {name}`, or leave it out")
 
 
+@contextmanager
+def launchers_forgotten() -> Iterator[None]:
+    """Inside, the environment says nothing of other processes where this one is in no group: accelerate would wait for them, and what a launcher
+    or a scheduler has left there is not of this run."""
+    names = [] if dist.is_initialized() else [name for name in os.environ if name.startswith(_LAUNCHERS)]
+    left = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(left)
+
+
 class Trackers:
     """Those of a run, on rank 0, started with the first row."""
 
     def __init__(self, names: tuple[str, ...], folder: Path, run: str, config: dict, first_step: int) -> None:
         from accelerate.state import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available())
+        with launchers_forgotten():
+            PartialState(cpu=not torch.cuda.is_available())
         hush_writers()
         self.trackers = [Tracker(name, folder, run, config, first_step) for name in names]
 

@@ -1,6 +1,9 @@
 """metrics.jsonl: one row a step whatever was killed; the live line; TensorBoard."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,14 @@ def test_tensorboard_has_the_rows_that_were_printed(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 1.0), (2, 0.5)]
+
+
+def test_what_a_launcher_left_in_the_environment_is_not_of_this_run() -> None:
+    """torchrun's and MPI's variables, as a shell within a job has them: accelerate would wait for the processes that they tell of."""
+    script = (
+        "import os, pathlib; from genlib.engine.trackers import Trackers; "
+        "Trackers((), pathlib.Path(), 'r', {}, 1); print(os.environ['LOCAL_RANK'], os.environ['PMI_SIZE'])"
+    )
+    left = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "PMI_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "2", "MASTER_ADDR": "", "MASTER_PORT": ""}
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **left}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, ["1", "2"]), done.stderr
