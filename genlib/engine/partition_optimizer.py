@@ -42,7 +42,7 @@ class WeightPiece:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlacedWeight:
-    """A weight, of whatever pieces and whose."""
+    """A weight of the player, whichever ranks hold pieces of it."""
 
     weight: nn.Parameter
     shape: tuple[int, ...]
