@@ -116,20 +116,16 @@ def _over_ray(job: _Job[T, R], items: Iterator[T]) -> Iterator[R]:
     import ray
 
     with once_connected():
-        function = job.function
-
-        def task(item):
-            return _outcome(function, item)
-
-        remote = ray.remote(num_cpus=1, num_gpus=job.gpus)(task)
+        owner = _owner(job)
         running: dict[Any, tuple[int, str]] = {}
         done: dict[int, Any] = {}
         numbered, due = enumerate(items), count()
         number = next(due)
         try:
             while True:
-                for at, item in islice(numbered, max(0, _in_flight() - len(running))):
-                    running[remote.remote(item)] = at, job.name(item)
+                if more := list(islice(numbered, max(0, _in_flight() - len(running)))):
+                    references = ray.get(owner.submit.remote([item for _, item in more]))
+                    running.update((reference, (at, job.name(item))) for reference, (at, item) in zip(references, more, strict=True))
                 if not running:
                     return
                 ended, _ = ray.wait(list(running), timeout=_LOOK_SECONDS)
@@ -142,8 +138,35 @@ def _over_ray(job: _Job[T, R], items: Iterator[T]) -> Iterator[R]:
                     yield done.pop(number)
                     number = next(due)
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            ray.kill(owner)
+
+
+class _Owner:
+    """Owns a loop's tasks: Ray ends what they run on, and what waits, once it is killed.
+
+    `ray.cancel` would do that from the driver itself, but one that meets a task as it ends takes the driver down in Ray 2.60.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], gpus: float):
+        import ray
+
+        def task(item):
+            return _outcome(function, item)
+
+        self._remote = ray.remote(num_cpus=1, num_gpus=gpus)(task)
+
+    def submit(self, items: list[Any]) -> list[Any]:
+        """References to the outcomes of the items."""
+        return [self._remote.remote(item) for item in items]
+
+
+def _owner(job: _Job) -> Any:
+    """It takes no CPU and lives where the driver does, so that it is lost with it alone."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(num_cpus=0)(_Owner).options(scheduling_strategy=here).remote(job.function, job.gpus)
 
 
 def _in_flight() -> int:

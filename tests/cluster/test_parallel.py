@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,16 @@ def where(_: int) -> int:
 def end_process(number: int) -> int:
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def leave_at_last(folder: Path, number: int) -> int:
+    """The last of four refuses once the others' processes are known."""
+    if number == 3:
+        wait_until(lambda: len(list(folder.iterdir())) == 3, timeout_seconds=60)
+        raise ValueError("enough")
+    (folder / str(os.getpid())).touch()
+    time.sleep(1000)
     return number
 
 
@@ -76,7 +89,7 @@ def test_progress_says_how_long_it_will_take(capsys: pytest.CaptureFixture[str])
 
 def many_items() -> None:
     """In a process of its own: whatever becomes of Ray's driver, it is not that of all tests."""
-    with local_head(cpus=2, dashboard=False) as head:
+    with local_head(cpus=4, dashboard=False) as head:
         import ray
 
         ray.init(address=head.address, logging_level="ERROR", log_to_driver=False)
@@ -89,6 +102,13 @@ def many_items() -> None:
                 list(parallel_map(divide, range(20), label="dividing"))
             with pytest.raises(RuntimeError, match=r"^ending 2: WorkerCrashedError"):
                 list(parallel_map(end_process, range(20), label="ending"))
+            with tempfile.TemporaryDirectory() as folder:
+                with pytest.raises(ValueError, match=r"^leaving 3: enough"):
+                    list(parallel_map(partial(leave_at_last, Path(folder)), range(4), label="leaving", local_below=2))
+                processes = [int(path.name) for path in Path(folder).iterdir()]
+                wait_until(lambda: not any(map(alive, processes)), timeout_seconds=20)
+            with contextlib.closing(parallel_map(late_square, range(1000), label="leaving")) as left:
+                assert next(left) == 0
         finally:
             ray.shutdown()
 
