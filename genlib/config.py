@@ -193,6 +193,10 @@ class TrainConfig(Config):
     """What ZeRO keeps in the host's memory: optimizer state (zero2, zero3), or weights and all (zero3). Slower, for what fits no other way."""
     deepspeed: str = changeable("")
     """A JSON file of DeepSpeed settings for zero1, zero2 and zero3: of messages, buffers and logs. What would change the weights is refused."""
+    shard_group_size: int = changeable(0, at_least=0)
+    """Workers that between them keep a second copy of all weights under zero3, from which the backward pass gathers: those of one node, so that less
+    crosses between nodes (hierarchical partitioning of ZeRO++, Wang et al. 2023, arXiv:2306.10209). 0 is off; so it is while the workers do not
+    fill several such groups."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the loss under autocast; weights, gradients and optimizer state stay fp32. ZeRO-3 then sends weights of layers as bf16."""
     reduction: Literal["bf16", "fp32"] = "bf16"
@@ -241,6 +245,8 @@ class TrainConfig(Config):
         whole = next((one.name for one in (self.optim, *self.players.values()) if one.name in ("muon", "adafactor")), "")
         if whole and self.offload != "none":
             raise ValueError(f"train.offload {self.offload} does not go with {whole}, which looks at whole weights; use adamw, or train.offload none")
+        if self.shard_group_size and self.strategy != "zero3":
+            raise ValueError(f"train.shard_group_size {self.shard_group_size} needs train.strategy zero3, not {self.strategy}; change one of them")
         if self.deepspeed and not self.strategy.startswith("zero"):
             raise ValueError(f"train.deepspeed {self.deepspeed} needs train.strategy zero1, zero2 or zero3, not {self.strategy}; change one of them")
 

@@ -72,7 +72,7 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
         raise ValueError(refusal(stage.name, view, parallelisms_for(stage, 2), options))
     head = f"{title}\ndata: {origin}\n{counted(options.gpus, 'GPU')} of {options.gpu_memory_gb:g} GB, {counted(micro_batch, 'sample')} each at once:"
     train = replace(stage.train, accumulation=fit.accumulation)
-    sends = {one: step_traffic(fake, train, one.strategy).sent_bytes(options.gpus) for one in parallelisms}
+    sends = {one: step_traffic(fake, train, one.strategy, options.gpus).sent_bytes(options.gpus) for one in parallelisms}
     lines = [*conclusions(view, fit, stage, options, sends[fit.parallelism]), *accumulation_words(fake.task, fit, stage)]
     return "\n".join([head, table(view, parallelisms, micro_batch, options, sends), *lines])
 

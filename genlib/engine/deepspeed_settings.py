@@ -30,6 +30,7 @@ _OPTIONS = {
     "scheduler": "--train.optim.schedule", "bf16": "--train.precision", "fp16": "--train.precision", "torch_autocast": "--train.precision",
     "stage": "--train.strategy", "offload_optimizer": "--train.offload optimizer", "offload_param": "--train.offload all",
     "cpu_offload": "--train.offload optimizer", "cpu_offload_param": "--train.offload all", "activation_checkpointing": "the task's options",
+    "zero_hpz_partition_size": "--train.shard-group-size",
     "tensorboard": "--train.trackers tensorboard", "wandb": "--train.trackers wandb", "steps_per_print": "--train.log-every-seconds",
 }  # fmt: skip
 _OTHER_WEIGHTS = (

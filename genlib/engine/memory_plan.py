@@ -17,7 +17,7 @@ from genlib.engine.deepspeed_settings import read_settings
 from genlib.engine.optim import parameter_groups, state_elements
 from genlib.engine.strategy import optim_of
 from genlib.engine.trace import FakeTask, Moment, PassTrace
-from genlib.engine.zero import Zero3Buffers, bucket_elements
+from genlib.engine.zero import Zero3Buffers, bucket_elements, shard_group
 from genlib.inference import is_low
 
 FP32, BF16 = 4, 2
@@ -69,6 +69,8 @@ class ModelElements:
     """The same of ZeRO-1 and 2, which copy a bucket of bf16 to send it."""
     arriving_bytes: int = FP32
     """Per element of what ZeRO-3 gathers, before it is fp32 again."""
+    shard_group_size: int = 0
+    """See `TrainConfig`."""
 
     @property
     def trained(self) -> int:
@@ -145,6 +147,7 @@ def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Me
         sum(elements[player] for player in fake.task.averaged or elements) if config.ema_halflife_samples else 0,
         read_settings(config.deepspeed).get("zero_optimization", {}),
         *bucket_bytes(fake, config),
+        shard_group_size=config.shard_group_size,
     )
     most = min(max(2, micro_batch), TRACED)
     sizes = sorted({most, 2 if most > 2 else 4})
@@ -211,7 +214,8 @@ class Layout:
         self.kept["copies of weights"] = share
 
     def _zero3(self, trained: int, share: int) -> None:
-        self.kept |= {"weights": share, "copies of weights": share, "gradients": share}
+        group = shard_group(self.model.shard_group_size, self.world)
+        self.kept |= {"weights": share + (trained // group if group else 0), "copies of weights": share, "gradients": share}
         buffers = [Zero3Buffers.of(elements, self.model.largest, self.model.own) for elements in self.model.elements.values()]
         self.kept["buckets"] = sum(one.bucket for one in buffers)
         self.kept["gathered weights"] = min(trained, max(one.live for one in buffers))

@@ -2,7 +2,8 @@
 
 ddp adds up all gradients once a step. Stages 1 and 2 of ZeRO gather all weights once beside that, and stage 2 adds up in every micro-batch.
 Stage 3 does both in every micro-batch, and gathers each layer for the forward pass and again for the backward pass, but for the last layers,
-which it keeps where one player trains. Of several players it may send less than is said here: a backward pass need not go through all of them.
+which it keeps where one player trains. With shard groups only a step's first
+gather of a weight goes between them. Of several players it may send less than is said here: a backward pass need not go through all of them.
 Under precision bf16 ZeRO sends gradients of layers in it, and stage 3 their weights (`genlib.engine.zero`). Optimizers that look at whole weights
 have pieces of them and of their gradients sent to one rank, and back (`genlib.engine.whole_optimizer`).
 """
@@ -20,7 +21,7 @@ from genlib.engine.memory_plan import BF16, FP32
 from genlib.engine.optim import WHOLE, parameter_groups
 from genlib.engine.strategy import optim_of
 from genlib.engine.trace import FakeTask
-from genlib.engine.zero import Zero3Buffers
+from genlib.engine.zero import Zero3Buffers, shard_group
 from genlib.inference import is_low
 
 
@@ -33,16 +34,18 @@ class StepTraffic:
     everywhere: bool = True
     """Whether every rank gets all that is added up, and not a share of it."""
 
+    gathered_in_groups: float = 0.0
+    """The same as gathered, of what no group of ZeRO-3's has to ask another for."""
     exchanged: float = 0.0
     """That go from the ranks that hold pieces to the one that updates the whole, and back."""
 
     def sent_bytes(self, world: int) -> float:
-        """That each of so many ranks sends where they stand in a ring."""
+        """That each of so many ranks sends where they stand in a ring; inside of groups, as between the GPUs of a node, not counted."""
         return (self.gathered + (1 + self.everywhere) * self.reduced + self.exchanged / world) * (world - 1) / world
 
 
-def step_traffic(fake: FakeTask, config: TrainConfig, strategy: str) -> StepTraffic:
-    """Of a step of this task."""
+def step_traffic(fake: FakeTask, config: TrainConfig, strategy: str, world: int) -> StepTraffic:
+    """Of a step of this task by so many workers."""
     players, zero = fake.players.weights, strategy.startswith("zero")
     low = {id(weight) for module in fake.task.modules() if is_low(module) for weight in module.parameters(recurse=False)} if zero else set()
     low = low if config.precision == "bf16" else set()
@@ -50,20 +53,25 @@ def step_traffic(fake: FakeTask, config: TrainConfig, strategy: str) -> StepTraf
     own_settings = read_settings(config.deepspeed).get("zero_optimization", {})
     buffers = Zero3Buffers.of(sum(weight.numel() for weight in weights), max((weight.numel() for weight in weights), default=0), own_settings)
     kept = last(weights, buffers.live) if len(players) == 1 else []
-    gathered = reduced = exchanged = 0.0
+    grouped = bool(shard_group(config.shard_group_size, world))
+    gathered = in_groups = reduced = exchanged = 0.0
     for phase in fake.task.phases if strategy != "single" else ():
         own = list(players[phase.player].values())
         passes = config.accumulation if strategy in ("zero2", "zero3") else 1
         reduced += passes * in_bytes(own, low if config.reduction == "bf16" else set()) / phase.every
         if strategy == "zero3":
             again = (config.accumulation - 1) * phase.joint  # their features come first
-            gathered += ((2 * passes + again) * in_bytes(weights, low) - passes * in_bytes(kept, low)) / phase.every
+            once = in_bytes(weights, low)
+            all_times = (2 * passes + again) * once - passes * in_bytes(kept, low)
+            first = once if grouped else all_times
+            gathered += first / phase.every
+            in_groups += (all_times - first) / phase.every
         elif zero:
             gathered += in_bytes(own, set()) / phase.every
         if zero:
             groups = parameter_groups(fake.task, players[phase.player], optim_of(config, phase.player))
             exchanged += 3 * in_bytes((weight for group in groups if group["name"] in WHOLE for weight in group["params"]), set()) / phase.every
-    return StepTraffic(gathered, reduced, strategy != "zero3", exchanged)
+    return StepTraffic(gathered, reduced, strategy != "zero3", in_groups, exchanged)
 
 
 def in_bytes(weights: Iterable[nn.Parameter], low: set[int]) -> int:

@@ -31,6 +31,7 @@ from genlib.engine.sharded_init import ShardedInit
 from genlib.engine.single import mean_metrics, task_shards, whole_share
 from genlib.engine.strategy import LossModule, Players, Update, optim_of, state_shards
 from genlib.inference import is_low
+from genlib.plurals import counted
 from genlib.task import Phase, Task
 from genlib.types import Batch, Step
 
@@ -44,6 +45,11 @@ LIVE_ELEMENTS = 200_000_000
 
 LEAST_ELEMENTS = 1_000_000
 """Buffers of ZeRO-3 that are smaller save nothing that counts."""
+
+
+def shard_group(size: int, world: int) -> int:
+    """How many of so many workers have a second copy of ZeRO-3's weights between them, asked for `size`; 0 where there is none."""
+    return size if 0 < size < world and world % size == 0 else 0
 
 
 def bucket_elements(trained: int, own: Mapping[str, Any] = MappingProxyType({})) -> int:
@@ -101,6 +107,7 @@ class Zero:
 
     def setup(self, task: Task, config: TrainConfig) -> None:
         self.task, self.config = task, config
+        self._begin_group()
         self.engines, self.optimizers = {}, {}
         self.players = Players(task)
         if scalar := next((name for name, p in self.players.by_state_name if not p.dim()), ""):
@@ -125,6 +132,13 @@ class Zero:
             self.optimizers[player], self.updates[player] = optimizer, 0
         if config.precision == "bf16" and config.reduction == "fp32":
             self._gather_low()
+
+    def _begin_group(self) -> None:
+        """Says where there will be none, and lets DeepSpeed make one also where a task before this one in the same process had it."""
+        size, world = self.config.shard_group_size, distributed.world_size()
+        if size and not shard_group(size, world) and not distributed.rank():
+            print(f"{counted(world, 'worker')} do not fill groups of {size} (train.shard_group_size), so weights have no second copy", flush=True)
+        setattr(self.deepspeed.utils.groups, "_ZERO_PARAM_INTRA_PARALLEL_GROUP", None)  # noqa: B010
 
     def _gather_low(self) -> None:
         """Layers' weights are sent in bf16 though their gradients are not; DeepSpeed's own settings have one type for both."""
@@ -172,6 +186,7 @@ class Zero:
                 "stage3_max_live_parameters": buffers.live,
                 "stage3_max_reuse_distance": buffers.live,
                 "sub_group_size": buffers.bucket,
+                "zero_hpz_partition_size": shard_group(self.config.shard_group_size, distributed.world_size()) or 1,
                 **self.offload(),
             },
             "torch_autocast": {

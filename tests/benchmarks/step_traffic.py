@@ -56,7 +56,7 @@ def main() -> None:
         found = json.loads(Path(folder, "found.json").read_text())
     fake = FakeTask(partial(Layers, LAYERS, WIDTH))
     for way, must in (("bf16", 0.55), ("bf16, added up in fp32", None)):
-        planned = step_traffic(fake, WAYS[way], "zero3")
+        planned = step_traffic(fake, WAYS[way], "zero3", 2)
         off = round((planned.gathered + planned.reduced) / found[way], 3)
         report(f"bytes a step of ZeRO-3, {way}: over fp32", [found[way] / found["fp32"]], must=must, bytes=found[way], planned_over_counted=off)
 

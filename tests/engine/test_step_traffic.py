@@ -100,18 +100,18 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
 @pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
 def test_a_step_sends_what_the_plan_says(found: dict[str, list[int]], strategy: str, way: str, accumulation: int) -> None:
     config = TrainConfig(**{"accumulation": accumulation, **WAYS[way]})  # type: ignore[arg-type]
-    planned = step_traffic(FakeTask(Layers), config, strategy)
+    planned = step_traffic(FakeTask(Layers), config, strategy, 2)
     assert (planned.gathered, planned.reduced) == pytest.approx(found[f"{strategy} {way} {accumulation}"][:2], rel=0.1)
 
 
 def test_of_several_players_a_step_sends_no_more_than_the_plan_says(found: dict[str, list[int]]) -> None:
-    planned = step_traffic(FakeTask(Players), TrainConfig(), "zero3")
+    planned = step_traffic(FakeTask(Players), TrainConfig(), "zero3", 2)
     assert planned.reduced == pytest.approx(found["players"][1], rel=0.1)
     assert found["players"][0] <= planned.gathered <= 1.5 * found["players"][0]
 
 
 def test_what_goes_to_the_rank_that_updates_a_whole_weight(found: dict[str, list[int]]) -> None:
-    planned = step_traffic(FakeTask(Layers), TrainConfig(optim=MUON), "zero3")
+    planned = step_traffic(FakeTask(Layers), TrainConfig(optim=MUON), "zero3", 2)
     assert planned.exchanged / 2 / 2 == pytest.approx(found["muon"][2], rel=0.1), "of two ranks each has half, and keeps half of that"
 
 
