@@ -51,7 +51,8 @@ def train_all(root: Path) -> None:
             train(root / f"{name}-{size}", with_groups(one, size))
     if dist.get_rank() == 0:
         for size in (0, 2):
-            shutil.copytree(*(root / run / "checkpoints" / checkpoint.step_name(HALF) for run in ("VAE-0", f"VAE-0-then-{size}")))
+            middle = Path("checkpoints", checkpoint.step_name(HALF))
+            shutil.copytree(root / "VAE-0" / middle, root / f"VAE-0-then-{size}" / middle)
     dist.barrier()
     train(root / "VAE-0-then-2", with_groups(KINDS["VAE"], 2))
     train(root / "VAE-0-then-0", with_groups(KINDS["VAE"], 0))
