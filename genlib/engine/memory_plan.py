@@ -1,7 +1,7 @@
 """How much memory a training step takes on each device, by part, under each strategy; the formula behind `jobs/train.py --plan`.
 
 Weights, gradients and optimizer state are fp32 everywhere. With P trained elements, N workers and a share S = P / N (Rajbhandari et al.
-2020, arXiv:1910.02054), DeepSpeed as `genlib.engine.zero` uses it keeps P weights and S copies (stages 1, 2) or 3 S of weights, copies and
+2020, arXiv:1910.02054), DeepSpeed as `genlib.engine.zero` uses it keeps P weights (stages 1, 2) or 2 S of weights and
 gradients (stage 3), the optimizer's tensors of S elements, and buckets; what lives only during the backward pass is followed gradient by
 gradient along a trace (`genlib.engine.trace`), in which autocast's bf16 copies of weights count as activations.
 """
@@ -21,7 +21,7 @@ from genlib.engine.zero import Zero3Buffers, bucket_elements, shard_group
 from genlib.inference import is_low
 
 FP32, BF16 = 4, 2
-PARTS = ("weights", "frozen", "gradients", "copies of weights", "optimizer", "EMA", "buckets", "gathered weights", "activations")
+PARTS = ("weights", "frozen", "gradients", "optimizer", "EMA", "buckets", "gathered weights", "activations")
 TRACED = 512
 """The most samples traced at once: a loss that goes through a batch in pieces has more operations in a larger one."""
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
@@ -193,7 +193,7 @@ class Layout:
         trained = self.model.trained
         states = self.model.optimizer_elements
         share = {"ddp": 1, "single": 1}.get(self.parallelism.strategy, self.world)
-        self.kept = {"weights": trained, "copies of weights": 0, "gradients": 0, "optimizer": states // share, "buckets": 0}
+        self.kept = {"weights": trained, "gradients": 0, "optimizer": states // share, "buckets": 0}
         getattr(self, f"_{self.parallelism.strategy}")(trained, trained // self.world)
         if self.parallelism.offload != "none":
             self._offload(trained // self.world)
@@ -208,21 +208,21 @@ class Layout:
         self.kept["gradients"] = trained if self.world > 1 else 0  # views into the buckets, which stay
 
     def _zero1(self, trained: int, share: int) -> None:
-        self.kept["copies of weights"] = share
+        pass
 
     def _zero2(self, trained: int, share: int) -> None:
-        self.kept["copies of weights"] = share
+        pass
 
     def _zero3(self, trained: int, share: int) -> None:
         group = shard_group(self.model.shard_group_size, self.world)
-        self.kept |= {"weights": share + (trained // group if group else 0), "copies of weights": share, "gradients": share}
+        self.kept |= {"weights": share + (trained // group if group else 0), "gradients": share}
         buffers = [Zero3Buffers.of(elements, self.model.largest, self.model.own) for elements in self.model.elements.values()]
         self.kept["buckets"] = sum(one.bucket for one in buffers)
         self.kept["gathered weights"] = min(trained, max(one.live for one in buffers))
 
     def _offload(self, share: int) -> None:
-        moved = ["optimizer", "copies of weights", "gradients"] + (["weights"] if self.parallelism.offload == "all" else [])
-        self.host_bytes = FP32 * (sum(self.kept[part] for part in moved) + (2 * share if self.parallelism.strategy == "zero2" else 0))
+        moved = ["optimizer", "gradients"] + (["weights"] if self.parallelism.offload == "all" else [])
+        self.host_bytes = FP32 * (share + sum(self.kept[part] for part in moved) + (2 * share if self.parallelism.strategy == "zero2" else 0))
         self.kept |= dict.fromkeys(moved, 0)
         self.kept["buckets"] += self.model.largest  # on its way to the host
 

@@ -128,6 +128,8 @@ class Zero:
             loss_module = LossModule(task, config.precision, self.device, compile=config.compile)
             settings = self.settings(player)
             self.engines[player] = self.deepspeed.initialize(model=loss_module, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+            if self.config.offload == "none":
+                self._keep_one_copy(player)
             optimizer.divide(list(self._pieces(player)), self._flats(player), self._placed(player, number_of, shapes), self.device)
             self.optimizers[player], self.updates[player] = optimizer, 0
         if config.precision == "bf16" and config.reduction == "fp32":
@@ -139,6 +141,17 @@ class Zero:
         if size and not shard_group(size, world) and not distributed.rank():
             print(f"{counted(world, 'worker')} do not fill groups of {size} (train.shard_group_size), so weights have no second copy", flush=True)
         setattr(self.deepspeed.utils.groups, "_ZERO_PARAM_INTRA_PARALLEL_GROUP", None)  # noqa: B010
+
+    def _keep_one_copy(self, player: str) -> None:
+        """DeepSpeed 0.19.8 has the optimizer's weights beside those that layers use, though both are fp32 and on one device: here they are one."""
+        zero, rank = self.engines[player].optimizer, distributed.rank()
+        used = zero.fp16_partitioned_groups_flat if self.stage == 3 else [shares[rank] for shares in zero.parallel_partitioned_bit16_groups]
+        for weights, optimized in zip(used, self._flats(player), strict=True):
+            optimized.data = weights.data
+        weight: Any  # DeepSpeed has added attributes
+        for weight in self.players.weights[player].values() if self.stage < 3 else ():
+            if (mapping := weight._hp_mapping) is not None:  # else it would hold what is not needed any more
+                mapping.hp_fragment = mapping.lp_fragment
 
     def _gather_low(self) -> None:
         """Layers' weights are sent in bf16 though their gradients are not; DeepSpeed's own settings have one type for both."""
