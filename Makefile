@@ -13,7 +13,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # a line before a step of set-up and one after it, with its seconds; pip itself says only what is wrong
 step = @echo "set-up $(1)"; begin=$$(date +%s); $(2) || exit; echo "  $$(( $$(date +%s) - begin )) s"
 
-.PHONY: help clip sdxl stylegan serve test test-all check bench
+# what torch's CUDA build alone asks for: it comes with torch, which the images install by themselves
+OF_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile \
+	curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+
+.PHONY: help clip sdxl stylegan serve test test-all check bench lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -46,6 +50,11 @@ check: $(READY)  ## format, lint, types, import contract, fast tests
 
 bench: $(READY)  ## every benchmark, then a table of ratios to the peers
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+lock: $(READY)  ## infra/requirements.lock, the packages of the images, from what pyproject.toml names now
+	$(PIP) uv==0.13.9
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra clouds --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate \
+		--custom-compile-command 'make lock' $(addprefix --no-emit-package ,$(OF_TORCH)) --output-file infra/requirements.lock
 
 # torch comes first and pinned, so that no other package's range replaces it; open_clip, lightly and pythae come without what they ask for, as that is torchvision.
 $(READY): pyproject.toml

@@ -1,4 +1,4 @@
-"""`genlib cluster`: a head on this machine for several terminals, a job for a cluster, the nodes of one."""
+"""`genlib cluster`: a head on this machine for several terminals, a job for a cluster, the nodes of one, files for one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from importlib import import_module
 
 from cluster.local import Head, NotStarted, local_head
 from cluster.signals import keeps
 
-USAGE = """usage: genlib cluster start | status | submit -- COMMAND
+VALIDATE = "infra.validate:main"
+"""What looks at files knows jobs and the server, of which nothing here may."""
+USAGE = """usage: genlib cluster start | status | submit -- COMMAND | validate [FILE...]
 
   start              starts a head on this machine, 127.0.0.1 alone, says how other terminals reach it, and ends it with Ctrl-C
   status             the nodes of the cluster that RAY_ADDRESS names, and what of them is in use
-  submit -- COMMAND  runs a command with this folder as its own as a job, on the cluster that RAY_ADDRESS names, else on a head of its own"""
+  submit -- COMMAND  runs a command with this folder as its own as a job, on the cluster that RAY_ADDRESS names, else on a head of its own
+  validate [FILE...] says what is wrong with files for clusters, Kubernetes and images, by default those of infra/"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,8 +33,11 @@ def main(arguments: Sequence[str]) -> int:
         if not (command := words[words[:1] == ["--"] :]):
             raise ValueError("what shall I submit? `genlib cluster submit -- genlib train RECIPE`")
         return submit(command)
+    if verb == "validate":
+        module, _, function = VALIDATE.partition(":")
+        return getattr(import_module(module), function)(words)
     if verb not in ("start", "status") or words:
-        raise ValueError(f"`genlib cluster` takes start, status or submit -- COMMAND, not {shlex.join(arguments)!r}")
+        raise ValueError(f"`genlib cluster` takes start, status, submit -- COMMAND or validate [FILE...], not {shlex.join(arguments)!r}")
     return start() if verb == "start" else status()
 
 

@@ -23,14 +23,16 @@ DEFAULTS = ("--workers", "2", "--train.strategy", "zero2")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """jobs/train.py with a CLIP recipe and defaults for two workers; what the user says comes later and wins."""
+    """jobs/train.py with a CLIP recipe and defaults for two workers."""
+    return train.main(train_words(arguments), Typed("clip", tuple(arguments)))
+
+
+def train_words(arguments: Sequence[str]) -> list[str]:
+    """The words of jobs/train.py that these stand for; what the user says comes later and wins."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", default="clip_tiny")
     own, rest = parser.parse_known_args(list(arguments))
-    typed = Typed("clip", tuple(arguments))
-    if config_of(rest):
-        return train.main(rest, typed)
-    return train.main([own.recipe, *DEFAULTS, *rest], typed)
+    return rest if config_of(rest) else [own.recipe, *DEFAULTS, *rest]
 
 
 if __name__ == "__main__":

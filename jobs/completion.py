@@ -59,7 +59,7 @@ def by_verb() -> list[Case]:
     cases += [Case(tuple(f"{verb} *" for verb in RECIPE_VERBS if verb != "tune"), run), Case(("tune *",), tuple(flags(TuneOptions())))]
     cases += [Case(("data",), (*prepare_data.VERBS, "--help"))]
     cases += [Case((f"data {verb}",), tuple(prepare_data.options_of(verb))) for verb in prepare_data.VERBS]
-    cases += [Case(("cluster",), ("start", "status", "submit")), Case(("completion",), tuple(SCRIPTS))]
+    cases += [Case(("cluster",), ("start", "status", "submit", "validate")), Case(("completion",), tuple(SCRIPTS))]
     done = {word for case in cases for one in case.after for word in one.split(" ")[:1]}
     return cases + [Case((verb, f"{verb} *"), (*HEADLINES.get(verb, ()), *said_by(verb))) for verb in VERBS if verb not in done]
 

@@ -30,16 +30,26 @@ SCORED = "1000"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """jobs/train.py with an SDXL recipe and defaults for two workers, then the scores; what the user says comes later and wins."""
+    """jobs/train.py with an SDXL recipe and defaults for two workers, then the scores."""
+    words, own = train_words(arguments), split(arguments)[0]
+    if code := train.main(words, Typed("sdxl", tuple(arguments))):
+        return code
+    return score(words, own.judge, own.scored)
+
+
+def train_words(arguments: Sequence[str]) -> list[str]:
+    """The words of jobs/train.py that these stand for; what the user says comes later and wins."""
+    own, rest = split(arguments)
+    return [*([] if config_of(rest) else [own.recipe, *defaults(own.recipe)]), *named_run(rest, "sdxl"), *rest]
+
+
+def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this job alone, and the other words."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", default="sdxl_tiny")
     parser.add_argument("--judge", default=None)
     parser.add_argument("--scored", default=SCORED)
-    own, rest = parser.parse_known_args(list(arguments))
-    words = [*([] if config_of(rest) else [own.recipe, *defaults(own.recipe)]), *named_run(rest, "sdxl"), *rest]
-    if code := train.main(words, Typed("sdxl", tuple(arguments))):
-        return code
-    return score(words, own.judge, own.scored)
+    return parser.parse_known_args(list(arguments))
 
 
 def defaults(recipe: str) -> list[str]:

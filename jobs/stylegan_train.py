@@ -35,16 +35,11 @@ DEFAULTS = ("--workers", "2", "--train.strategy", "ddp")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """jobs/train.py with a StyleGAN recipe and defaults for two workers, and a judge; what the user says comes later and wins."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--recipe", "--preset", default="stylegan2")
-    parser.add_argument("--judge", default=None)
-    own, rest = parser.parse_known_args(list(arguments))
-    typed = Typed("stylegan", tuple(arguments))
-    before = [*([] if config_of(rest) else [own.recipe, *DEFAULTS]), *named_run(rest, "stylegan")]
-    asked = train.parse([*before, *rest], typed)
+    """jobs/train.py with a StyleGAN recipe and defaults for two workers, and a judge."""
+    typed, own, words = Typed("stylegan", tuple(arguments)), split(arguments)[0], train_words(arguments)
+    asked = train.parse(words, typed)
     if asked.options.dry_run or asked.options.plan:
-        return train.main([*before, *rest], typed)
+        return train.main(words, typed)
     run = run_folder.run_folder(asked.options.run, asked.options.run_dir, asked.recipe)
     judge = Path(own.judge) if own.judge else run / JUDGE
     if not own.judge:
@@ -54,10 +49,24 @@ def main(arguments: Sequence[str]) -> int:
             train.spec_of_data(asked.stages[-1], Path(unused), train.few)
         if code := train.main(judge_command(judge, asked.stages[-1].data, asked.options)):
             return code
-    if code := train.main([*before, "--score-features", str(judge), "--score-against", "train", *rest], typed):
+    if code := train.main(train_words(arguments, ["--score-features", str(judge), "--score-against", "train"]), typed):
         return code
     summarise(run)
     return 0
+
+
+def train_words(arguments: Sequence[str], more: Sequence[str] = ()) -> list[str]:
+    """The words of jobs/train.py that these stand for, `more` among the defaults; what the user says comes later and wins."""
+    own, rest = split(arguments)
+    return [*([] if config_of(rest) else [own.recipe, *DEFAULTS]), *named_run(rest, "stylegan"), *more, *rest]
+
+
+def split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this job alone, and the other words."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", "--preset", default="stylegan2")
+    parser.add_argument("--judge", default=None)
+    return parser.parse_known_args(list(arguments))
 
 
 def judge_command(folder: Path, data: DataConfig, options: RunOptions) -> list[str]:

@@ -70,15 +70,21 @@ def application(arguments: dict[str, Any]) -> Any:
     """What `serve deploy` runs, from the arguments in its file. ValueError names one that is none."""
     from jobs.run_folder import runs_root
 
-    check_known(arguments, ("checkpoints", "replicas", "options"), "argument")
-    replicas = arguments.get("replicas", {})
-    check_known(replicas, [field.name for field in fields(Replicas)], "setting of replicas")
-    sized, options = Replicas(**replicas), options_of(arguments.get("options", {}))
+    sized, options = settings(arguments)
     shared = replace(options, jobs_folder=options.jobs_folder or runs_root() / ".serve")  # any replica may be asked for a job of another
     return deployed(model_sources(arguments.get("checkpoints", ()), runs_root()), sized, shared)
 
 
-def options_of(values: dict[str, Any]) -> ServeOptions:
+def settings(arguments: dict[str, Any], keys: tuple[str, ...] | None = None) -> tuple[Replicas, ServeOptions]:
+    """What the arguments say of replicas and of the server. `keys` are its clients', by default those of the environment. ValueError names what is
+    no argument."""
+    check_known(arguments, ("checkpoints", "replicas", "options"), "argument")
+    replicas = arguments.get("replicas", {})
+    check_known(replicas, [field.name for field in fields(Replicas)], "setting of replicas")
+    return Replicas(**replicas), options_of(arguments.get("options", {}), keys)
+
+
+def options_of(values: dict[str, Any], keys: tuple[str, ...] | None = None) -> ServeOptions:
     """Options from plain values. ValueError names one that is none."""
     check_known(values, [field.name for field in fields(ServeOptions) if field.name != "keys"], "option")
     made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -87,7 +93,7 @@ def options_of(values: dict[str, Any]) -> ServeOptions:
     if "limits" in made:
         check_known(made["limits"], [field.name for field in fields(Limits)], "limit")
         made["limits"] = Limits(**made["limits"])
-    return ServeOptions(**made)
+    return ServeOptions(**made) if keys is None else ServeOptions(**made, keys=keys)
 
 
 def check_known(values: Collection[str], known: Collection[str], what: str) -> None:
