@@ -1,7 +1,7 @@
 """`genlib cluster validate [FILE...]`: holds files for clusters against their schemas and the code, and says each fault in a sentence.
 
 A file is one of Ray's launcher, a task of SkyPilot, a manifest of Kubernetes, a configuration of Ray Serve, a Dockerfile or its lock of packages;
-which one, its content says. Without a name all files of infra/ are looked at. Nothing is started and no cloud is asked.
+which one, its content says. A folder stands for those in it; without a name it is infra/. Nothing is started and no cloud is asked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from infra.checks import images, kubernetes, launcher, serve_config, skypilot
 from infra.checks.documents import Fault, Unreadable, documents
 
 FOLDER = Path(__file__).parent
-SHIPPED = ("*.yaml", "Dockerfile", "*.lock")
+PATTERNS = ("*.yaml", "Dockerfile", "*.lock")
 USAGE = "usage: genlib cluster validate [FILE...]\n\n" + (__doc__ or "").partition("\n\n")[2].rstrip()
 KINDS: dict[str, tuple[Callable[[Any], Iterator[Fault]], frozenset[str]]] = {
     "a manifest of Kubernetes": (kubernetes.faults, frozenset({"apiVersion", "kind", "metadata", "spec"})),
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     if option := next((word for word in words if word.startswith("-")), ""):
         raise ValueError(f"there is no option {option}; `genlib cluster validate` takes files")
-    paths = [Path(word) for word in words] or shipped()
+    paths = [path for word in words or [FOLDER] for path in files_of(Path(word))]
     wrong = 0
     for path in paths:
         for fault in faults(path):
@@ -46,9 +46,9 @@ def main(words: Sequence[str]) -> int:
     return 1 if wrong else 0
 
 
-def shipped() -> list[Path]:
-    """The files of infra/."""
-    return sorted(path for pattern in SHIPPED for path in FOLDER.glob(pattern))
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or those in a folder that are of a kind."""
+    return sorted(one for pattern in PATTERNS for one in path.glob(pattern)) if path.is_dir() else [path]
 
 
 def faults(path: Path) -> list[Fault]:

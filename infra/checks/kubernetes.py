@@ -32,6 +32,8 @@ from infra.checks.facts import (
 )
 
 QUEUE, ELASTIC = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/elastic-job"
+LABELS = (QUEUE, "kueue.x-k8s.io/priority-class", "kueue.x-k8s.io/max-exec-time-seconds", "kueue.x-k8s.io/multikueue-origin")
+"""That Kueue reads of a job."""
 MOST_GROUPS = 7
 """Of workers, in a job that Kueue admits."""
 CLUSTER = {"RayCluster": ("spec",), "RayJob": ("spec", "rayClusterSpec"), "RayService": ("spec", "rayClusterConfig"),
@@ -42,65 +44,50 @@ QUEUES = ("ResourceFlavor", "ClusterQueue", "LocalQueue")
 SPOT = {"cloud.google.com/gke-spot": "true", "cloud.google.com/gke-preemptible": "true", "eks.amazonaws.com/capacityType": "SPOT",
         "karpenter.sh/capacity-type": "spot", "kubernetes.azure.com/scalesetpriority": "spot"}  # fmt: skip
 """Labels of nodes that the cloud may take away."""
-_QUANTITY = re.compile(r"[+-]?\d+(\.\d*)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|e[+-]?\d+)?")
-_FACTOR = {
-    "m": 1e-3,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "P": 1e15,
-    "E": 1e18,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-    "Pi": 2**50,
-    "Ei": 2**60,
-}
+_FACTOR = {"n": 1e-9, "u": 1e-6, "m": 1e-3}
+_FACTOR |= {unit: 1000.0**power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1)}
+_FACTOR |= {f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", 1)}
 
 
 def faults(file: Any) -> Iterator[Fault]:
-    """What is wrong with one document of a manifest."""
+    """What is wrong with one document of a manifest: what its schema refuses; where that is nothing, what does not agree."""
     kind, group = file.get("kind"), str(file.get("apiVersion")).partition("/")[0]
-    if kind in CLUSTER or group == "ray.io":
-        yield from _own("kuberay", file, tuple(CLUSTER), OF_KUBERAY)
-        if kind in CLUSTER:
-            yield from _ray(file, kind)
+    if not isinstance(kind, str):
+        yield Fault(("kind",), f"is {schema.shown(kind)}; it must say what the file is, such as RayJob")
+    elif kind in CLUSTER or group == "ray.io":
+        refused = _own("kuberay", file, tuple(CLUSTER), OF_KUBERAY)
+        yield from refused or _ray(file, kind)
     elif kind in QUEUES or group == "kueue.x-k8s.io":
         yield from _own("kueue", file, QUEUES, OF_KUEUE)
     else:
         yield from _plain(file)
+        if kind == "PersistentVolumeClaim" and inside(file, "spec", "resources", "requests", "storage") is None:
+            yield Fault(("spec", "resources", "requests"), "lacks storage, the size that is asked for")
 
 
-def _own(name: str, file: Mapping[str, Any], kinds: tuple[str, ...], of: str) -> Iterator[Fault]:
+def _own(name: str, file: Mapping[str, Any], kinds: tuple[str, ...], of: str) -> list[Fault]:
     """By a schema of ours."""
-    kind = file.get("kind")
+    kind = str(file["kind"])
     if kind not in kinds:
-        yield Fault(
-            ("kind",), f"is {schema.shown(kind)}, which {of} does not have.{nearest(str(kind), list(kinds)) or f' There are {chr(44).join(kinds)}'}"
-        )
-        return
+        return [Fault(("kind",), f"is {kind!r}, which {of} does not have.{nearest(kind, list(kinds)) or f' There are {chr(44).join(kinds)}'}")]
     registry, _ = schema.kubernetes()
-    yield from schema.faults({**schema.own(name), "$ref": f"#/$defs/{kind}"}, file, of, registry=registry)
+    return schema.faults({**schema.own(name), "$ref": f"#/$defs/{kind}"}, file, of, registry=registry)
 
 
-def _plain(file: Mapping[str, Any]) -> Iterator[Fault]:
+def _plain(file: Mapping[str, Any]) -> list[Fault]:
     """An object of Kubernetes itself."""
     registry, definitions = schema.kubernetes()
-    kind, version = file.get("kind"), str(file.get("apiVersion"))
+    kind, version = str(file["kind"]), str(file.get("apiVersion"))
     group, _, number = version.rpartition("/")
     known = {
         one["kind"]: name for name, definition in definitions.items() for one in definition.get("x-kubernetes-group-version-kind", ())
         if (one["group"], one["version"]) == (group, number)
     }  # fmt: skip
     if kind not in known:
-        yield Fault(
-            ("kind",), f"is {schema.shown(kind)}, which Kubernetes {schema.KUBERNETES} does not have in {version}.{nearest(str(kind), list(known))}"
-        )
-        return
+        near = nearest(kind, [*known, *CLUSTER])
+        return [Fault(("kind",), f"is {kind!r}, which Kubernetes {schema.KUBERNETES} does not have in {version}.{near}")]
     reference = {"$ref": f"https://kubernetes.io/api/_definitions.json#/$defs/{known[kind]}"}
-    yield from schema.faults(reference, file, f"Kubernetes {schema.KUBERNETES}", registry=registry)
+    return schema.faults(reference, file, f"Kubernetes {schema.KUBERNETES}", registry=registry)
 
 
 def _ray(file: Mapping[str, Any], kind: str) -> Iterator[Fault]:
@@ -126,6 +113,9 @@ def _ray(file: Mapping[str, Any], kind: str) -> Iterator[Fault]:
         job = inside(file, *at[:-1])
         yield from _job(job, at[:-1], [node for node in nodes if isinstance(node, Node)])
         yield from _queued_job(job, at[:-1]) if inside(file, "metadata", "labels", QUEUE) else ()
+    for label, _ in entries(inside(file, "metadata", "labels")):
+        if label.partition("/")[0] == QUEUE.partition("/")[0] and label not in LABELS:
+            yield Fault(("metadata", "labels", label), f"is no label of Kueue.{nearest(label, list(LABELS))}")
     if inside(file, "metadata", "labels", QUEUE):
         elastic = inside(file, "metadata", "annotations", ELASTIC) == "true"
         yield from _queued_cluster(cluster, at, elastic)
@@ -190,7 +180,7 @@ def amount(value: Any) -> float:
     """A quantity of Kubernetes as a number; 0 of what is none."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    found = re.match(schema.QUANTITY, value) if isinstance(value, str) else None
     if not found:
         return 0.0
     unit = found[2] or ""
@@ -236,15 +226,13 @@ def _environment(container: Mapping[str, Any], at: At, mounted: list[str]) -> It
 def _resources(container: Mapping[str, Any], at: At) -> Iterator[Fault]:
     limits, requests = inside(container, "resources", "limits"), inside(container, "resources", "requests")
     for where, values in (("limits", limits), ("requests", requests)):
-        for name, value in entries(values):
+        for name, _ in entries(values):
             place = (*at, "resources", where, name)
             if name not in POD_RESOURCES:
                 yield Fault(
                     place,
                     f"is a resource that Ray does not count.{nearest(name, list(POD_RESOURCES)) or f' There are {chr(44).join(POD_RESOURCES)}'}",
                 )
-            elif isinstance(value, str) and not _QUANTITY.fullmatch(value):
-                yield Fault(place, f"is {value!r}, which is no quantity; write such as 4, 500m or 16Gi")
     for name, value in entries(requests):
         most = inside(limits, name)
         if most is not None and amount(value) > amount(most):

@@ -28,17 +28,27 @@ PROVIDER = {
 CREDENTIALS = ("aws_credentials", "gcp_credentials")
 OF_RAY = {"aws": ("SubnetIds",), "gcp": ()}
 """Keys of `node_config` that Ray itself reads."""
+_TEXT = {"type": "string"}
+_STRICTER = {
+    "properties": {
+        "docker": {"properties": {name: {"items": _TEXT} for name in ("run_options", "head_run_options", "worker_run_options")}},
+        "file_mounts": {"additionalProperties": _TEXT},
+        "head_node_type": _TEXT,
+    }
+}
+"""Types that Ray's schema leaves open."""
 TOKEN = ".ray/auth_token"
 """Where Ray looks for its token, below the home of the user."""
 
 
 def faults(file: Any) -> Iterator[Fault]:
-    """What is wrong with a launcher's file."""
-    yield from schema.faults(_schema(), file, OF)
-    provider = inside(file, "provider", "type")
+    """What is wrong with a launcher's file: what Ray's schema refuses; where that is nothing, what does not agree."""
+    if refused := schema.faults({"allOf": [_schema(), _STRICTER]}, file, OF):
+        yield from refused
+        return
+    provider = file["provider"]["type"]
     if provider not in PROVIDER:
-        if isinstance(provider, str):
-            yield Fault(("provider", "type"), f"is {provider!r}; files are checked for {' and '.join(PROVIDER)}")
+        yield Fault(("provider", "type"), f"is {provider!r}; files are checked for {' and '.join(PROVIDER)}.{nearest(provider, list(PROVIDER))}")
         return
     yield from _provider(file["provider"], provider)
     yield from _nodes(file, provider)
@@ -60,6 +70,15 @@ def _provider(values: Mapping[str, Any], kind: str) -> Iterator[Fault]:
         elif name not in PROVIDER[kind]:
             near = nearest(name, list(PROVIDER[kind])) or f" There are {', '.join(PROVIDER[kind])}"
             yield Fault(("provider", name), f"is no key of {OF} for {kind}.{near}")
+    region, zones = values.get("region"), values.get("availability_zone")
+    if not isinstance(region, str):
+        yield Fault(("provider",), "lacks region, where the nodes are")
+        return
+    if kind == "aws" and region not in (known := _regions()):
+        yield Fault(("provider", "region"), f"is {region!r}, which is no region of AWS.{nearest(region, known)}")
+    for zone in zones.split(",") if isinstance(zones, str) else ():
+        if not zone.strip().startswith(region):
+            yield Fault(("provider", "availability_zone"), f"is {zone.strip()!r}, which does not lie in region {region}")
 
 
 def _nodes(file: Mapping[str, Any], provider: str) -> Iterator[Fault]:
@@ -108,13 +127,24 @@ def _aws(config: Mapping[str, Any], at: At) -> Iterator[Fault]:
 
 
 @cache
-def _run_instances() -> Any:
-    """boto3's description of what EC2 takes. NotInstalled without boto3, which Ray's launcher needs on AWS as well."""
+def _boto() -> Any:
+    """What boto3 knows of AWS. NotInstalled without boto3, which Ray's launcher needs there as well."""
     try:
         import botocore.session
     except ModuleNotFoundError:
         raise schema.not_installed("boto3", "nodes of AWS are checked") from None
-    return botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    return botocore.session.get_session()
+
+
+@cache
+def _regions() -> list[str]:
+    return [region for partition in _boto().get_available_partitions() for region in _boto().get_available_regions("ec2", partition)]
+
+
+@cache
+def _run_instances() -> Any:
+    """The shape of what EC2 takes to start nodes."""
+    return _boto().get_service_model("ec2").operation_model("RunInstances").input_shape
 
 
 _KINDS = {

@@ -15,6 +15,8 @@ from referencing import Registry, Resource
 from genlib.config import nearest
 from infra.checks.documents import At, Fault
 
+QUANTITY = r"^[+-]?\d+(\.\d*)?(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|e[+-]?\d+)?$"
+"""How Kubernetes writes an amount; its own schemas let any text through."""
 KUBERNETES = "1.37"
 """Whose definitions of pods, services and claims files are held against."""
 _PLURAL = {
@@ -36,11 +38,11 @@ def not_installed(package: str, what: str) -> NotInstalled:
     return NotInstalled(f"{what} with {package}, which is not installed; `pip install 'genlib[infra]'` brings it")
 
 
-def faults(schema: Mapping[str, Any], value: Any, of: str, at: At = (), registry: Registry | None = None) -> Iterator[Fault]:
-    """What the schema refuses, in the order of the file. `of` is whose schema it is, in the user's words, and `at` where the value stands."""
+def faults(schema: Mapping[str, Any], value: Any, of: str, at: At = (), registry: Registry | None = None) -> list[Fault]:
+    """What the schema refuses, by place. `of` is whose schema it is, in the user's words, and `at` where the value stands."""
     validator = Draft202012Validator(schema, registry=registry or Registry())
     found = sorted(validator.iter_errors(value), key=lambda error: [str(part) for part in error.absolute_path])
-    yield from dict.fromkeys(fault for error in found for fault in _sentences(error, of, at))
+    return list(dict.fromkeys(fault for error in found for fault in _sentences(error, of, at)))
 
 
 def _sentences(error: ValidationError, of: str, before: At) -> Iterator[Fault]:
@@ -115,4 +117,9 @@ def kubernetes() -> tuple[Registry, Mapping[str, Any]]:
         raise not_installed("kubernetes-validate", "files for Kubernetes are checked") from None
     text = package.joinpath("kubernetes-json-schema", f"v{KUBERNETES}.0-local-strict", "_definitions.json").read_text()
     definitions = json.loads(text)
+    definitions["$defs"]["io.k8s.apimachinery.pkg.api.resource.Quantity"] = {
+        "type": ["string", "number", "null"],
+        "pattern": QUANTITY,
+        "examples": ["16Gi"],
+    }
     return Resource.from_contents(definitions) @ Registry(), definitions["$defs"]

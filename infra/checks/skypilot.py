@@ -6,19 +6,23 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from genlib.config import nearest
 from infra.checks import schema
 from infra.checks.commands import Node, of_command, ray_start, wrong_start_option
 from infra.checks.documents import Fault, entries, inside
 from infra.checks.facts import ROOT, SECRET, wrong_image, wrong_variable
 
 OF = "SkyPilot 0.14.1"
+_SHELL = ("HOME", "PATH", "USER", "PWD", "HOSTNAME", "SHELL", "RANDOM")
 _ENOUGH = 1e6
 """CPUs of a node, where the file does not say how many there are."""
 
 
 def faults(file: Any) -> Iterator[Fault]:
-    """What is wrong with a task."""
-    yield from schema.faults({**schema.own("skypilot"), "$ref": "#/$defs/Task"}, file, OF)
+    """What is wrong with a task: what its schema refuses; where that is nothing, what does not agree."""
+    if refused := schema.faults({**schema.own("skypilot"), "$ref": "#/$defs/Task"}, file, OF):
+        yield from refused
+        return
     for name, _ in entries(file.get("envs")):
         if wrong := wrong_variable(name):
             yield Fault(("envs", name), wrong)
@@ -30,6 +34,7 @@ def faults(file: Any) -> Iterator[Fault]:
     run = file.get("run")
     if isinstance(run, str):
         yield from _run(file, run)
+    yield from _unset(file)
     setup = file.get("setup")
     for name in re.findall(r"(?:-r|--requirement)[ =](\S+)", setup) if isinstance(setup, str) else ():
         if not (ROOT / name).is_file():
@@ -37,6 +42,16 @@ def faults(file: Any) -> Iterator[Fault]:
     image = inside(file, "resources", "image_id")
     if isinstance(image, str) and image.startswith("docker:") and (wrong := wrong_image(image.removeprefix("docker:"))):
         yield Fault(("resources", "image_id"), wrong)
+
+
+def _unset(file: dict[str, Any]) -> Iterator[Fault]:
+    """Variables that a script uses and nothing sets."""
+    for where in ("setup", "run"):
+        text = file.get(where) or ""
+        known = {*(file.get("envs") or ()), *(file.get("secrets") or ()), *re.findall(r"\b([A-Z][A-Z0-9_]*)=", text), *_SHELL}
+        for name in dict.fromkeys(re.findall(r"\$\{?([A-Z][A-Z0-9_]*)", text)):
+            if name not in known and not name.startswith("SKYPILOT_"):
+                yield Fault((where,), f"uses ${name}, which neither envs nor secrets nor the script sets.{nearest(name, sorted(known))}")
 
 
 def _run(file: dict[str, Any], run: str) -> Iterator[Fault]:
