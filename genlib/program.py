@@ -36,7 +36,7 @@ VERBS: dict[str, Verb] = {
     "data": Verb("jobs.prepare_data:main", "make, check and show data sets", "python jobs/prepare_data.py"),
     "encode": Verb("jobs.encode:main", "encode a recipe's samples by frozen networks before training", "python jobs/encode.py"),
     "plan": Verb("jobs.plan:main", "what a recipe needs on GPUs: memory, hours"),
-    "cluster": Verb("cluster.command:main", "submit a job to a cluster, start a head of one's own, show nodes"),
+    "cluster": Verb("cluster.command:main", "submit a job to a cluster, start a head of one's own, show nodes, check files for one"),
     "completion": Verb("jobs.completion:main", "what makes a shell complete commands, recipes and options"),
 }
 

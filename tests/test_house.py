@@ -12,7 +12,7 @@ from pathlib import Path
 from genlib import registry
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("genlib", "jobs", "serve", "cluster", "tune_spaces")
+FOLDERS = ("genlib", "jobs", "serve", "cluster", "tune_spaces", "infra")
 
 
 @cache
@@ -36,7 +36,7 @@ def test_functions_that_are_named_as_text_exist() -> None:
     names = set()
     for tree in sources().values():
         texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-        names |= {text for text in texts if re.fullmatch(r"(genlib|jobs|serve|cluster|tune_spaces)(\.\w+)+:\w+", text)}
+        names |= {text for text in texts if re.fullmatch(r"(genlib|jobs|serve|cluster|tune_spaces|infra)(\.\w+)+:\w+", text)}
     assert len(names) > 30, "the registry is among them"
     for name in sorted(names):
         module, _, attribute = name.partition(":")

@@ -16,7 +16,7 @@ from sysconfig import get_path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCANNED = ("genlib", "jobs", "serve", "cluster", "tune_spaces")
+SCANNED = ("genlib", "jobs", "serve", "cluster", "tune_spaces", "infra")
 DOCUMENTED = {"_exit", "_replace"}
 """With an underscore, and in the library's public documentation (os._exit, and of named tuples)."""
 

@@ -59,11 +59,8 @@ def _sentences(error: ValidationError, of: str, before: At) -> Iterator[Fault]:
             yield from (Fault(at, f"lacks {name}, which {of} needs") for name in wanted if name not in value)
         case "type":
             kinds = [wanted] if isinstance(wanted, str) else [kind for kind in wanted if kind != "null"]
-            quoted = (
-                f"; write {json.dumps(str(value).lower() if isinstance(value, bool) else str(value))}"
-                if "string" in kinds and _is_scalar(value)
-                else ""
-            )
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            quoted = f'; write "{text}"' if "string" in kinds and isinstance(value, bool | int | float) else ""
             yield Fault(at, f"is {shown(value)}; it must be {' or '.join(_PLURAL.get(kind, kind) for kind in kinds)}{quoted}")
         case "enum":
             yield Fault(at, f"is {shown(value)}; it must be {' or '.join(str(one) for one in wanted)}")
@@ -90,10 +87,6 @@ def _sentences(error: ValidationError, of: str, before: At) -> Iterator[Fault]:
                 yield from _sentences(max(error.context, key=relevance), of, before)
         case _:
             yield Fault(at, f"is {shown(value)}, which {of} refuses: {error.message[:200]}")
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, bool | int | float)
 
 
 def shown(value: Any) -> str:
