@@ -48,13 +48,13 @@ def main(words: Sequence[str]) -> int:
 
 def files_of(path: Path) -> list[Path]:
     """The file itself, or those in a folder that are of a kind."""
-    return sorted(one for pattern in PATTERNS for one in path.glob(pattern)) if path.is_dir() else [path]
+    return sorted(one for pattern in PATTERNS for one in path.glob(pattern)) or [path] if path.is_dir() else [path]
 
 
 def faults(path: Path) -> list[Fault]:
     """What is wrong with a file."""
     if not path.is_file():
-        return [Fault((), "is no file")]
+        return [Fault((), f"has no file that is checked: {', '.join(PATTERNS)}" if path.is_dir() else "is no file")]
     if path.name.startswith("Dockerfile") or path.suffix == ".Dockerfile":
         return list(images.dockerfile(path))
     if path.suffix == ".lock":

@@ -43,24 +43,36 @@ def written(at: Sequence[str | int]) -> str:
 def documents(path: Path) -> list[Any]:
     """What a YAML file holds, one entry a document, empty ones left out. Unreadable where it is none, or a key stands twice."""
     try:
-        return [one for one in yaml.load_all(path.read_text(), _Strict) if one is not None]  # a SafeLoader
+        return parsed(path.read_text())
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"it is no text: {error}") from None
+
+
+def parsed(text: str) -> list[Any]:
+    """The documents of a text; see `documents`."""
+    try:
+        return [one for one in yaml.load_all(text, _Strict) if one is not None]  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise Unreadable(f"line {mark.line + 1 if mark else 1}: {error.problem or error}; it is no valid YAML") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise Unreadable(f"it is no valid YAML: {str(error).splitlines()[0]}") from None
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML's own loader takes the last."""
+    """Refuses a key that stands twice, of which YAML's own loader takes the last, and one that is no text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See yaml."""
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge"]
-        for key, _ in node.value:
-            if names.count(key.value) > 1:
+        names = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge"]:
+            if key.value in names:
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
-        return super().construct_mapping(node, deep)
+            names.add(key.value)
+        made = super().construct_mapping(node, deep)
+        if other := next((key for key in made if not isinstance(key, str)), None):
+            raise yaml.MarkedYAMLError(problem=f"the key {other} is no text, so write it in quotes", problem_mark=node.start_mark)
+        return made
 
 
 def inside(value: Any, *at: str | int) -> Any:

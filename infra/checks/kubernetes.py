@@ -12,12 +12,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
+from cluster.preflight import fit_on, words
 from genlib.config import nearest
 from infra.checks import schema, serve_config
 from infra.checks.commands import Node, of_command, wrong_start_option
-from infra.checks.documents import At, Fault, entries, inside, mappings
+from infra.checks.documents import At, Fault, entries, inside, mappings, parsed
 from infra.checks.facts import (
     ACCELERATORS,
     POD_RESOURCES,
@@ -108,7 +107,7 @@ def _ray(file: Mapping[str, Any], kind: str) -> Iterator[Fault]:
         )
     nodes = [*_groups(cluster, at)]
     if kind == "RayService":
-        yield from _service(file, cluster, at)
+        yield from _service(file, cluster, at, [node for node in nodes if isinstance(node, Node)])
     if kind in ("RayJob", "RayCronJob"):
         job = inside(file, *at[:-1])
         yield from _job(job, at[:-1], [node for node in nodes if isinstance(node, Node)])
@@ -304,17 +303,34 @@ def _queued_cluster(cluster: Mapping[str, Any], at: At, elastic: bool) -> Iterat
     )
 
 
-def _service(file: Mapping[str, Any], cluster: Mapping[str, Any], at: At) -> Iterator[Fault]:
+def _replicas_fit(config: Any, at: At, nodes: list[Node]) -> Iterator[Fault]:
+    """That the nodes hold the replicas that there are at least."""
+    for number, application in mappings(inside(config, "applications")):
+        asked = inside(application, "args", "replicas") or {}
+        each = {"CPU": asked.get("cpus", 1.0), "GPU": asked.get("gpus", 0.0)}
+        if not all(isinstance(one, int | float) for one in (*each.values(), asked.get("least", 1))):
+            continue  # which is said already
+        room = fit_on([node.resources for node in nodes for _ in range(node.most)], each)
+        if room < asked.get("least", 1):
+            wanted = f"asks for {asked.get('least', 1)} of {words(each)} each"
+            yield Fault(
+                (*at, "applications", number, "args", "replicas"),
+                f"{wanted}, and the nodes of this file hold {room}; ask for less, or give them more",
+            )
+
+
+def _service(file: Mapping[str, Any], cluster: Mapping[str, Any], at: At, nodes: list[Node]) -> Iterator[Fault]:
     text, place = inside(file, "spec", "serveConfigV2"), ("spec", "serveConfigV2")
     if not isinstance(text, str):
         yield Fault(("spec",), "lacks serveConfigV2, which says what is served")
         return
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        yield Fault(place, f"is no valid YAML: {str(error).splitlines()[0]}")
+        (config,) = parsed(text) or [None]
+    except ValueError as error:  # Unreadable, or several
+        yield Fault(place, f"is no configuration: {error}")
         return
     yield from serve_config.faults(config, place)
+    yield from _replicas_fit(config, place, nodes)
     if inside(config, "http_options", "host") in (None, "127.0.0.1", "localhost"):
         yield Fault((*place, "http_options", "host"), "is not there or this machine's own, where no other pod reaches it; write 0.0.0.0")
     for where in [("headGroupSpec",), *(("workerGroupSpecs", number) for number, _ in mappings(cluster.get("workerGroupSpecs")))]:

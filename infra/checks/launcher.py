@@ -37,6 +37,8 @@ _STRICTER = {
     }
 }
 """Types that Ray's schema leaves open."""
+RUNS = "/runs"
+"""Where the image keeps runs."""
 TOKEN = ".ray/auth_token"
 """Where Ray looks for its token, below the home of the user."""
 
@@ -199,6 +201,9 @@ def _docker(file: Mapping[str, Any]) -> Iterator[Fault]:
             yield Fault(("docker", "run_options"), wrong)
     if variables.get("RAY_AUTH_MODE") != "token":
         yield Fault(("docker", "run_options"), "lacks --env RAY_AUTH_MODE=token, without which whoever reaches a node runs code on it; add it")
+    runs = variables.get("GENLIB_RUNS", RUNS)
+    if not any(re.search(rf"(?:-v|--volume)[ =]\S+:{runs}(?::|$)", text) for text in texts):
+        yield Fault(("docker", "run_options"), f"lacks --volume {runs}:{runs}, without which runs are gone with the node; add it")
     if not any(str(target).endswith(f"/{TOKEN}") for target, _ in entries(file.get("file_mounts"))):
         yield Fault(
             ("file_mounts",),
@@ -208,7 +213,7 @@ def _docker(file: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _starts(file: Mapping[str, Any]) -> Iterator[Fault]:
     """What `ray start` is called with on the head and on workers."""
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for where, needs in (("head_start_ray_commands", "--head"), ("worker_start_ray_commands", "--address")):
         lines = inside(file, where)
         if not isinstance(lines, list):
@@ -218,7 +223,7 @@ def _starts(file: Mapping[str, Any]) -> Iterator[Fault]:
             options = ray_start(line) if isinstance(line, str) else None
             if options is None:
                 continue
-            found[where] = values = dict(option.partition("=")[::2] for option in options)
+            found[where] = values = {name: value for name, _, value in (option.partition("=") for option in options)}
             yield from (Fault((where, number), f"calls `ray start` with {wrong}") for name in values if (wrong := wrong_start_option(name)))
             if needs not in values:
                 yield Fault((where, number), f"calls `ray start` without {needs}")

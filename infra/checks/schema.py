@@ -46,7 +46,9 @@ def faults(schema: Mapping[str, Any], value: Any, of: str, at: At = (), registry
 
 
 def _sentences(error: ValidationError, of: str, before: At) -> Iterator[Fault]:
-    at, value, wanted = (*before, *error.absolute_path), error.instance, error.validator_value
+    at: At = (*before, *error.absolute_path)
+    value: Any = error.instance
+    wanted: Any = error.validator_value
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, dict) else {}
     match error.validator:
         case "additionalProperties":
@@ -58,7 +60,7 @@ def _sentences(error: ValidationError, of: str, before: At) -> Iterator[Fault]:
         case "required":
             yield from (Fault(at, f"lacks {name}, which {of} needs") for name in wanted if name not in value)
         case "type":
-            kinds = [wanted] if isinstance(wanted, str) else [kind for kind in wanted if kind != "null"]
+            kinds = _kinds(wanted)
             text = str(value).lower() if isinstance(value, bool) else str(value)
             quoted = f'; write "{text}"' if "string" in kinds and isinstance(value, bool | int | float) else ""
             yield Fault(at, f"is {shown(value)}; it must be {' or '.join(_PLURAL.get(kind, kind) for kind in kinds)}{quoted}")
@@ -76,17 +78,17 @@ def _sentences(error: ValidationError, of: str, before: At) -> Iterator[Fault]:
             yield Fault(at, f"is {shown(value)}; it must look like {schema.get('examples', [wanted])[0]}")
         case "anyOf" | "oneOf" if error.context:
             if all(inner.validator == "type" and not inner.path for inner in error.context):
-                kinds = [
-                    kind
-                    for inner in error.context
-                    for kind in ([inner.validator_value] if isinstance(inner.validator_value, str) else inner.validator_value)
-                ]
-                names = [_PLURAL.get(kind, kind) for kind in dict.fromkeys(kinds) if kind != "null"]
-                yield Fault(at, f"is {shown(value)}; it must be {' or '.join(names)}")
+                kinds = [kind for inner in error.context for kind in _kinds(inner.validator_value)]
+                yield Fault(at, f"is {shown(value)}; it must be {' or '.join(_PLURAL.get(kind, kind) for kind in dict.fromkeys(kinds))}")
             else:
                 yield from _sentences(max(error.context, key=relevance), of, before)
         case _:
             yield Fault(at, f"is {shown(value)}, which {of} refuses: {error.message[:200]}")
+
+
+def _kinds(types: Any) -> list[str]:
+    """The types that a schema names, without that of nothing."""
+    return [kind for kind in ([types] if isinstance(types, str) else types) if kind != "null"]
 
 
 def shown(value: Any) -> str:

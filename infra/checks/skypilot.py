@@ -28,6 +28,8 @@ def faults(file: Any) -> Iterator[Fault]:
             yield Fault(("envs", name), wrong)
         if SECRET.search(name):
             yield Fault(("envs", name), "is in envs, whose values SkyPilot shows; move it to secrets")
+    if "GENLIB_RUNS" not in (file.get("envs") or ()):
+        yield Fault(("envs",), "lacks GENLIB_RUNS, the folder of runs, which has to be on a file system that outlives the nodes")
     for name, value in entries(file.get("secrets")):
         if value:
             yield Fault(("secrets", name), "is written into the file; write null, and give it with --secret")

@@ -82,7 +82,12 @@ EDITS = [
     ("rayservice.yaml", "least: 1", "least: one", "spec.serveConfigV2.applications[0].args.replicas.least is 'one': it must be a valid integer"),
     ("skypilot.yaml", "num_nodes: 8", "num_nodes: 0", "num_nodes is 0; it must be at least 1"),
     ("rayjob-clip.yaml", "ray.io/v1", "ray.io/v1alpha1", "apiVersion is 'ray.io/v1alpha1'; it must be ray.io/v1"),
+    ("rayservice.yaml", "cpus: 2.0, gpus: 1.0", "cpus: 2.0, gpus: 2.0",
+     "args.replicas asks for 1 of 2 CPU and 2 GPU each, and the nodes of this file hold 0; ask for less, or give them more"),
     # YAML itself
+    ("aws.yaml", "max_workers: 8", "8: max_workers", "the key 8 is no text, so write it in quotes"),
+    ("rayservice.yaml", "route_prefix: /", "route_prefix: /\n        route_prefix: /b",
+     "spec.serveConfigV2 is no configuration: line 5: the key 'route_prefix' stands twice"),
     ("aws.yaml", "max_workers: 8", "max_workers: 8\nmax_workers: 9", "the key 'max_workers' stands twice"),
     ("aws.yaml", "provider:\n  type", "provider:\n\ttype", "it is no valid YAML"),
     # what the image is
@@ -156,6 +161,7 @@ EDITS = [
      "is 'dat', and no volume of the pod has that name. Did you mean 'data'?"),
     ("aws.yaml", "p5.48xlarge", "p5.48xlarg", "InstanceType is 'p5.48xlarg', which EC2 does not know. Did you mean 'p5.48xlarge'?"),
     ("aws.yaml", "region: us-west-2", "region: us-west-22", "provider.region is 'us-west-22', which is no region of AWS. Did you mean 'us-west-2'?"),
+    ("gcp.yaml", "    - --volume /runs:/runs\n", "", "docker.run_options lacks --volume /runs:/runs, without which runs are gone with the node"),
     # what Kueue refuses
     ("rayjob-clip.yaml", "shutdownAfterJobFinishes: true", "shutdownAfterJobFinishes: false",
      "spec.shutdownAfterJobFinishes is not true, and Kueue refuses a job"),
