@@ -10,9 +10,8 @@ from functools import cache
 from importlib import import_module
 
 from cluster.preflight import fit_on, words
-from genlib.config import nearest
 from genlib.program import PROGRAM, VERBS
-from infra.checks.documents import At, Fault
+from infra.checks.documents import At, Fault, instead
 
 INSTALLED = "/opt/genlib"
 """Where the image has the code."""
@@ -57,20 +56,20 @@ def of_command(text: str, at: At, nodes: Sequence[Node], installed: str = INSTAL
 
 def _program(typed: Sequence[str], installed: str) -> tuple[str, Sequence[str], str]:
     """The verb, its words, and what is wrong where there is none."""
+    prefix = f"{installed}/" if installed else ""
     if typed[:1] == [PROGRAM]:
         verb = typed[1] if len(typed) > 1 else ""
-        return verb, typed[2:], "" if verb in VERBS else f"runs `{PROGRAM} {verb}`, which does not exist.{nearest(verb, list(VERBS))}"
+        return verb, typed[2:], "" if verb in VERBS else f"runs `{PROGRAM} {verb}`, which does not exist.{instead(verb, VERBS)}"
     if typed[:1] not in (["python"], ["python3"]) or len(typed) < 2:
-        return "", (), f"runs {' '.join(typed[:1]) or 'nothing'!r}; begin with `python {installed}/jobs/...` or `{PROGRAM}`".replace("//", "/")
+        return "", (), f"runs {' '.join(typed[:1]) or 'nothing'!r}; begin with `python {prefix}jobs/...` or `{PROGRAM}`"
     if typed[1] == "-m":
         module = typed[2] if len(typed) > 2 else ""
         verb = SCRIPTS.get(f"-m {module}", "")
-        return verb, typed[3:], "" if verb else f"runs the module {module!r}, which is no command.{nearest(f'-m {module}', list(SCRIPTS))}"
-    prefix = f"{installed}/" if installed else ""
+        return verb, typed[3:], "" if verb else f"runs the module {module!r}, which is no command.{instead(f'-m {module}', SCRIPTS)}"
     script = typed[1].removeprefix(prefix)
     if script in SCRIPTS and typed[1] == f"{prefix}{script}":
         return SCRIPTS[script], typed[2:], ""
-    near = nearest(script, [name for name in SCRIPTS if name.startswith("jobs/")])
+    near = instead(script, [name for name in SCRIPTS if name.startswith("jobs/")])
     return "", (), f"runs {typed[1]}, which does not exist{f': the image has the code in {installed}' if prefix else ''}.{near}"
 
 
@@ -82,11 +81,13 @@ def _parsed(verb: str, rest: Sequence[str]):
         words_of: Callable[[Sequence[str]], list[str]] = (
             _plain if verb == "train" else import_module(VERBS[verb].target.partition(":")[0]).train_words
         )
+        if shows := next((word for word in rest if word in ("-h", "--help", "--list")), ""):
+            raise ValueError(f"with {shows} it trains nothing")
         return command_line.parse(words_of(rest))
     for word in rest:
         name = word.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name != "--" and (known := _options(verb)) and name not in known:
-            raise ValueError(f"there is no option {word.partition('=')[0]}.{nearest(name, list(known))}")
+            raise ValueError(f"there is no option {word.partition('=')[0]}.{instead(name, known)}")
     return None
 
 
@@ -111,7 +112,7 @@ def _start_options() -> tuple[str, ...]:
 
 def wrong_start_option(name: str) -> str:
     """What is wrong with an option of `ray start`; empty where it is one."""
-    return "" if name in _start_options() else f"{name}, an option that `ray start` does not have.{nearest(name, list(_start_options()))}"
+    return "" if name in _start_options() else f"{name}, an option that `ray start` does not have.{instead(name, _start_options())}"
 
 
 def ray_start(text: str) -> list[str] | None:

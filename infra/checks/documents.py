@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from genlib.config import nearest
+
 At = tuple[str | int, ...]
 """Keys and positions that lead to a value."""
+_LISTED = 12
+"""Names in a sentence, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +99,10 @@ def mappings(value: Any) -> list[tuple[int, dict[str, Any]]]:
 def entries(value: Any) -> Iterator[tuple[str, Any]]:
     """The items of a mapping; none where it is no mapping, which its schema says."""
     yield from value.items() if isinstance(value, dict) else ()
+
+
+def instead(word: str, known: Iterable[str]) -> str:
+    """What to say after a word that is wrong: the nearest that is known, or what there is, cut where that is much."""
+    names = list(known)
+    more = " and more" if len(names) > _LISTED else ""
+    return nearest(word, names) or f" There are {', '.join(sorted(names)[:_LISTED])}{more}"

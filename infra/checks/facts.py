@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from genlib.config import nearest
+from infra.checks.documents import instead
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "genlib"
@@ -20,6 +21,11 @@ VARIABLES = (
     "GENLIB_API_KEYS", "GENLIB_CACHE", "GENLIB_EMOJI_FONT", "GENLIB_FAMILIES", "GENLIB_FASHION_MNIST", "GENLIB_RENDEZVOUS", "GENLIB_RUNS",
 )  # fmt: skip
 """Of the environment, which the code reads."""
+OF_OTHERS = (
+    "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_JOB_STOP_WAIT_TIME_S", "OMP_NUM_THREADS", "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY_RETRY_ON",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE", "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
+)  # fmt: skip
+"""Of the environment, which Ray and PyTorch read and files set; what is nearly one of these is misspelt."""
 RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 """That a task or an actor of ours asks for, and what Ray counts by itself."""
 ACCELERATORS = (
@@ -76,7 +82,9 @@ def wrong_image(image: object) -> str:
 def wrong_variable(name: str) -> str:
     """What is wrong with a variable's name; empty where nothing is."""
     if name.startswith("GENLIB") and name not in VARIABLES:
-        return f"is {name}, which the code does not read.{nearest(name, list(VARIABLES)) or f' It reads {chr(44).join(VARIABLES)}'}"
+        return f"is {name}, which the code does not read.{instead(name, VARIABLES)}"
+    if name not in OF_OTHERS and (near := get_close_matches(name, OF_OTHERS, n=1, cutoff=0.85)):
+        return f"is {name}, which nothing reads. Did you mean {near[0]!r}?"
     return ""
 
 
@@ -85,4 +93,4 @@ def wrong_resource(name: str, also: tuple[str, ...] = ()) -> str:
     known = [*RESOURCES, *also]
     if name in known or name.startswith(("accelerator_type:", "node:")):
         return ""
-    return f"is a resource that nothing asks for.{nearest(name, known) or f' There are {chr(44).join(known)}'}"
+    return f"is a resource that nothing asks for.{instead(name, known)}"

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster.preflight import fit_on, words
-from genlib.config import nearest
 from infra.checks import schema, serve_config
 from infra.checks.commands import Node, of_command, wrong_start_option
-from infra.checks.documents import At, Fault, entries, inside, mappings, parsed
+from infra.checks.documents import At, Fault, entries, inside, instead, mappings, parsed
 from infra.checks.facts import (
     ACCELERATORS,
     POD_RESOURCES,
@@ -33,6 +32,9 @@ from infra.checks.facts import (
 QUEUE, ELASTIC = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/elastic-job"
 LABELS = (QUEUE, "kueue.x-k8s.io/priority-class", "kueue.x-k8s.io/max-exec-time-seconds", "kueue.x-k8s.io/multikueue-origin")
 """That Kueue reads of a job."""
+NAME_CHARACTERS = {"RayCluster": 50}
+"""Of a cluster's name; of what makes clusters of its own 47."""
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 MOST_GROUPS = 7
 """Of workers, in a job that Kueue admits."""
 CLUSTER = {"RayCluster": ("spec",), "RayJob": ("spec", "rayClusterSpec"), "RayService": ("spec", "rayClusterConfig"),
@@ -68,7 +70,7 @@ def _own(name: str, file: Mapping[str, Any], kinds: tuple[str, ...], of: str) ->
     """By a schema of ours."""
     kind = str(file["kind"])
     if kind not in kinds:
-        return [Fault(("kind",), f"is {kind!r}, which {of} does not have.{nearest(kind, list(kinds)) or f' There are {chr(44).join(kinds)}'}")]
+        return [Fault(("kind",), f"is {kind!r}, which {of} does not have.{instead(kind, kinds)}")]
     registry, _ = schema.kubernetes()
     return schema.faults({**schema.own(name), "$ref": f"#/$defs/{kind}"}, file, of, registry=registry)
 
@@ -83,7 +85,7 @@ def _plain(file: Mapping[str, Any]) -> list[Fault]:
         if (one["group"], one["version"]) == (group, number)
     }  # fmt: skip
     if kind not in known:
-        near = nearest(kind, [*known, *CLUSTER])
+        near = instead(kind, [*known, *CLUSTER])
         return [Fault(("kind",), f"is {kind!r}, which Kubernetes {schema.KUBERNETES} does not have in {version}.{near}")]
     reference = {"$ref": f"https://kubernetes.io/api/_definitions.json#/$defs/{known[kind]}"}
     return schema.faults(reference, file, f"Kubernetes {schema.KUBERNETES}", registry=registry)
@@ -105,6 +107,7 @@ def _ray(file: Mapping[str, Any], kind: str) -> Iterator[Fault]:
             (*at, "authOptions", "mode"),
             f"is {schema.shown(inside(cluster, 'authOptions', 'mode'))}, so that whoever reaches the cluster runs code on it; write token",
         )
+    yield from _named(file, kind)
     nodes = [*_groups(cluster, at)]
     if kind == "RayService":
         yield from _service(file, cluster, at, [node for node in nodes if isinstance(node, Node)])
@@ -114,11 +117,20 @@ def _ray(file: Mapping[str, Any], kind: str) -> Iterator[Fault]:
         yield from _queued_job(job, at[:-1]) if inside(file, "metadata", "labels", QUEUE) else ()
     for label, _ in entries(inside(file, "metadata", "labels")):
         if label.partition("/")[0] == QUEUE.partition("/")[0] and label not in LABELS:
-            yield Fault(("metadata", "labels", label), f"is no label of Kueue.{nearest(label, list(LABELS))}")
+            yield Fault(("metadata", "labels", label), f"is no label of Kueue.{instead(label, LABELS)}")
     if inside(file, "metadata", "labels", QUEUE):
         elastic = inside(file, "metadata", "annotations", ELASTIC) == "true"
         yield from _queued_cluster(cluster, at, elastic)
     yield from (one for one in nodes if isinstance(one, Fault))
+
+
+def _named(file: Mapping[str, Any], kind: str) -> Iterator[Fault]:
+    """That KubeRay can name pods and services after the file."""
+    name, most = inside(file, "metadata", "name"), NAME_CHARACTERS.get(kind, 47)
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > most:
+        yield Fault(
+            ("metadata", "name"), f"is {schema.shown(name)}; it must be small letters, digits and dashes, {most} at most, and begin with a letter"
+        )
 
 
 def _groups(cluster: Mapping[str, Any], at: At) -> Iterator[Fault | Node]:
@@ -157,6 +169,8 @@ def _group(group: Mapping[str, Any], at: At, most: int) -> Iterator[Fault | Node
             yield from _named_resources(value, (*at, "rayStartParams", name))
     pod = inside(group, "template", "spec")
     place = (*at, "template", "spec")
+    if restarts := inside(pod, "restartPolicy") not in (None, "Never") and inside(pod, "restartPolicy"):
+        yield Fault((*place, "restartPolicy"), f"is {restarts!r}; Ray's autoscaler needs Never, as a pod that starts again is another node")
     yield from _pod(pod, place)
     limits = {**(inside(pod, "containers", 0, "resources", "requests") or {}), **(inside(pod, "containers", 0, "resources", "limits") or {})}
     ray = {"CPU": amount(inside(parameters, "num-cpus") or limits.get("cpu")), "GPU": sum(amount(limits.get(name)) for name in ACCELERATORS[:4])}
@@ -177,9 +191,9 @@ def _named_resources(value: Any, at: At) -> Iterator[Fault]:
 
 def amount(value: Any) -> float:
     """A quantity of Kubernetes as a number; 0 of what is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    found = re.match(schema.QUANTITY, value) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return float(value) if isinstance(value, int | float) else 0.0
+    found = re.match(schema.QUANTITY, value)
     if not found:
         return 0.0
     unit = found[2] or ""
@@ -196,7 +210,7 @@ def _pod(pod: Any, at: At) -> Iterator[Fault]:
         mounts = mappings(container.get("volumeMounts"))
         for mount, one in mounts:
             if (name := str(one.get("name"))) not in volumes:
-                near = nearest(name, list(map(str, volumes)))
+                near = instead(name, map(str, volumes))
                 yield Fault((*place, "volumeMounts", mount, "name"), f"is {name!r}, and no volume of the pod has that name.{near}")
         yield from _environment(container, place, [str(one.get("mountPath")) for _, one in mounts])
         yield from _resources(container, place)
@@ -228,10 +242,7 @@ def _resources(container: Mapping[str, Any], at: At) -> Iterator[Fault]:
         for name, _ in entries(values):
             place = (*at, "resources", where, name)
             if name not in POD_RESOURCES:
-                yield Fault(
-                    place,
-                    f"is a resource that Ray does not count.{nearest(name, list(POD_RESOURCES)) or f' There are {chr(44).join(POD_RESOURCES)}'}",
-                )
+                yield Fault(place, f"is a resource that Ray does not count.{instead(name, POD_RESOURCES)}")
     for name, value in entries(requests):
         most = inside(limits, name)
         if most is not None and amount(value) > amount(most):
@@ -264,7 +275,7 @@ def _ports(head: Mapping[str, Any], at: At) -> Iterator[Fault]:
         if name in listens and str(port) != str(listens[name]):
             yield Fault((*place, "containerPort"), f"is {port}, and {name} listens on {listens[name]}; give both the same")
         elif name not in listens:
-            near = nearest(str(name), list(listens)) or f" There are {', '.join(listens)}"
+            near = instead(str(name), listens)
             yield Fault((*place, "name"), f"is {schema.shown(name)}, of which nothing in the head knows.{near}")
 
 

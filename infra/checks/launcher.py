@@ -16,7 +16,7 @@ from typing import Any
 from genlib.config import nearest
 from infra.checks import schema
 from infra.checks.commands import ray_start, wrong_start_option
-from infra.checks.documents import At, Fault, entries, inside
+from infra.checks.documents import At, Fault, entries, inside, instead
 from infra.checks.facts import PORTS, wrong_image, wrong_resource, wrong_variable
 
 OF = "Ray's launcher"
@@ -70,14 +70,13 @@ def _provider(values: Mapping[str, Any], kind: str) -> Iterator[Fault]:
         if name in CREDENTIALS:
             yield Fault(("provider", name), "puts credentials into the file; leave it out, and let the cloud's own tools find them")
         elif name not in PROVIDER[kind]:
-            near = nearest(name, list(PROVIDER[kind])) or f" There are {', '.join(PROVIDER[kind])}"
-            yield Fault(("provider", name), f"is no key of {OF} for {kind}.{near}")
+            yield Fault(("provider", name), f"is no key of {OF} for {kind}.{instead(name, PROVIDER[kind])}")
     region, zones = values.get("region"), values.get("availability_zone")
     if not isinstance(region, str):
         yield Fault(("provider",), "lacks region, where the nodes are")
         return
     if kind == "aws" and region not in (known := _regions()):
-        yield Fault(("provider", "region"), f"is {region!r}, which is no region of AWS.{nearest(region, known)}")
+        yield Fault(("provider", "region"), f"is {region!r}, which is no region of AWS.{instead(region, known)}")
     for zone in zones.split(",") if isinstance(zones, str) else ():
         if not zone.strip().startswith(region):
             yield Fault(("provider", "availability_zone"), f"is {zone.strip()!r}, which does not lie in region {region}")
@@ -168,12 +167,12 @@ def _of_shape(shape: Any, value: Any, at: At) -> Iterator[Fault]:
             if key in shape.members:
                 yield from _of_shape(shape.members[key], inner, (*at, key))
             else:
-                yield Fault((*at, key), f"is no key of EC2's {shape.name}.{nearest(str(key), list(shape.members))}")
+                yield Fault((*at, key), f"is no key of EC2's {shape.name}.{instead(str(key), shape.members)}")
     elif shape.type_name == "list":
         for number, inner in enumerate(value):
             yield from _of_shape(shape.member, inner, (*at, number))
     elif shape.type_name == "string" and shape.enum and value not in shape.enum:
-        yield Fault(at, f"is {value!r}, which EC2 does not know.{nearest(value, list(shape.enum))}")
+        yield Fault(at, f"is {value!r}, which EC2 does not know.{instead(value, shape.enum)}")
 
 
 def _gcp(config: Mapping[str, Any], at: At) -> Iterator[Fault]:

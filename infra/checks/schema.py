@@ -12,8 +12,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import relevance
 from referencing import Registry, Resource
 
-from genlib.config import nearest
-from infra.checks.documents import At, Fault
+from infra.checks.documents import At, Fault, instead
 
 QUANTITY = r"^[+-]?\d+(\.\d*)?(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|e[+-]?\d+)?$"
 """How Kubernetes writes an amount; its own schemas let any text through."""
@@ -55,8 +54,7 @@ def _sentences(error: ValidationError, of: str, before: At) -> Iterator[Fault]:
             known = list(schema.get("properties", {}))
             for key in value if wanted is False else ():
                 if key not in known:
-                    near = nearest(str(key), known) or f" There are {', '.join(sorted(known)[:12])}{' and more' if len(known) > 12 else ''}"
-                    yield Fault((*at, key), f"is no key of {of}.{near}")
+                    yield Fault((*at, key), f"is no key of {of}.{instead(str(key), known)}")
         case "required":
             yield from (Fault(at, f"lacks {name}, which {of} needs") for name in wanted if name not in value)
         case "type":

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, get_type_hints
 
-from genlib.config import nearest
-from infra.checks.documents import At, Fault, mappings
+from infra.checks.documents import At, Fault, instead, mappings
 from infra.checks.facts import serve_port
 
 _SOME_KEY = ("-" * 24,)
@@ -48,7 +47,7 @@ def _unknown(model: Any, values: dict[str, Any], at: At) -> Iterator[Fault]:
     for key, value in values.items():
         field = model.model_fields.get(key)
         if field is None:
-            yield Fault((*at, key), f"is no key of Ray Serve's {model.__name__}, which passes over it.{nearest(str(key), list(model.model_fields))}")
+            yield Fault((*at, key), f"is no key of Ray Serve's {model.__name__}, which passes over it.{instead(str(key), model.model_fields)}")
             continue
         inner = next((kind for kind in _kinds(field.annotation) if hasattr(kind, "model_fields")), None)
         if inner is None:

@@ -117,6 +117,7 @@ EDITS = [
      "import_path is 'serve.deploy:application', which does not exist; the server is serve.deployment:application"),
     ("aws.yaml", "--dashboard-port", "--dashbord-port",
      "calls `ray start` with --dashbord-port, an option that `ray start` does not have. Did you mean '--dashboard-port'?"),
+    ("rayjob-clip.yaml", "--run clip", "--help", "with --help it trains nothing"),
     # numbers of workers
     ("rayjob-clip.yaml", "minReplicas: 1", "minReplicas: 9", f"{WORKER}.minReplicas is 9, above maxReplicas 8; lower it, or raise maxReplicas"),
     ("rayjob-clip.yaml", "replicas: 8", "replicas: 12", f"{WORKER}.replicas is 12; it must be from minReplicas 1 to maxReplicas 8"),
@@ -162,6 +163,9 @@ EDITS = [
     ("aws.yaml", "p5.48xlarge", "p5.48xlarg", "InstanceType is 'p5.48xlarg', which EC2 does not know. Did you mean 'p5.48xlarge'?"),
     ("aws.yaml", "region: us-west-2", "region: us-west-22", "provider.region is 'us-west-22', which is no region of AWS. Did you mean 'us-west-2'?"),
     ("gcp.yaml", "    - --volume /runs:/runs\n", "", "docker.run_options lacks --volume /runs:/runs, without which runs are gone with the node"),
+    ("rayjob-clip.yaml", "RAY_JOB_STOP_WAIT_TIME_S", "RAY_JOB_STOP_WAIT_TIME", "which nothing reads. Did you mean 'RAY_JOB_STOP_WAIT_TIME_S'?"),
+    ("rayjob-clip.yaml", "name: genlib-clip", "name: genlib_clip", "metadata.name is 'genlib_clip'; it must be small letters, digits and dashes"),
+    ("raycluster.yaml", "restartPolicy: Never", "restartPolicy: Always", "restartPolicy is 'Always'; Ray's autoscaler needs Never"),
     # what Kueue refuses
     ("rayjob-clip.yaml", "shutdownAfterJobFinishes: true", "shutdownAfterJobFinishes: false",
      "spec.shutdownAfterJobFinishes is not true, and Kueue refuses a job"),
