@@ -44,6 +44,7 @@ def doors(library: str, version: str, source: str, used: str, breaks: str, *name
 ZERO = (
     "zero1 to zero3 save and resume optimizer state by name and offset; deepspeed.utils' safe_get_* give no offsets, and whole tensors in stages 1, 2"
 )
+ONE = "fp32 weights lie in memory once and not twice; DeepSpeed means to do so and compares a device with its name"
 PLAN = "--plan, and counts of operations; torch exports fake tensors and dispatch modes under these names alone"
 LEAN = "four processes more start with a run on a head of its own, a third of the time to its first step; Ray Train has no switch for them"
 HEAD = "a head that is started after ray was imported: Ray reads its environment once, and has no call to read it again"
@@ -76,6 +77,14 @@ DOORS = (
     *doors(
         "deepspeed", "0.19.8", "deepspeed/runtime/zero/stage_1_and_2.py", "genlib/engine/zero.py", ZERO,
         "single_partition_of_fp32_groups", "_hp_mapping",
+    ),
+    *doors("deepspeed", "0.19.8", "deepspeed/runtime/zero/stage3.py", "genlib/engine/zero.py", ONE, "fp16_partitioned_groups_flat"),
+    *doors("deepspeed", "0.19.8", "deepspeed/runtime/zero/stage_1_and_2.py", "genlib/engine/zero.py", ONE, "parallel_partitioned_bit16_groups"),
+    *doors("deepspeed", "0.19.8", "deepspeed/utils/tensor_fragment.py", "genlib/engine/zero.py", ONE, "lp_fragment", "hp_fragment"),
+    *doors(
+        "deepspeed", "0.19.8", "deepspeed/utils/groups.py", "genlib/engine/zero.py",
+        "a second stage or task with shard groups in one process: DeepSpeed makes the group once and forgets it with the world's alone",
+        "_ZERO_PARAM_INTRA_PARALLEL_GROUP",
     ),
     *doors(
         "ray", "2.60.0", "ray/_private/worker.py", "cluster/connect.py", "a raylet's notices come between ours", "_private", "print_to_stdstream"
