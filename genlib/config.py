@@ -145,16 +145,18 @@ def nearest(word: str, words: list[str]) -> str:
 class OptimConfig(Config):
     """How one player's weights move."""
 
-    name: Literal["adamw", "adam", "sgd", "rmsprop", "lion", "muon", "adafactor"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "rmsprop", "lion", "muon", "adafactor", "schedule_free_adamw"] = "adamw"
     """Optimizer; the fused form is used where PyTorch has it. lion keeps half the state of adamw, and wants a third to a tenth of its learning rate
     and three to ten times its decay (Chen et al. 2023, arXiv:2302.06675). muon turns each update of a matrix into an orthogonal one of adamw's size
     and leaves embeddings and all that is no matrix to adamw (Liu et al. 2025, arXiv:2502.16982). adafactor keeps sums of a matrix's rows and columns
-    alone, and its learning rate is a share of each weight's own size (Shazeer and Stern 2018, arXiv:1804.04235)."""
+    alone, and its learning rate is a share of each weight's own size (Shazeer and Stern 2018, arXiv:1804.04235). schedule_free_adamw averages the
+    weights instead of lowering the learning rate, so that a run may be of any length, and what it learns is the average: it wants a constant rate,
+    one to ten times adamw's (Defazio et al. 2024, arXiv:2405.15682)."""
     learning_rate: float = tunable(1e-3, low=1e-6, high=1e-1, log=True, at_least=0)
     """Peak learning rate."""
     beta1: float = limited(0.9, at_least=0, below=1)
-    """Adam's first decay, Muon's momentum, which its author has at 0.95, Lion's share of the momentum in an update; SGD's and RMSprop's momentum
-    is `momentum`."""
+    """Adam's first decay, Muon's momentum, which its author has at 0.95, Lion's share of the momentum in an update, schedule-free AdamW's share of the
+    average in the weights that are trained; SGD's and RMSprop's momentum is `momentum`."""
     beta2: float = limited(0.999, at_least=0, below=1)
     """Adam's second decay; RMSprop's smoothing constant; decay of Lion's momentum, which its paper has at 0.99."""
     eps: float = limited(1e-8, above=0)
@@ -171,6 +173,12 @@ class OptimConfig(Config):
     """Learning rate at the end as a share of the peak, for cosine and linear."""
     clip_norm: float = limited(0.0, at_least=0)
     """Largest global gradient norm of the player; 0 is off."""
+
+    def validate(self) -> None:
+        if self.name == "schedule_free_adamw" and self.schedule != "constant":
+            raise ValueError(f"optim.schedule {self.schedule} does not go with {self.name}, which averages instead; use optim.schedule constant")
+        if self.name == "schedule_free_adamw" and not self.beta1:
+            raise ValueError(f"optim.beta1 0 does not go with {self.name}, whose trained weights would have nothing of the average; use 0.9")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,6 +255,11 @@ class TrainConfig(Config):
             raise ValueError(f"train.offload {self.offload} does not go with {whole}, which looks at whole weights; use adamw, or train.offload none")
         if self.shard_group_size and self.strategy != "zero3":
             raise ValueError(f"train.shard_group_size {self.shard_group_size} needs train.strategy zero3, not {self.strategy}; change one of them")
+        averaging = next((one.name for one in (self.optim, *self.players.values()) if one.name == "schedule_free_adamw"), "")
+        if averaging and self.ema_halflife_samples:
+            raise ValueError(
+                f"train.ema_halflife_samples {self.ema_halflife_samples} does not go with {averaging}, which averages the weights itself; use 0"
+            )
         if self.deepspeed and not self.strategy.startswith("zero"):
             raise ValueError(f"train.deepspeed {self.deepspeed} needs train.strategy zero1, zero2 or zero3, not {self.strategy}; change one of them")
 

@@ -43,9 +43,10 @@ class Ema:
         if self.shards:
             get_ema_multi_avg_fn(decay)(self.shards, [shard.tensor.float() for shard in self.followed()], None)
 
-    def whole(self, state: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-        """The averaged state dict on rank 0 ({} elsewhere): `state` with every weight that it follows replaced. All ranks call it."""
-        averaged = {}
+    def whole_state(self) -> dict[str, Tensor]:
+        """As `Strategy.whole_state`, with every weight that it follows replaced."""
+        state, averaged = self.strategy.whole_state(), {}
+        shapes = {name: value.shape for name, value in self.strategy.whole_tensors().items()}
         for shard, ema in zip(self.followed(), self.shards, strict=True):
             flat = distributed.gather_shard(ema, shapes[shard.name].numel())
             if distributed.rank() == 0:

@@ -19,11 +19,13 @@ from genlib.types import Batch, DataSource, Metrics
 def evaluate(task: Task, strategy: Strategy, source: DataSource, config: TrainConfig) -> dict[str, float]:
     """`val/` and each value of `Task.evaluate`, its mean over all validation samples and ranks; {} where there is no such split.
 
+    Of the weights as they are trained, or the average of them that their optimizer says is what is learnt.
+
     Networks see one micro-batch at a time; what looks at samples together looks at as many as a step learns from.
     """
     totals: dict[str, torch.Tensor] = {}
     task.eval()
-    with strategy.whole_weights():
+    with strategy.averaged_weights(), strategy.whole_weights():
         for valid, values in _evaluated(task, _batches(task, strategy, source, config), config.accumulation):
             for name, value in values.items():
                 total = torch.stack([(value.float() * valid).sum(), valid.sum()]).double()

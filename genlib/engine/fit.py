@@ -20,6 +20,7 @@ from genlib.engine.ema import Ema
 from genlib.engine.encoding import encoded_source
 from genlib.engine.evaluate import evaluate
 from genlib.engine.initial_task import InitialTask
+from genlib.engine.iterate_average import IterateAverage
 from genlib.engine.listener import Evaluated, Listener
 from genlib.engine.optim import learning_rate, schedule_change
 from genlib.engine.pictures import RunPictures, drop_after
@@ -117,7 +118,7 @@ class Training:
             raise ValueError(refusal)
         first = self.start(initial, *found) if found else self.begin(initial)
         with Saver(
-            self.checkpoints, self.strategy, self.ema, history=self.history, keep=self.config.keep_checkpoints,
+            self.checkpoints, self.strategy, self.average, history=self.history, keep=self.config.keep_checkpoints,
             held=self.held, listener=self.listener, timeline=self.timeline,
         ) as self.saver:  # fmt: skip
             return self.trained(first, kept)
@@ -213,6 +214,7 @@ class Training:
             if self.config.ema_halflife_samples
             else None
         )
+        self.average = self.ema or IterateAverage.of(self.strategy, self.task, self.config)
         self.encoded = encoded_source(
             self.stage, self.task, self.source, self.device, name=name, first=first, stop_asked=self.listener.stop_asked
         )  # fmt: skip
@@ -278,8 +280,7 @@ class Training:
     def draw(self, pictures: RunPictures, done: int, report: Report) -> None:
         """A picture of what is learnt so far; all ranks gather the weights as for a checkpoint, rank 0 draws."""
         with self.timeline.timed("picture", done):
-            weights = self.strategy.whole_state()
-            state = self.ema.whole(weights, self.shapes) if self.ema else weights
+            state = (self.average or self.strategy).whole_state()
             if distributed.rank() == 0 and (path := pictures.draw(done, state)):
                 report.picture(done, path)
 

@@ -15,7 +15,7 @@ from typing import Any
 from genlib.config import TrainConfig
 from genlib.engine.deepspeed_settings import read_settings
 from genlib.engine.optim import parameter_groups, state_elements
-from genlib.engine.strategy import optim_of
+from genlib.engine.strategy import averaging_players, optim_of
 from genlib.engine.trace import FakeTask, Moment, PassTrace
 from genlib.engine.zero import Zero3Buffers, bucket_elements, shard_group
 from genlib.inference import is_low
@@ -61,6 +61,8 @@ class ModelElements:
     """Numbers that the optimizers keep."""
     averaged: int
     """Trained elements of which there is a moving average."""
+    saves_average: bool
+    """Whether a checkpoint has averaged weights, a moving average or what optimizers have."""
     own: Mapping[str, Any]
     """ZeRO's settings in `train.deepspeed`."""
     bucket_bytes: int = FP32
@@ -145,6 +147,7 @@ def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Me
             for weight in group["params"]
         ),
         sum(elements[player] for player in fake.task.averaged or elements) if config.ema_halflife_samples else 0,
+        bool(config.ema_halflife_samples or averaging_players(fake.task, config)),
         read_settings(config.deepspeed).get("zero_optimization", {}),
         *bucket_bytes(fake, config),
         shard_group_size=config.shard_group_size,
@@ -199,7 +202,7 @@ class Layout:
             self._offload(trained // self.world)
         self.kept["EMA"] = self.model.averaged // self.world
         weights = FP32 * trained + self.model.frozen_bytes
-        self.save_bytes = (weights + (weights if self.model.averaged else 0) + FP32 * states) // self.world
+        self.save_bytes = (weights + (weights if self.model.saves_average else 0) + FP32 * states) // self.world
 
     def _single(self, trained: int, share: int) -> None:
         pass

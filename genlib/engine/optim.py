@@ -15,12 +15,18 @@ from genlib.task import Task
 
 WHOLE = ("muon", "adafactor")
 """Optimizers of torch whose update of a number hangs on the rest of its weight."""
+AVERAGING = ("schedule_free_adamw",)
+"""Optimizers that train weights of which an average is what is learnt, see `averaged`."""
+COUNTERS = ("step", "weight_sum", "rate_max")
+"""State that is a number a weight, whatever the weight's shape."""
 
 
 def parameter_groups(task: Task, weights: Mapping[str, nn.Parameter], config: OptimConfig) -> list[dict[str, Any]]:
     """A player's trained weights in groups: by `name`, the optimizer that moves them, and whether they decay; empty groups are left out."""
     if not weights:
         raise ValueError(f"a player of {type(task).__name__} has no trainable weights; a task without training has phases = ()")
+    if config.name in AVERAGING:
+        check_unlimited(task, weights, config.name)
     embedded = {id(module.weight) for module in task.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[str, float], dict[str, Any]] = {}
     for weight in weights.values():
@@ -28,6 +34,16 @@ def parameter_groups(task: Task, weights: Mapping[str, nn.Parameter], config: Op
         decay = config.weight_decay if decays(weight) else 0.0
         groups.setdefault((name, decay), {"params": [], "weight_decay": decay, "name": name})["params"].append(weight)
     return [groups[key] for key in sorted(groups, key=lambda key: (key[0], -key[1]))]
+
+
+def check_unlimited(task: Task, weights: Mapping[str, nn.Parameter], name: str) -> None:
+    """ValueError where a phase brings these weights into limits, of which the average that the optimizer keeps would know nothing."""
+    ids = {id(weight) for weight in weights.values()}
+    for phase in task.phases:
+        if phase.weight_limit and any(id(weight) in ids for weight in task.player(phase.player).parameters()):
+            raise ValueError(
+                f"{name} does not go with phase {phase.name} of {type(task).__name__}, which limits its weights after each update; use rmsprop or adamw"
+            )
 
 
 def decays(weight: nn.Parameter) -> bool:
@@ -61,6 +77,11 @@ def _made(name: str, groups: list[dict[str, Any]], config: OptimConfig) -> Optim
             return torch.optim.Muon(groups, lr, momentum=config.beta1, adjust_lr_fn="match_rms_adamw")
         case "adafactor":
             return torch.optim.Adafactor(groups, lr)
+        case "schedule_free_adamw":
+            from genlib.engine.schedule_free import WeightwiseScheduleFree
+
+            # all weights at once would need as much memory again as they take
+            return WeightwiseScheduleFree(groups, lr, betas=betas, eps=config.eps, foreach=False)
     raise ValueError(f"there is no optimizer {name!r}")
 
 
@@ -93,6 +114,8 @@ def blank_state(
         one for one in getattr(optimizer, "optimizers", [optimizer]) if any(weight is p for group in one.param_groups for p in group["params"])
     )
     like = torch.empty(shape, dtype=weight.dtype, device=weight.device) if shape else weight
+    if own := getattr(one, "blank_state", None):
+        return own(like)
     state = {key: _blank(key, like) for key in keys if key != "step"}
     if isinstance(one, torch.optim.Adam | torch.optim.AdamW | torch.optim.RMSprop | torch.optim.Adafactor):
         state["step"] = torch.tensor(float(updates), device=weight.device if one.param_groups[0].get("fused") else "cpu")
@@ -114,7 +137,12 @@ def state_elements(name: str, weight: Tensor, config: OptimConfig) -> int:
     if name == "adafactor":
         return numel // weight.shape[-1] + numel // weight.shape[-2] if weight.dim() > 1 else numel
     momentum = int(config.momentum > 0)
-    return numel * {"adamw": 2, "adam": 2, "sgd": momentum, "rmsprop": 1 + momentum, "lion": 1, "muon": 1}[name]
+    return numel * {"adamw": 2, "schedule_free_adamw": 2, "adam": 2, "sgd": momentum, "rmsprop": 1 + momentum, "lion": 1, "muon": 1}[name]
+
+
+def averaged(weight: Tensor, state: Mapping[str, Tensor], config: OptimConfig) -> Tensor:
+    """The average x of a trained weight y whose optimizer is one of `AVERAGING`, or of a piece of it, from y = beta1 x + (1 - beta1) z."""
+    return weight.lerp(state["z"], 1 - 1 / config.beta1) if "z" in state else weight
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:

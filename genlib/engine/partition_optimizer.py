@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genlib.config import OptimConfig
-from genlib.engine.optim import WHOLE, Optimizers, blank_state, limit_weights, make_optimizer, set_learning_rate
+from genlib.engine.optim import WHOLE, Optimizers, averaged, blank_state, limit_weights, make_optimizer, set_learning_rate
 from genlib.engine.whole_optimizer import HeldPiece, WholeOptimizer, WholeWeight
 
 
@@ -122,6 +122,12 @@ class PartitionOptimizer(Optimizer):
             yield from ((piece.name, self.inner.state.get(piece.values, {}), piece.offset) for piece in self.pieces)
         if self.whole is not None:
             yield from ((name, state, 0) for name, state in self.whole.states())
+
+    def averages(self) -> Iterator[tuple[str, int, Tensor]]:
+        """Of each piece whose optimizer is one of `AVERAGING`: which weight's it is, where in that it begins, and the average of its values."""
+        if self.inner is not None:
+            for piece in self.pieces:
+                yield piece.name, piece.offset, averaged(piece.values.detach(), self.inner.state.get(piece.values, {}), self.config)
 
     def restore(self, updates: int, keys: Mapping[str, Collection[str]]) -> None:
         """Makes state as `genlib.engine.optim.blank_state` does, `keys` by a weight's name."""

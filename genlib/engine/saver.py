@@ -14,6 +14,7 @@ from genlib.checkpoint import History, Manifest, Shard, Snapshot
 from genlib.distributed import Sideline
 from genlib.engine.ema import Ema
 from genlib.engine.host_memory import HostCopy
+from genlib.engine.iterate_average import IterateAverage
 from genlib.engine.listener import Evaluated, Listener
 from genlib.engine.report import keep_rows
 from genlib.engine.strategy import Strategy
@@ -41,9 +42,9 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, strategy: Strategy, ema: Ema | None, *, history: History, keep: int, held: Held, listener: Listener, timeline: Timeline
+        self, folder: Path, strategy: Strategy, average: Ema | IterateAverage | None, *, history: History, keep: int, held: Held, listener: Listener, timeline: Timeline
     ) -> None:  # fmt: skip
-        self.folder, self.strategy, self.ema, self.history, self.keep = folder, strategy, ema, history, keep
+        self.folder, self.strategy, self.average, self.history, self.keep = folder, strategy, average, history, keep
         self.held, self.listener, self.timeline = held, listener, timeline
         self.ranks, self.copy, self.failed = Sideline(), HostCopy(strategy.device), 0
         self.under_way: _UnderWay | None = None
@@ -79,14 +80,14 @@ class Saver:
 
     def snapshot(self, manifest: Manifest, rows: str) -> Snapshot:
         """This rank's part as it is now."""
-        weights, ema, state = live_parts(self.strategy, self.ema)
-        copies = self.copy.of([*weights, *ema, *state])
-        first, second = len(weights), len(weights) + len(ema)
+        weights, averages, state = live_parts(self.strategy, self.average)
+        copies = self.copy.of([*weights, *averages, *state])
+        first, second = len(weights), len(weights) + len(averages)
         return Snapshot(
             manifest,
             self.strategy.whole_tensors(),
             copies[:first],
-            copies[first:second] if self.ema else None,
+            copies[first:second] if self.average else None,
             copies[second:],
             lambda folder: keep_rows(folder, rows) if rows else None,
         )
@@ -124,11 +125,11 @@ class Saver:
             print(f"older checkpoints than {saved.name} stay: {error}", flush=True)
 
 
-def live_parts(strategy: Strategy, ema: Ema | None) -> tuple[list[Shard], list[Shard], list[Shard]]:
+def live_parts(strategy: Strategy, average: Ema | IterateAverage | None) -> tuple[list[Shard], list[Shard], list[Shard]]:
     """What this rank saves: of the weights, of the averaged ones where there are any, and of the optimizers' state."""
     weights = list(strategy.task_shards())
     state = [_share_of(shard) if shard.shared else shard for shard in strategy.optimizer_shards() if shard.mine]
-    return weights, list(ema.task_shards(weights)) if ema else [], [shard for shard in state if shard.tensor.numel()]
+    return weights, list(average.task_shards(weights)) if average else [], [shard for shard in state if shard.tensor.numel()]
 
 
 def _share_of(shard: Shard) -> Shard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from genlib.config import TrainConfig
 from genlib.engine.micro_batches import passes
 from genlib.engine.optim import (
     Optimizers,
+    averaged,
     blank_state,
     clip_gradients,
     learning_rate,
@@ -23,7 +24,7 @@ from genlib.engine.optim import (
     parameter_groups,
     set_learning_rate,
 )  # fmt: skip
-from genlib.engine.strategy import LossModule, Players, Update, optim_of, state_shards
+from genlib.engine.strategy import LossModule, Players, Update, averaging_players, optim_of, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Metrics, Step
 
@@ -119,6 +120,29 @@ class SingleDevice:
         for player, optimizer in self.optimizers.items():
             for name, parameter in self.players.weights[player].items():
                 yield from state_shards(f"{player}/{name}", optimizer.state.get(parameter, {}), shared=True)
+
+    def averaged_shards(self) -> Iterator[Shard]:
+        for player in averaging_players(self.task, self.config):
+            optimizer, optim = self.optimizers[player], optim_of(self.config, player)
+            for name, parameter in self.players.weights[player].items():
+                share = self._share(self.players.first_names[f"{player}.{name}"], parameter)
+                end = share.offset + share.tensor.numel()
+                state = {key: value.reshape(-1)[share.offset : end] for key, value in optimizer.state.get(parameter, {}).items() if key == "z"}
+                yield Shard(share.name, share.offset, averaged(share.tensor, state, optim))
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        kept = []
+        for player in averaging_players(self.task, self.config):
+            for weight in self.players.weights[player].values():
+                weight.grad = None  # of the last update; it makes room
+                kept.append((weight, weight.data))
+                weight.data = averaged(weight.data, self.optimizers[player].state.get(weight, {}), optim_of(self.config, player))
+        try:
+            yield
+        finally:
+            for weight, values in kept:
+                weight.data = values
 
     def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Collection[str]]) -> None:
         for player, optimizer in self.optimizers.items():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from genlib.checkpoint import Shard
 from genlib.config import OptimConfig, TrainConfig
+from genlib.engine.optim import AVERAGING, COUNTERS
 from genlib.engine.sharded_init import ShardedInit
 from genlib.inference import check_compiler
 from genlib.task import Phase, Task, weighted_mean
@@ -33,13 +34,13 @@ class Update:
 
 
 def state_shards(name: str, state: Mapping[str, Tensor | None], offset: int = 0, shared: bool = False) -> Iterator[Shard]:
-    """Shards `name/key` of a weight's optimizer state, or of that of its piece from `offset` on; `step`, how often it moved, belongs to the first.
+    """Shards `name/key` of a weight's optimizer state, or of that of its piece from `offset` on; counters, as how often it moved, belong to the first.
 
     shared: every rank holds it.
     """
     for key, value in state.items():
-        if key == "step" and value is not None:
-            yield Shard(f"{name}/step", 0, value.view(1), offset == 0, shared)
+        if key in COUNTERS and value is not None:
+            yield Shard(f"{name}/{key}", 0, value.view(1), offset == 0, shared)
         elif value is not None:  # momentum that is off
             yield Shard(f"{name}/{key}", offset, value.view(-1), shared=shared)
 
@@ -159,6 +160,14 @@ class Strategy(Protocol):
         """This rank's live optimizer state, by `player/weight/key`."""
         ...
 
+    def averaged_shards(self) -> Iterator[Shard]:
+        """This rank's part of the averages that optimizers keep of trained weights (`genlib.engine.optim.averaged`), by name in the state dict."""
+        ...
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Inside, those weights are their averages; afterwards they are what they were, bit for bit. All ranks enter it."""
+        ...
+
     def restore_optimizers(self, updates: Mapping[str, int], keys: Mapping[str, Collection[str]]) -> None:
         """Makes optimizer state as after `updates[player]` updates with the state tensors `keys[player/weight]`, zero, to be filled.
 
@@ -175,3 +184,8 @@ class Strategy(Protocol):
 def optim_of(config: TrainConfig, player: str) -> OptimConfig:
     """The optimizer settings of a player."""
     return config.players.get(player, config.optim)
+
+
+def averaging_players(task: Task, config: TrainConfig) -> list[str]:
+    """Those whose optimizer keeps an average of the weights that it trains."""
+    return [player for player in task.players() if optim_of(config, player).name in AVERAGING]

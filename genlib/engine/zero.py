@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +30,7 @@ from genlib.engine.optim import learning_rate, parameter_groups
 from genlib.engine.partition_optimizer import PartitionOptimizer, PlacedWeight, WeightPiece, leaves
 from genlib.engine.sharded_init import ShardedInit
 from genlib.engine.single import mean_metrics, task_shards, whole_share
-from genlib.engine.strategy import LossModule, Players, Update, optim_of, state_shards
+from genlib.engine.strategy import LossModule, Players, Update, averaging_players, optim_of, state_shards
 from genlib.inference import is_low
 from genlib.plurals import counted
 from genlib.task import Phase, Task
@@ -307,6 +308,37 @@ class Zero:
         for player, optimizer in self.optimizers.items():
             for name, state, offset in optimizer.states():
                 yield from state_shards(f"{player}/{name}", state, offset)
+
+    def averaged_shards(self) -> Iterator[Shard]:
+        for player in averaging_players(self.task, self.config):
+            for name, offset, values in self.optimizers[player].averages():
+                yield Shard(self.players.first_names[f"{player}.{name}"], offset, values)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        undo: list[Callable[[], Any]] = []
+        for player in averaging_players(self.task, self.config):
+            pieces = {name: (offset, values) for name, offset, values in self.optimizers[player].averages()}
+            for name, weight in self.players.weights[player].items():
+                undo.append(self._exchanged(weight, *pieces.get(name, (0, torch.empty(0)))))
+        try:
+            yield
+        finally:
+            for one in undo:
+                one()
+
+    def _exchanged(self, weight: Any, offset: int, values: Tensor) -> Callable[[], Any]:
+        """Gives a weight other values, of which this rank has a piece; returns what takes them back."""
+        if self.stage == 3:
+            held = weight.ds_tensor.data
+            before = held.clone()
+            held[: values.numel()].copy_(values)
+            return partial(held.copy_, before)
+        before, whole = weight.data, torch.zeros(weight.numel(), device=self.device)
+        whole[offset : offset + values.numel()].copy_(values)
+        dist.all_reduce(whole)  # of the other ranks' pieces, where this one has zeros
+        weight.data = whole.view(weight.shape)
+        return partial(setattr, weight, "data", before)
 
     def _flats(self, player: str) -> list[Tensor]:
         """DeepSpeed's flat tensors of this rank's share, of which it updates one after the other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.tiny import KINDS, ArraySource, TinyConfig
 
 STEPS = 6
 OTHERS = ("sgd", "rmsprop", "lion", "muon", "adafactor")
+FREE = OptimConfig(name="schedule_free_adamw", learning_rate=1e-2, weight_decay=0.2, warmup_steps=2)
 """Optimizers beside those of the kinds."""
 TOLERANCE = 1e-5  # fp32 sums in another order, six steps of Adam; 2.4e-7 was typical
 
@@ -48,7 +50,11 @@ def variants() -> dict[str, Stage]:
         f"{kind}-decayed": stage(kind, optim=decay, players={"G": OptimConfig(learning_rate=5e-3, weight_decay=0.5)}) for kind in ("VAE", "GAN")
     }
     others = {f"VAE-{name}": stage("VAE", optim=OptimConfig(name=name, momentum=0.9, learning_rate=1e-4)) for name in OTHERS}
-    return {**plain, **accumulated, **uneven, **decayed, **others}
+    free = {
+        f"{kind}-schedule_free_adamw": stage(kind, optim=FREE, players={"G": replace(FREE, beta1=0.5)}, ema_halflife_samples=0)
+        for kind in ("VAE", "GAN")
+    }
+    return {**plain, **accumulated, **uneven, **decayed, **others, **free}
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def test_whole_weights_do_not_go_with_offload(name: str) -> None:
         TrainConfig(strategy="zero2", offload="optimizer", optim=OptimConfig(name=name))
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop", "lion", "muon", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop", "lion", "muon", "adafactor", "schedule_free_adamw"])
 def test_every_optimizer_descends(name: str) -> None:
     weight = nn.Parameter(torch.ones(3, 1))
     optimizer = make_optimizer([{"params": [weight], "weight_decay": 0.0}], OptimConfig(name=name, learning_rate=0.1, momentum=0.5))

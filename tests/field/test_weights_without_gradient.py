@@ -75,6 +75,7 @@ OPTIMS = {
     "lion": OptimConfig(name="lion", learning_rate=1e-3, weight_decay=0.3),
     "muon": OptimConfig(name="muon", learning_rate=1e-3, weight_decay=0.3),
     "adafactor": OptimConfig(name="adafactor", learning_rate=1e-2, weight_decay=0.3),
+    "schedule_free_adamw": OptimConfig(name="schedule_free_adamw", learning_rate=1e-2, weight_decay=0.3, warmup_steps=2),
 }
 
 
@@ -93,7 +94,7 @@ def run(folder: Path, stage: Stage) -> Path:
 def variants() -> dict[str, Stage]:
     return {
         **{case: stage(case) for case in CASES},
-        **{f"now and then, {name}": stage("now and then", optim=name) for name in ("sgd", "rmsprop", "lion", "muon", "adafactor")},
+        **{f"now and then, {name}": stage("now and then", optim=name) for name in OPTIMS if name != "adamw"},
     }
 
 
