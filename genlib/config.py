@@ -145,13 +145,14 @@ def nearest(word: str, words: list[str]) -> str:
 class OptimConfig(Config):
     """How one player's weights move."""
 
-    name: Literal["adamw", "adam", "sgd", "rmsprop", "lion", "muon", "adafactor", "schedule_free_adamw"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "rmsprop", "lion", "muon", "adafactor", "schedule_free_adamw", "adamw_8bit"] = "adamw"
     """Optimizer; the fused form is used where PyTorch has it. lion keeps half the state of adamw, and wants a third to a tenth of its learning rate
     and three to ten times its decay (Chen et al. 2023, arXiv:2302.06675). muon turns each update of a matrix into an orthogonal one of adamw's size
     and leaves embeddings and all that is no matrix to adamw (Liu et al. 2025, arXiv:2502.16982). adafactor keeps sums of a matrix's rows and columns
     alone, and its learning rate is a share of each weight's own size (Shazeer and Stern 2018, arXiv:1804.04235). schedule_free_adamw averages the
     weights instead of lowering the learning rate, so that a run may be of any length, and what it learns is the average: it wants a constant rate,
-    one to ten times adamw's (Defazio et al. 2024, arXiv:2405.15682)."""
+    one to ten times adamw's (Defazio et al. 2024, arXiv:2405.15682). adamw_8bit is adamw with state of 8 bits for weights of 4,096 elements and more
+    that are no embeddings (Dettmers et al. 2022, arXiv:2110.02861), and needs the extra genlib[8bit]."""
     learning_rate: float = tunable(1e-3, low=1e-6, high=1e-1, log=True, at_least=0)
     """Peak learning rate."""
     beta1: float = limited(0.9, at_least=0, below=1)
@@ -250,7 +251,7 @@ class TrainConfig(Config):
         allowed = {"none": (self.strategy,), "optimizer": ("zero2", "zero3"), "all": ("zero3",)}[self.offload]
         if self.strategy not in allowed:
             raise ValueError(f"train.offload {self.offload} needs train.strategy {' or '.join(allowed)}, not {self.strategy}; change one of them")
-        whole = next((one.name for one in (self.optim, *self.players.values()) if one.name in ("muon", "adafactor")), "")
+        whole = next((one.name for one in (self.optim, *self.players.values()) if one.name in ("muon", "adafactor", "adamw_8bit")), "")
         if whole and self.offload != "none":
             raise ValueError(f"train.offload {self.offload} does not go with {whole}, which looks at whole weights; use adamw, or train.offload none")
         if self.shard_group_size and self.strategy != "zero3":

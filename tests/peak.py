@@ -16,6 +16,7 @@ from genlib import companions, distributed
 from genlib.companions import Companions
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.ema import Ema
+from genlib.engine.iterate_average import IterateAverage
 from genlib.engine.memory_plan import Parallelism
 from genlib.engine.saver import live_parts
 from genlib.engine.strategies import strategy_of
@@ -51,11 +52,11 @@ class UNet(Task):
         return (self.net(batch["x"], time, encoder_hidden_states=batch["text"]).sample - batch["x"]).square().mean((1, 2, 3)), {}
 
 
-def config(parallelism: Parallelism, precision: str = "fp32", accumulation: int = 1, ema: bool = True) -> TrainConfig:
+def config(parallelism: Parallelism, precision: str = "fp32", accumulation: int = 1, ema: bool = True, optim: str = "adamw") -> TrainConfig:
     """How the measured step trains."""
     return TrainConfig(
         strategy=parallelism.strategy, offload=parallelism.offload, precision=precision, accumulation=accumulation, global_batch=accumulation,
-        ema_halflife_samples=100 * ema, optim=OptimConfig(clip_norm=1.0),
+        ema_halflife_samples=100 * ema, optim=OptimConfig(name=optim, clip_norm=1.0),
     )  # fmt: skip
 
 
@@ -139,6 +140,7 @@ def write_saved_bytes(out: Path, parallelism: Parallelism, train: TrainConfig, m
     """What one of several processes does: rank 0 notes in the file what it copies for a save."""
     task, strategy, ema = _prepared(UNet(), parallelism, train, torch.device("cpu"))
     _step(task, strategy, ema, train, micro_batch, 0)
-    copied = sum(shard.tensor.nbytes for part in live_parts(strategy, ema) for shard in part)
+    average = ema or IterateAverage.of(strategy, task, train)
+    copied = sum(shard.tensor.nbytes for part in live_parts(strategy, average) for shard in part)
     if distributed.rank() == 0:
         out.write_text(str(copied))

@@ -58,7 +58,7 @@ class ModelElements:
     frozen_bytes: int
     """Frozen weights and buffers, whole on every device."""
     optimizer_elements: int
-    """Numbers that the optimizers keep."""
+    """What the optimizers keep, in numbers of fp32."""
     averaged: int
     """Trained elements of which there is a moving average."""
     saves_average: bool

@@ -13,12 +13,14 @@ from torch.optim import Optimizer
 from genlib.config import OptimConfig
 from genlib.task import Task
 
-WHOLE = ("muon", "adafactor")
-"""Optimizers of torch whose update of a number hangs on the rest of its weight."""
+WHOLE = ("muon", "adafactor", "adamw_8bit")
+"""Optimizers whose update of a number hangs on the rest of its weight, or of its block in the weight."""
 AVERAGING = ("schedule_free_adamw",)
 """Optimizers that train weights of which an average is what is learnt, see `averaged`."""
 COUNTERS = ("step", "weight_sum", "rate_max")
 """State that is a number a weight, whatever the weight's shape."""
+LEAST_8BIT, BLOCK_8BIT = 4096, 256
+"""Elements of the smallest weight whose state has 8 bits, and of a block of it, which has a scale; both bitsandbytes' own."""
 
 
 def parameter_groups(task: Task, weights: Mapping[str, nn.Parameter], config: OptimConfig) -> list[dict[str, Any]]:
@@ -30,7 +32,7 @@ def parameter_groups(task: Task, weights: Mapping[str, nn.Parameter], config: Op
     embedded = {id(module.weight) for module in task.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[str, float], dict[str, Any]] = {}
     for weight in weights.values():
-        name = "adamw" if config.name == "muon" and (weight.dim() != 2 or id(weight) in embedded) else config.name
+        name = "adamw" if left_to_adamw(weight, config.name, id(weight) in embedded) else config.name
         decay = config.weight_decay if decays(weight) else 0.0
         groups.setdefault((name, decay), {"params": [], "weight_decay": decay, "name": name})["params"].append(weight)
     return [groups[key] for key in sorted(groups, key=lambda key: (key[0], -key[1]))]
@@ -44,6 +46,11 @@ def check_unlimited(task: Task, weights: Mapping[str, nn.Parameter], name: str) 
             raise ValueError(
                 f"{name} does not go with phase {phase.name} of {type(task).__name__}, which limits its weights after each update; use rmsprop or adamw"
             )
+
+
+def left_to_adamw(weight: nn.Parameter, name: str, embedded: bool) -> bool:
+    """Whether the optimizer of that name is not for this weight: Muon for matrices, and 8 bits for large weights, neither for embeddings."""
+    return (name == "muon" and (weight.dim() != 2 or embedded)) or (name == "adamw_8bit" and (weight.numel() < LEAST_8BIT or embedded))
 
 
 def decays(weight: nn.Parameter) -> bool:
@@ -77,6 +84,10 @@ def _made(name: str, groups: list[dict[str, Any]], config: OptimConfig) -> Optim
             return torch.optim.Muon(groups, lr, momentum=config.beta1, adjust_lr_fn="match_rms_adamw")
         case "adafactor":
             return torch.optim.Adafactor(groups, lr)
+        case "adamw_8bit":
+            from genlib.engine.eight_bit import SavedAdamW8bit
+
+            return SavedAdamW8bit(groups, lr, betas=betas, eps=config.eps)
         case "schedule_free_adamw":
             from genlib.engine.schedule_free import WeightwiseScheduleFree
 
@@ -132,8 +143,10 @@ def _blank(key: str, like: Tensor) -> Tensor:
 
 
 def state_elements(name: str, weight: Tensor, config: OptimConfig) -> int:
-    """Numbers that the optimizer of that name keeps of a weight, its counter aside."""
+    """What the optimizer of that name keeps of a weight, its counter aside, in numbers of fp32."""
     numel = weight.numel()
+    if name == "adamw_8bit":  # two codes a number, two scales a block
+        return -(-2 * numel // 4) + 2 * -(-numel // BLOCK_8BIT)
     if name == "adafactor":
         return numel // weight.shape[-1] + numel // weight.shape[-2] if weight.dim() > 1 else numel
     momentum = int(config.momentum > 0)

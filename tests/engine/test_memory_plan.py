@@ -123,12 +123,11 @@ def predicted(parallelism: Parallelism, world: int, train: TrainConfig, checkpoi
     return memory.device_bytes + (0 if torch.cuda.is_available() else memory.host_bytes)
 
 
-@pytest.mark.parametrize("variant", ["fp32", "checkpointed"])
+@pytest.mark.parametrize("variant", ["fp32", "checkpointed", "schedule_free_adamw"])
 def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, variant: str) -> None:
-    parallelism, saved = Parallelism("single"), variant == "checkpointed"
-    assert predicted(parallelism, 1, config(parallelism), saved) == pytest.approx(
-        measured(tmp_path, parallelism, 1, config(parallelism), saved), rel=0.1
-    )
+    parallelism, saved = Parallelism("single"), variant != "fp32"
+    train = config(parallelism, ema=False, optim=variant) if variant == "schedule_free_adamw" else config(parallelism)
+    assert predicted(parallelism, 1, train, saved) == pytest.approx(measured(tmp_path, parallelism, 1, train, saved), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -148,11 +147,12 @@ def test_predicted_is_near_to_measured_in_two_processes(tmp_path: Path, strategy
     assert predicted(parallelism, 2, train) == pytest.approx(measured(tmp_path, parallelism, 2, train), rel=within)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
-def test_a_plan_knows_what_is_copied_for_a_save(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(("strategy", "optim"), [("ddp", "adamw"), ("zero2", "adamw"), ("zero3", "adamw"), ("zero2", "schedule_free_adamw")])
+def test_a_plan_knows_what_is_copied_for_a_save(tmp_path: Path, strategy: str, optim: str) -> None:
     parallelism = Parallelism(strategy)
-    run_ranks(2, write_saved_bytes, tmp_path / "bytes", parallelism, config(parallelism), MICRO_BATCH)
-    memory = estimate_memory(FakeTask(UNet), config(parallelism), MICRO_BATCH).at(parallelism, 2, MICRO_BATCH)
+    train = config(parallelism, ema=optim == "adamw", optim=optim)
+    run_ranks(2, write_saved_bytes, tmp_path / "bytes", parallelism, train, MICRO_BATCH)
+    memory = estimate_memory(FakeTask(UNet), train, MICRO_BATCH).at(parallelism, 2, MICRO_BATCH)
     assert memory.save_bytes == pytest.approx(int((tmp_path / "bytes").read_text()), rel=0.1)
 
 
