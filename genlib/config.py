@@ -156,8 +156,8 @@ class OptimConfig(Config):
     learning_rate: float = tunable(1e-3, low=1e-6, high=1e-1, log=True, at_least=0)
     """Peak learning rate."""
     beta1: float = limited(0.9, at_least=0, below=1)
-    """Adam's first decay, Muon's momentum, which its author has at 0.95, Lion's share of the momentum in an update, schedule-free AdamW's share of the
-    average in the weights that are trained; SGD's and RMSprop's momentum is `momentum`."""
+    """Adam's first decay, Muon's momentum, which its author has at 0.95, Lion's share of the momentum in an update, schedule-free AdamW's share of
+    the average in the weights that are trained; SGD's and RMSprop's momentum is `momentum`."""
     beta2: float = limited(0.999, at_least=0, below=1)
     """Adam's second decay; RMSprop's smoothing constant; decay of Lion's momentum, which its paper has at 0.99."""
     eps: float = limited(1e-8, above=0)

@@ -4,7 +4,7 @@
       manifest.json          what it is of, and sha256 of every other file
       manifest.sha256        that of the manifest; written last
       weights.safetensors    full fp32 state of the task, the same from any strategy; above 5 GB in several files with an index
-      ema.safetensors        its moving average, where the run keeps one
+      ema.safetensors        its average, where the run or its optimizer keeps one
       state/                 what only resume reads: optimizer shards
 
 Written beside its name, fsynced, renamed. A folder that does not verify is passed over for the newest one that does.

@@ -11,15 +11,13 @@ from torch import Tensor, nn
 
 try:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels for inference
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as error:
-    raise ValueError(
-        f"train.optim.name adamw_8bit needs {error.name}, which is not installed; `pip install 'genlib[8bit]'`, or use adamw"
-    ) from None
+    raise ValueError(f"train.optim.name adamw_8bit needs {error.name}, which is not installed; `pip install 'genlib[8bit]'`, or use adamw") from None
 
 
 class SavedAdamW8bit(AdamW8bit):
-    """The library's, whose state is tensors alone, and of each weight its own: a count of steps, `state1` and `state2` in 8 bits, and their scales."""
+    """The library's, with a state of tensors alone that are the weight's own: a count of steps, codes (`state1`, `state2`) and their scales."""
 
     def init_state(self, group: dict[str, Any], p: Tensor, gindex: int, pindex: int) -> None:
         super().init_state(group, p, gindex, pindex)

@@ -44,7 +44,7 @@ def check_unlimited(task: Task, weights: Mapping[str, nn.Parameter], name: str) 
     for phase in task.phases:
         if phase.weight_limit and any(id(weight) in ids for weight in task.player(phase.player).parameters()):
             raise ValueError(
-                f"{name} does not go with phase {phase.name} of {type(task).__name__}, which limits its weights after each update; use rmsprop or adamw"
+                f"{name} does not go with phase {phase.name} of {type(task).__name__}, which limits weights after each update; use rmsprop or adamw"
             )
 
 

@@ -1,6 +1,6 @@
 """Pictures of what a run has learnt so far, always of the same seeds, prompts or samples: `pictures/step_00001000.png`.
 
-Rank 0 draws them while the others wait, with a task of its own that is given the weights as a checkpoint would have them: the moving average
+Rank 0 draws them while the others wait, with a task of its own that is given the weights as a checkpoint would have them: their average
 where there is one. So neither weights nor random numbers of the run can be touched, whatever the strategy.
 """
 

@@ -42,7 +42,8 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, strategy: Strategy, average: Ema | IterateAverage | None, *, history: History, keep: int, held: Held, listener: Listener, timeline: Timeline
+        self, folder: Path, strategy: Strategy, average: Ema | IterateAverage | None, *, history: History, keep: int, held: Held,
+        listener: Listener, timeline: Timeline,
     ) -> None:  # fmt: skip
         self.folder, self.strategy, self.average, self.history, self.keep = folder, strategy, average, history, keep
         self.held, self.listener, self.timeline = held, listener, timeline

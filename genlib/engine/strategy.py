@@ -34,7 +34,7 @@ class Update:
 
 
 def state_shards(name: str, state: Mapping[str, Tensor | None], offset: int = 0, shared: bool = False) -> Iterator[Shard]:
-    """Shards `name/key` of a weight's optimizer state, or of that of its piece from `offset` on; counters, as how often it moved, belong to the first.
+    """Shards `name/key` of a weight's optimizer state, or of that of its piece from `offset` on; counters, as of its steps, belong to the first.
 
     shared: every rank holds it.
     """

@@ -28,11 +28,11 @@ from tests.every_strategy import STRATEGIES
 from tests.processes import run_ranks
 from tests.tiny import FEATURES, ArraySource
 
-STEPS, CUT, BATCH, WIDE = 6, 3, 24, 163
+STEPS, CUT, BATCH, WIDE = 4, 2, 24, 163
 """A weight of 32 x 163 ends in the midst of a block."""
 OPTIM = OptimConfig(name="adamw_8bit", learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
 OTHERWISE = 1e-4
-"""A sum in another order may give a number of the state another of the 256 codes; a tenth of an update at most, 5e-6 was typical."""
+"""A tenth of an update: a sum in another order may give a number of the state another of the 256 codes. 2.5e-7 was the most here."""
 
 
 class Wide(Task):
@@ -102,9 +102,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_one_process_does_as_the_library_does(root: Path) -> None:
-    from bitsandbytes.optim import AdamW8bit
-
+def test_one_process_does_as_the_library_does(tmp_path: Path) -> None:
+    AdamW8bit = pytest.importorskip("bitsandbytes").optim.AdamW8bit
+    final = train(tmp_path, "single")
     torch.manual_seed(0)
     task, batches = Wide(), ArraySource().batches("train", BATCH)
     large, small = ([p for p in task.parameters() if (p.dim() > 1) == matrix] for matrix in (True, False))
@@ -115,28 +115,32 @@ def test_one_process_does_as_the_library_does(root: Path) -> None:
         nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-    for name, value in weights(root / "single").items():
+    for name, value in checkpoint.load_weights(final).items():
         torch.testing.assert_close(value, task.state_dict()[name], atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_are_near_to_one(root: Path, strategy: str) -> None:
     for name, value in weights(root / "single").items():
         torch.testing.assert_close(weights(root / strategy)[name], value, atol=OTHERWISE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_resumed_run_ends_with_the_same_weights(root: Path, strategy: str) -> None:
     whole, same = weights(root / strategy), weights(root / f"{strategy}-same")
     assert all(torch.equal(same[name], value) for name, value in whole.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [*(f"{strategy}-other" for strategy in (*STRATEGIES, "single")), "three"])
 def test_one_that_goes_on_under_another_strategy_is_near_to_it(root: Path, run: str) -> None:
     for name, value in weights(root / "single").items():
         torch.testing.assert_close(weights(root / run)[name], value, atol=OTHERWISE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["single", *STRATEGIES])
 def test_a_checkpoint_has_the_codes_and_scales_of_large_weights_and_plain_state_of_small_ones(root: Path, strategy: str) -> None:
     found: dict[str, tuple[str, int]] = {}
@@ -194,5 +198,7 @@ def test_without_its_library_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     monkeypatch.delitem(sys.modules, "genlib.engine.eight_bit", raising=False)
-    with pytest.raises(ValueError, match=r"train.optim.name adamw_8bit needs bitsandbytes.*, which is not installed; .*genlib\[8bit\].*, or use adamw"):
+    with pytest.raises(
+        ValueError, match=r"train.optim.name adamw_8bit needs bitsandbytes.*, which is not installed; .*genlib\[8bit\].*, or use adamw"
+    ):
         make_optimizer([{"params": [nn.Parameter(torch.ones(2, 2))], "weight_decay": 0.0}], OPTIM)

@@ -71,7 +71,7 @@ def test_muon_moves_matrices_that_are_no_embeddings() -> None:
     assert kept["conv.weight"] == ["exp_avg", "exp_avg_sq", "step"]
 
 
-@pytest.mark.parametrize("name", ["muon", "adafactor"])
+@pytest.mark.parametrize("name", ["muon", "adafactor", "adamw_8bit"])
 def test_whole_weights_do_not_go_with_offload(name: str) -> None:
     with pytest.raises(ValueError, match=f"train.offload optimizer does not go with {name}, which looks at whole weights; use adamw"):
         TrainConfig(strategy="zero2", offload="optimizer", optim=OptimConfig(name=name))

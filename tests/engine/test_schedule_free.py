@@ -209,7 +209,7 @@ def test_what_does_not_go_with_it_is_refused() -> None:
 def test_weight_limits_are_refused() -> None:
     task = VAE()
     task.phases = (Phase(weight_limit=0.1),)
-    with pytest.raises(ValueError, match=r"schedule_free_adamw does not go with phase train of VAE, which limits its weights"):
+    with pytest.raises(ValueError, match=r"schedule_free_adamw does not go with phase train of VAE, which limits weights"):
         parameter_groups(task, dict(task.net.named_parameters()), FREE)
 
 

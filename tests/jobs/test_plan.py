@@ -80,8 +80,9 @@ def test_failures_that_come_faster_than_checkpoints_are_told() -> None:
     )
 
 
-def test_what_an_optimizer_does_not_go_with_is_no_choice() -> None:
-    plan = planned(parse(["clip_tiny", "--plan", "--smoke", "--gpus", "2", "--train.optim.name", "muon"]))
+@pytest.mark.parametrize("name", ["muon", "adamw_8bit"])
+def test_what_an_optimizer_does_not_go_with_is_no_choice(name: str) -> None:
+    plan = planned(parse(["clip_tiny", "--plan", "--smoke", "--gpus", "2", "--train.optim.name", name]))
     assert re.search(r"zero2 +zero3$", plan, re.MULTILINE)
     assert "+opt" not in plan
 
