@@ -316,8 +316,10 @@ class Zero:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
+        players = averaging_players(self.task, self.config)
+        self._forget_second_copies(players)
         undo: list[Callable[[], Any]] = []
-        for player in averaging_players(self.task, self.config):
+        for player in players:
             pieces = {name: (offset, values) for name, offset, values in self.optimizers[player].averages()}
             for name, weight in self.players.weights[player].items():
                 undo.append(self._exchanged(weight, *pieces.get(name, (0, torch.empty(0)))))
@@ -326,6 +328,12 @@ class Zero:
         finally:
             for one in undo:
                 one()
+            self._forget_second_copies(players)
+
+    def _forget_second_copies(self, players: Sequence[str]) -> None:
+        """Of these players' weights, which `train.shard_group_size` keeps from the first time that they are gathered to the next update."""
+        for player in players if self.stage == 3 else ():
+            self.engines[player].optimizer.invalidate_secondary_tensor()
 
     def _exchanged(self, weight: Any, offset: int, values: Tensor) -> Callable[[], Any]:
         """Gives a weight other values, of which this rank has a piece; returns what takes them back."""

@@ -21,7 +21,7 @@ from genlib.engine.strategies import strategy_of
 from genlib.engine.trace import FakeTask
 from genlib.recipe import Stage
 from genlib.types import Step
-from tests.engine.test_equality import STEPS, stage, train
+from tests.engine.test_equality import FREE, STEPS, stage, train
 from tests.engine.test_step_traffic import ROWS, WIDTH, Layers
 from tests.processes import run_ranks
 from tests.wire import CountedBytes
@@ -29,6 +29,7 @@ from tests.wire import CountedBytes
 KINDS = {
     "VAE": stage("VAE"), "GAN": stage("GAN"), "CLIP": stage("CLIP"), "accumulated": stage("VAE", accumulation=3),
     "bf16": stage("VAE", precision="bf16"), "offloaded": stage("VAE", strategy="zero3", offload="all"),
+    "averaging": stage("VAE", optim=FREE, ema_halflife_samples=0),
 }  # fmt: skip
 HALF = STEPS // 2
 
