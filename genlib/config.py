@@ -210,6 +210,9 @@ class TrainConfig(Config):
     """bf16 runs the loss under autocast; weights, gradients and optimizer state stay fp32. ZeRO-3 then sends weights of layers as bf16."""
     reduction: Literal["bf16", "fp32"] = "bf16"
     """Type in which gradients of layers are sent and added up by ZeRO under precision bf16; in everything else it is fp32."""
+    frozen_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of frozen networks: bf16 keeps and runs those in bf16 whose outputs allow it (text encoders, teachers, a refiner's base), and leaves image
+    autoencoders in fp32; fp32 is for all. auto is `precision`."""
     compile: bool = changeable(False)
     """Compile the loss with torch.compile."""
     seed: int = limited(0, at_least=0)
@@ -243,6 +246,11 @@ class TrainConfig(Config):
     GENLIB_CACHE/encoded."""
     max_skipped_in_a_row: int = changeable(10, at_least=1)
     """Steps in a row with a loss or gradient that is not finite after which the run stops."""
+
+    @property
+    def lowers_frozen(self) -> bool:
+        """Whether frozen networks are in bf16, where their outputs allow it."""
+        return (self.precision if self.frozen_precision == "auto" else self.frozen_precision) == "bf16"
 
     def validate(self) -> None:
         if self.global_batch % self.accumulation:

@@ -78,8 +78,13 @@ class Task(nn.Module):
     drawn from and served like one."""
     averaged: tuple[str, ...] | None = None
     """Players whose weights the run's moving average follows; None is all. It has the others as they are."""
+    frozen_precision: ClassVar[Literal["fp32", "bf16"]] = "fp32"
+    """In which its layers may be kept where a later task holds it frozen: bf16 where what it makes allows it, and all that asks its networks while
+    that one trains does so inside of `as_kept`."""
     upstream_prefix: ClassVar[str] = ""
     """What stands before the roles of upstream tasks in the names of the state dict."""
+    kept_in_bf16: bool = False
+    """Whether its layers are in bf16 now, in a task that trains."""
     upstream: Upstream
     """The frozen tasks of earlier stages that it holds, by role."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -36,6 +38,26 @@ class Upstream(Mapping[str, "Task"]):
         """Moves all of them, as `nn.Module.to` does."""
         for task in self._tasks.values():
             task.to(*args, **kwargs)
+
+
+def every_upstream(task: Task) -> Iterator[Task]:
+    """The upstream tasks of a task and theirs, each once."""
+    seen: dict[int, Task] = {}
+    waiting = list(task.upstream.values())
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) not in seen:
+            seen[id(one)] = one
+            waiting += one.upstream.values()
+    yield from seen.values()
+
+
+def as_kept(task: Task, device: torch.device) -> AbstractContextManager:
+    """Inside, a frozen task computes on that device in the type in which its layers are kept, see `Task.frozen_precision`."""
+    if not task.kept_in_bf16:
+        return nullcontext()
+    # without the cache, which keeps casts of weights that have a gradient alone
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def add_state(holder: Task, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

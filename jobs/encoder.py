@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from genlib.checkpoint import Blueprint
 from genlib.engine.encoder import Encoder, EncodingProgress, encode_missing, rows_at_once
 from genlib.engine.encoding import frozen_state, identity
+from genlib.engine.frozen import lower
 from genlib.recipe import Stage
 from genlib.task import Task
 from genlib.types import EncodedSet
@@ -60,6 +61,8 @@ class EncodingWork:
     def restored(self) -> Task:
         """The task with its frozen networks; what it trains takes no memory."""
         task = self.blueprint.build()
+        if self.stage.train.lowers_frozen:
+            lower(task)
         task.load_state_dict(load_file(self.weights), strict=False)
         for player in task.players():
             task.player(player).to("meta")

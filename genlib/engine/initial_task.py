@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from genlib import checkpoint, companions, distributed
 from genlib.engine.encoding import identity
+from genlib.engine.frozen import lower
 from genlib.engine.sharded_init import ShardedInit
 from genlib.recipe import Stage
 from genlib.types import DataSource
@@ -44,11 +45,13 @@ class InitialTask:
                 self.task.prepare(self.source)
         with self.together():
             self._check_equal()
+        self._lower()
 
     def fill(self, folder: Path) -> None:
         """Weights of a verified checkpoint of the same task."""
         with self.together():
             checkpoint.fill(self.task, folder, self._shard_of)
+        self._lower()
 
     def encoded_name(self) -> str:
         """The identity of what the task encodes, which only a task that is not wrapped tells; empty where that is on the fly."""
@@ -56,6 +59,11 @@ class InitialTask:
             return ""
         with self.together():
             return distributed.broadcast_object(identity(self.task, self.stage, self.source.spec))
+
+    def _lower(self) -> None:
+        """Last, so that what is measured on the way does not depend on it, and before anything is encoded."""
+        if self.stage.train.lowers_frozen:
+            lower(self.task)
 
     def _start_from(self, folder: Path) -> None:
         """Weights of another run, or of a folder in the field's own format."""

@@ -26,6 +26,7 @@ from genlib.random import seeded_normal
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task, action
 from genlib.types import Batch, DataSpec, Metrics, Step
+from genlib.upstream import as_kept
 
 TIME_SCALE = 1000.0
 """A U-Net gets t times this, the range that its sinusoids are made for."""
@@ -51,6 +52,8 @@ class RectifiedFlowConfig(TaskConfig):
 
 class RectifiedFlow(PixelTask):
     """The task: pictures in, a velocity out."""
+
+    frozen_precision = "bf16"  # as a teacher; its steps add up in fp32
 
     companions = replace(
         PixelTask.companions,
@@ -130,7 +133,8 @@ class Reflow(RectifiedFlow):
     def pairs(self, number: Tensor, stream: str) -> tuple[Tensor, Tensor]:
         """Noise (B, C, H, W) keyed by numbers (B,), and the teacher's pictures of it."""
         noise = random.normal(number, self.shape, seed=0, stream=stream)
-        return noise, follow(self.teacher.velocity, noise, self.teacher_steps)
+        with as_kept(self.teacher, noise.device):
+            return noise, follow(self.teacher.velocity, noise, self.teacher_steps)
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         return self.loss_between(batch["image"], batch["noise"], batch, step), {}

@@ -112,6 +112,7 @@ class CLIP(Task):
     """The task: pairs in, two towers out."""
 
     phases = (Phase(joint=True),)
+    frozen_precision = "bf16"  # as a text encoder
     companions = Companions(
         assess="genlib.models.representation.clip_assess:assess",
         sheet="genlib.models.representation.clip_assess:sheet",

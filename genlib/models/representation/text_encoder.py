@@ -23,6 +23,7 @@ from genlib.models.representation.base.clip_towers import TextTransformer, atten
 from genlib.nn.tokenizer import END, TextTokenizer, load_bpe
 from genlib.task import Phase, Task
 from genlib.types import DataSource, DataSpec
+from genlib.upstream import as_kept
 
 TOKENIZER_FOLDERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"}
 """Where a pipeline folder keeps the tokenizer of each of its text encoders."""
@@ -76,6 +77,7 @@ class FixedTextEncoder(Task):
     Texts are cleaned by the folder's tokenizer alone, as in the pipelines that the folders are of."""
 
     phases: tuple[Phase, ...] = ()
+    frozen_precision = "bf16"  # as diffusers' own training scripts keep them; hidden states are rounded to float16 anyway
     companions = Companions(load_pretrained="genlib.models.representation.text_encoder:load_pretrained")
     tokenizer: TextTokenizer
     text_model: Any
@@ -181,7 +183,8 @@ class FrozenTextTower:
 
     def states(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(B, N) -> hidden states before the last block, and after it normalised, (B, N, width) each, and the projected summary (B, P) or None."""
-        out = self.model(tokens, output_hidden_states=True)
+        with as_kept(self.task, tokens.device):
+            out = self.model(tokens, output_hidden_states=True)
         return out.hidden_states[-2], out.last_hidden_state, getattr(out, "text_embeds", None)
 
 

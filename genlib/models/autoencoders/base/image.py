@@ -41,6 +41,8 @@ class ImageAutoencoder(Task):
     """Base of the tasks; they say how an image becomes latents and what keeps these in shape. Images are in [-1, 1] but in batches and actions."""
 
     objective = ("psnr_db", "max")
+    # Rounded, it would blur every latent that is learnt, and SDXL's published one overflows in fp16; it is the smallest of them, and stays whole.
+    frozen_precision = "fp32"
     companions = Companions(
         assess="genlib.models.autoencoders.base.image_files:assess",
         sheet="genlib.models.autoencoders.base.image_files:sheet",

@@ -105,6 +105,7 @@ class LatentTask(Task):
         no_graphs="it draws in many steps of a sampler, and a graph is one pass; take its diffusers folder, or export the stage of its autoencoder",
         example="genlib.models.diffusion.base.latent:example",
     )
+    frozen_precision = "bf16"  # a refiner's base, whose network waits until pictures are drawn
     upstream_prefix = "frozen_tasks."
     config: LatentConfig
 
