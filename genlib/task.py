@@ -13,7 +13,7 @@ from genlib.actions import Action
 from genlib.companions import Companions
 from genlib.ports import Sizes
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step, Transform
-from genlib.upstream import Upstream, add_state, take_state
+from genlib.upstream import Upstream, add_state, every_upstream, take_state
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,6 +83,8 @@ class Task(nn.Module):
     that one trains does so inside of `as_kept`."""
     upstream_prefix: ClassVar[str] = ""
     """What stands before the roles of upstream tasks in the names of the state dict."""
+    keeps_constants: ClassVar[bool] = False
+    """Whether `keep_constants` has anything to keep."""
     kept_in_bf16: bool = False
     """Whether its layers are in bf16 now, in a task that trains."""
     upstream: Upstream
@@ -138,6 +140,17 @@ class Task(nn.Module):
         `evaluate` of a task that encodes read nothing else of the batch, but `position`, `valid` and `weight`.
         """
         return {}
+
+    def asked_upstream(self) -> Iterable[nn.Module]:
+        """The modules of upstream tasks that `encode`, `loss` and `evaluate` ask: the engine takes all others away while the task trains. By default
+        all of them."""
+        return every_upstream(self)
+
+    def keep_constants(self) -> None:
+        """Keeps what `loss` needs of upstream networks beside what `encode` gives, and what is the same in every step.
+
+        Called before the first step, without gradient: where everything is encoded ahead, the networks are away afterwards.
+        """
 
     @property
     def encodes(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from genlib import distributed
 from genlib.encoded_batch import encode
+from genlib.engine.frozen import FrozenNetworks
 from genlib.engine.prefetcher import Prefetcher
 from genlib.plurals import counted
 from genlib.recipe import Stage
@@ -36,7 +37,8 @@ class Encoder:
         return {**encode(self.task, batch), "sample": batch["sample"], "failed": batch["failed"]}
 
     def decoded(self, shards: list[int], device: torch.device) -> Prefetcher:
-        """Batches of the samples of some shards on a device."""
+        """Batches of the samples of some shards on a device, to which it brings the networks."""
+        FrozenNetworks(self.task, device).bring()
         return Prefetcher(self.kept.decoded(shards, self.rows, self.task.transform(train=True)), self.rows, device)
 
 

@@ -19,6 +19,7 @@ from genlib.encoded_batch import encoded, widened
 from genlib.engine.ema import Ema
 from genlib.engine.encoding import encoded_source
 from genlib.engine.evaluate import evaluate
+from genlib.engine.frozen import FrozenNetworks
 from genlib.engine.initial_task import InitialTask
 from genlib.engine.iterate_average import IterateAverage
 from genlib.engine.listener import Evaluated, Listener
@@ -208,6 +209,8 @@ class Training:
         self.shapes = {name: p.shape for name, p in self.task.named_parameters()}  # ZeRO-3 leaves none
         if self.device.type == "cuda":
             self.flops_per_sample = self.counted_flops()  # before ZeRO-3 takes the weights apart
+        self.frozen = FrozenNetworks(self.task, self.device)
+        self.frozen.leave_unasked()
         self.strategy.setup(self.task, self.config)
         self.ema = (
             Ema(self.strategy, self.config.ema_halflife_samples, self.config.ema_rampup, self.task.averaged)
@@ -218,6 +221,7 @@ class Training:
         self.encoded = encoded_source(
             self.stage, self.task, self.source, self.device, name=name, first=first, stop_asked=self.listener.stop_asked
         )  # fmt: skip
+        self.frozen.settle(ahead=self.encoded is not None)
 
     def counted_flops(self) -> float | None:
         """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted, or become more."""
@@ -286,7 +290,7 @@ class Training:
 
     def evaluate(self, done: int) -> dict[str, float]:
         """Scores of the held-out samples; says what is wrong with them when it first is."""
-        with self.timeline.timed("evaluate", done):
+        with self.timeline.timed("evaluate", done), self.frozen.present():
             values = evaluate(self.task, self.strategy, self.source, self.config)
         trouble = self.task.divergence_reason({name.removeprefix("val/"): value for name, value in values.items()})
         if trouble and trouble != (self.evaluated.trouble if self.evaluated else "") and distributed.rank() == 0:

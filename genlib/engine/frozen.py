@@ -1,12 +1,27 @@
-"""Frozen networks inside a task that trains: earlier stages that encode its samples, teachers, the base of a refiner."""
+"""Frozen networks inside a task that trains: earlier stages that encode its samples, teachers, the base of a refiner.
+
+Their weights are on a device only where and while something asks for them. What is away is a parameter without values, of which each rank keeps its
+share in a file without a name: enough for checkpoints, and for all ranks together to have it back.
+"""
 
 from __future__ import annotations
 
-import torch
+import mmap
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from genlib import distributed
+from genlib.files import cache_folder
 from genlib.inference import is_low
 from genlib.task import Task
 from genlib.upstream import every_upstream
+
+_ALIGNMENT = 64
 
 
 def lower(task: Task) -> None:
@@ -19,3 +34,139 @@ def lower(task: Task) -> None:
             one.kept_in_bf16 = True
             for module in filter(is_low, one.modules()):
                 module.to(torch.bfloat16)
+
+
+@dataclass(slots=True, eq=False)
+class _Weight:
+    """A weight of upstream tasks, and where it stands: a tied one in several places."""
+
+    places: list[tuple[nn.Module, str]]
+    asked: bool
+    """Whether anything asks for it while the task trains."""
+    shard: Tensor | None = None
+    """This rank's share (n,), once it has been away."""
+
+    @property
+    def now(self) -> nn.Parameter:
+        """The parameter that stands there."""
+        module, name = self.places[0]
+        return module.get_parameter(name)
+
+    def put(self, value: Tensor) -> nn.Parameter:
+        """Has another value stand there."""
+        weight = nn.Parameter(value, requires_grad=False)
+        for module, name in self.places:
+            setattr(module, name, weight)
+        return weight
+
+
+class FrozenNetworks:
+    """Of one task, on every rank; all call the same."""
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        self.task, self.device = task, device
+        asked = {id(weight) for module in task.asked_upstream() for weight in module.parameters()}
+        places: dict[int, list[tuple[nn.Module, str]]] = {}
+        for one in every_upstream(task):
+            for module in one.modules():
+                for name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
+                    places.setdefault(id(weight), []).append((module, name))
+        self.weights = [_Weight(found, key in asked) for key, found in places.items()]
+
+    def leave_unasked(self) -> None:
+        """Takes away what nothing asks for while the task trains."""
+        self._take_away([weight for weight in self.weights if not weight.asked])
+
+    def bring(self) -> None:
+        """Has what is asked for on the device, and with it all buffers."""
+        for weight in self.weights:
+            if weight.asked and weight.now.is_meta:
+                weight.put(whole_value(weight.now, self.device))
+            elif weight.asked:
+                weight.now.data = weight.now.data.to(self.device)
+        self.bring_buffers()
+
+    def bring_buffers(self) -> None:
+        """Of all upstream tasks, to the device."""
+        for one in every_upstream(self.task):
+            for module in one.modules():
+                for name, value in module.named_buffers(recurse=False):
+                    setattr(module, name, value.to(self.device))
+
+    @torch.no_grad()
+    def settle(self, *, ahead: bool) -> None:
+        """As they are while the task trains: on the device, or, where everything is encoded ahead, away."""
+        if self.task.keeps_constants or not ahead:
+            self.bring()
+        if self.task.keeps_constants:
+            self.task.keep_constants()
+        if ahead:
+            self.bring_buffers()
+            self.drop()
+
+    def drop(self) -> None:
+        """Takes all away."""
+        self._take_away(self.weights)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Inside, what is asked for is on the device."""
+        away = any(weight.asked and weight.now.is_meta for weight in self.weights)
+        if away:
+            self.bring()
+        try:
+            yield
+        finally:
+            if away:
+                self.drop()
+
+    def _take_away(self, weights: Sequence[_Weight]) -> None:
+        here = [weight for weight in weights if not weight.now.is_meta]
+        new = [weight for weight in here if weight.shard is None]
+        for weight, shard in zip(new, in_a_file([_share(weight.now) for weight in new]), strict=True):
+            weight.shard = shard
+        for weight in here:
+            before = weight.now
+            after = weight.put(torch.empty(before.shape, dtype=before.dtype, device="meta"))
+            after.shard = weight.shard  # type: ignore[attr-defined]
+            before.data = before.data.new_empty(0)  # whoever holds it holds no memory
+
+
+def shard_of(weight: Tensor) -> Tensor | None:
+    """This rank's share (n,) of a weight that is away; None of one that is here."""
+    return getattr(weight, "shard", None) if weight.is_meta else None
+
+
+def whole_value(value: Tensor, device: torch.device) -> Tensor:
+    """An entry of a task's state dict; where it is away, its values on that device, from the shares of all ranks, which then all call it."""
+    shard = shard_of(value)
+    return value if shard is None else distributed.gather_shard(shard.to(device), value.numel()).view(value.shape)
+
+
+def _share(weight: Tensor) -> Tensor:
+    low, high = distributed.share(weight.numel(), distributed.rank(), distributed.world_size())
+    return weight.detach().reshape(-1)[low:high]
+
+
+def in_a_file(values: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of flat tensors in a file of GENLIB_CACHE that has no name and ends with the process; in memory where the disk has no room for it."""
+    offsets, end = [], 0
+    for value in values:
+        offsets.append(end)
+        end += -(-value.nbytes // _ALIGNMENT) * _ALIGNMENT
+    if not end:
+        return [value.cpu().clone() for value in values]
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_folder()) as file:
+            for value, offset in zip(values, offsets, strict=True):
+                file.seek(offset)
+                file.write(value.cpu().view(torch.uint8).numpy().data)
+            file.truncate(end)
+            file.flush()
+            memory = torch.frombuffer(mmap.mmap(file.fileno(), end, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+    except OSError:
+        return [value.cpu().clone() for value in values]
+    return [memory[offset : offset + value.nbytes].view(value.dtype) for value, offset in zip(values, offsets, strict=True)]

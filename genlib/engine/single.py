@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from genlib import distributed
 from genlib.checkpoint import Shard
 from genlib.config import TrainConfig
+from genlib.engine.frozen import shard_of, whole_value
 from genlib.engine.micro_batches import passes
 from genlib.engine.optim import (
     Optimizers,
@@ -46,7 +47,8 @@ class SingleDevice:
         self.updates: dict[str, int] = {}
 
     def setup(self, task: Task, config: TrainConfig) -> None:
-        self.task, self.config = task.to(self.device), config
+        self.task, self.config = task, config
+        nn.Module.to(task, self.device)
         self.bare: dict[str, LossModule] = {}
         self.loss_modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Optimizer | Optimizers] = {}
@@ -99,9 +101,12 @@ class SingleDevice:
         return nullcontext()
 
     def whole_state(self) -> dict[str, Tensor]:
-        if distributed.rank():
-            return {}
-        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.task.state_dict().items()}
+        state = {}
+        for name, value in self.task.state_dict(keep_vars=True).items():
+            whole = whole_value(value, self.device)
+            if distributed.rank() == 0:
+                state[name] = whole.detach().to("cpu", copy=True).contiguous()
+        return state
 
     def whole_tensors(self) -> dict[str, Tensor]:
         return {name: value.to("meta") for name, value in self.task.state_dict().items()}
@@ -161,6 +166,8 @@ def task_shards(task: Task, share_of: Callable[[str, nn.Parameter], Shard]) -> I
 
 
 def whole_share(name: str, parameter: nn.Parameter, rank: int, world: int) -> Shard:
-    """This rank's share of a weight that is whole on every rank."""
+    """This rank's share of a weight that is whole on every rank, or away."""
     low, high = distributed.share(parameter.numel(), rank, world)
+    if (shard := shard_of(parameter)) is not None:
+        return Shard(name, low, shard)
     return Shard(name, low, parameter.detach().reshape(-1)[low:high])

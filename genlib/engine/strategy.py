@@ -121,7 +121,7 @@ class Strategy(Protocol):
         ...
 
     def setup(self, task: Task, config: TrainConfig) -> None:
-        """Moves the task to the device and makes one LossModule and one optimizer per player. Weights are final by now."""
+        """Moves the task without its upstream tasks to the device and makes one LossModule and one optimizer per player. Weights are final by now."""
         ...
 
     def run_phase(self, phase: Phase, micro_batches: Sequence[Batch], step: Step) -> Update:

@@ -24,6 +24,7 @@ from genlib.checkpoint import Shard
 from genlib.config import TrainConfig
 from genlib.engine.ddp import average_batch_statistics
 from genlib.engine.deepspeed_settings import check_players, merged, read_settings
+from genlib.engine.frozen import whole_value
 from genlib.engine.host_memory import give_back_large_blocks
 from genlib.engine.micro_batches import passes
 from genlib.engine.optim import learning_rate, parameter_groups
@@ -175,7 +176,7 @@ class Zero:
                 first.convert_to_zero_parameters(param_list=[weight])
         if self.sharded_init:
             self.sharded_init.hand_over_rest()
-        self.task.to(self.device)
+        nn.Module.to(self.task, self.device)
 
     def settings(self, player: str) -> dict:
         """DeepSpeed's configuration; what it would choose by itself and differs from the other strategies is written out."""
@@ -279,8 +280,9 @@ class Zero:
         parameters = dict(self.task.named_parameters(remove_duplicate=False))
         for name, value in self.task.state_dict(keep_vars=True).items():
             with self._gathered([parameters[name]] if name in parameters else []):
+                whole = whole_value(value, self.device)
                 if keep:
-                    state[name] = value.detach().to("cpu", copy=True).contiguous()
+                    state[name] = whole.detach().to("cpu", copy=True).contiguous()
         return state
 
     def whole_tensors(self) -> dict[str, Tensor]:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import tempfile
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from genlib import checkpoint, registry
 from genlib.config import TrainConfig
-from genlib.encoded_batch import encode
+from genlib.encoded_batch import encode, encoded
 from genlib.engine.encoding import frozen_state, identity
-from genlib.engine.fit import fit, fresh_task
-from genlib.engine.frozen import lower
+from genlib.engine.fit import Training, fit, fresh_task
+from genlib.engine.frozen import FrozenNetworks, lower, whole_value
+from genlib.engine.prefetcher import with_weight
 from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.recipe import Stage
 from genlib.task import Task
+from genlib.types import Step
 from genlib.upstream import every_upstream
 from jobs.encoder import EncodingWork
-from tests.models.stages import CPU, built_untrained, source_of, train_stages
+from tests.encoders import Eyes, OnEyes, OnEyesConfig, stages
+from tests.models.stages import CPU, built_untrained, metrics, source_of, train_stages
+from tests.processes import run_ranks
 
 ENCODING = [("sdxl_tiny", "denoiser"), ("sd3_tiny", "denoiser"), ("text_gan", "pictures"), ("rectified_flow", "reflow")]
 
@@ -77,6 +85,123 @@ def reflow(folder: Path, teacher: Path, **train: object) -> Path:
         "rectified_flow", "reflow", checkpoint_every_steps=2, keep_checkpoints=9, steps=4, encoded_dir=str(folder.parent / "encoded"), **train
     )
     return fit(stage, recipe="rectified_flow", source=source_of(stage), folder=folder, device=CPU, upstream={"teacher": teacher})
+
+
+def assert_away(task: Task) -> None:
+    for one in every_upstream(task):
+        assert all(weight.is_meta for weight in one.parameters())
+
+
+@pytest.mark.parametrize(("recipe", "name"), [*ENCODING, ("sdxl_tiny", "refiner"), ("ldm_tiny", "denoiser"), ("dbn", "layer2")])
+def test_a_loss_is_the_same_once_all_is_encoded_and_no_frozen_weight_is_alive(recipe: str, name: str) -> None:
+    task, batch = prepared(recipe, name)
+    task.train()
+    batch = encoded(task, with_weight(batch, 16))
+    whole = [task.loss(phase.name, batch, Step(0, 1))[0].detach() for phase in task.phases]
+    alive = [weakref.ref(weight.untyped_storage()) for one in every_upstream(task) for weight in one.parameters()]
+    state = {key: value.detach().clone() for key, value in frozen_state(task).items()}
+    FrozenNetworks(task, CPU).settle(ahead=True)
+    assert_away(task)
+    assert alive
+    assert not any(storage() for storage in alive)
+    for phase, loss in zip(task.phases, whole, strict=True):
+        assert torch.equal(task.loss(phase.name, batch, Step(0, 1))[0], loss)
+    for key, value in frozen_state(task).items():
+        assert torch.equal(whole_value(value, CPU), state[key]), key
+
+
+def test_what_is_away_takes_no_memory_of_the_process() -> None:
+    task = OnEyes(Eyes(), OnEyesConfig())
+    task.eyes.large = torch.nn.Linear(4000, 4000, dtype=torch.bfloat16)
+    task.eyes.requires_grad_(False)
+    before = anonymous_bytes()
+    FrozenNetworks(task, CPU).settle(ahead=True)
+    assert before - anonymous_bytes() > 0.9 * 2 * 4000 * 4000
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that lies in no file."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return 1024 * int(line.split()[1])
+
+
+def test_what_nothing_asks_for_is_away_though_samples_are_encoded_on_the_fly() -> None:
+    task, batch = prepared("sdxl_tiny", "refiner")
+    whole = encode(task, batch)
+    frozen = FrozenNetworks(task, CPU)
+    frozen.leave_unasked()
+    frozen.settle(ahead=False)
+    base = task.upstream["base"]
+    assert all(weight.is_meta for weight in base.parameters())
+    assert all(weight.is_meta for weight in base.upstream["text"].parameters())
+    assert not any(weight.is_meta for weight in base.upstream["autoencoder"].parameters())
+    assert all(torch.equal(value, whole[key]) for key, value in encode(task, batch).items())
+
+
+def test_a_run_has_no_frozen_network_once_all_is_encoded_but_where_it_is_evaluated(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, brought = [], []
+    trained, bring = Training.trained, FrozenNetworks.bring
+    monkeypatch.setattr(Training, "trained", lambda self, *given: (tasks.append(self.task), assert_away(self.task), trained(self, *given))[-1])
+    monkeypatch.setattr(FrozenNetworks, "bring", lambda self: (brought.append(len(tasks)), bring(self))[-1])
+    ahead = reflow(tmp_path / "ahead", teacher, encode="ahead", evaluate_every_steps=2, pictures_every_steps=2)
+    assert brought == [0, 1, 1]  # to encode, and for two evaluations
+    assert_away(tasks[0])
+    assert (tmp_path / "ahead" / "pictures" / "step_00000002.png").exists()
+    shutil.rmtree(tmp_path / "ahead" / "checkpoints" / checkpoint.step_name(4))
+    brought.clear()
+    again = reflow(tmp_path / "ahead", teacher, encode="ahead")
+    assert brought == []
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "trained", trained)
+        fly = reflow(tmp_path / "fly", teacher, encode="fly", evaluate_every_steps=2)
+    assert equal(ahead, again)
+    assert equal(fly, ahead)
+    scores = [[row["val/loss"] for row in metrics(tmp_path / name) if "val/loss" in row] for name in ("ahead", "fly")]
+    assert scores[0][0] == scores[1][0]
+    assert checkpoint.load_task(ahead).upstream["teacher"].generate(seed=[1], steps=2).isfinite().all()  # type: ignore[operator]
+
+
+def test_a_full_disk_leaves_it_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    task = OnEyes(Eyes(), OnEyesConfig())
+    weight = task.eyes.net[0].weight.clone()  # type: ignore[index]
+    frozen = FrozenNetworks(task, CPU)
+    frozen.settle(ahead=True)
+    assert_away(task)
+    with frozen.present():
+        assert torch.equal(task.eyes.net[0].weight, weight)  # type: ignore[index]
+    assert_away(task)
+
+
+def on_eyes(root: Path, name: str, **train: Any) -> Path:
+    """Trains what learns on frozen eyes, which are there already; its final checkpoint."""
+    _, stage = stages(steps=4, evaluate_every_steps=2, encoded_dir=str(root / "encoded"), **train)
+    stage = replace(stage, task=replace(stage.task, dropout=0.0))  # which is another one on every rank
+    eyes = root / "eyes" / "checkpoints" / checkpoint.step_name(2)
+    return fit(stage, recipe="encoders", source=source_of(stage), folder=root / name, device=CPU, upstream={"eyes": eyes})
+
+
+def by_two(root: Path) -> None:
+    for name in ("ddp", "zero3"):
+        on_eyes(root, f"{name}-two", encode="ahead", strategy=name)
+
+
+def test_two_processes_that_dropped_them_equal_one(tmp_path: Path) -> None:
+    first, _ = stages()
+    fit(first, recipe="encoders", source=source_of(first), folder=tmp_path / "eyes", device=CPU)
+    run_ranks(2, by_two, tmp_path)
+    one = checkpoint.load_weights(on_eyes(tmp_path, "one", encode="fly"))
+    for name in ("ddp", "zero3"):
+        found = checkpoint.load_weights(tmp_path / f"{name}-two" / "checkpoints" / checkpoint.step_name(4))
+        for key, value in one.items():
+            torch.testing.assert_close(found[key], value, atol=0 if "eyes" in key else 1e-6, rtol=0)
+        rows, whole = metrics(tmp_path / f"{name}-two"), metrics(tmp_path / "one")
+        assert rows[-1]["val/code"] == pytest.approx(whole[-1]["val/code"], rel=1e-5)
 
 
 def equal(one: Path, other: Path) -> bool:

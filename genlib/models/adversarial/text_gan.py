@@ -7,13 +7,13 @@ Without the third a generator need only make pictures that look like data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlib.companions import Companions
 from genlib.config import DataConfig, OptimConfig, TaskConfig, TrainConfig
@@ -96,6 +96,9 @@ class TextGAN(ConvGAN):
     def tower(self) -> FrozenTextTower:
         """The frozen text encoder."""
         return text_tower(self.upstream["text"])
+
+    def asked_upstream(self) -> Iterable[nn.Module]:
+        return [self.tower.model]
 
     @property
     def condition_sizes(self) -> tuple[int, int]:

@@ -93,7 +93,7 @@ class LatentDiffusion(LatentEditor):
     def unconditional(self, condition: Condition) -> Condition:
         """No text is an empty caption, as in the published pipeline."""
         (text,) = condition
-        (nothing,) = self.condition(self.encode_prompts([""]))
+        (nothing,) = self.condition(self.encode_nothing())
         return (nothing.to(text.dtype).expand_as(text),)
 
     def train_condition(self, batch: Batch, step: Step) -> Condition:

@@ -163,12 +163,12 @@ class SD3(LatentEditor):
 
     def unconditional(self, condition: Condition) -> Condition:
         """No text is an empty caption, as in the published pipeline."""
-        return tuple(empty.to(some.dtype).expand_as(some) for empty, some in zip(self.condition(self.encode_prompts([""])), condition, strict=True))
+        return tuple(empty.to(some.dtype).expand_as(some) for empty, some in zip(self.condition(self.encode_nothing()), condition, strict=True))
 
     def train_condition(self, batch: Batch, step: Step) -> Condition:
         """Leaves each encoder's text out on its own. Where the paper then has zeros, here is what the encoder makes of an empty caption, for
         that is what the exported pipeline pushes away from."""
-        empty, given = self.encode_prompts([""]), dict(batch)
+        empty, given = self.encode_nothing(), dict(batch)
         for names, share in zip(ENCODERS, self.config.text_dropout, strict=True):
             left_out = random.uniform(batch["position"], seed=step.seed, stream=f"{names[0]} dropout") < share
             for name in names:

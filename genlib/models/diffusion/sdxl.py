@@ -49,6 +49,7 @@ class SDXL(LatentDiffusion):
     """The task: the base model."""
 
     companions = replace(LatentDiffusion.companions, export="genlib.models.diffusion.latent_export:export_sdxl")
+    keeps_constants = False  # no text is zeros
 
     def network(self, channels: int, side: int) -> Any:
         first, second = self.towers
@@ -102,6 +103,7 @@ class SDXLRefiner(LatentDiffusion):
     """The task: a network for the last part of the way, with the base frozen inside. It reads the second text encoder alone."""
 
     companions = replace(LatentDiffusion.companions, export="genlib.models.diffusion.latent_export:export_with_refiner")
+    keeps_constants = False
     config: SDXLRefinerConfig  # type: ignore[override]
 
     @property

@@ -107,7 +107,10 @@ class LatentTask(Task):
     )
     frozen_precision = "bf16"  # a refiner's base, whose network waits until pictures are drawn
     upstream_prefix = "frozen_tasks."
+    keeps_constants = True
     config: LatentConfig
+    nothing: Batch | None = None
+    """What the text encoders make of an empty caption, while it trains."""
 
     def __init__(self, config: LatentConfig, data: DataSpec, upstream: Mapping[str, Task]) -> None:
         super().__init__({role: upstream[role] for role in config.roles})
@@ -157,6 +160,16 @@ class LatentTask(Task):
     def towers(self) -> list[FrozenTextTower]:
         """The frozen text encoders."""
         return [text_tower(task) for role, task in self.upstream.items() if role.startswith("text")]
+
+    def asked_upstream(self) -> Iterable[nn.Module]:
+        return [self.autoencoder, *(tower.model for tower in self.towers)]
+
+    def keep_constants(self) -> None:
+        self.nothing = self.encode_prompts([""])
+
+    def encode_nothing(self) -> Batch:
+        """What the text encoders make of an empty caption, one row."""
+        return self.encode_prompts([""]) if self.nothing is None else self.nothing
 
     def prepare(self, source: DataSource) -> None:
         if not self.autoencoder.scale.item():
