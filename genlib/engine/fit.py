@@ -221,7 +221,8 @@ class Training:
         self.encoded = encoded_source(
             self.stage, self.task, self.source, self.device, name=name, first=first, stop_asked=self.listener.stop_asked
         )  # fmt: skip
-        self.frozen.settle(ahead=self.encoded is not None)
+        sharded = self.strategy.sharded_init
+        self.frozen.settle(ahead=self.encoded is not None, sharded=sharded.small if sharded else None)
 
     def counted_flops(self) -> float | None:
         """Operations of a step for one sample, for the share of the device's peak; None where they cannot be counted, or become more."""

@@ -1,7 +1,8 @@
 """Frozen networks inside a task that trains: earlier stages that encode its samples, teachers, the base of a refiner.
 
 Their weights are on a device only where and while something asks for them. What is away is a parameter without values, of which each rank keeps its
-share in a file without a name: enough for checkpoints, and for all ranks together to have it back.
+share in a file without a name: enough for checkpoints, and for all ranks together to have it back. Where all else is sharded (ZeRO-3), so are those
+that encode while the task trains: each layer has its weights whole while it runs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +47,8 @@ class _Weight:
     """Whether anything asks for it while the task trains."""
     shard: Tensor | None = None
     """This rank's share (n,), once it has been away."""
+    sharded: bool = False
+    """Whether the module that holds it has it whole while it runs."""
 
     @property
     def now(self) -> nn.Parameter:
@@ -58,6 +62,13 @@ class _Weight:
         for module, name in self.places:
             setattr(module, name, weight)
         return weight
+
+    def leave(self) -> None:
+        """Has nothing but the shape stand there, and the share beside it."""
+        before = self.now
+        if not before.is_meta:
+            self.put(torch.empty(before.shape, dtype=before.dtype, device="meta")).shard = self.shard  # type: ignore[attr-defined]
+            before.data = before.data.new_empty(0)  # whoever holds it holds no memory
 
 
 class FrozenNetworks:
@@ -80,9 +91,11 @@ class FrozenNetworks:
     def bring(self) -> None:
         """Has what is asked for on the device, and with it all buffers."""
         for weight in self.weights:
-            if weight.asked and weight.now.is_meta:
+            if not weight.asked or weight.sharded:
+                continue
+            if weight.now.is_meta:
                 weight.put(whole_value(weight.now, self.device))
-            elif weight.asked:
+            else:
                 weight.now.data = weight.now.data.to(self.device)
         self.bring_buffers()
 
@@ -94,8 +107,13 @@ class FrozenNetworks:
                     setattr(module, name, value.to(self.device))
 
     @torch.no_grad()
-    def settle(self, *, ahead: bool) -> None:
-        """As they are while the task trains: on the device, or, where everything is encoded ahead, away."""
+    def settle(self, *, ahead: bool, sharded: int | None = None) -> None:
+        """As they are while the task trains: on the device, or, where everything is encoded ahead, away.
+
+        sharded: on the device each rank holds its share of layers' weights of so many elements or more; None leaves all whole.
+        """
+        if sharded is not None and not ahead:
+            self._shard(sharded)
         if self.task.keeps_constants or not ahead:
             self.bring()
         if self.task.keeps_constants:
@@ -113,7 +131,7 @@ class FrozenNetworks:
     @contextmanager
     def present(self) -> Iterator[None]:
         """Inside, what is asked for is on the device."""
-        away = any(weight.asked and weight.now.is_meta for weight in self.weights)
+        away = any(weight.asked and not weight.sharded and weight.now.is_meta for weight in self.weights)
         if away:
             self.bring()
         try:
@@ -122,16 +140,39 @@ class FrozenNetworks:
             if away:
                 self.drop()
 
+    def _shard(self, least: int) -> None:
+        """Layers alone, as nothing but their `forward` asks for their weights; all ranks run the same ones in the same order."""
+        layers: dict[nn.Module, list[_Weight]] = {}
+        for weight in self.weights:
+            if weight.asked and weight.now.numel() >= least and all(map(_is_layer, (module for module, _ in weight.places))):
+                weight.shard, weight.sharded = _share(weight.now).to(self.device, copy=True), True
+                weight.leave()
+                for module, _ in weight.places:
+                    layers.setdefault(module, []).append(weight)
+        for module, weights in layers.items():
+            module.register_forward_pre_hook(partial(self._gather, weights))
+            module.register_forward_hook(partial(_leave, weights), always_call=True)
+
+    def _gather(self, weights: list[_Weight], *_: object) -> None:
+        for weight in weights:
+            weight.put(whole_value(weight.now, self.device))
+
     def _take_away(self, weights: Sequence[_Weight]) -> None:
         here = [weight for weight in weights if not weight.now.is_meta]
         new = [weight for weight in here if weight.shard is None]
         for weight, shard in zip(new, in_a_file([_share(weight.now) for weight in new]), strict=True):
             weight.shard = shard
         for weight in here:
-            before = weight.now
-            after = weight.put(torch.empty(before.shape, dtype=before.dtype, device="meta"))
-            after.shard = weight.shard  # type: ignore[attr-defined]
-            before.data = before.data.new_empty(0)  # whoever holds it holds no memory
+            weight.leave()
+
+
+def _leave(weights: list[_Weight], *_: object) -> None:
+    for weight in weights:
+        weight.leave()
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return is_low(module) or type(module).forward is nn.Embedding.forward
 
 
 def shard_of(weight: Tensor) -> Tensor | None:

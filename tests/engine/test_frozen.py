@@ -7,19 +7,22 @@ import shutil
 import tempfile
 import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from genlib import checkpoint, registry
+from genlib import checkpoint, distributed, registry
 from genlib.config import TrainConfig
 from genlib.encoded_batch import encode, encoded
+from genlib.engine import zero
 from genlib.engine.encoding import frozen_state, identity
 from genlib.engine.fit import Training, fit, fresh_task
 from genlib.engine.frozen import FrozenNetworks, lower, whole_value
 from genlib.engine.prefetcher import with_weight
+from genlib.engine.sharded_init import ShardedInit
 from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.recipe import Stage
 from genlib.task import Task
@@ -202,6 +205,48 @@ def test_two_processes_that_dropped_them_equal_one(tmp_path: Path) -> None:
             torch.testing.assert_close(found[key], value, atol=0 if "eyes" in key else 1e-6, rtol=0)
         rows, whole = metrics(tmp_path / f"{name}-two"), metrics(tmp_path / "one")
         assert rows[-1]["val/code"] == pytest.approx(whole[-1]["val/code"], rel=1e-5)
+
+
+def encodes_in_shards(folder: Path) -> None:
+    """Whether what a rank encodes is the same with layers in shards, and how much of them it holds."""
+    task, batch = prepared("sd3_tiny", "denoiser")
+    lower(task)
+    whole, held = encode(task, batch), FrozenNetworks(task, CPU)
+    elements = sum(numel for one in held.weights if one.asked and (numel := one.now.numel()) >= 64)
+    held.leave_unasked()
+    held.settle(ahead=False, sharded=64)
+    sharded = [one for one in held.weights if one.sharded]
+    assert all(one.now.is_meta for one in sharded)
+    assert all(torch.equal(value, whole[key]) for key, value in encode(task, batch).items())
+    assert all(one.now.is_meta for one in sharded)
+    (folder / f"{distributed.rank()}").write_text(str(sum(one.shard.numel() for one in sharded if one.shard is not None) / elements))
+
+
+def test_layers_that_encode_in_shards_give_the_same_and_each_rank_holds_its_share(tmp_path: Path) -> None:
+    run_ranks(2, encodes_in_shards, tmp_path)
+    assert all(0.45 < float((tmp_path / f"{rank}").read_text()) < 0.55 for rank in range(2))
+
+
+def fly_by_two(root: Path) -> None:
+    zero.ShardedInit = partial(ShardedInit, small_elements=8)  # the eyes are small
+    trained = Training.trained
+
+    def looked_at(self: Training, first: int, kept: Path | None) -> Path:
+        assert self.task.upstream["eyes"].net[0].weight.is_meta  # type: ignore[index]
+        return trained(self, first, kept)
+
+    Training.trained = looked_at
+    on_eyes(root, "two", encode="fly", strategy="zero3")
+
+
+def test_a_run_whose_frozen_networks_are_sharded_equals_one_process(tmp_path: Path) -> None:
+    first, _ = stages()
+    fit(first, recipe="encoders", source=source_of(first), folder=tmp_path / "eyes", device=CPU)
+    run_ranks(2, fly_by_two, tmp_path)
+    one = checkpoint.load_weights(on_eyes(tmp_path, "one", encode="fly"))
+    found = checkpoint.load_weights(tmp_path / "two" / "checkpoints" / checkpoint.step_name(4))
+    for key, value in one.items():
+        torch.testing.assert_close(found[key], value, atol=0 if "eyes" in key else 1e-6, rtol=0)
 
 
 def equal(one: Path, other: Path) -> bool:
