@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from genlib.config import TrainConfig
-from genlib.engine.memory_plan import PARALLELISMS, PARTS, MemoryEstimate, Parallelism, estimate_memory
+from genlib.engine.frozen import lower
+from genlib.engine.memory_plan import PARALLELISMS, PARTS, MemoryEstimate, ModelElements, Parallelism, estimate_memory
 from genlib.engine.step_traffic import step_traffic
 from genlib.engine.trace import FakeTask
 from genlib.plurals import counted
@@ -60,7 +61,7 @@ def planned(command: Command) -> str:
 def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -> str:
     """Head, table and conclusions of one stage."""
     spec, origin = assumed_spec(stage)
-    fake = FakeTask(lambda: built(stage, stages, spec))
+    fake = FakeTask(lambda: as_trained(stage, stages, spec))
     title = f"{stage.name}: {type(fake.task).__name__}, {fake.trained:,} parameters to train and {fake.frozen:,} frozen"
     if not fake.task.phases or not stage.train.steps:
         return f"{title}; taken as it is, nothing is trained"
@@ -73,7 +74,10 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
     head = f"{title}\ndata: {origin}\n{counted(options.gpus, 'GPU')} of {options.gpu_memory_gb:g} GB, {counted(micro_batch, 'sample')} each at once:"
     train = replace(stage.train, accumulation=fit.accumulation)
     sends = {one: step_traffic(fake, train, one.strategy, options.gpus).sent_bytes(options.gpus) for one in parallelisms}
-    lines = [*conclusions(view, fit, stage, options, sends[fit.parallelism]), *accumulation_words(fake.task, fit, stage)]
+    lines = [
+        *conclusions(view, fit, stage, options, sends[fit.parallelism]), *frozen_words(view.model, fake.task, fit, options),
+        *accumulation_words(fake.task, fit, stage),
+    ]  # fmt: skip
     return "\n".join([head, table(view, parallelisms, micro_batch, options, sends), *lines])
 
 
@@ -102,6 +106,14 @@ def built(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
     for module in task.modules():
         if isinstance(module, TextTokenizer) and not module.tokenizer:
             module.use(train_bpe(["a word"], 514))
+    return task
+
+
+def as_trained(stage: Stage, stages: Mapping[str, Stage], spec: DataSpec) -> Task:
+    """The same with its upstream tasks in the types in which they are kept while it trains."""
+    task = built(stage, stages, spec)
+    if stage.train.lowers_frozen:
+        lower(task)
     return task
 
 
@@ -230,6 +242,25 @@ def save_words(save_bytes: int, step_seconds: float, steps: int, options: RunOpt
         f"written in {writes:.3g} s at {options.store_gb_per_second:g} GB/s; with a failure every {options.failure_hours:g} hours the "
         f"best is --train.checkpoint-every-steps {every} ({digits(between / 60)} minutes), which loses {lost:.2%} of the time"
     )
+
+
+def frozen_words(model: ModelElements, task: Task, fit: Fit, options: RunOptions) -> list[str]:
+    """What frozen networks of earlier stages take on a GPU, by type, and where the rest of them is; nothing where there are none."""
+    found, sharded = model.upstream, fit.parallelism.strategy == "zero3"
+    if not found.asked + found.unasked:
+        return []
+    rest = f"; {_bytes(found.unasked)} that nothing asks for while it trains are on none" if found.unasked else ""
+    types = f"{_bytes(found.asked)} ({_bytes(found.fp32)} fp32, {_bytes(found.bf16)} bf16)"
+    if model.ahead:
+        return [f"frozen networks: {types} are on a GPU until everything is encoded ahead, then on none{rest}"]
+    held = found.held(options.gpus, ahead=False, sharded=sharded)
+    ahead = "; --train.encode ahead keeps none there" if task.encodes else ""
+    shards = f", in shards of {_bytes(held)}" if sharded and options.gpus > 1 else ""
+    return [f"frozen networks: {types} are on {'the GPUs' if shards else 'each GPU'}{shards}{ahead}{rest}"]
+
+
+def _bytes(count: int) -> str:
+    return f"{digits(count / 1e9)} GB" if count >= 1e8 else f"{digits(count / 1e6)} MB" if count else "0 MB"
 
 
 def accumulation_words(task: Task, fit: Fit, stage: Stage) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from genlib import distributed
+from genlib.engine.sharded_init import SMALL_ELEMENTS
 from genlib.files import cache_folder
 from genlib.inference import is_low
 from genlib.task import Task
@@ -34,8 +35,8 @@ def lower(task: Task) -> None:
     for one in every_upstream(task):
         if one.frozen_precision == "bf16" and not one.kept_in_bf16:
             one.kept_in_bf16 = True
-            for module in filter(is_low, one.modules()):
-                module.to(torch.bfloat16)
+            for weight in (weight for module in filter(is_low, one.modules()) for weight in module.parameters(recurse=False)):
+                weight.data = weight.data.to(torch.bfloat16)
 
 
 @dataclass(slots=True, eq=False)
@@ -63,12 +64,47 @@ class _Weight:
             setattr(module, name, weight)
         return weight
 
+    def is_sharded(self, least: int) -> bool:
+        """Whether it is one of those of so many elements or more that are in shards where the task's own weights are."""
+        return self.asked and self.now.numel() >= least and all(_is_layer(module) for module, _ in self.places)
+
     def leave(self) -> None:
         """Has nothing but the shape stand there, and the share beside it."""
         before = self.now
         if not before.is_meta:
             self.put(torch.empty(before.shape, dtype=before.dtype, device="meta")).shard = self.shard  # type: ignore[attr-defined]
             before.data = before.data.new_empty(0)  # whoever holds it holds no memory
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenBytes:
+    """How much memory the weights of upstream tasks take, of those that anything asks for while the task trains."""
+
+    fp32: int = 0
+    bf16: int = 0
+    layers: int = 0
+    """Of both, those that are sharded where the task's own weights are."""
+    unasked: int = 0
+    """Of the others, which are away."""
+
+    @property
+    def asked(self) -> int:
+        """Of both types."""
+        return self.fp32 + self.bf16
+
+    def held(self, world: int, *, ahead: bool, sharded: bool) -> int:
+        """On each of so many devices while the task trains."""
+        return 0 if ahead else self.asked - (self.layers - self.layers // world if sharded else 0)
+
+    @classmethod
+    def of(cls, task: Task, small: int = SMALL_ELEMENTS) -> FrozenBytes:
+        """Of a task's upstream tasks as they are; weights of fewer than `small` elements are never sharded."""
+        counts = dict.fromkeys(("fp32", "bf16", "layers", "unasked"), 0)
+        for weight in FrozenNetworks(task, torch.device("cpu")).weights:
+            nbytes = weight.now.numel() * weight.now.element_size()
+            counts[("bf16" if weight.now.dtype == torch.bfloat16 else "fp32") if weight.asked else "unasked"] += nbytes
+            counts["layers"] += nbytes * weight.is_sharded(small)
+        return cls(**counts)
 
 
 class FrozenNetworks:
@@ -144,7 +180,7 @@ class FrozenNetworks:
         """Layers alone, as nothing but their `forward` asks for their weights; all ranks run the same ones in the same order."""
         layers: dict[nn.Module, list[_Weight]] = {}
         for weight in self.weights:
-            if weight.asked and weight.now.numel() >= least and all(map(_is_layer, (module for module, _ in weight.places))):
+            if weight.is_sharded(least):
                 weight.shard, weight.sharded = _share(weight.now).to(self.device, copy=True), True
                 weight.leave()
                 for module, _ in weight.places:

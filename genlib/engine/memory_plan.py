@@ -14,6 +14,7 @@ from typing import Any
 
 from genlib.config import TrainConfig
 from genlib.engine.deepspeed_settings import read_settings
+from genlib.engine.frozen import FrozenBytes
 from genlib.engine.optim import parameter_groups, state_elements
 from genlib.engine.strategy import averaging_players, optim_of
 from genlib.engine.trace import FakeTask, Moment, PassTrace
@@ -56,7 +57,11 @@ class ModelElements:
     largest: int
     """Elements of the largest trained weight."""
     frozen_bytes: int
-    """Frozen weights and buffers, whole on every device."""
+    """Frozen weights of its own and buffers, whole on every device."""
+    upstream: FrozenBytes
+    """Of frozen networks of earlier stages."""
+    ahead: bool
+    """Whether these are away, as everything is encoded ahead."""
     optimizer_elements: int
     """What the optimizers keep, in numbers of fp32."""
     averaged: int
@@ -136,10 +141,13 @@ def estimate_memory(fake: FakeTask, config: TrainConfig, micro_batch: int) -> Me
     elements = {player: sum(p.numel() for p in weights.values()) for player, weights in players.items()}
     state = {id(value): value for value in fake.task.state_dict(keep_vars=True).values()}
     everything = sum(value.numel() * value.element_size() for value in state.values())
+    upstream = FrozenBytes.of(fake.task)
     model = ModelElements(
         elements,
         max((p.numel() for weights in players.values() for p in weights.values()), default=0),
-        everything - FP32 * sum(elements.values()),
+        everything - FP32 * sum(elements.values()) - upstream.asked - upstream.unasked,
+        upstream,
+        fake.task.encodes and config.encode == "ahead",
         sum(
             state_elements(group["name"], weight, optim_of(config, player))
             for player, weights in players.items()
@@ -201,7 +209,7 @@ class Layout:
         if self.parallelism.offload != "none":
             self._offload(trained // self.world)
         self.kept["EMA"] = self.model.averaged // self.world
-        weights = FP32 * trained + self.model.frozen_bytes
+        weights = FP32 * trained + self.model.frozen_bytes + self.model.upstream.asked + self.model.upstream.unasked
         self.save_bytes = (weights + (weights if self.model.saves_average else 0) + FP32 * states) // self.world
 
     def _single(self, trained: int, share: int) -> None:
@@ -240,7 +248,8 @@ class Layout:
         # gathered weights are there as they arrive, and as the layers use them
         each = {"buckets": self.bucket_bytes, "gathered weights": self.model.arriving_bytes + FP32}
         found = {name: each.get(name, FP32) * count for name, count in elements.items()}
-        everything = {**found, "frozen": self.model.frozen_bytes, "activations": activations}
+        upstream = self.model.upstream.held(self.world, ahead=self.model.ahead, sharded=self.parallelism.strategy == "zero3")
+        everything = {**found, "frozen": self.model.frozen_bytes + upstream, "activations": activations}
         return {name: everything[name] for name in PARTS if everything.get(name)}
 
     def moments(self, trace: PassTrace) -> Iterator[dict[str, int]]:

@@ -17,6 +17,7 @@ from torch import nn
 
 from genlib.config import TrainConfig
 from genlib.engine.deepspeed_settings import read_settings
+from genlib.engine.frozen import FrozenBytes
 from genlib.engine.memory_plan import BF16, FP32
 from genlib.engine.optim import WHOLE, parameter_groups
 from genlib.engine.strategy import optim_of
@@ -71,6 +72,8 @@ def step_traffic(fake: FakeTask, config: TrainConfig, strategy: str, world: int)
         if zero:
             groups = parameter_groups(fake.task, players[phase.player], optim_of(config, phase.player))
             exchanged += 3 * in_bytes((weight for group in groups if group["name"] in WHOLE for weight in group["params"]), set()) / phase.every
+    if strategy == "zero3" and fake.task.encodes and config.encode != "ahead":
+        gathered += config.accumulation * FrozenBytes.of(fake.task).layers
     return StepTraffic(gathered, reduced, strategy != "zero3", in_groups, exchanged)
 
 

@@ -72,6 +72,9 @@ class FakeTask:
         with self._faked():
             self.task = build().train()
             self.task.grow_up()
+            if self.task.keeps_constants:
+                with torch.no_grad():
+                    self.task.keep_constants()
         self.players = Players(self.task)
 
     @classmethod

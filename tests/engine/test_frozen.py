@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import tempfile
 import weakref
@@ -20,17 +21,22 @@ from genlib.encoded_batch import encode, encoded
 from genlib.engine import zero
 from genlib.engine.encoding import frozen_state, identity
 from genlib.engine.fit import Training, fit, fresh_task
-from genlib.engine.frozen import FrozenNetworks, lower, whole_value
+from genlib.engine.frozen import FrozenBytes, FrozenNetworks, lower, whole_value
 from genlib.engine.prefetcher import with_weight
 from genlib.engine.sharded_init import ShardedInit
+from genlib.engine.step_traffic import step_traffic
+from genlib.engine.trace import FakeTask
 from genlib.models.autoencoders.base.image import ImageAutoencoder
 from genlib.recipe import Stage
 from genlib.task import Task
-from genlib.types import Step
+from genlib.types import DataSpec, Step
 from genlib.upstream import every_upstream
+from jobs.command_line import parse
 from jobs.encoder import EncodingWork
+from jobs.plan import built, planned
 from tests.encoders import Eyes, OnEyes, OnEyesConfig, stages
 from tests.models.stages import CPU, built_untrained, metrics, source_of, train_stages
+from tests.peak import heap_bytes
 from tests.processes import run_ranks
 
 ENCODING = [("sdxl_tiny", "denoiser"), ("sd3_tiny", "denoiser"), ("text_gan", "pictures"), ("rectified_flow", "reflow")]
@@ -114,12 +120,17 @@ def test_a_loss_is_the_same_once_all_is_encoded_and_no_frozen_weight_is_alive(re
 
 
 def test_what_is_away_takes_no_memory_of_the_process() -> None:
-    task = OnEyes(Eyes(), OnEyesConfig())
-    task.eyes.large = torch.nn.Linear(4000, 4000, dtype=torch.bfloat16)
-    task.eyes.requires_grad_(False)
+    task = OnEyes(big_eyes(), OnEyesConfig())
     before = anonymous_bytes()
     FrozenNetworks(task, CPU).settle(ahead=True)
     assert before - anonymous_bytes() > 0.9 * 2 * 4000 * 4000
+
+
+def big_eyes() -> Eyes:
+    """With a layer of 32 MB."""
+    eyes = Eyes()
+    eyes.large = torch.nn.Linear(4000, 4000, bias=False, dtype=torch.bfloat16)
+    return eyes
 
 
 def anonymous_bytes() -> int:
@@ -247,6 +258,47 @@ def test_a_run_whose_frozen_networks_are_sharded_equals_one_process(tmp_path: Pa
     found = checkpoint.load_weights(tmp_path / "two" / "checkpoints" / checkpoint.step_name(4))
     for key, value in one.items():
         torch.testing.assert_close(found[key], value, atol=0 if "eyes" in key else 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_what_a_plan_says_of_them_is_within_a_tenth_of_what_they_take(low: bool) -> None:
+    by_name = {stage.name: stage for stage in registry.load("sd3_tiny").stages}
+    task = built(by_name["denoiser"], by_name, DataSpec(channels=3, image_size=32, has_captions=True, num_samples=1))
+    if low:
+        lower(task)
+    found, frozen = FrozenBytes.of(task), FrozenNetworks(task, CPU)
+    frozen.leave_unasked()
+    frozen.settle(ahead=False)
+    before = heap_bytes()
+    frozen.drop()
+    said = found.held(1, ahead=False, sharded=False) - found.held(1, ahead=True, sharded=False)
+    assert said == pytest.approx(before - heap_bytes(), rel=0.1)
+    assert (found.bf16 > 0.3 * found.asked) == low
+    assert found.asked / 4 < found.held(4, ahead=False, sharded=True) < found.asked / 3
+
+
+def test_a_plan_tells_their_types_and_where_they_are() -> None:
+    words = ["rectified_flow", "--smoke", "--plan", "--gpus", "2"]
+    said = {
+        way: re.findall("^frozen networks: (.*)$|^  frozen +(.*)$", planned(parse([*words, *options])), re.MULTILINE)
+        for way, options in (
+            ("fly", []),
+            ("bf16", ["--reflow.train.frozen-precision", "bf16"]),
+            ("ahead", ["--reflow.train.encode", "ahead"]),
+        )
+    }  # fmt: skip
+    rows = {way: [float(cell) for cell in found[0][1].replace(" .", " 0").split()] for way, found in said.items() if found[0][1]}
+    assert said["fly"][-1][0].endswith("(0.275 MB fp32, 0 MB bf16) are on each GPU; --train.encode ahead keeps none there")
+    assert "0 MB bf16" not in said["bf16"][-1][0]
+    assert said["ahead"][-1][0].endswith("are on a GPU until everything is encoded ahead, then on none")
+    assert rows["bf16"][0] < rows["fly"][0]
+    assert "ahead" not in rows or max(rows["ahead"]) <= 0.01
+
+
+def test_what_shards_send_is_counted() -> None:
+    fake = FakeTask(lambda: OnEyes(big_eyes(), OnEyesConfig()))
+    fly, ahead = (step_traffic(fake, TrainConfig(strategy="zero3", accumulation=2, encode=way), "zero3") for way in ("fly", "ahead"))  # type: ignore[arg-type]
+    assert fly.gathered - ahead.gathered == 2 * 2 * 4000 * 4000
 
 
 def equal(one: Path, other: Path) -> bool:

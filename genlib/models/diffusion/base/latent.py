@@ -290,4 +290,4 @@ def example(task: LatentTask, size: int) -> Batch:
     with torch.no_grad():
         texts = task.encode_texts(*(torch.zeros(size, tower.length, dtype=torch.int64).to(task.device) for tower in task.towers))
     sizes = torch.tensor([[task.size, task.size, 0, 0, task.size, task.size]], dtype=torch.int32).expand(size, 6)
-    return {"latent_mean": latents, "latent_std": latents + 1, "sizes": sizes, **texts}
+    return {"latent_mean": latents, "latent_std": latents + 1, "sizes": sizes, **{name: value.float() for name, value in texts.items()}}
