@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +27,7 @@ from jobs.command_line import parse
 from jobs.plan import planned
 from tests.models.stages import CPU, source_of, train_stage
 from tests.peak import HeapPeak, heap_bytes
+from tests.processes import run_ranks
 from tests.tiny import CLIP, FEATURES, ArraySource
 
 SGD = OptimConfig(name="sgd", learning_rate=0.1)
@@ -146,6 +148,41 @@ def test_towers_compute_activations_again_and_learn_the_same(recipe: str) -> Non
     assert kept[1] < 0.6 * kept[0]
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def checkpointed(folder: Path, recipe: str, checkpointing: bool, **train: object) -> dict[str, Tensor]:
+    """Weights after four steps, whose towers compute activations again or keep them."""
+    (stage,) = registry.load(recipe).smoke
+    one = replace(stage, task=replace(stage.task, gradient_checkpointing=checkpointing))  # type: ignore[call-arg]
+    return checkpoint.load_weights(train_stage(recipe, one, folder, {}, steps=4, checkpoint_every_steps=0, **train))
+
+
+@pytest.mark.parametrize("recipe", ["clip_tiny", "clip_vit_b32"])
+def test_runs_that_compute_activations_again_have_the_same_weights_to_the_bit(recipe: str, tmp_path: Path) -> None:
+    kept = checkpointed(tmp_path / "kept", recipe, False)
+    again = checkpointed(tmp_path / "again", recipe, True)
+    assert all(torch.equal(again[name], value) for name, value in kept.items())
+
+
+def again_by_two(folder: Path) -> None:
+    for strategy in ("ddp", "zero3"):
+        checkpointed(folder / strategy, "clip_vit_b32", True, strategy=strategy, optim=SGD)
+
+
+def test_two_processes_that_compute_activations_again_equal_one_that_keeps_them(tmp_path: Path) -> None:
+    run_ranks(2, again_by_two, tmp_path)
+    one = checkpointed(tmp_path / "one", "clip_vit_b32", False, optim=SGD)
+    for strategy in ("ddp", "zero3"):
+        found = checkpoint.load_weights(tmp_path / strategy / "checkpoints" / checkpoint.step_name(4))
+        for name, value in one.items():
+            torch.testing.assert_close(found[name], value, atol=2e-6, rtol=0)
+
+
+def test_a_plan_says_what_computing_activations_again_saves_in_clip() -> None:
+    words = ["clip_vit_b32", "--plan", "--gpus", "64", "--train.global-batch", "2048"]  # 32 samples a GPU
+    rows = [re.search("^  activations +(.*)$", planned(parse([*words, *more])), re.MULTILINE) for more in ([], ["--task.gradient-checkpointing"])]
+    plain, saving = (float(row[1].split()[0]) for row in rows if row)
+    assert saving < 0.4 * plain
 
 
 PLAN = ["--smoke", "--plan", "--train.global_batch", "64", "--train.accumulation", "4"]
