@@ -68,12 +68,17 @@ class _Weight:
         """Whether it is one of those of so many elements or more that are in shards where the task's own weights are."""
         return self.asked and self.now.numel() >= least and all(_is_layer(module) for module, _ in self.places)
 
+    def leave_for_all(self) -> None:
+        """The same; and whoever else holds the parameter holds no memory."""
+        before = self.now
+        self.leave()
+        before.data = before.data.new_empty(0)
+
     def leave(self) -> None:
         """Has nothing but the shape stand there, and the share beside it."""
         before = self.now
         if not before.is_meta:
             self.put(torch.empty(before.shape, dtype=before.dtype, device="meta")).shard = self.shard  # type: ignore[attr-defined]
-            before.data = before.data.new_empty(0)  # whoever holds it holds no memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +187,7 @@ class FrozenNetworks:
         for weight in self.weights:
             if weight.is_sharded(least):
                 weight.shard, weight.sharded = _share(weight.now).to(self.device, copy=True), True
-                weight.leave()
+                weight.leave_for_all()
                 for module, _ in weight.places:
                     layers.setdefault(module, []).append(weight)
         for module, weights in layers.items():
@@ -199,7 +204,7 @@ class FrozenNetworks:
         for weight, shard in zip(new, in_a_file([_share(weight.now) for weight in new]), strict=True):
             weight.shard = shard
         for weight in here:
-            weight.leave()
+            weight.leave_for_all()
 
 
 def _leave(weights: list[_Weight], *_: object) -> None:

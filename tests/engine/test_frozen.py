@@ -218,6 +218,18 @@ def test_two_processes_that_dropped_them_equal_one(tmp_path: Path) -> None:
         assert rows[-1]["val/code"] == pytest.approx(whole[-1]["val/code"], rel=1e-5)
 
 
+def check_gradient_through_shards() -> None:
+    """As of a distance in the features of a frozen network."""
+    task, gradients = OnEyes(Eyes(), OnEyesConfig()), []
+    for sharded in (None, 8):
+        FrozenNetworks(task, CPU).settle(ahead=False, sharded=sharded)
+        image = torch.linspace(0, 1, 64).view(1, 1, 8, 8).requires_grad_()
+        task.eyes.net(image).square().sum().backward()  # type: ignore[operator]
+        gradients.append(image.grad)
+    assert task.eyes.net[0].weight.is_meta  # type: ignore[index]
+    assert torch.equal(*gradients)
+
+
 def encodes_in_shards(folder: Path) -> None:
     """Whether what a rank encodes is the same with layers in shards, and how much of them it holds."""
     task, batch = prepared("sd3_tiny", "denoiser")
@@ -230,6 +242,7 @@ def encodes_in_shards(folder: Path) -> None:
     assert all(one.now.is_meta for one in sharded)
     assert all(torch.equal(value, whole[key]) for key, value in encode(task, batch).items())
     assert all(one.now.is_meta for one in sharded)
+    check_gradient_through_shards()
     (folder / f"{distributed.rank()}").write_text(str(sum(one.shard.numel() for one in sharded if one.shard is not None) / elements))
 
 
@@ -297,7 +310,7 @@ def test_a_plan_tells_their_types_and_where_they_are() -> None:
 
 def test_what_shards_send_is_counted() -> None:
     fake = FakeTask(lambda: OnEyes(big_eyes(), OnEyesConfig()))
-    fly, ahead = (step_traffic(fake, TrainConfig(strategy="zero3", accumulation=2, encode=way), "zero3") for way in ("fly", "ahead"))  # type: ignore[arg-type]
+    fly, ahead = (step_traffic(fake, TrainConfig(strategy="zero3", accumulation=2, encode=way), "zero3", 2) for way in ("fly", "ahead"))  # type: ignore[arg-type]
     assert fly.gathered - ahead.gathered == 2 * 2 * 4000 * 4000
 
 
