@@ -36,8 +36,8 @@ def _rank(names: Sequence[str]) -> int:
     return 1 if any("/" not in name and name not in _OF_THE_MACHINE for name in names) else 2
 
 
-_SAID_OTHERWISE = {"data_time", "samples_per_second_per_gpu"}
-"""By the share of time that waits for data, and by samples per second."""
+_SAID_OTHERWISE = {"data_time", "samples_per_second_per_gpu", "forward_time", "backward_time", "optimizer_time"}
+"""By the share of time that waits for data, by samples per second, and by the seconds of a step."""
 _OF_THE_MACHINE = {"batch_time", "samples_per_second", "data_share", "gpu_memory_peak_gb", "mfu"}
 _TITLES = {
     "batch_time": "seconds a step", "samples_per_second": "samples per second",

@@ -16,6 +16,7 @@ from genlib.plurals import counted
 from genlib.storage import Held, StorageError, why
 from jobs.evaluations import evaluations
 from jobs.run_folder import read_json, write_json
+from jobs.run_metrics import RunMetrics
 from jobs.trial import NUMBER, Trials
 from jobs.tune_schedulers import total
 from jobs.tune_trials import TrialResult, ranked, results, short_names, shown, trial_command
@@ -45,6 +46,7 @@ class Follower(Callback):
         self.held: Held | None = Held(trials.run, folder)
         self.problem = ""
         """Why a trial has no place to write to, which ends the search."""
+        self.metrics: RunMetrics | None = None
         self.waiting: dict[Path, dict[str, Any]] = {}
         """What could not be written yet."""
 
@@ -77,6 +79,7 @@ class Follower(Callback):
             self.said = time.monotonic()
             self.write(self.trials.run / _SPENT, {"seconds": self.spent_before + self.said - self.begin})
             print(self.table(trials), flush=True)
+            self.export(trials)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self.write(self.trials.run / _SPENT, {"seconds": self.spent_before + time.monotonic() - self.begin})
@@ -140,6 +143,17 @@ class Follower(Callback):
         lines = [f"{done} of {counted(all_of_them, 'trial')} done: {', '.join(words)}{self.left(all_of_them - done)}"]
         return "\n".join([*lines, *(self.line(one, one.number in running) for one in chosen)])
 
+    def export(self, trials: Sequence[Trial]) -> None:
+        """The same for Prometheus."""
+        self.metrics = self.metrics or RunMetrics(self.trials.run)
+        found = results(self.spec, self.trials.run)
+        became = [one.status for one in found if one.ended]
+        for name in _WORDS:
+            self.metrics.set("genlib_tune_trials", became.count(name), name)
+        self.metrics.set("genlib_tune_trials", sum(trial.status == "RUNNING" for trial in trials), "running")
+        if best := ranked(self.spec, found):
+            self.metrics.set("genlib_tune_best_value", best[0].value)
+
     def line(self, one: TrialResult, running: bool) -> str:
         """A trial: its number, where it is, what it reached, with which values."""
         state = "running" if running and not one.ended else one.status if one.ended else "waits"
@@ -155,7 +169,7 @@ class Follower(Callback):
         return f", about {seconds:,.0f} s left" if seconds < 120 else f", about {seconds / 60:,.0f} min left"
 
     def __getstate__(self) -> Mapping[str, Any]:
-        return {**self.__dict__, "started": {}, "ended": [], "held": None}
+        return {**self.__dict__, "started": {}, "ended": [], "held": None, "metrics": None}
 
 
 def spent_seconds(run: Path) -> float:

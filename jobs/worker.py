@@ -37,6 +37,7 @@ from jobs.evaluate import evaluate, gather
 from jobs.launches import note_data
 from jobs.log_file import LogFile, log_path
 from jobs.run_folder import only_one, set_folder, stage_folder
+from jobs.run_metrics import RunMetrics
 from jobs.scoring import Scorer, Scoring
 from jobs.undo import accept, has_begun
 
@@ -104,8 +105,9 @@ def train(job: WorkerJob, device: torch.device) -> None:
         source = open_source(stage.data, kept, needs=stage.task.fields)
         upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
         scorer = Scorer(job.scoring, stage, folder, kept, device) if job.scoring and stage is job.stages[-1] else None
-        listener = ToRay(job, scorer, partial(note_data, folder, source.described))
-        finals[stage.name] = fit(stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=listener)
+        with RunMetrics(job.run, stage.name, folder) as metrics:
+            listener = ToRay(job, stage.train.steps, metrics, scorer, partial(note_data, folder, source.described))
+            finals[stage.name] = fit(stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=listener)
         if distributed.broadcast_object(asked_to_stop(job.control)):
             raise Interrupted(stage.train.steps, stage.train.steps, finals[stage.name])
         if job.scores and distributed.rank() == 0 and not (folder / "metrics.json").exists():
@@ -128,9 +130,11 @@ class ToRay(Listener):
     For one that it is told of, Ray Train writes a list into the run's folder, and ends where that is full.
     """
 
-    def __init__(self, job: WorkerJob, scorer: Scorer | None = None, begun: Callable[[], None] = lambda: None) -> None:
-        """`begun` is called on rank 0 when the first step is through."""
-        self.begun = begun
+    def __init__(
+        self, job: WorkerJob, steps: int, metrics: RunMetrics, scorer: Scorer | None = None, begun: Callable[[], None] = lambda: None
+    ) -> None:
+        """`steps` are the stage's; `begun` is called on rank 0 when the first step is through."""
+        self.steps, self.metrics, self.begun = steps, metrics, begun
         self.job, self.scorer, self.lead = job, scorer, distributed.rank() == 0
 
     def on_start(self) -> None:
@@ -138,11 +142,19 @@ class ToRay(Listener):
             accept(self.job.run)
             self.begun()
 
+    def on_log(self, row: Row) -> None:
+        self.metrics.line(row, self.steps)
+
+    def on_times(self, seconds: Mapping[str, float], steps: int) -> None:
+        self.metrics.times(seconds, steps)
+
     def stop_asked(self) -> bool:
         return self.lead and asked_to_stop(self.job.control)
 
     def on_checkpoint(self, folder: Path, row: Row, evaluated: Evaluated | None) -> None:
         values = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        if self.lead:
+            self.metrics.checkpoint(row["step"], row["seal_seconds"])
         ray.train.report(values | ({**evaluated.values, "trouble": evaluated.trouble} if evaluated else {}))
         if self.scorer:
             self.scorer.on_checkpoint(folder, row)
@@ -161,6 +173,7 @@ class Retries(UserCallback):
                 raise Refusal(type(cause).__name__, str(cause))
         self.seen += 1
         if self.seen <= self.retries or self.retries < 0:
+            RunMetrics(self.run).add("genlib_train_restarts_total", 1)  # kept here it would have to be picklable
             ranks = ", ".join(map(str, sorted(worker_exceptions)))
             print(
                 f"lost worker {ranks}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})",

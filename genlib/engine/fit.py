@@ -271,6 +271,8 @@ class Training:
             if checkpoint_due:
                 # first the rows, then the checkpoint: a run that resumes from it would never write them again
                 new = report.flush() or new
+            if own := report.own_times():
+                self.listener.on_times(*own)
             if new:
                 row = new
                 self.listener.on_log(row)
@@ -316,6 +318,7 @@ class Training:
         self.strategy.after_step(step)
         if self.ema:
             self.ema.update((step.index + 1) * self.config.global_batch, self.config.global_batch)
+        values |= {f"{part}_time": laps for part, laps in self.strategy.watch.read().items()}
         player = self.task.phases[0].player
         return {**values, "train/lr": learning_rate(optim_of(self.config, player), step.index, step.total), "train/skipped": self.skipped.count}
 

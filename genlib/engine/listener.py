@@ -27,6 +27,9 @@ class Listener:
     def on_log(self, row: Row) -> None:
         """A live line was printed; `row` is what it says, averaged over ranks. Rank 0 alone hears it."""
 
+    def on_times(self, seconds: Mapping[str, float], steps: int) -> None:
+        """Lines are due: what so many steps of this rank took in all, by the names of metrics.jsonl. Every rank hears of its own."""
+
     def stop_asked(self) -> bool:
         """Whether this rank knows that the run is to save a checkpoint and end now; every rank is asked about once a second."""
         return False
@@ -34,5 +37,6 @@ class Listener:
     def on_checkpoint(self, folder: Path, row: Row, evaluated: Evaluated | None) -> None:
         """A checkpoint is sealed at `folder`, the same path on every rank; every rank hears it, after the same step, which may be a later one.
 
-        `row` has its step and samples_seen, and on rank 0 the last metrics by then; `evaluated` is the last evaluation by then.
+        `row` has its step, samples_seen and seal_seconds, from the begin of its save to its seal, and on rank 0 the last metrics by then;
+        `evaluated` is the last evaluation by then.
         """

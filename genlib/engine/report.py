@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -85,6 +86,7 @@ class Report:
         self.rows: list[Row] = []
         self.last_flush, self.next_flush = time.perf_counter() if since is None else since, first_step + 1
         self.session_rate: float | None = None
+        self.own: tuple[dict[str, float], int] | None = None
         self.trackers = None
         if self.lead:
             self.held = Held(folder)
@@ -94,7 +96,7 @@ class Report:
             if trackers:
                 self.trackers = Trackers(trackers, folder, folder.name, config, first_step + 1)
 
-    def add(self, step: int, values: dict[str, Tensor | float]) -> Row | None:
+    def add(self, step: int, values: Mapping[str, Tensor | SupportsFloat]) -> Row | None:
         """A row for the step with that many steps done. The line's row, averaged, on rank 0 when a line was due, else None."""
         self.rows.append({"step": step, "samples_seen": step * self.batch, **values})
         return self.flush() if step >= self.next_flush else None
@@ -116,6 +118,11 @@ class Report:
             self.trackers.log(line, room=written)
         print(self.live_line(line), flush=True)
         return line
+
+    def own_times(self) -> tuple[dict[str, float], int] | None:
+        """Once after each flush: seconds of this rank by name, of all rows together, and how many these are."""
+        own, self.own = self.own, None
+        return own
 
     def _write(self, lines: str) -> bool:
         """Whether all lines are in the file; else they wait. StorageError where the run's folder is gone."""
@@ -139,7 +146,13 @@ class Report:
     def _averaged(self, wanted_steps: float) -> list[Row]:
         fixed = ("step", "samples_seen")
         names = [(i, name) for i, row in enumerate(self.rows) for name in row if name not in fixed]
-        flat = [self.rows[i][name] for i, name in names]
+        found = (self.rows[i][name] for i, name in names)
+        flat = [value if isinstance(value, Tensor) else float(value) for value in found]
+        times: dict[str, float] = {}
+        for (_, name), value in zip(names, flat, strict=True):
+            if name.endswith("_time"):
+                times[name] = times.get(name, 0.0) + float(value)
+        self.own = times, len(self.rows)
         device = next((value.device for value in flat if isinstance(value, Tensor)), torch.device("cpu"))
         values = torch.stack(
             [torch.as_tensor(value, dtype=torch.float64, device=device) for value in [*flat, wanted_steps * distributed.world_size()]]

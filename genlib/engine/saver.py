@@ -115,7 +115,7 @@ class Saver:
             return None
         self.under_way, self.failed = None, 0
         self.timeline.add("seal", ended.row["step"], ended.writing.seconds, waited=round(time.perf_counter() - begin, 4))
-        self.listener.on_checkpoint(folder, ended.row, ended.evaluated)
+        self.listener.on_checkpoint(folder, {**ended.row, "seal_seconds": ended.writing.seconds}, ended.evaluated)
         return folder
 
     def prune(self, saved: Path, manifest: Manifest) -> None:

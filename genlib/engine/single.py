@@ -25,6 +25,7 @@ from genlib.engine.optim import (
     parameter_groups,
     set_learning_rate,
 )  # fmt: skip
+from genlib.engine.stopwatch import Stopwatch
 from genlib.engine.strategy import LossModule, Players, Update, averaging_players, optim_of, state_shards
 from genlib.task import Phase, Task
 from genlib.types import Batch, Metrics, Step
@@ -45,6 +46,7 @@ class SingleDevice:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.updates: dict[str, int] = {}
+        self.watch = Stopwatch(device)
 
     def setup(self, task: Task, config: TrainConfig) -> None:
         self.task, self.config = task, config
@@ -77,11 +79,14 @@ class SingleDevice:
         for weight in weights:
             weight.grad = None
         metrics = []
+        self.watch.start()
         for i, one in enumerate(passes(loss_module, self.bare[phase.player], phase, micro_batches, step)):
             last = i + 1 == len(micro_batches)
             with nullcontext() if last else self.without_sync(loss_module):
                 loss, values = one()
+                self.watch.lap("forward")
                 (loss / len(micro_batches) if len(micro_batches) > 1 else loss).backward()
+            self.watch.lap("backward")
             metrics.append(values)
         # backward has averaged the gradients, so every rank sees the same norm and decides the same
         norm = clip_gradients(weights, optim.clip_norm).item()
@@ -91,6 +96,7 @@ class SingleDevice:
             optimizer.step()
             limit_weights(weights, phase.weight_limit)
             self.updates[phase.player] += 1
+        self.watch.lap("optimizer")
         return Update(mean_metrics(metrics), norm, applied)
 
     def after_step(self, step: Step) -> None:

@@ -19,6 +19,7 @@ from genlib.checkpoint import Shard
 from genlib.config import OptimConfig, TrainConfig
 from genlib.engine.optim import AVERAGING, COUNTERS
 from genlib.engine.sharded_init import ShardedInit
+from genlib.engine.stopwatch import Stopwatch
 from genlib.inference import check_compiler
 from genlib.task import Phase, Task, weighted_mean
 from genlib.types import Batch, Metrics, Step
@@ -114,6 +115,8 @@ class Strategy(Protocol):
 
     device: torch.device
     players: Players
+    watch: Stopwatch
+    """Tells the forward and backward passes and the optimizer of each step apart."""
 
     @property
     def sharded_init(self) -> ShardedInit | None:

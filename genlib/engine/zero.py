@@ -31,6 +31,7 @@ from genlib.engine.optim import learning_rate, parameter_groups
 from genlib.engine.partition_optimizer import PartitionOptimizer, PlacedWeight, WeightPiece, leaves
 from genlib.engine.sharded_init import ShardedInit
 from genlib.engine.single import mean_metrics, task_shards, whole_share
+from genlib.engine.stopwatch import Stopwatch
 from genlib.engine.strategy import LossModule, Players, Update, averaging_players, optim_of, state_shards
 from genlib.inference import is_low
 from genlib.plurals import counted
@@ -103,6 +104,7 @@ class Zero:
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         self.updates: dict[str, int] = {}
+        self.watch = Stopwatch(device)
         if stage == 3:
             give_back_large_blocks()
         self.sharded_init = ShardedInit(device) if stage == 3 and distributed.world_size() > 1 else None
@@ -227,11 +229,15 @@ class Zero:
         optimizer.weight_limit = phase.weight_limit
         optimizer.set_learning_rate(learning_rate(optim, step.index, step.total))
         metrics = []
+        self.watch.start()
         for number, one in enumerate(passes(engine, engine.module, phase, micro_batches, step)):
             loss, values = one()
             self._note_used(phase.player, loss, first=number == 0)
+            self.watch.lap("forward")
             engine.backward(loss)
+            self.watch.lap("backward")
             engine.step()
+            self.watch.lap("optimizer")
             metrics.append(values)
         applied = not engine.optimizer.overflow  # set for any gradient that is not finite; weights and state are untouched then
         self.updates[phase.player] += applied

@@ -54,11 +54,14 @@ class Ray:
 
     def trained(self, work, run: Path) -> None:
         """What a worker does, as `jobs.worker` does it."""
+        from jobs.run_metrics import RunMetrics
         from jobs.worker import ToRay
 
         (stage,) = work.stages
         source = open_source(stage.data, run / "data", needs=stage.task.fields)
-        final = fit(stage, recipe=work.recipe, source=source, folder=run, device=CPU, listener=Started(ToRay(work)))
+        final = fit(
+            stage, recipe=work.recipe, source=source, folder=run, device=CPU, listener=Started(ToRay(work, stage.train.steps, RunMetrics(run)))
+        )
         evaluate.evaluate(final, source, run, CPU)
 
 
