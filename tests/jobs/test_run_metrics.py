@@ -50,8 +50,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 
         def complete() -> bool:
             found.append(scraped(head.folder))
-            return {one.name for one in EXPORTED if one.name.startswith("genlib_train")} - ON_GPUS <= found[-1].keys()
+            ranks = {labels["rank"] for labels, _ in found[-1].get("genlib_train_worker_step_seconds", [])}
+            return ranks == {"0", "1"} and {one.name for one in EXPORTED if one.name.startswith("genlib_train")} - ON_GPUS <= found[-1].keys()
 
+        wait_until(lambda: "resumed" in (runs / "one" / "log.txt").read_text())
         wait_until(complete, timeout_seconds=180)
         run.terminate()
         finish(run)
