@@ -1,8 +1,8 @@
 """What a recipe needs before it runs: `python jobs/train.py RECIPE --plan --gpus 64 --gpu-memory-gb 80`.
 
-For each stage a table of memory per GPU by part under each strategy, the first strategy that fits, the largest micro-batch, the hours of
-the run at a stated share of the GPUs' peak (MFU), and the best interval between checkpoints. It builds on fake tensors: no Ray, no GPU, no
-weights, no shards.
+For each stage a table: memory per GPU by part under each strategy, and the peaks of a run, on its host too, at birth, at a save and at a resume;
+then the first strategy that fits, the largest micro-batch, the hours of the run at a stated share of the GPUs' peak (MFU), and the best interval
+between checkpoints. It builds on fake tensors: no Ray, no GPU, no weights, no shards.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def stage_plan(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -
     if not fake.task.phases or not stage.train.steps:
         return f"{title}; taken as it is, nothing is trained"
     micro_batch = math.ceil(stage.train.global_batch / stage.train.accumulation / options.gpus)
-    view = estimate_memory(fake, stage.train, micro_batch)
+    view = estimate_memory(fake, stage.train, micro_batch, stage.data)
     parallelisms = parallelisms_for(stage, options.gpus)
     fit = first_fit(view, parallelisms, stage, options)
     if fit is None:
@@ -168,15 +168,23 @@ def refusal(name: str, view: MemoryEstimate, parallelisms: Sequence[Parallelism]
 def table(
     view: MemoryEstimate, parallelisms: Sequence[Parallelism], micro_batch: int, options: RunOptions, sends: Mapping[Parallelism, float]
 ) -> str:  # fmt: skip
-    """A row a part, a column a strategy: what lies on each GPU at the worst moment of a step, and what it sends in a whole one."""
+    """A row a part, a column a strategy: what lies on each GPU at the worst moment of a step, the peaks of a run, and what a whole step sends.
+
+    The host's are of each worker, beside the bare process.
+    """
     memories = [view.at(parallelism, options.gpus, micro_batch) for parallelism in parallelisms]
+    peaks = [view.peaks(parallelism, options.gpus, micro_batch) for parallelism in parallelisms]
     unit, scale = ("GB", 1e9) if max(memory.device_bytes for memory in memories) >= 1e9 else ("MB", 1e6)
     present = {part for memory in memories for part in memory.parts}
     rows = [[f"{unit} per GPU", *(parallelism.strategy + _SHORT.get(parallelism.offload, "") for parallelism in parallelisms)]]
     rows += [[part, *(digits(memory.parts.get(part, 0) / scale) for memory in memories)] for part in PARTS if part in present]
     rows.append(["total", *(digits(memory.device_bytes / scale) for memory in memories)])
-    rows.append(["on its host", *(digits(memory.host_bytes / scale) for memory in memories)])
-    rows.append(["and for a save", *(digits(memory.save_bytes / scale) for memory in memories)])
+    rows.append(["at birth", *(digits(one.birth.device / scale) for one in peaks)])
+    rows.append(["at a resume", *(digits(one.resume.device / scale) for one in peaks)])
+    rows.append(["on its host", *(digits(one.step.host / scale) for one in peaks)])
+    rows.append(["its host at birth", *(digits(one.birth.host / scale) for one in peaks)])
+    rows.append(["its host at a save", *(digits(one.save.host / scale) for one in peaks)])
+    rows.append(["its host at a resume", *(digits(one.resume.host / scale) for one in peaks)])
     if options.gpus > 1:
         rows.append(["sent in a step", *(digits(sends[parallelism] / scale) for parallelism in parallelisms)])
     budget = USABLE * options.gpu_memory_gb * 1e9
@@ -204,7 +212,13 @@ def conclusions(view: MemoryEstimate, fit: Fit, stage: Stage, options: RunOption
         f"at {options.mfu:.0%} of {options.gpu_tflops:g} TFLOP/s a GPU: {rate:,.0f} samples/s; "
         f"{counted(train.steps, 'step takes', 'steps take')} {digits(hours)} hours, {digits(hours * options.gpus)} GPU-hours",
         *traffic_words(sends, train.global_batch / rate, options),
-        save_words(view.at(fit.parallelism, options.gpus, fit.micro_batch).save_bytes, train.global_batch / rate, train.steps, options),
+        save_words(
+            view.at(fit.parallelism, options.gpus, fit.micro_batch).save_bytes,
+            view.model.checkpoint_bytes,
+            train.global_batch / rate,
+            train.steps,
+            options,
+        ),
     ]
 
 
@@ -219,12 +233,11 @@ def traffic_words(sends: float, step_seconds: float, options: RunOptions) -> lis
     return [f"a step sends {digits(sends / 1e9)} GB a GPU, which takes {seconds:.3g} s at {rate}, {beside}{slow}"]
 
 
-def save_words(save_bytes: int, step_seconds: float, steps: int, options: RunOptions) -> str:
-    """How often to save a checkpoint of which each GPU's part has so many bytes, to lose the least time to saves and failures.
+def save_words(save_bytes: int, whole: int, step_seconds: float, steps: int, options: RunOptions) -> str:
+    """How often to save a checkpoint of so many bytes, of which a GPU's part has at most `save_bytes`, to lose the least time to saves and failures.
 
     Young 1974 (doi:10.1145/361147.361115), for the seconds that steps stand still; no faster than the store takes one checkpoint after the other.
     """
-    whole = save_bytes * options.gpus
     stands, writes, apart = (
         save_bytes / (options.host_gb_per_second * 1e9), whole / (options.store_gb_per_second * 1e9), options.failure_hours * 3600
     )  # fmt: skip

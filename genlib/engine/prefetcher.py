@@ -12,6 +12,9 @@ import torch
 from genlib import distributed
 from genlib.types import Batch
 
+DEPTH = 2
+"""Micro-batches that wait for the step; one more waits for a place among them."""
+
 
 class Prefetcher:
     """Iterates over micro-batches on the device; `wait_seconds` is the time that `next` has waited for data so far.
@@ -19,7 +22,7 @@ class Prefetcher:
     `size` is that of the global micro-batch.
     """
 
-    def __init__(self, batches: Iterator[Batch], size: int, device: torch.device, depth: int = 2) -> None:
+    def __init__(self, batches: Iterator[Batch], size: int, device: torch.device, depth: int = DEPTH) -> None:
         self.wait_seconds = 0.0
         self._batches, self._size, self._device = batches, size, device
         self._queue: queue.Queue = queue.Queue(depth)

@@ -134,6 +134,7 @@ class ShardedInit(TorchFunctionMode):
         """Makes whole what is not handed over yet: networks outside of the task's modules."""
         for record in list(self.records.values()):
             self.hand_over(record.weight)
+        self.block = None  # no share lies in it any more
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:

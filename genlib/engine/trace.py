@@ -57,6 +57,8 @@ class PassTrace:
     """Of them, those of the forward pass."""
     joint: bool
     """Whether the phase is joint, so that accumulation takes most of its forward passes twice."""
+    batch_bytes: int
+    """Of the samples as the loss gets them."""
 
     @property
     def activation_bytes(self) -> int:
@@ -145,7 +147,8 @@ def _trace(task: Task, weights: dict[str, nn.Parameter], phase: Phase, batch: Ba
             hook.remove()
     memory.close()
     flops = operations.get_total_flops()
-    return PassTrace(phase.player, phase.every, size, tuple(memory.moments), flops, memory.recomputed, forward, phase.joint)
+    samples = sum(value.nbytes for value in batch.values())
+    return PassTrace(phase.player, phase.every, size, tuple(memory.moments), flops, memory.recomputed, forward, phase.joint, samples)
 
 
 def flops_per_sample(fake: FakeTask, size: int, precision: str) -> float:

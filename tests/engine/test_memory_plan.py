@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlib.companions import Companions
-from genlib.config import OptimConfig, TrainConfig
-from genlib.engine.memory_plan import PARALLELISMS, MemoryEstimate, Parallelism, estimate_memory
+from genlib.config import DataConfig, OptimConfig, TrainConfig
+from genlib.engine.memory_plan import PARALLELISMS, MemoryEstimate, Parallelism, estimate_memory, pinned_surplus
 from genlib.engine.trace import FakeTask, flops_per_sample
 from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
 from tests.peak import UNet, config, write_peak, write_saved_bytes
 from tests.processes import run_ranks
+from tests.run_peaks import PARTS, measured_peaks, planned_peaks, stage_of
 
 MICRO_BATCH = 8
 
@@ -123,10 +124,11 @@ def predicted(parallelism: Parallelism, world: int, train: TrainConfig, checkpoi
     return memory.device_bytes + (0 if torch.cuda.is_available() else memory.host_bytes)
 
 
-@pytest.mark.parametrize("variant", ["fp32", "checkpointed", "schedule_free_adamw"])
+@pytest.mark.parametrize("variant", ["fp32", "bf16", "checkpointed", "schedule_free_adamw"])
 def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, variant: str) -> None:
-    parallelism, saved = Parallelism("single"), variant != "fp32"
-    train = config(parallelism, ema=False, optim=variant) if variant == "schedule_free_adamw" else config(parallelism)
+    parallelism, saved = Parallelism("single"), variant in ("checkpointed", "schedule_free_adamw")
+    averaged = variant == "schedule_free_adamw"
+    train = config(parallelism, ema=False, optim=variant) if averaged else config(parallelism, "bf16" if variant == "bf16" else "fp32")
     assert predicted(parallelism, 1, train, saved) == pytest.approx(measured(tmp_path, parallelism, 1, train, saved), rel=0.1)
 
 
@@ -140,11 +142,78 @@ def test_predicted_is_within_a_tenth_of_measured_in_one_process(tmp_path: Path, 
         ),
     ],
 )
-def test_predicted_is_near_to_measured_in_two_processes(tmp_path: Path, strategy: str, precision: str) -> None:
+def test_predicted_is_within_a_tenth_of_measured_in_two_processes(tmp_path: Path, strategy: str, precision: str) -> None:
     parallelism = Parallelism(strategy)
     train = config(parallelism, precision)
-    within = 0.1 if precision == "fp32" else 0.12  # one process in bf16 takes 9% more than is said, too
-    assert predicted(parallelism, 2, train) == pytest.approx(measured(tmp_path, parallelism, 2, train), rel=within)
+    assert predicted(parallelism, 2, train) == pytest.approx(measured(tmp_path, parallelism, 2, train), rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+def test_so_it_is_where_a_step_has_several_micro_batches(tmp_path: Path, strategy: str) -> None:
+    parallelism = Parallelism(strategy)
+    train = config(parallelism, accumulation=2)
+    assert predicted(parallelism, 2, train) == pytest.approx(measured(tmp_path, parallelism, 2, train), rel=0.1)
+
+
+def check_run(parallelism: Parallelism, world: int, precision: str = "fp32") -> None:
+    stage = stage_of(parallelism, world, width=1024, layers=4, precision=precision)
+    (planned, _), held = planned_peaks(stage, world), measured_peaks(stage, world)
+    ratios = {part: getattr(planned, part).together / held[part] for part in PARTS}
+    assert ratios == pytest.approx(dict.fromkeys(PARTS, 1.0), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "parallelism",
+    [pytest.param(one, id=str(one), marks=() if one == Parallelism("ddp") else pytest.mark.slow) for one in PARALLELISMS if one.strategy != "single"],
+)
+def test_birth_step_save_and_resume_are_within_a_tenth_of_the_high_water_marks(parallelism: Parallelism) -> None:
+    check_run(parallelism, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "world"), [("single", 1), ("ddp", 4), ("zero2", 4), ("zero3", 4)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_so_they_are_with_other_numbers_of_processes(strategy: str, world: int, precision: str) -> None:
+    check_run(Parallelism(strategy), world, precision)
+
+
+def test_a_model_is_built_on_the_host_and_then_shared_out() -> None:
+    zero3, ddp = (view().peaks(Parallelism(name), 1000, 16) for name in ("zero3", "ddp"))
+    assert zero3.birth.device < ddp.birth.device
+    numel = 64 * 128
+    checked = 2 * 4 * numel  # added up in fp64
+    assert ddp.birth.host == 4 * numel + checked
+    assert ddp.resume.host == 2 * 4 * numel  # what it is filled from
+    assert zero3.birth.host == 4 * numel + checked  # smaller than what is whole at once while it is made
+
+
+def test_a_save_needs_its_copy_and_a_resume_the_state_that_it_reads() -> None:
+    plan, numel = view(ema_halflife_samples=10), 64 * 128
+    single = plan.peaks(Parallelism("single"), 1, 16)
+    memory = plan.at(Parallelism("single"), 1, 16)
+    assert memory.save_bytes == 4 * 4 * numel  # weights, their average, two numbers of Adam's
+    assert single.save.together - single.step.together == memory.save_bytes
+    assert single.resume.together == 6 * 4 * numel  # what is kept, and the pages from which Adam's come
+
+
+def test_beside_a_gpu_pinned_blocks_are_powers_of_two() -> None:
+    assert [pinned_surplus(size) for size in (0, 1, 2, 3, 4, 5)] == [0, 0, 0, 1, 0, 3]
+    plan = view(ema_halflife_samples=10)
+    saved = plan.at(Parallelism("ddp"), 3, 16).save_bytes
+    peaks = plan.peaks(Parallelism("ddp"), 3, 16)
+    assert peaks.save.host - peaks.step.host == saved + pinned_surplus(saved)
+
+
+def test_the_host_holds_what_loaders_keep() -> None:
+    one = 16 * 128 * 4
+    plan = estimate_memory(FakeTask(Line), TrainConfig(global_batch=32), 16, DataConfig(cache_mb=3, readers=2))
+    bare = estimate_memory(FakeTask(Line), TrainConfig(global_batch=32), 16)
+    loaded, unloaded = (one.peaks(Parallelism("ddp"), 2, 16).step for one in (plan, bare))
+    batch = plan.batch_bytes(16)
+    assert batch > one
+    assert loaded.host - unloaded.host == (3 << 20) + 3 * batch  # two ahead of each reader process, in place of one
+    assert plan.at(Parallelism("ddp"), 2, 16).parts["batches"] == 4 * batch  # the step's, two in the queue, one before it
 
 
 @pytest.mark.parametrize(("strategy", "optim"), [("ddp", "adamw"), ("zero2", "adamw"), ("zero3", "adamw"), ("zero2", "schedule_free_adamw")])

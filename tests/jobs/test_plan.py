@@ -59,7 +59,7 @@ def lost(steps: int, *, stands: float, writes: float, apart: float) -> float:
 
 def test_the_interval_between_saves_loses_the_least_time() -> None:
     options = RunOptions(gpus=64, host_gb_per_second=10, store_gb_per_second=8, failure_hours=6)
-    words = save_words(20_000_000_000, 1.0, 10**6, options)
+    words = save_words(20_000_000_000, 1_280_000_000_000, 1.0, 10**6, options)
     assert "a checkpoint of 1,280 GB: steps stand still for 2 s at 10 GB/s a GPU, and it is written in 160 s at 8 GB/s" in words
     found = every(words)
     facts = {"stands": 2, "writes": 160, "apart": 6 * 3600}
@@ -69,12 +69,12 @@ def test_the_interval_between_saves_loses_the_least_time() -> None:
 
 def test_saves_come_no_faster_than_the_store_takes_them_and_within_the_run() -> None:
     slow = RunOptions(gpus=64, host_gb_per_second=100, store_gb_per_second=0.1, failure_hours=24)
-    assert every(save_words(1_000_000_000, 2.0, 10**6, slow)) == 320
-    assert every(save_words(1_000_000_000, 2.0, 100, slow)) == 100
+    assert every(save_words(1_000_000_000, 64_000_000_000, 2.0, 10**6, slow)) == 320
+    assert every(save_words(1_000_000_000, 64_000_000_000, 2.0, 100, slow)) == 100
 
 
 def test_failures_that_come_faster_than_checkpoints_are_told() -> None:
-    words = save_words(10_000_000_000, 1.0, 10**6, RunOptions(gpus=64, store_gb_per_second=0.1, failure_hours=1))
+    words = save_words(10_000_000_000, 640_000_000_000, 1.0, 10**6, RunOptions(gpus=64, store_gb_per_second=0.1, failure_hours=1))
     assert (
         "a checkpoint of 640 GB is written in 6.4e+03 s at 0.1 GB/s, too long where a failure comes every 1 hours: the run would not get on" in words
     )
