@@ -470,8 +470,8 @@ class Layout:
         part = FP32 * min(max(self.kept["buckets"], 1), self.model.trained // self.world)
         if hosted:
             yield replace(laid, host=laid.host + 2 * share + part)
-        else:  # beside the copies, which are dropped in the end, a gradient of a part, and then all of this rank's
-            yield replace(laid, device=laid.device + share + max(part, share))
+        else:  # the copies, which are dropped in the end, with a gradient of a part; then all gradients, and each weight whole while it gets its hook
+            yield replace(laid, device=laid.device + share + max(part, share + 2 * largest))
 
     def moments(self, trace: PassTrace) -> Iterator[dict[str, int]]:
         """What there is at each moment of a phase beside what is kept, as `parts` takes it."""
