@@ -180,7 +180,6 @@ def test_so_they_are_with_other_numbers_of_processes(strategy: str, world: int, 
 
 def test_a_model_is_built_on_the_host_and_then_shared_out() -> None:
     zero3, ddp = (view().peaks(Parallelism(name), 1000, 16) for name in ("zero3", "ddp"))
-    assert zero3.birth.device < ddp.birth.device
     numel = 64 * 128
     checked = 2 * 4 * numel  # added up in fp64
     assert ddp.birth.host == 4 * numel + checked
