@@ -411,7 +411,7 @@ class Layout:
         return self.model.frozen_bytes + upstream
 
     @property
-    def _whole(self) -> int:
+    def _all_weights(self) -> int:
         """The same with all trained weights."""
         return FP32 * self.model.trained + self._frozen
 
@@ -434,9 +434,9 @@ class Layout:
         if self.parallelism.strategy == "zero3":
             yield from self._partitioned()
         else:
-            yield Held(self._whole, 0)
+            yield Held(self._all_weights, 0)
         if self.parallelism.strategy == "ddp" and self.world > 1:
-            yield Held(self._whole + min(_BROADCAST_BYTES, FP32 * self.model.trained), 0)
+            yield Held(self._all_weights + min(_BROADCAST_BYTES, FP32 * self.model.trained), 0)
         if self.parallelism.strategy in ("zero1", "zero2"):
             yield from self._flattened()
         yield self._at_rest()
@@ -448,19 +448,15 @@ class Layout:
         """
         hosted, done = bool(self.offloaded), 0
         for group in self.model.groups:
-            yield Held(self._whole + FP32 * (group + (0 if hosted else done)), FP32 * 2 * done if hosted else 0)
+            yield Held(self._all_weights + FP32 * (group + (0 if hosted else done)), FP32 * 2 * done if hosted else 0)
             done += group // self.world
         if not hosted:
-            yield Held(self._whole + FP32 * 2 * done, 0)  # a gradient of the share is made, and dropped as that copy is
+            yield Held(self._all_weights + FP32 * 2 * done, 0)  # a gradient of the share is made, and dropped as that copy is
 
     def _partitioned(self) -> Iterator[Held]:
         """Stage 3 takes weight after weight, which is whole meanwhile, lays its shares one after the other, and copies them."""
-        built_frozen, frozen, share, largest = (
-            self.model.all_frozen_bytes,
-            self._frozen,
-            FP32 * self.model.trained // self.world,
-            FP32 * self.model.largest,
-        )
+        share, largest = FP32 * self.model.trained // self.world, FP32 * self.model.largest
+        built_frozen, frozen = self.model.all_frozen_bytes, self._frozen
         built = share if self._sharded else FP32 * self.model.trained
         hosted, everything = bool(self.offloaded), self.parallelism.offload == "all"
         yield Held(largest, built_frozen + built + largest // self.world)
