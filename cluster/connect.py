@@ -20,7 +20,7 @@ def connected(cpus: int | None = None, meanwhile: Callable[[], object] = lambda:
 
     What Ray and its processes have to say stays in Ray's own log files; errors are exceptions here.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default prints a warning
+    quieten_ray()
     if address := os.environ.get("RAY_ADDRESS"):
         meanwhile()
         with attached(address, passed_on()):
@@ -28,6 +28,11 @@ def connected(cpus: int | None = None, meanwhile: Callable[[], object] = lambda:
         return
     with local_head(cpus=cpus, dashboard=False, meanwhile=meanwhile) as head, attached(head.address):
         yield
+
+
+def quieten_ray() -> None:
+    """For Ray's processes that are started from now on."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default prints a warning
 
 
 def is_this_machine() -> bool:

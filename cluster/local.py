@@ -36,6 +36,8 @@ RENDEZVOUS = "GENLIB_RENDEZVOUS"
 OBJECT_STORE_BYTES = 100 * 2**20
 """Training sends nothing large through Ray's object store."""
 PREFIX = "genlib-ray-"
+TIMEOUT_SECONDS = 180.0
+"""In which a head comes up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def local_head(
     cpus: int | None = None,
     gpus: int | None = None,
     dashboard: bool = True,
-    timeout_seconds: float = 180.0,
+    timeout_seconds: float = TIMEOUT_SECONDS,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator[Head]:
     """Starts a head and ends it on the way out; inside, this process and its children reach it with the right token.
@@ -66,14 +68,21 @@ def local_head(
     `meanwhile` is called while it comes up, which takes it seconds of another core; its time is none of `timeout_seconds`.
     NotStarted with the end of Ray's own log where it does not come up within `timeout_seconds`.
     """
+    with coming_head(cpus=cpus, gpus=gpus, dashboard=dashboard) as head_within:
+        meanwhile()
+        yield head_within(timeout_seconds)
+
+
+@contextmanager
+def coming_head(*, cpus: int | None = None, gpus: int | None = None, dashboard: bool = True) -> Iterator[Callable[[float], Head]]:
+    """As `local_head`, but inside the head is only coming up: what is yielded waits so many seconds for it."""
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     with hold(folder), environment(folder):
         running: list[Starting] = []
         try:
             launch(running, folder, (cpus, gpus, dashboard))
-            meanwhile()
-            yield started(running, folder, (cpus, gpus, dashboard), time.monotonic() + timeout_seconds)
+            yield lambda timeout_seconds: started(running, folder, (cpus, gpus, dashboard), time.monotonic() + timeout_seconds)
         finally:
             for one in running:
                 one.end()

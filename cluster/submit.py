@@ -6,10 +6,10 @@ To the cluster that RAY_ADDRESS names; without it, to a head on this machine tha
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
+    import genlib.phases  # noqa: F401 whose clock begins
 
 import asyncio
 import logging

@@ -19,13 +19,15 @@ class Verb:
     """A line for `genlib --help`."""
     script: str = ""
     """How it is called without `genlib`; empty where there is no other way."""
+    trains: bool = False
+    """Whether it trains a run, as jobs/train.py does."""
 
 
 VERBS: dict[str, Verb] = {
-    "train": Verb("jobs.train:main", "train any recipe, or go on with a run that was cut off", "python jobs/train.py"),
-    "clip": Verb("jobs.clip_pretrain:main", "pretrain CLIP", "python jobs/clip_pretrain.py"),
-    "sdxl": Verb("jobs.sdxl_pretrain:main", "pretrain SDXL-style latent diffusion", "python jobs/sdxl_pretrain.py"),
-    "stylegan": Verb("jobs.stylegan_train:main", "train a StyleGAN", "python jobs/stylegan_train.py"),
+    "train": Verb("jobs.train:main", "train any recipe, or go on with a run that was cut off", "python jobs/train.py", trains=True),
+    "clip": Verb("jobs.clip_pretrain:main", "pretrain CLIP", "python jobs/clip_pretrain.py", trains=True),
+    "sdxl": Verb("jobs.sdxl_pretrain:main", "pretrain SDXL-style latent diffusion", "python jobs/sdxl_pretrain.py", trains=True),
+    "stylegan": Verb("jobs.stylegan_train:main", "train a StyleGAN", "python jobs/stylegan_train.py", trains=True),
     "tune": Verb("jobs.tune:main", "search a recipe's hyperparameters", "python jobs/tune.py"),
     "evaluate": Verb("jobs.evaluate:main", "score a run again, or its pictures", "python jobs/evaluate.py"),
     "generate": Verb("jobs.generate:main", "make many pictures from a checkpoint", "python jobs/generate.py"),

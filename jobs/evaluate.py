@@ -10,10 +10,10 @@ It reads a finished checkpoint and writes beside it, so a kill costs nothing but
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
+    import genlib.phases  # noqa: F401 whose clock begins
 
 import argparse
 import dataclasses

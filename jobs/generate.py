@@ -8,10 +8,10 @@ command goes on after any kill. `--format shards` writes WebDataset tars that tr
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
+    import genlib.phases  # noqa: F401 whose clock begins
 
 import argparse
 import hashlib

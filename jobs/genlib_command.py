@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import genlib.phases  # noqa: F401 whose clock begins
 from cluster.quiet import ends_quietly
 
 
@@ -11,6 +10,7 @@ def main() -> int:
     ends_quietly()  # before imports that take a second
     import sys
 
+    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.signals import interruptible
     from genlib.program import PROGRAM, VERBS
 
@@ -22,6 +22,10 @@ def main() -> int:
         return 2
     from importlib import import_module
 
+    if VERBS[verb].trains:
+        from jobs.ahead import begin_training
+
+        begin_training(words if words or verb != "train" else ["--help"])
     module, _, function = VERBS[verb].target.partition(":")
     main_of_verb = getattr(import_module(module), function)
     from jobs.exit_codes import exit_code

@@ -11,6 +11,12 @@ if __name__ == "__main__":  # before imports that take a second
     from cluster.quiet import ends_quietly
 
     ends_quietly()
+    import sys
+
+    import genlib.phases  # noqa: F401 whose clock begins
+    from jobs.ahead import begin_training
+
+    begin_training(sys.argv[1:])
 
 import argparse
 import sys

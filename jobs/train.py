@@ -7,10 +7,15 @@ resumes a run that was cut off, by whatever.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
+    import sys
+
+    import genlib.phases  # noqa: F401 whose clock begins
+    from jobs.ahead import begin_training
+
+    begin_training(sys.argv[1:] or ["--help"])
 
 import os
 import secrets
@@ -22,7 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from cluster.connect import connected, is_this_machine
+from cluster.ahead import connected
+from cluster.connect import is_this_machine
 from cluster.preflight import check_cluster_fits, node_resources
 from cluster.screen import screen
 from cluster.signals import ends_well, keeps
@@ -37,6 +43,7 @@ from genlib.phases import phase
 from genlib.plurals import counted
 from genlib.recipe import Stage, check_started, strategy_refusal
 from jobs import run_folder
+from jobs.ahead import set_ray_train
 from jobs.command_form import Command, Typed
 from jobs.command_line import parse
 from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
@@ -55,13 +62,6 @@ if TYPE_CHECKING:
     from genlib.types import DataSpec
     from jobs.scoring import Scoring
     from jobs.worker import WorkerJob
-
-RAY_TRAIN_SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # a report waits for this poll
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # our lines are for people, not for Ray's logger
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths stay what the user meant
-}
 
 
 def main(arguments: Sequence[str], typed: Typed | None = None) -> int:
@@ -122,7 +122,7 @@ def plan(command: Command, run: Path) -> str:
 
 def train(command: Command, run: Path) -> None:
     """Through Ray Train to the end; what stops it is one sentence here and a traceback in error.log."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_TRAIN_SETTINGS.items()})
+    set_ray_train()
     (run / "error.log").unlink(missing_ok=True)
     check_start(command, run)
     many: list[Stage] = []

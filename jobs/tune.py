@@ -7,10 +7,10 @@ again resumes a search that was cut off, by whatever: finished trials stay, the 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
+    import genlib.phases  # noqa: F401 whose clock begins
 
 import json
 import logging
@@ -33,6 +33,7 @@ from genlib.config import Search, nearest, to_json
 from genlib.phases import phase
 from genlib.recipe import Stage
 from jobs import run_folder, train
+from jobs.ahead import RAY_TRAIN_SETTINGS
 from jobs.command_form import Command, Typed
 from jobs.command_line import parsed
 from jobs.control import ask_to_stop, control, control_file
@@ -98,7 +99,7 @@ def search(command: Command[TuneOptions], run: Path) -> int:
     phase("environment")
     looked = train.spec_of_data(stage, run / "data", train.few)
     begin(run, command, stage, ranges)
-    os.environ.update({name: os.environ.get(name, value) for name, value in {**train.RAY_TRAIN_SETTINGS, **TUNE_SETTINGS}.items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in {**RAY_TRAIN_SETTINGS, **TUNE_SETTINGS}.items()})
     if (spec := finished(command, run, stage, ranges)) is None:
         with connected():
             phase("Ray")

@@ -7,10 +7,10 @@ they end with this command. The page and the API are at http://HOST:PORT.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before imports that take a second
-    import genlib.phases  # noqa: F401 whose clock begins
     from cluster.quiet import ends_quietly
 
     ends_quietly()
+    import genlib.phases  # noqa: F401 whose clock begins
 
 import os
 import socket
