@@ -112,7 +112,7 @@ class Probe:
 
         timeout = timedelta(seconds=timeout_seconds)
         door = self.door.detach() if rank == 0 else None
-        store = dist.TCPStore(*address, 2, rank == 0, timeout, False, master_listen_fd=door)
+        store = dist.TCPStore(*address, 2, rank == 0, timeout, False, master_listen_fd=door)  # pyright: ignore[reportPrivateImportUsage]
         gpu = torch.cuda.is_available()
         dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=2, timeout=timeout)
         try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from cluster.findings import Limits, Node, Pair, findings, table
 from cluster.parallel import once_connected
@@ -173,7 +173,7 @@ def skew(probe: Any, timeout_seconds: float) -> tuple[float, float]:
     tries = []
     for _ in range(_PINGS):
         before = time.time()
-        theirs = ray.get(probe.clock.remote(), timeout=timeout_seconds)
+        theirs = cast(float, ray.get(probe.clock.remote(), timeout=timeout_seconds))
         after = time.time()
         tries.append(((after - before) / 2, theirs - (before + after) / 2))
     within, apart = min(tries)
@@ -237,7 +237,7 @@ def reduced(survey: Survey, probe: Mapping[str, Any], matches: Sequence[tuple[st
     said = answers(running, 2 * survey.timeout_seconds)
     pairs = []
     for pair, door in doors.items():
-        both = [door] if isinstance(door, Exception) else [said[pair, rank] for rank in (0, 1)]
+        both: list[Any] = [door] if isinstance(door, Exception) else [said[pair, rank] for rank in (0, 1)]
         error = next((one for one in both if isinstance(one, Exception)), None)
         pairs.append(Pair(pair, None, _first_line(error)) if error else Pair(pair, min(both)))
     return pairs
