@@ -1,4 +1,4 @@
-"""`genlib cluster`: a head on this machine for several terminals, a job for a cluster, the nodes of one and what is wrong with them, files for one."""
+"""`genlib cluster`: a head on this machine for several terminals, a job for a cluster, the nodes of one, what is wrong with them, files for one."""
 
 from __future__ import annotations
 

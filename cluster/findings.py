@@ -12,7 +12,7 @@ GB = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class Thresholds:
     """From where on something is wrong."""
 
     shm_gb: float = 1.0
@@ -30,7 +30,7 @@ class Limits:
 
 
 @dataclass(kw_only=True, slots=True)
-class Node:
+class Surveyed:
     """What was measured of a node. None and empty are what was not measured."""
 
     name: str
@@ -62,7 +62,7 @@ class Pair:
     error: str = ""
 
 
-def findings(nodes: Sequence[Node], pairs: Sequence[Pair], limits: Limits) -> list[str]:
+def findings(nodes: Sequence[Surveyed], pairs: Sequence[Pair], limits: Thresholds) -> list[str]:
     """A sentence for each thing that is wrong."""
     here = [node for node in nodes if not node.lost]
     found = [f"{node.name} does not answer: {node.lost}" for node in nodes if node.lost]
@@ -71,7 +71,7 @@ def findings(nodes: Sequence[Node], pairs: Sequence[Pair], limits: Limits) -> li
     return [*found, *unlike(here), *slow_readers(here, limits), *slow_links(pairs, limits)]
 
 
-def of_node(node: Node, limits: Limits) -> list[str]:
+def of_node(node: Surveyed, limits: Thresholds) -> list[str]:
     """What is wrong with one node by itself."""
     facts, found = node.facts, []
     if (shm := facts["shm_bytes"]) is not None and shm < limits.shm_gb * GB:
@@ -96,7 +96,7 @@ def of_node(node: Node, limits: Limits) -> list[str]:
     return found + of_gpus(node)
 
 
-def of_gpus(node: Node) -> list[str]:
+def of_gpus(node: Surveyed) -> list[str]:
     """What is wrong with a node's GPUs."""
     counted, listed = int(node.resources.get("GPU", 0)), node.facts["gpus"]
     if error := next((gpu["error"] for gpu in listed if "error" in gpu), None):
@@ -115,7 +115,7 @@ def of_gpus(node: Node) -> list[str]:
     return found
 
 
-def unlike(nodes: Sequence[Node]) -> list[str]:
+def unlike(nodes: Sequence[Surveyed]) -> list[str]:
     """Nodes whose versions, code or kind of GPU are not those of most."""
     found = []
     for package in sorted({name for node in nodes for name in node.facts["versions"]}):
@@ -139,7 +139,7 @@ def _most(values: Any) -> Any:
     return next((value for value, _ in Counter(values).most_common(1)), ())
 
 
-def slow_readers(nodes: Sequence[Node], limits: Limits) -> list[str]:
+def slow_readers(nodes: Sequence[Surveyed], limits: Thresholds) -> list[str]:
     """Nodes that read shards much slower than the others do."""
     speeds = {node.name: node.shard_bytes_per_second for node in nodes if node.shard_bytes_per_second is not None}
     return [
@@ -149,7 +149,7 @@ def slow_readers(nodes: Sequence[Node], limits: Limits) -> list[str]:
     ]
 
 
-def slow_links(pairs: Sequence[Pair], limits: Limits) -> list[str]:
+def slow_links(pairs: Sequence[Pair], limits: Thresholds) -> list[str]:
     """Pairs of nodes whose link is broken or slow; the node alone where all its links are, and those between others are not."""
     found = []
     speeds = {pair.nodes: pair.gb_per_second for pair in pairs if pair.gb_per_second is not None}
@@ -171,7 +171,7 @@ def slow_links(pairs: Sequence[Pair], limits: Limits) -> list[str]:
     return found
 
 
-def table(nodes: Sequence[Node], pairs: Sequence[Pair]) -> str:
+def table(nodes: Sequence[Surveyed], pairs: Sequence[Pair]) -> str:
     """A line a node; the link is the slowest of its own."""
     head = ("node", "CPU", "GPU", "/dev/shm GB", "disk GB", "files", "clock ms", "storage", "shards GB/s", "link GB/s")
     lines = [head, *(_cells(node, pairs) for node in nodes)]
@@ -179,7 +179,7 @@ def table(nodes: Sequence[Node], pairs: Sequence[Pair]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def _cells(node: Node, pairs: Sequence[Pair]) -> tuple[str, ...]:
+def _cells(node: Surveyed, pairs: Sequence[Pair]) -> tuple[str, ...]:
     has = tuple(f"{node.resources.get(kind, 0):g}" for kind in ("CPU", "GPU"))
     if node.lost:
         return (node.name, *has, "lost", "", "", "", "", "", "")

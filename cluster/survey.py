@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from cluster.findings import Limits, Node, Pair, findings, table
+from cluster.findings import Pair, Surveyed, Thresholds, findings, table
 from cluster.parallel import once_connected
 from genlib.phases import phase
 from genlib.plurals import counted
@@ -54,7 +54,7 @@ class _Words(argparse.ArgumentParser):
         raise ValueError(f"{message}; `{self.prog} --help` shows what it takes")
 
 
-def parsed(words: Sequence[str]) -> tuple[Survey, Limits]:
+def parsed(words: Sequence[str]) -> tuple[Survey, Thresholds]:
     """The options; SystemExit(0) after --help."""
     parser = _Words(prog="genlib cluster preflight", description=__doc__, allow_abbrev=False)
     parser.add_argument("--storage", default=os.environ.get("GENLIB_RUNS") or "~/genlib-runs", help="folder that all nodes share (%(default)s)")
@@ -62,8 +62,8 @@ def parsed(words: Sequence[str]) -> tuple[Survey, Limits]:
     parser.add_argument("--shard-megabytes", type=int, default=256, help="of them that each node reads (%(default)s)")
     parser.add_argument("--link-megabytes", type=int, default=64, help="that two nodes add up (%(default)s)")
     parser.add_argument("--timeout-seconds", type=float, default=120.0, help="in which a node answers (%(default)s)")
-    usual = Limits()
-    for one in fields(Limits):
+    usual = Thresholds()
+    for one in fields(Thresholds):
         value = getattr(usual, one.name)
         parser.add_argument(f"--{one.name.replace('_', '-')}", type=type(value), default=value, help="what is wrong beyond it (%(default)s)")
     given = vars(parser.parse_args(list(words)))
@@ -71,7 +71,7 @@ def parsed(words: Sequence[str]) -> tuple[Survey, Limits]:
         raise ValueError(f"{bad} is {given[bad]:g}; it must be above 0")
     return (
         Survey(**{one.name: given[one.name] for one in fields(Survey)}),
-        Limits(**{one.name: given[one.name] for one in fields(Limits)}),
+        Thresholds(**{one.name: given[one.name] for one in fields(Thresholds)}),
     )
 
 
@@ -89,7 +89,7 @@ def reached() -> Iterator[None]:
         yield
 
 
-def look(survey: Survey) -> tuple[list[Node], list[Pair]]:
+def look(survey: Survey) -> tuple[list[Surveyed], list[Pair]]:
     """Everything that is measured, of the cluster to which this process is connected."""
     with probes() as (nodes, probe):
         for name, facts in answers({name: one.facts.remote() for name, one in probe.items()}, survey.timeout_seconds).items():
@@ -112,7 +112,7 @@ def look(survey: Survey) -> tuple[list[Node], list[Pair]]:
 
 
 @contextlib.contextmanager
-def probes() -> Iterator[tuple[dict[str, Node], dict[str, Any]]]:
+def probes() -> Iterator[tuple[dict[str, Surveyed], dict[str, Any]]]:
     """The living nodes and an actor on each, by the nodes' names; the actors end on the way out."""
     import ray
     from ray import cloudpickle
@@ -124,7 +124,7 @@ def probes() -> Iterator[tuple[dict[str, Node], dict[str, Any]]]:
     cloudpickle.register_pickle_by_value(probe)
     try:
         for name, one in named([node for node in ray.nodes() if node["Alive"]]).items():
-            nodes[name] = Node(name=name, resources=one["Resources"])
+            nodes[name] = Surveyed(name=name, resources=one["Resources"])
             here = NodeAffinitySchedulingStrategy(one["NodeID"], soft=False)
             gpus = min(1.0, one["Resources"].get("GPU", 0.0))  # without one it cannot speak NCCL
             actors[name] = ray.remote(num_cpus=0, num_gpus=gpus)(probe.Probe).options(scheduling_strategy=here).remote()
@@ -180,7 +180,7 @@ def skew(probe: Any, timeout_seconds: float) -> tuple[float, float]:
     return apart, within
 
 
-def see_storage(survey: Survey, nodes: Mapping[str, Node], probe: Mapping[str, Any]) -> None:
+def see_storage(survey: Survey, nodes: Mapping[str, Surveyed], probe: Mapping[str, Any]) -> None:
     """Notes for every node whether it reads and writes what the others do. ValueError where this machine cannot write there."""
     token = secrets.token_hex(8)
     asked = f"{survey.storage.rstrip('/')}/.preflight-{token}"
@@ -204,7 +204,7 @@ def see_storage(survey: Survey, nodes: Mapping[str, Node], probe: Mapping[str, A
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_shards(survey: Survey, nodes: Mapping[str, Node], probe: Mapping[str, Any]) -> None:
+def read_shards(survey: Survey, nodes: Mapping[str, Surveyed], probe: Mapping[str, Any]) -> None:
     """Notes how fast each node reads shards while all do, each from another shard on."""
     asked = {name: one.reads.remote(survey.shards, survey.shard_megabytes * 2**20, number) for number, (name, one) in enumerate(probe.items())}
     for name, said in answers(asked, survey.timeout_seconds).items():

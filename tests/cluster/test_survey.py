@@ -87,7 +87,7 @@ PAIRS = """
 import ray
 from cluster import probe, survey
 from cluster.connect import connected
-from cluster.findings import Limits, slow_links
+from cluster.findings import Thresholds, slow_links
 with connected(cpus=2):
     actors = {name: ray.remote(num_cpus=0)(probe.Probe).remote() for name in "abc"}
     asked, _ = survey.parsed(["--link-megabytes", "4"])
@@ -95,7 +95,7 @@ with connected(cpus=2):
     print(*sorted("".join(pair.nodes) for pair in pairs if pair.gb_per_second > 0), flush=True)
     ray.kill(actors["c"])
     (pair,) = survey.reduced(asked, actors, [("c", "a")])
-    print(*slow_links([pair], Limits()), flush=True)
+    print(*slow_links([pair], Thresholds()), flush=True)
 """
 
 
