@@ -79,6 +79,9 @@ class RunMetrics:
         self._thread = threading.Thread(target=self._again, name="run metrics", daemon=True)
 
     def __enter__(self) -> RunMetrics:
+        if self.labels["stage"]:
+            for kind in ("useful", "paid"):  # from nothing on, else Prometheus would not see what the first line adds
+                self.add(f"genlib_train_worker_{kind}_seconds_total", 1e-9)
         self._thread.start()
         return self
 

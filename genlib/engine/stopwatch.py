@@ -30,7 +30,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        self._laps = {part: Laps() for part in PARTS}
+        self._laps: dict[Part, Laps] = {part: Laps() for part in PARTS}
         self._since: float | torch.cuda.Event = 0.0
 
     def start(self) -> None:
@@ -39,16 +39,17 @@ class Stopwatch:
 
     def lap(self, part: Part) -> None:
         """What was done since the start, or the last lap, was that part."""
-        now = self._now()
-        if isinstance(now, float) and isinstance(self._since, float):
-            self._laps[part].seconds += now - self._since
-        elif not isinstance(now, float) and not isinstance(self._since, float):
-            self._laps[part].events.append((self._since, now))
+        now, since = self._now(), self._since
+        if isinstance(now, torch.cuda.Event) and isinstance(since, torch.cuda.Event):
+            self._laps[part].events.append((since, now))
+        elif isinstance(now, float) and isinstance(since, float):
+            self._laps[part].seconds += now - since
         self._since = now
 
     def read(self) -> dict[Part, Laps]:
         """What the parts took since the last call."""
-        laps, self._laps = self._laps, {part: Laps() for part in PARTS}
+        laps = self._laps
+        self._laps = {part: Laps() for part in PARTS}
         return laps
 
     def _now(self) -> float | torch.cuda.Event:

@@ -50,7 +50,7 @@ TRAINING: tuple[Panel, ...] = (
     ("Age of the newest checkpoint", "s", [(f"time() - ray_genlib_train_checkpoint_timestamp_seconds{OF_RUN}", "{{run}} {{stage}}")]),
     ("From a save's begin to its seal", "s", [(f"ray_genlib_train_checkpoint_seconds{OF_RUN}", "{{run}} {{stage}}")]),
     ("Workers", "short", [(f"ray_genlib_train_workers{OF_RUN}", "{{run}} {{stage}}")]),
-    ("Restarts after lost workers", "short", [(f"sum by (run) (increase(ray_genlib_train_restarts_total{OF_RUN}[1h]))", "{{run}} in an hour")]),
+    ("Restarts after lost workers", "short", [(f"sum by (run) (ray_genlib_train_restarts_total{OF_RUN})", "{{run}}")]),
     ("GPU memory at most", "bytes", [(f"ray_genlib_train_worker_gpu_memory_bytes{OF_RUN}", "{{run}} rank {{rank}}")]),
     ("Share of the GPUs' peak (MFU)", "percentunit", [(f"ray_genlib_train_mfu_ratio{OF_RUN}", "{{run}} {{stage}}")]),
 )  # fmt: skip
