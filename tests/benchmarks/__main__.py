@@ -10,7 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-HELPERS = {"__init__", "__main__", "steps", "bare", "plain", "measure", "data_peers", "data_sets", "sharded_rank", "save_rank", "save_beside_torch"}
+HELPERS = {
+    "__init__",
+    "__main__",
+    "steps",
+    "bare",
+    "plain",
+    "measure",
+    "data_peers",
+    "data_sets",
+    "sharded_rank",
+    "full_size_rank",
+    "save_rank",
+    "save_beside_torch",
+}
 
 
 def main(words: list[str]) -> int:
