@@ -26,7 +26,7 @@ _AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class RunMetric:
     """A metric: a counter ends in _total, and a unit, if it has one, stands in its name."""
 
     name: str
@@ -36,32 +36,32 @@ class Exported:
 
 
 EXPORTED = (
-    Exported("genlib_train_step", "gauge", STAGE, "Steps done"),
-    Exported("genlib_train_steps", "gauge", STAGE, "Steps that the stage is to have"),
-    Exported("genlib_train_samples_seen", "gauge", STAGE, "Samples seen, those of all epochs"),
-    Exported("genlib_train_samples_per_second", "gauge", STAGE, "Samples a second, of all workers"),
-    Exported("genlib_train_samples_per_second_per_worker", "gauge", STAGE, "Samples a second of one worker"),
-    Exported("genlib_train_workers", "gauge", STAGE, "Workers that train"),
-    Exported("genlib_train_mfu_ratio", "gauge", STAGE, "Share of the GPUs' peak that goes into the model's operations; where the GPU is known"),
-    Exported("genlib_train_data_wait_ratio", "gauge", STAGE, "Share of the time that the slowest of data holds up steps, mean of all workers"),
-    Exported("genlib_train_loss", "gauge", (*STAGE, "name"), "Loss of the last logged step, by its name; NaN where it was not finite"),
-    Exported("genlib_train_grad_norm", "gauge", (*STAGE, "name"), "Norm of the gradient before clipping, by its name; NaN where it was not finite"),
-    Exported("genlib_train_learning_rate", "gauge", STAGE, "Learning rate of the first player"),
-    Exported("genlib_train_skipped_updates", "gauge", STAGE, "Updates left out as a loss or gradient was not finite, since the run's begin"),
-    Exported("genlib_train_checkpoint_step", "gauge", STAGE, "Step of the newest sealed checkpoint"),
-    Exported("genlib_train_checkpoint_timestamp_seconds", "gauge", STAGE, "When that was sealed, in seconds since 1970"),
-    Exported("genlib_train_checkpoint_seconds", "gauge", STAGE, "From the begin of its save to its seal, beside the steps"),
-    Exported("genlib_train_worker_step_seconds", "gauge", WORKER, "Mean time of a step since the last line"),
-    Exported("genlib_train_worker_data_wait_seconds", "gauge", WORKER, "Of that, waiting for data"),
-    Exported("genlib_train_worker_forward_seconds", "gauge", WORKER, "Of that, the forward pass"),
-    Exported("genlib_train_worker_backward_seconds", "gauge", WORKER, "Of that, the backward pass, with gradients that are sent"),
-    Exported("genlib_train_worker_optimizer_seconds", "gauge", WORKER, "Of that, clipping and the optimizer"),
-    Exported("genlib_train_worker_gpu_memory_bytes", "gauge", WORKER, "The most that the device's allocator had at once; on GPUs"),
-    Exported("genlib_train_worker_useful_seconds_total", "counter", WORKER, "Time in steps, without waiting for data"),
-    Exported("genlib_train_worker_paid_seconds_total", "counter", WORKER, "Time since the launch, or since the run was last heard of"),
-    Exported("genlib_train_restarts_total", "counter", RUN, "Starts after lost workers"),
-    Exported("genlib_tune_trials", "gauge", (*RUN, "name"), "Trials of a search: running, finished, stopped, failed"),
-    Exported("genlib_tune_best_value", "gauge", RUN, "The search's objective, of its best trial so far"),
+    RunMetric("genlib_train_step", "gauge", STAGE, "Steps done"),
+    RunMetric("genlib_train_steps", "gauge", STAGE, "Steps that the stage is to have"),
+    RunMetric("genlib_train_samples_seen", "gauge", STAGE, "Samples seen, those of all epochs"),
+    RunMetric("genlib_train_samples_per_second", "gauge", STAGE, "Samples a second, of all workers"),
+    RunMetric("genlib_train_samples_per_second_per_worker", "gauge", STAGE, "Samples a second of one worker"),
+    RunMetric("genlib_train_workers", "gauge", STAGE, "Workers that train"),
+    RunMetric("genlib_train_mfu_ratio", "gauge", STAGE, "Share of the GPUs' peak that goes into the model's operations; where the GPU is known"),
+    RunMetric("genlib_train_data_wait_ratio", "gauge", STAGE, "Share of the time that the slowest of data holds up steps, mean of all workers"),
+    RunMetric("genlib_train_loss", "gauge", (*STAGE, "name"), "Loss of the last logged step, by its name; NaN where it was not finite"),
+    RunMetric("genlib_train_grad_norm", "gauge", (*STAGE, "name"), "Norm of the gradient before clipping, by its name; NaN where it was not finite"),
+    RunMetric("genlib_train_learning_rate", "gauge", STAGE, "Learning rate of the first player"),
+    RunMetric("genlib_train_skipped_updates", "gauge", STAGE, "Updates left out as a loss or gradient was not finite, since the run's begin"),
+    RunMetric("genlib_train_checkpoint_step", "gauge", STAGE, "Step of the newest sealed checkpoint"),
+    RunMetric("genlib_train_checkpoint_timestamp_seconds", "gauge", STAGE, "When that was sealed, in seconds since 1970"),
+    RunMetric("genlib_train_checkpoint_seconds", "gauge", STAGE, "From the begin of its save to its seal, beside the steps"),
+    RunMetric("genlib_train_worker_step_seconds", "gauge", WORKER, "Mean time of a step since the last line"),
+    RunMetric("genlib_train_worker_data_wait_seconds", "gauge", WORKER, "Of that, waiting for data"),
+    RunMetric("genlib_train_worker_forward_seconds", "gauge", WORKER, "Of that, the forward pass"),
+    RunMetric("genlib_train_worker_backward_seconds", "gauge", WORKER, "Of that, the backward pass, with gradients that are sent"),
+    RunMetric("genlib_train_worker_optimizer_seconds", "gauge", WORKER, "Of that, clipping and the optimizer"),
+    RunMetric("genlib_train_worker_gpu_memory_bytes", "gauge", WORKER, "The most that the device's allocator had at once; on GPUs"),
+    RunMetric("genlib_train_worker_useful_seconds_total", "counter", WORKER, "Time in steps, without waiting for data"),
+    RunMetric("genlib_train_worker_paid_seconds_total", "counter", WORKER, "Time since the launch, or since the run was last heard of"),
+    RunMetric("genlib_train_restarts_total", "counter", RUN, "Starts after lost workers"),
+    RunMetric("genlib_tune_trials", "gauge", (*RUN, "name"), "Trials of a search: running, finished, stopped, failed"),
+    RunMetric("genlib_tune_best_value", "gauge", RUN, "The search's objective, of its best trial so far"),
 )
 _BY_NAME = {one.name: one for one in EXPORTED}
 

@@ -115,7 +115,7 @@ class ModelElements:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class InUse:
     """Bytes at one moment of a run."""
 
     device: int
@@ -137,7 +137,7 @@ class Peak:
     """Where there is no GPU, so that both are the host's memory."""
 
     @classmethod
-    def of(cls, moments: Iterable[Held]) -> Peak:
+    def of(cls, moments: Iterable[InUse]) -> Peak:
         """Over those moments."""
         held = list(moments)
         return cls(
@@ -215,7 +215,7 @@ class MemoryEstimate:
         memory = self.at(parallelism, world, micro_batch)
         # those that are made, and the copy of one on its way; without a GPU they are those that the step takes
         batches = (max(1, self.buffers) + 1) * self.batch_bytes(micro_batch)
-        step = Held(memory.device_bytes, memory.host_bytes + self.cache_bytes, beside_gpu=layout.pinned_bytes + batches)
+        step = InUse(memory.device_bytes, memory.host_bytes + self.cache_bytes, beside_gpu=layout.pinned_bytes + batches)
         save = replace(step, host=step.host + memory.save_bytes, beside_gpu=step.beside_gpu + pinned_surplus(memory.save_bytes))
         return Peaks(Peak.of(layout.birth()), Peak.of([step]), Peak.of([save]), Peak.of(layout.resume()))
 
@@ -380,25 +380,25 @@ class Layout:
         everything = {**found, **others}
         return {name: everything[name] for name in PARTS if everything.get(name)}
 
-    def birth(self) -> Iterator[Held]:
+    def birth(self) -> Iterator[InUse]:
         """What there is from the build of the task to the first step, which makes the optimizer's state."""
         yield self._built(checked=True)
         yield from self._setup()
 
-    def _built(self, *, checked: bool) -> Held:
+    def _built(self, *, checked: bool) -> InUse:
         """The task as it is made, whose weights ranks add up in fp64 to check that they have the same; sharded ones always, as they become shares."""
         added_up = 2 * FP32 * self.model.largest
         if not self._sharded:
-            return Held(0, self.model.whole_bytes + checked * added_up)
+            return InUse(0, self.model.whole_bytes + checked * added_up)
         whole = min(self.model.trained, WHOLE_ELEMENTS)  # where they are made
-        return Held(0, self.model.all_frozen_bytes + FP32 * (whole + (self.model.trained - whole) // self.world) + added_up)
+        return InUse(0, self.model.all_frozen_bytes + FP32 * (whole + (self.model.trained - whole) // self.world) + added_up)
 
-    def resume(self) -> Iterator[Held]:
+    def resume(self) -> Iterator[InUse]:
         """The same from a checkpoint: pages of its files are there until all that is read from a file is copied."""
         yield self._built(checked=False)
         yield from self._setup()
         built = self.model.all_frozen_bytes + FP32 * self.model.trained // (self.world if self._sharded else 1)
-        yield Held(0, 2 * built)
+        yield InUse(0, 2 * built)
         states = self.model.optimizer_elements // (1 if self.parallelism.strategy in ("single", "ddp") else self.world)
         rest = self._at_rest(FP32 * states)
         yield replace(rest, host=rest.host + FP32 * states)
@@ -419,7 +419,7 @@ class Layout:
     def _sharded(self) -> bool:
         return self.parallelism.strategy == "zero3" and self.world > 1
 
-    def _at_rest(self, states: int = 0) -> Held:
+    def _at_rest(self, states: int = 0) -> InUse:
         """What is kept between steps, with so many bytes of optimizer state."""
         parts = self.parts()
         hosted = bool(self.offloaded)
@@ -427,41 +427,41 @@ class Layout:
         host = self.host_bytes - FP32 * self.offloaded.get("optimizer", 0)
         unwritten = {"ddp": "gradients", "zero3": "buckets"}.get(self.parallelism.strategy, "")
         late = parts.get(unwritten, 0) - (FP32 * self.model.largest if hosted and unwritten == "buckets" else 0)
-        return Held(device + (0 if hosted else states), host + (states if hosted else 0), late, self.pinned_bytes)
+        return InUse(device + (0 if hosted else states), host + (states if hosted else 0), late, self.pinned_bytes)
 
-    def _setup(self) -> Iterator[Held]:
+    def _setup(self) -> Iterator[InUse]:
         """From a task that is built to one that trains, with its moving average."""
         if self.parallelism.strategy == "zero3":
             yield from self._partitioned()
         else:
-            yield Held(self._all_weights, 0)
+            yield InUse(self._all_weights, 0)
         if self.parallelism.strategy == "ddp" and self.world > 1:
-            yield Held(self._all_weights + min(_BROADCAST_BYTES, FP32 * self.model.trained), 0)
+            yield InUse(self._all_weights + min(_BROADCAST_BYTES, FP32 * self.model.trained), 0)
         if self.parallelism.strategy in ("zero1", "zero2"):
             yield from self._flattened()
         yield self._at_rest()
 
-    def _flattened(self) -> Iterator[Held]:
+    def _flattened(self) -> Iterator[InUse]:
         """Stages 1 and 2 copy each group into a flat tensor, in which its weights lie from then on, and this rank's share of that.
 
         DeepSpeed makes the flat tensor on the host where the device has no room for it.
         """
         hosted, done = bool(self.offloaded), 0
         for group in self.model.groups:
-            yield Held(self._all_weights + FP32 * (group + (0 if hosted else done)), FP32 * 2 * done if hosted else 0)
+            yield InUse(self._all_weights + FP32 * (group + (0 if hosted else done)), FP32 * 2 * done if hosted else 0)
             done += group // self.world
         if not hosted:
-            yield Held(self._all_weights + FP32 * 2 * done, 0)  # a gradient of the share is made, and dropped as that copy is
+            yield InUse(self._all_weights + FP32 * 2 * done, 0)  # a gradient of the share is made, and dropped as that copy is
 
-    def _partitioned(self) -> Iterator[Held]:
+    def _partitioned(self) -> Iterator[InUse]:
         """Stage 3 takes weight after weight, which is whole meanwhile, lays its shares one after the other, and copies them."""
         share, largest = FP32 * self.model.trained // self.world, FP32 * self.model.largest
         built_frozen, frozen = self.model.all_frozen_bytes, self._frozen
         built = share if self._sharded else FP32 * self.model.trained
         hosted, everything = bool(self.offloaded), self.parallelism.offload == "all"
-        yield Held(largest, built_frozen + built + largest // self.world)
-        yield Held(largest + (0 if everything else share), built_frozen + largest // self.world + (share if everything else 0))
-        laid = Held(frozen, share, beside_gpu=share) if everything else Held(frozen + share, 0, beside_gpu=share)
+        yield InUse(largest, built_frozen + built + largest // self.world)
+        yield InUse(largest + (0 if everything else share), built_frozen + largest // self.world + (share if everything else 0))
+        laid = InUse(frozen, share, beside_gpu=share) if everything else InUse(frozen + share, 0, beside_gpu=share)
         yield laid
         part = FP32 * min(max(self.kept["buckets"], 1), self.model.trained // self.world)
         if hosted:

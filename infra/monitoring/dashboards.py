@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from genlib.json_text import json_text
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 8, 7
@@ -120,7 +121,7 @@ def _panel(number: int, title: str, unit: str, drawn: Sequence[tuple[str, str]])
 def main() -> None:
     """Writes them."""
     for uid in DASHBOARDS:
-        (HERE / f"{uid}.json").write_text(json.dumps(dashboard(uid), indent=2) + "\n")
+        (HERE / f"{uid}.json").write_text(json_text(dashboard(uid), indent=2) + "\n")
 
 
 if __name__ == "__main__":
