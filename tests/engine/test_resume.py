@@ -49,8 +49,11 @@ def weights(folder: Path, ema: bool = False) -> dict[str, torch.Tensor]:
 
 
 def rows(folder: Path) -> list[dict]:
-    timing = ("batch_time", "data_time", "samples_per_second", "samples_per_second_per_gpu", "data_share")
-    return [{k: v for k, v in json.loads(line).items() if k not in timing} for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timing = ("samples_per_second", "samples_per_second_per_gpu", "data_share")
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in timing and not k.endswith("_time")}
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def train_pairs(root: Path) -> None:
