@@ -43,7 +43,7 @@ EXPORTED = (
     RunMetric("genlib_train_samples_per_second_per_worker", "gauge", STAGE, "Samples a second of one worker"),
     RunMetric("genlib_train_workers", "gauge", STAGE, "Workers that train"),
     RunMetric("genlib_train_mfu_ratio", "gauge", STAGE, "Share of the GPUs' peak that goes into the model's operations; where the GPU is known"),
-    RunMetric("genlib_train_data_wait_ratio", "gauge", STAGE, "Share of the time that the slowest of data holds up steps, mean of all workers"),
+    RunMetric("genlib_train_data_wait_ratio", "gauge", STAGE, "Share of the time that steps wait for data, mean of all workers"),
     RunMetric("genlib_train_loss", "gauge", (*STAGE, "name"), "Loss of the last logged step, by its name; NaN where it was not finite"),
     RunMetric("genlib_train_grad_norm", "gauge", (*STAGE, "name"), "Norm of the gradient before clipping, by its name; NaN where it was not finite"),
     RunMetric("genlib_train_learning_rate", "gauge", STAGE, "Learning rate of the first player"),
