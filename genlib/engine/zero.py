@@ -48,6 +48,8 @@ LIVE_ELEMENTS = 200_000_000
 
 LEAST_ELEMENTS = 1_000_000
 """Buffers of ZeRO-3 that are smaller save nothing that counts."""
+SINGLE_ELEMENTS = 1_000_000
+"""From this mean size on, weights are gathered one by one on CPUs, each where it is used: several at once are copied apart afterwards."""
 
 
 def shard_group(size: int, world: int) -> int:
@@ -86,6 +88,7 @@ def import_deepspeed(device: torch.device):
     """DeepSpeed, told the device before its import, and quiet."""
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ.setdefault("LOCAL_SIZE", "1")  # else ZeRO-3 runs `numactl` at every bucket of gradients to count processors
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
@@ -201,6 +204,7 @@ class Zero:
                 "stage3_param_persistence_threshold": 0,
                 "stage3_prefetch_bucket_size": 0 if several else buffers.prefetch,
                 "stage3_max_live_parameters": buffers.live,
+                "stage3_allgather_sequential": not several and self._gathers_singly(player),
                 "stage3_max_reuse_distance": buffers.live,
                 "sub_group_size": buffers.bucket,
                 "zero_hpz_partition_size": shard_group(self.config.shard_group_size, distributed.world_size()) or 1,
@@ -216,6 +220,9 @@ class Zero:
             "zero_force_ds_cpu_optimizer": False,  # it would be compiled at the first use
             "steps_per_print": 2**62,
         }
+
+    def _gathers_singly(self, player: str) -> bool:
+        return self.device.type == "cpu" and self.elements[player] >= SINGLE_ELEMENTS * len(self.players.weights[player])
 
     def offload(self) -> dict:
         """What lies in the host's memory, for DeepSpeed's configuration (Ren et al. 2021, arXiv:2101.06840)."""

@@ -1,4 +1,4 @@
-"""Shard groups of ZeRO-3: the same weights as without, less sent between groups, and a run goes on whether there are groups or not."""
+"""How ZeRO-3 gathers, in shard groups and one by one: the same weights as otherwise; with groups, less is sent between them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from genlib import checkpoint
 from genlib.config import TrainConfig
+from genlib.engine import zero
 from genlib.engine.step_traffic import step_traffic
 from genlib.engine.strategies import strategy_of
 from genlib.engine.trace import FakeTask
@@ -55,6 +56,11 @@ def train_all(root: Path) -> None:
             middle = Path("checkpoints", checkpoint.step_name(HALF))
             shutil.copytree(root / "VAE-0" / middle, root / f"VAE-0-then-{size}" / middle)
     dist.barrier()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zero, "SINGLE_ELEMENTS", 1)
+        for name in ("VAE", "CLIP", "bf16"):
+            for size in (0, 2):
+                train(root / f"{name}-{size}-singly", with_groups(KINDS[name], size))
     train(root / "VAE-0-then-2", with_groups(KINDS["VAE"], 2))
     train(root / "VAE-0-then-0", with_groups(KINDS["VAE"], 0))
     for size in (0, 2, 4):
@@ -95,6 +101,12 @@ def same(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("name", list(KINDS))
 def test_groups_of_two_learn_what_four_do(runs: Path, name: str) -> None:
     same(runs / f"{name}-0", runs / f"{name}-2")
+
+
+@pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.parametrize("name", ["VAE", "CLIP", "bf16"])
+def test_weights_gathered_one_by_one_are_learnt_as_together(runs: Path, name: str, size: int) -> None:
+    same(runs / f"{name}-0", runs / f"{name}-{size}-singly")
 
 
 def test_a_run_goes_on_with_groups_and_without(runs: Path) -> None:
