@@ -11,6 +11,7 @@ RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # a report waits for this poll
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # our lines are for people, not for Ray's logger
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # see jobs.elastic
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths stay what the user meant
 }
 _WITHOUT_RAY = {"-h", "--help", "--list", "--dry-run", "--dry_run", "--plan"}

@@ -1,4 +1,7 @@
-"""How the command that a user gave tells its workers, on whatever node, to end: a file that all of them see and read about once a second."""
+"""How workers, on whatever node, are told to end, by the command that a user gave, or to begin again elsewhere, by what places them.
+
+Each is a file that all of them see and read about once a second.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_GO, _STOP = b"go  ", b"stop"
-"""As long as each other, so that the second is written over the first: that takes no room where a disk is full."""
+_GO, _STOP, _MOVE = b"go  ", b"stop", b"move"
+"""As long as each other, so that one is written over another: that takes no room where a disk is full."""
+
+
+def move_file(run: Path) -> Path:
+    """Of a run; a trial of a search has one too."""
+    return run / ".move"
 
 
 class Stopped(Exception):
@@ -33,17 +41,40 @@ def control(run: Path) -> Iterator[Path]:
 
 def ask_to_stop(path: Path) -> None:
     """Asks workers to save a checkpoint and end."""
-    with suppress(OSError):  # the disk has failed, or the run is gone: they end with the command then
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            os.pwrite(handle, _STOP, 0)
-        finally:
-            os.close(handle)
+    _say(path, _STOP)
 
 
 def asked_to_stop(path: Path) -> bool:
     """Whether they are asked to."""
+    return _said(path) == _STOP
+
+
+def ask_to_move(run: Path) -> None:
+    """Asks the run's workers to save a checkpoint and leave their places to others, who go on from it."""
+    _say(move_file(run), _MOVE)
+
+
+def asked_to_move(run: Path) -> bool:
+    """Whether they are asked to."""
+    return _said(move_file(run)) == _MOVE
+
+
+def allow_to_stay(run: Path) -> None:
+    """Workers that start now are where they are to be."""
+    _say(move_file(run), _GO)
+
+
+def _say(path: Path, word: bytes) -> None:
+    with suppress(OSError):  # the disk has failed, or the run is gone: they end with the command then
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.pwrite(handle, word, 0)
+        finally:
+            os.close(handle)
+
+
+def _said(path: Path) -> bytes:
     try:
-        return path.read_bytes() == _STOP
+        return path.read_bytes()
     except OSError:
-        return False
+        return b""

@@ -1,4 +1,7 @@
-"""When a run was started and how that ended: `launches.jsonl` in its folder, a line for each. A kill leaves the first alone."""
+"""When a run was started, how that ended, and why its workers began again meanwhile: `launches.jsonl` in its folder, a line for each.
+
+A kill leaves the first alone.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,11 @@ def launched(run: Path, command: str) -> Iterator[None]:
         raise
     finally:
         _add(file, {"what": "end", "time": time.time(), "how": how})
+
+
+def note(run: Path, what: str, why: str) -> None:
+    """Keeps what befell the run's workers: lost, leaving, joined, waits; `why` is a sentence."""
+    _add(LineFile(run / LAUNCHES), {"what": what, "time": time.time(), "why": why})
 
 
 def note_data(folder: Path, described: str) -> None:

@@ -6,14 +6,16 @@ import asyncio
 from typing import Any
 
 import ray
-from ray.train import Result, UserCallback
+from ray.train import Result, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, ScalingDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+from jobs.watchdog import Guard
 
 
 class LeanTrainer(TorchTrainer):
@@ -23,13 +25,17 @@ class LeanTrainer(TorchTrainer):
     controller held, as the head goes with it; and nobody asks an autoscaler, as there is none.
     """
 
+    def __init__(self, *arguments: Any, guard: Guard, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.guard = guard
+
     def _create_default_callbacks(self) -> list[UserCallback]:
         needless = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [one for one in super()._create_default_callbacks() if not isinstance(one, needless)]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         if isinstance(settings["scaling_policy"], FixedScalingPolicy):
-            settings["scaling_policy"] = _Unscaled(self.scaling_config)
+            settings["scaling_policy"] = _Unscaled(self.scaling_config, self.guard)
         controller = _Controller(**settings)
         asyncio.run(controller.run())
         return controller.get_result()
@@ -37,6 +43,19 @@ class LeanTrainer(TorchTrainer):
 
 class _Unscaled(FixedScalingPolicy):
     """So many workers, without a word to an autoscaler."""
+
+    def __init__(self, scaling_config: ScalingConfig, guard: Guard) -> None:
+        super().__init__(scaling_config)
+        self.guard = guard
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        self.guard.begin()
+        return super().make_decision_for_non_running_worker_group()
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
+        if self.guard.ends(len(worker_group_state.workers)):
+            return self.make_decision_for_non_running_worker_group()
+        return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
 
     def after_controller_start(self, train_run_context: TrainRunContext) -> None:
         """Nobody is asked for room."""

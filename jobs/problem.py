@@ -7,6 +7,8 @@ from pathlib import Path
 
 from genlib.storage import StorageError
 from jobs.exit_codes import RunStopped
+from jobs.out_of_memory import OutOfMemory
+from jobs.watchdog import Hung
 from jobs.worker import Refusal, original
 
 
@@ -20,6 +22,8 @@ def sentence_of(error: Exception, run: Path) -> Exception:
         return ValueError(message)
     if kind == "StorageError":
         return StorageError(f"the run stopped: {message}")
+    if kind in (OutOfMemory.__name__, Hung.__name__):
+        return RunStopped(f"the run stopped: {message}; the same command resumes it")
     log = run / "error.log"
     with suppress(OSError):
         if not log.exists():  # no worker lived to write it

@@ -60,6 +60,7 @@ EXPORTED = (
     RunMetric("genlib_train_worker_useful_seconds_total", "counter", WORKER, "Time in steps, without waiting for data"),
     RunMetric("genlib_train_worker_paid_seconds_total", "counter", WORKER, "Time since the launch, or since the run was last heard of"),
     RunMetric("genlib_train_restarts_total", "counter", RUN, "Starts after lost workers"),
+    RunMetric("genlib_train_preemptions_total", "counter", RUN, "Times that workers left a node which was about to be taken away"),
     RunMetric("genlib_tune_trials", "gauge", (*RUN, "name"), "Trials of a search: running, finished, stopped, failed"),
     RunMetric("genlib_tune_best_value", "gauge", RUN, "The search's objective, of its best trial so far"),
 )

@@ -40,6 +40,9 @@ class RunOptions:
     """run.json of another run, whose recipe and values are taken for what is not given here."""
     retries: int = 3
     """Times a run whose workers were lost goes on from its newest checkpoint before it gives up; -1 is always."""
+    stall_seconds: float = 300.0
+    """A step that takes longer, and twenty times as long as others, hangs: the worker that it waits for is named, the stacks of all are kept, and the
+    run goes on from its newest checkpoint. So it does where a worker is not heard of for half a minute. 0 waits for ever."""
     grace_seconds: float = GRACE_SECONDS
     """In which a run that is stopped (SIGTERM, Ctrl-C) saves a checkpoint; a second signal ends it at once."""
     log_format: LogFormat = "auto"
@@ -84,6 +87,8 @@ class RunOptions:
             raise ValueError(f"cpus_per_worker is {self.cpus_per_worker:g}; it must be above 0, for example 0.5")
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < float("inf"):
             raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be at least 0")
+        if not 0 <= self.stall_seconds < float("inf"):
+            raise ValueError(f"stall_seconds is {self.stall_seconds:g}; it must be at least 0, which waits for ever")
         check_grace(self.grace_seconds)
         for name in ("score_every_images", "score_samples"):
             if getattr(self, name) < 1:

@@ -46,7 +46,7 @@ from jobs import run_folder
 from jobs.ahead import set_ray_train
 from jobs.command_form import Command, Typed
 from jobs.command_line import parse
-from jobs.control import Stopped, ask_to_stop, asked_to_stop, control
+from jobs.control import Stopped, ask_to_stop, asked_to_stop, control, move_file
 from jobs.evaluate import table
 from jobs.exit_codes import exit_code
 from jobs.launches import launched
@@ -134,7 +134,15 @@ def train(command: Command, run: Path) -> None:
         from jobs.worker import WorkerJob
 
         with control(run) as path, followed(log_path(run)), ends_well(partial(ask_to_stop, path), command.options.grace_seconds):
-            work = WorkerJob(command.recipe, command.stages, run, secrets.token_hex(8), path, scoring=scoring_of(command))
+            work = WorkerJob(
+                command.recipe,
+                command.stages,
+                run,
+                secrets.token_hex(8),
+                path,
+                scoring=scoring_of(command),
+                stall_seconds=command.options.stall_seconds,
+            )
             fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
 
 
@@ -278,13 +286,14 @@ def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, flo
     """Runs so many workers, at least and at most, to their end. Stopped where they were asked to end before it."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
 
     from cluster.local import RENDEZVOUS
     from jobs import worker
+    from jobs.elastic import ElasticTrainer, Watch
     from jobs.lean_trainer import LeanTrainer
     from jobs.problem import sentence_of
     from jobs.process_group import ProcessGroup
+    from jobs.watchdog import Guard
 
     run, (low, high) = work.run, workers
     (run / ".token").write_text(work.token)
@@ -292,7 +301,8 @@ def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, flo
     snapshot.unlink(missing_ok=True)
     tracked = os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # a cluster's dashboard knows of the run
     lean = RENDEZVOUS in os.environ and tracked == "0"  # what tracks a run asks its controller, which must be an actor then
-    trainer = (LeanTrainer if lean else TorchTrainer)(
+    guard = Guard(run, work.stall_seconds, retries)
+    trainer = (partial(LeanTrainer, guard=guard) if lean else partial(ElasticTrainer, watch=Watch(run, guard)))(
         worker.work,
         train_loop_config={"work": work},
         torch_config=ProcessGroup(),
@@ -310,7 +320,7 @@ def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, flo
         if asked_to_stop(work.control):
             raise Stopped
     finally:
-        for leftover in (snapshot, run / ".token", run / ".validate_storage_marker"):
+        for leftover in (snapshot, move_file(run), run / ".token", run / ".validate_storage_marker"):
             leftover.unlink(missing_ok=True)
 
 

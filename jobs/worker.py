@@ -32,17 +32,21 @@ from genlib.phases import phase, since_last
 from genlib.plurals import counted
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, lacks_room, stopped
-from jobs.control import asked_to_stop
+from jobs.control import asked_to_move, asked_to_stop
 from jobs.evaluate import evaluate, gather
 from jobs.launches import note_data
 from jobs.log_file import LogFile, log_path
+from jobs.out_of_memory import OutOfMemory, out_of_memory, short_of_memory
+from jobs.pulse import Heart, pulses
 from jobs.run_folder import only_one, set_folder, stage_folder
 from jobs.run_metrics import RunMetrics
 from jobs.scoring import Scorer, Scoring
 from jobs.undo import accept, has_begun
+from jobs.watchdog import tell
 
 FINAL = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, StorageError, TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, OutOfMemory, StorageError, TypeError,
+    ValueError,
 )  # fmt: skip
 """What would happen again: not retried. A lost worker, a broken connection or a file system's hiccup is."""
 
@@ -64,6 +68,8 @@ class WorkerJob:
     """Whether a trained stage is scored and exported."""
     scoring: Scoring | None = None
     """How the last stage's pictures are scored while it trains."""
+    stall_seconds: float = 300.0
+    """As of `RunOptions`."""
 
 
 def work(config: Mapping[str, Any]) -> None:
@@ -80,10 +86,11 @@ def work(config: Mapping[str, Any]) -> None:
     alone = only_one(job.run, "worker_lock", wait_seconds=60) if context.get_world_rank() == 0 else nullcontext()
     held = Held(job.run)
     try:
-        with alone:
-            train(job, device)
-    except Interrupted:
-        return
+        with alone, Heart(job.run, job.stall_seconds) as heart:
+            train(job, device, heart)
+    except Interrupted as ended:
+        if asked_to_move(job.run):
+            raise Moved(ended.step) from None
     except Exception as error:
         if not refuses(error, job.run):
             with suppress(OSError), open(job.run / "error.log", "a") as file:
@@ -94,7 +101,7 @@ def work(config: Mapping[str, Any]) -> None:
         raise
 
 
-def train(job: WorkerJob, device: torch.device) -> None:
+def train(job: WorkerJob, device: torch.device, heart: Heart) -> None:
     """Every stage in turn: fit on all ranks, then rank 0 evaluates. Interrupted where the driver asks to stop."""
     from genlib.data.source import open_source
 
@@ -106,8 +113,14 @@ def train(job: WorkerJob, device: torch.device) -> None:
         upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
         scorer = Scorer(job.scoring, stage, folder, kept, device) if job.scoring and stage is job.stages[-1] else None
         with RunMetrics(job.run, stage.name, folder) as metrics:
-            listener = ToRay(job, stage.train.steps, metrics, scorer, partial(note_data, folder, source.described))
-            finals[stage.name] = fit(stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=listener)
+            listener = ToRay(job, stage.train.steps, metrics, heart, scorer, partial(note_data, folder, source.described))
+            heart.begin()
+            try:
+                finals[stage.name] = fit(stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=listener)
+            except (MemoryError, RuntimeError) as error:
+                if told := out_of_memory(error, stage.train):
+                    raise told from error
+                raise
         if distributed.broadcast_object(asked_to_stop(job.control)):
             raise Interrupted(stage.train.steps, stage.train.steps, finals[stage.name])
         if job.scores and distributed.rank() == 0 and not (folder / "metrics.json").exists():
@@ -131,10 +144,10 @@ class ToRay(Listener):
     """
 
     def __init__(
-        self, job: WorkerJob, steps: int, metrics: RunMetrics, scorer: Scorer | None = None, begun: Callable[[], None] = lambda: None
+        self, job: WorkerJob, steps: int, metrics: RunMetrics, heart: Heart, scorer: Scorer | None = None, begun: Callable[[], None] = lambda: None
     ) -> None:
         """`steps` are the stage's; `begun` is called on rank 0 when the first step is through."""
-        self.steps, self.metrics, self.begun = steps, metrics, begun
+        self.steps, self.metrics, self.heart, self.begun = steps, metrics, heart, begun
         self.job, self.scorer, self.lead = job, scorer, distributed.rank() == 0
 
     def on_start(self) -> None:
@@ -142,14 +155,18 @@ class ToRay(Listener):
             accept(self.job.run)
             self.begun()
 
+    def on_step(self, done: int) -> None:
+        self.heart.on_step(done)
+
     def on_log(self, row: Row) -> None:
         self.metrics.line(row, self.steps)
 
     def on_times(self, seconds: Mapping[str, float], steps: int) -> None:
         self.metrics.times(seconds, steps)
+        self.heart.own = (seconds["data_time"] + seconds["forward_time"]) / steps
 
     def stop_asked(self) -> bool:
-        return self.lead and asked_to_stop(self.job.control)
+        return self.lead and (asked_to_stop(self.job.control) or asked_to_move(self.job.run))
 
     def on_checkpoint(self, folder: Path, row: Row, evaluated: Evaluated | None) -> None:
         values = {name: value for name, value in row.items() if isinstance(value, int | float)}
@@ -167,18 +184,19 @@ class Retries(UserCallback):
         self.retries, self.run, self.seen = retries, run, 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            cause = original(error)
+        causes = [original(error) for error in worker_exceptions.values()]
+        if any(isinstance(cause, Moved) for cause in causes):
+            return
+        for cause in causes:
             if isinstance(cause, FINAL):
                 raise Refusal(type(cause).__name__, str(cause))
         self.seen += 1
         if self.seen <= self.retries or self.retries < 0:
             RunMetrics(self.run).add("genlib_train_restarts_total", 1)  # kept here it would have to be picklable
             ranks = ", ".join(map(str, sorted(worker_exceptions)))
-            print(
-                f"lost worker {ranks}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})",
-                file=LogFile(log_path(self.run)),
-            )
+            memory = short_of_memory(pulses(self.run, 1 + max(worker_exceptions)), worker_exceptions)
+            known = f" ({memory})" if memory else ""
+            tell(self.run, "lost", f"lost worker {ranks}{known}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})")
 
 
 def refuses(error: Exception, run: Path) -> bool:
@@ -191,6 +209,14 @@ def refuses(error: Exception, run: Path) -> bool:
 def original(error: Exception) -> Exception:
     """What a worker raised, out of what Ray Train wraps it in."""
     return getattr(error, "_base_exc", error)
+
+
+class Moved(Exception):
+    """Raised by workers that were asked to leave their places to others: after this step, of which there is a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
 
 
 class Refusal(Exception):

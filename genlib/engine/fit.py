@@ -258,6 +258,7 @@ class Training:
                     phases.phase("first step")
                 report = reported(since)
             done = index + 1
+            self.listener.on_step(done)
             if due(done, self.config.evaluate_every_steps, self.steps):
                 values |= self.evaluate(done)
             spent = time.perf_counter() - begin

@@ -24,6 +24,9 @@ class Listener:
     def on_start(self) -> None:
         """The first step is through: what could be refused would have been by now. Every rank hears it."""
 
+    def on_step(self, done: int) -> None:
+        """So many steps are done. Every rank hears of every step of its own; it is part of that step's time."""
+
     def on_log(self, row: Row) -> None:
         """A live line was printed; `row` is what it says, averaged over ranks. Rank 0 alone hears it."""
 

@@ -1,0 +1,97 @@
+"""Clusters of several nodes on this machine: each node is a `ray start` of its own, so that it can be killed as a machine can."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.local import HOST, RENDEZVOUS, Head, local_head
+from tests.jobs.runs import descendants, wait_until
+
+OBJECT_STORE_BYTES = 80 * 2**20
+START_SECONDS = 120.0
+
+
+@dataclass
+class Node:
+    """A node that joined: its process, which ends with all that it started."""
+
+    process: subprocess.Popen
+    log: Path
+
+    @property
+    def up(self) -> bool:
+        """Whether it belongs to the cluster by its own words. RuntimeError with those where it has ended."""
+        said = self.log.read_text(errors="replace")
+        if self.process.poll() is not None:
+            raise RuntimeError(f"a node did not start: {said[-2000:]}")
+        return "Ray runtime started" in said
+
+    def kill(self) -> None:
+        """As if its machine had lost power: no process of it says goodbye."""
+        for pid in (self.process.pid, *sorted(descendants(self.process.pid))):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@dataclass
+class Nodes:
+    """A head without CPUs, on which drivers run, and the nodes that joined it."""
+
+    head: Head
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """With which a command uses this cluster."""
+        return {"RAY_ADDRESS": self.head.address}
+
+    def join(self, cpus: int = 1, **resources: float) -> Node:
+        """A node more, that is there; two that come at once take each other's ports."""
+        words = [f"--num-cpus={cpus}", *([f"--resources={resources}".replace("'", '"')] if resources else [])]
+        log = self.head.folder / f"node-{len(self.nodes)}.log"
+        process = subprocess.Popen(
+            [
+                sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", f"--address={self.head.address}", "--block",
+                f"--node-ip-address={HOST}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", "--min-worker-port=0",
+                "--max-worker-port=0", *words,
+            ],
+            env={**os.environ, "RAY_START_HOOK": f"{__name__}.{stay_on_loopback.__name__}"},
+            stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
+            stdout=open(log, "wb"),  # noqa: SIM115 the child keeps it
+        )  # fmt: skip
+        self.nodes.append(node := Node(process, log))
+        wait_until(lambda: node.up, START_SECONDS)
+        return node
+
+
+def stay_on_loopback(params: Any, head: bool) -> None:
+    """What `ray start` calls before it joins: Ray refuses nodes that join where it is told to stay on 127.0.0.1, as all of ours are."""
+    from ray._private import ray_constants, services
+
+    ray_constants.ENABLE_RAY_CLUSTER = True  # in the command alone: what it starts reads the environment
+    services.resolve_ip_for_localhost = lambda host: host
+
+
+@contextmanager
+def cluster_of(*cpus: int) -> Iterator[Nodes]:
+    """A cluster with a node of so many CPUs each; it is Ray's of a user, not a head of the command's own."""
+    with local_head(cpus=0, dashboard=False) as head:
+        before = os.environ.pop(RENDEZVOUS)
+        nodes = Nodes(head)
+        try:
+            for count in cpus:
+                nodes.join(count)
+            yield nodes
+        finally:
+            os.environ[RENDEZVOUS] = before
+            for node in nodes.nodes:
+                node.kill()
