@@ -1,4 +1,5 @@
-"""`genlib cluster`: a head on this machine for several terminals, a job for a cluster, the nodes of one, what is wrong with them, files for one."""
+"""`genlib cluster`: a head on this machine for several terminals, a job for a cluster, the nodes of one, what is wrong with them, a node that
+leaves, files for one."""
 
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ from cluster.signals import keeps
 
 VALIDATE = "infra.validate:main"
 """What looks at files knows jobs and the server, of which nothing here may."""
-USAGE = """usage: genlib cluster start | status | preflight | submit -- COMMAND | validate [FILE...]
+USAGE = """usage: genlib cluster start | status | preflight | leave | notices CLOUD | submit -- COMMAND | validate [FILE...]
 
   start              starts a head on this machine, 127.0.0.1 alone, says how other terminals reach it, and ends it with Ctrl-C
   status             the nodes of the cluster that RAY_ADDRESS names, and what of them is in use
   preflight          looks for what is wrong with its nodes and the links between them, before money is spent; --help shows what it takes
+  leave              tells Ray that this machine's node will be gone soon: runs save and go on without it
+  notices CLOUD      does so when aws, google or azure gives notice that it takes this machine away; for spot nodes, beside Ray
   submit -- COMMAND  runs a command with this folder as its own as a job, on the cluster that RAY_ADDRESS names, else on a head of its own
   validate [FILE...] says what is wrong with files for clusters, Kubernetes and images, by default those of infra/"""
 
@@ -38,11 +41,17 @@ def main(arguments: Sequence[str]) -> int:
         from cluster import survey
 
         return survey.main(words)
+    if verb in ("leave", "notices"):
+        from cluster import notices
+
+        return (notices.leave if verb == "leave" else notices.notices)(words)
     if verb == "validate":
         module, _, function = VALIDATE.partition(":")
         return getattr(import_module(module), function)(words)
     if verb not in ("start", "status") or words:
-        raise ValueError(f"`genlib cluster` takes start, status, preflight, submit -- COMMAND or validate [FILE...], not {shlex.join(arguments)!r}")
+        raise ValueError(
+            f"`genlib cluster` takes start, status, preflight, leave, notices CLOUD, submit -- COMMAND or validate [FILE...], not {shlex.join(arguments)!r}"
+        )
     return start() if verb == "start" else status()
 
 

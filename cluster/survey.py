@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import secrets
@@ -11,10 +10,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from cluster.findings import Pair, Surveyed, Thresholds, findings, table
 from cluster.parallel import once_connected
+from cluster.words import Words
 from genlib.phases import phase
 from genlib.plurals import counted
 
@@ -49,14 +49,9 @@ def main(words: Sequence[str]) -> int:
     return int(bool(wrong))
 
 
-class _Words(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; `{self.prog} --help` shows what it takes")
-
-
 def parsed(words: Sequence[str]) -> tuple[Survey, Thresholds]:
     """The options; SystemExit(0) after --help."""
-    parser = _Words(prog="genlib cluster preflight", description=__doc__, allow_abbrev=False)
+    parser = Words("preflight", __doc__)
     parser.add_argument("--storage", default=os.environ.get("GENLIB_RUNS") or "~/genlib-runs", help="folder that all nodes share (%(default)s)")
     parser.add_argument("--shards", default="", help="shards that each node reads, as --data.train names them")
     parser.add_argument("--shard-megabytes", type=int, default=256, help="of them that each node reads (%(default)s)")
