@@ -17,7 +17,7 @@ step = @echo "set-up $(1)"; begin=$$(date +%s); $(2) || exit; echo "  $$(( $$(da
 OF_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile \
 	curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 
-.PHONY: help clip sdxl stylegan serve test test-all check bench lock
+.PHONY: help clip sdxl stylegan serve test test-all check chaos bench lock
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -47,6 +47,9 @@ check: $(READY)  ## format, lint, types, import contract, fast tests
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow and not ray" $(TWO) $(ARGS)
+
+chaos: $(READY)  ## does every fault to a run of two workers: what happened, seconds to go on, steps done again, weights (ARGS="node_lost" for one)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(READY)  ## every benchmark, then a table of ratios to the peers
 	$(BIN)/python -m tests.benchmarks $(ARGS)

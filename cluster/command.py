@@ -49,9 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         module, _, function = VALIDATE.partition(":")
         return getattr(import_module(module), function)(words)
     if verb not in ("start", "status") or words:
-        raise ValueError(
-            f"`genlib cluster` takes start, status, preflight, leave, notices CLOUD, submit -- COMMAND or validate [FILE...], not {shlex.join(arguments)!r}"
-        )
+        verbs = "start, status, preflight, leave, notices CLOUD, submit -- COMMAND or validate [FILE...]"
+        raise ValueError(f"`genlib cluster` takes {verbs}, not {shlex.join(arguments)!r}")
     return start() if verb == "start" else status()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.local import HOST, RENDEZVOUS, Head, local_head
+from cluster.local import HOST, RENDEZVOUS, Head, die_with_parent, local_head
 from tests.jobs.runs import descendants, wait_until
 
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -54,6 +54,18 @@ class Nodes:
         """With which a command uses this cluster."""
         return {"RAY_ADDRESS": self.head.address}
 
+    def leaves(self, node: Node, seconds: int) -> None:
+        """Tells Ray that a node will be taken away by then, as `genlib cluster leave` on its machine does."""
+        command = [sys.executable, "-m", "cluster", "leave", f"--seconds={seconds}", f"--node={self.id_of(node)}"]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env={**os.environ, **self.environment})
+
+    def id_of(self, node: Node) -> str:
+        """Ray's id of a node, of which the first to join is the first to have started."""
+        from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+
+        joined = [one for one in GcsClient(address=self.head.address).get_all_node_info().values() if not one.is_head_node]
+        return sorted(joined, key=lambda one: one.start_time_ms)[self.nodes.index(node)].node_id.hex()
+
     def join(self, cpus: int = 1, **resources: float) -> Node:
         """A node more, that is there; two that come at once take each other's ports."""
         words = [f"--num-cpus={cpus}", *([f"--resources={resources}".replace("'", '"')] if resources else [])]
@@ -65,7 +77,7 @@ class Nodes:
                 "--max-worker-port=0", *words,
             ],
             env={**os.environ, "RAY_START_HOOK": f"{__name__}.{stay_on_loopback.__name__}"},
-            stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
+            stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
             stdout=open(log, "wb"),  # noqa: SIM115 the child keeps it
         )  # fmt: skip
         self.nodes.append(node := Node(process, log))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from genlib.companions import Companions
@@ -16,6 +17,8 @@ from genlib.distributed import mean_over_ranks
 from genlib.recipe import Recipe, Stage
 from genlib.task import Task
 from genlib.types import Batch, DataSource, DataSpec, Metrics, Step
+
+FAULT_STEP = 30
 
 
 class Toy(Task):
@@ -28,7 +31,10 @@ class Toy(Task):
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         time.sleep(self.config.seconds_per_step)
-        return self.errors(batch["image"]), {}
+        if self.config.fault == "memory" and step.index == FAULT_STEP:
+            torch.empty(2**60, dtype=torch.uint8)
+        wrong = float("nan") if self.config.fault == "nan" and step.index == FAULT_STEP else 1.0
+        return self.errors(batch["image"]) * wrong, {}
 
     def evaluate(self, batch: Batch) -> Metrics:
         return {name: value * float("nan") if self.config.fault == "scoreless" else value for name, value in super().evaluate(batch).items()}
@@ -54,8 +60,8 @@ class ToyConfig(TaskConfig):
     """Hidden units."""
     seconds_per_step: float = 0.0
     """Sleep in every step."""
-    fault: Literal["", "value", "runtime", "scoreless"] = ""
-    """What building the task raises; `scoreless` makes its scores NaN."""
+    fault: Literal["", "value", "runtime", "scoreless", "nan", "memory"] = ""
+    """What building the task raises; `scoreless` makes its scores NaN, and the last two befall one step."""
 
     def build(self, data: DataSpec, upstream: Mapping[str, Task]) -> Toy:
         if self.fault == "value":
