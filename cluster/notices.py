@@ -13,14 +13,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 from cluster.connect import attached
 from cluster.words import Words
 
 LOOK_SECONDS = 5.0
+_NO_WORK = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 _ANSWER_SECONDS = 2.0
 
 
@@ -29,7 +32,7 @@ class Cloud:
     """Where a cloud answers to its machines, and how a notice is read there."""
 
     address: str
-    """Of the service, which GENLIB_METADATA replaces."""
+    """Of the service."""
     notice: Callable[[str], float | None]
     """Seconds that are left, by the service at an address; None where there is no notice. OSError where nobody answers."""
 
@@ -82,11 +85,15 @@ def leave(words: Sequence[str]) -> int:
     """Tells Ray that this machine's node will be gone soon: runs save a checkpoint and go on without it."""
     parser = Words("leave", leave.__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="until it is gone (%(default)s)")
+    parser.add_argument("--wait", action="store_true", help="returns once nothing of Ray's works on this machine any more, or the time is over")
     parser.add_argument("--node", default="", help="id of another node than this machine's")
     options = parser.parse_args(words)
     if options.seconds < 0:
         raise ValueError(f"--seconds is {options.seconds}; it must be at least 0, for example 60")
+    end = time.monotonic() + options.seconds
     say_gone(options.node or this_node(), options.seconds, "asked by `genlib cluster leave`")
+    while options.wait and works() and time.monotonic() < end:
+        time.sleep(0.5)
     return 0
 
 
@@ -94,12 +101,13 @@ def notices(words: Sequence[str]) -> int:
     """As `genlib cluster leave`, once the cloud gives notice that it takes this machine away; it runs beside Ray on every spot node."""
     parser = Words("notices", notices.__doc__)
     parser.add_argument("cloud", choices=CLOUDS)
-    name = parser.parse_args(words).cloud
-    cloud, node = CLOUDS[name], this_node()
-    address = os.environ.get("GENLIB_METADATA", cloud.address)
+    parser.add_argument("--metadata", default="", help="address of the cloud's metadata service, where it is not the usual one")
+    options = parser.parse_args(words)
+    cloud, node = CLOUDS[options.cloud], this_node()
+    address = options.metadata or cloud.address
     while (left := notice_of(cloud, address)) is None:
         time.sleep(LOOK_SECONDS)
-    say_gone(node, left, f"notice of {name}")
+    say_gone(node, left, f"notice of {options.cloud}")
     return 0
 
 
@@ -121,6 +129,18 @@ def this_node() -> str:
             return ray.get_runtime_context().get_node_id()
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"this machine is no node of a cluster that answers: {str(error).splitlines()[0]}; start Ray first") from None
+
+
+def works() -> bool:
+    """Whether a task or an actor of Ray's runs on this machine: Ray names its processes after what they do."""
+    names = map(_name, Path("/proc").glob("[0-9]*/cmdline"))
+    return any(name.startswith("ray::") and not name.startswith(_NO_WORK) for name in names)
+
+
+def _name(command_line: Path) -> str:
+    with suppress(OSError):  # its process is gone
+        return command_line.read_bytes().partition(b"\0")[0].decode(errors="replace")
+    return ""
 
 
 def say_gone(node: str, seconds: float, why: str) -> None:

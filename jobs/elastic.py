@@ -20,7 +20,7 @@ from cluster.leaving import elsewhere, leaving_nodes, silent_nodes
 from genlib.plurals import counted
 from jobs.control import allow_to_stay, ask_to_move
 from jobs.run_metrics import RunMetrics
-from jobs.watchdog import Guard, tell
+from jobs.watchdog import WorkerGuard, tell
 from jobs.worker import Moved, original
 
 LOOK_SECONDS = 2.0
@@ -56,7 +56,7 @@ class Patient(DefaultFailurePolicy):
 class Watch:
     """Which nodes are not to be used, and what the workers are asked for that; pickled with the policy that has it."""
 
-    def __init__(self, run: Path, guard: Guard) -> None:
+    def __init__(self, run: Path, guard: WorkerGuard) -> None:
         self.run, self.guard = run, guard
         self.unfit: tuple[str, ...] = ()
         """Ids of nodes that answer no more or leave."""

@@ -18,6 +18,8 @@ from genlib.storage import LineFile
 from jobs.control import Stopped
 
 LAUNCHES = "launches.jsonl"
+BEFELL = ("lost", "hung", "slow", "leaving", "joined", "waits")
+"""What can befall a run's workers between a launch and its end."""
 
 
 @contextmanager
@@ -38,7 +40,8 @@ def launched(run: Path, command: str) -> Iterator[None]:
 
 
 def note(run: Path, what: str, why: str) -> None:
-    """Keeps what befell the run's workers: lost, leaving, joined, waits; `why` is a sentence."""
+    """Keeps what befell the run's workers, one of `BEFELL`; `why` is a sentence."""
+    assert what in BEFELL
     _add(LineFile(run / LAUNCHES), {"what": what, "time": time.time(), "why": why})
 
 

@@ -15,7 +15,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, ScalingDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
-from jobs.watchdog import Guard
+from jobs.watchdog import WorkerGuard
 
 
 class LeanTrainer(TorchTrainer):
@@ -25,7 +25,7 @@ class LeanTrainer(TorchTrainer):
     controller held, as the head goes with it; and nobody asks an autoscaler, as there is none.
     """
 
-    def __init__(self, *arguments: Any, guard: Guard, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, guard: WorkerGuard, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.guard = guard
 
@@ -44,7 +44,7 @@ class LeanTrainer(TorchTrainer):
 class _Unscaled(FixedScalingPolicy):
     """So many workers, without a word to an autoscaler."""
 
-    def __init__(self, scaling_config: ScalingConfig, guard: Guard) -> None:
+    def __init__(self, scaling_config: ScalingConfig, guard: WorkerGuard) -> None:
         super().__init__(scaling_config)
         self.guard = guard
 

@@ -25,6 +25,7 @@ from jobs import offline_page as page
 from jobs.evaluate import table
 from jobs.exit_codes import RunStopped, exit_code
 from jobs.goodput import PARTS, goodput
+from jobs.launches import BEFELL
 from jobs.option_errors import Arguments
 from jobs.run_curves import drawn, is_main, panels
 from jobs.run_folder import described
@@ -209,7 +210,14 @@ def _goodput(run: RunRecord) -> str:
     launches = sum(line.get("what") == "launch" for line in run.launches)
     times = f", in {launches} launches" if launches > 1 else ""
     summary = f"{found['steps'] / total:.1%} of {duration(total)} was spent in training steps{times}."
-    return page.paragraph(summary) + page.bars(rows)
+    return page.paragraph(summary) + page.bars(rows) + _befell(run)
+
+
+def _befell(run: RunRecord) -> str:
+    """What befell the run's workers, and why they began again."""
+    begun = next((line["time"] for line in run.launches if line.get("what") == "launch"), 0.0)
+    rows = [(duration(line["time"] - begun), str(line.get("why", ""))) for line in run.launches if line.get("what") in BEFELL]
+    return page.table(rows, ["after", "what befell its workers"]) if rows else ""
 
 
 def duration(seconds: float) -> str:

@@ -293,7 +293,7 @@ def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, flo
     from jobs.lean_trainer import LeanTrainer
     from jobs.problem import sentence_of
     from jobs.process_group import ProcessGroup
-    from jobs.watchdog import Guard
+    from jobs.watchdog import WorkerGuard
 
     run, (low, high) = work.run, workers
     (run / ".token").write_text(work.token)
@@ -301,7 +301,7 @@ def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, flo
     snapshot.unlink(missing_ok=True)
     tracked = os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # a cluster's dashboard knows of the run
     lean = RENDEZVOUS in os.environ and tracked == "0"  # what tracks a run asks its controller, which must be an actor then
-    guard = Guard(run, work.stall_seconds, retries)
+    guard = WorkerGuard(run, work.stall_seconds, retries)
     trainer = (partial(LeanTrainer, guard=guard) if lean else partial(ElasticTrainer, watch=Watch(run, guard)))(
         worker.work,
         train_loop_config={"work": work},

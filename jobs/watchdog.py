@@ -96,7 +96,7 @@ def tell(run: Path, cause: str, words: str) -> None:
     print(words, file=LogFile(log_path(run)))
 
 
-class Guard:
+class WorkerGuard:
     """In what places a run's workers: ends those that hang, as often as the run may be tried again; pickled with it."""
 
     def __init__(self, run: Path, stall_seconds: float, retries: int) -> None:

@@ -17,8 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCANNED = ("genlib", "jobs", "serve", "cluster", "tune_spaces", "infra")
-DOCUMENTED = {"_exit", "_replace"}
-"""With an underscore, and in the library's public documentation (os._exit, and of named tuples)."""
+DOCUMENTED = {"_current_frames", "_exit", "_replace"}
+"""With an underscore, and in the library's public documentation (sys._current_frames, os._exit, and of named tuples)."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,15 @@ DOORS = (
         "ray", "2.60.0", "ray/train/v2/_internal/execution/worker_group/worker_group.py", "jobs/lean_trainer.py", LEAN,
         "_init_train_context_on_workers", "_decorate_worker_log_file_paths", "_train_run_context", "_storage_context",
         "_worker_callbacks_to_propagate",
+    ),
+    *doors(
+        "ray", "2.60.0", "ray/_private/state.py", "cluster/leaving.py", "a run does not save before its node is taken away: Ray lists those here alone",
+        "_private", "get_draining_nodes",
+    ),
+    *doors(
+        "ray", "2.60.0", "ray/train/v2/api/data_parallel_trainer.py", "jobs/elastic.py",
+        "a lost node costs Ray's minute of waiting, and workers end without a checkpoint where others join: Ray Train takes no policy",
+        "_internal", "_initialize_and_run_controller",
     ),
     *doors(
         "ray", "2.60.0", "ray/train/v2/_internal/exceptions.py", "jobs/worker.py",

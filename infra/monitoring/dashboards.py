@@ -51,7 +51,14 @@ TRAINING: tuple[Panel, ...] = (
     ("Age of the newest checkpoint", "s", [(f"time() - ray_genlib_train_checkpoint_timestamp_seconds{OF_RUN}", "{{run}} {{stage}}")]),
     ("From a save's begin to its seal", "s", [(f"ray_genlib_train_checkpoint_seconds{OF_RUN}", "{{run}} {{stage}}")]),
     ("Workers", "short", [(f"ray_genlib_train_workers{OF_RUN}", "{{run}} {{stage}}")]),
-    ("Restarts after lost workers", "short", [(f"sum by (run) (ray_genlib_train_restarts_total{OF_RUN})", "{{run}}")]),
+    (
+        "Restarts",
+        "short",
+        [
+            (f"sum by (run) (ray_genlib_train_restarts_total{OF_RUN})", "{{run}}: workers lost or hung"),
+            (f"sum by (run) (ray_genlib_train_preemptions_total{OF_RUN})", "{{run}}: nodes taken away"),
+        ],
+    ),
     ("GPU memory at most", "bytes", [(f"ray_genlib_train_worker_gpu_memory_bytes{OF_RUN}", "{{run}} rank {{rank}}")]),
     ("Share of the GPUs' peak (MFU)", "percentunit", [(f"ray_genlib_train_mfu_ratio{OF_RUN}", "{{run}} {{stage}}")]),
 )  # fmt: skip

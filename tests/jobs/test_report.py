@@ -132,6 +132,15 @@ def test_how_it_ended_is_said(run: Path, tmp_path: Path) -> None:
     assert not run_folder.is_running(run)
 
 
+def test_what_befell_the_workers_is_said_with_its_time(run: Path) -> None:
+    begun = json.loads((run / "launches.jsonl").read_text().splitlines()[0])["time"]
+    with open(run / "launches.jsonl", "a") as file:
+        file.write(json.dumps({"what": "leaving", "time": begun + 90, "why": "1 node (10.0.0.7) will be taken away in 60 s"}) + "\n")
+    text = text_of(written(run))
+    assert "what befell its workers" in text
+    assert "1.5 min 1 node (10.0.0.7) will be taken away in 60 s" in " ".join(text.split())
+
+
 def test_a_lost_worker_costs_start_and_steps(tmp_path: Path) -> None:
     """A launch whose worker was lost at 60 s, twenty seconds after its checkpoint, and whose second session had its first step at 75 s."""
     events = [

@@ -20,7 +20,7 @@ from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
 from jobs.out_of_memory import OutOfMemory, out_of_memory, short_of_memory
 from jobs.pulse import Heart, Pulse, memory_left, pulse_file, pulses, stacks_file
-from jobs.watchdog import SILENT_SECONDS, SLOW_LOOKS, Guard, Hung, Watchdog
+from jobs.watchdog import SILENT_SECONDS, SLOW_LOOKS, Hung, Watchdog, WorkerGuard
 from tests.jobs.toy import ToyConfig, stage
 
 STALL = 60.0
@@ -89,7 +89,7 @@ def test_a_slow_worker_is_named_once_and_only_if_it_stays_so(run: Path) -> None:
 
 
 def test_workers_are_ended_as_often_as_the_run_may_be_tried_again(run: Path) -> None:
-    guard = Guard(run, STALL, retries=1)
+    guard = WorkerGuard(run, STALL, retries=1)
     for expected in (True, Hung):
         guard.looked = float("-inf")
         beat(run, at(0, waits=True, time=time.time() - 100), at(1, time=time.time()))
