@@ -109,7 +109,7 @@ DOORS = (
         "_worker_callbacks_to_propagate",
     ),
     *doors(
-        "ray", "2.60.0", "ray/_private/state.py", "cluster/leaving.py", "a run does not save before its node is taken away: Ray lists those here alone",
+        "ray", "2.60.0", "ray/_private/state.py", "cluster/leaving.py", "a run does not save before its node goes: Ray lists those here alone",
         "_private", "get_draining_nodes",
     ),
     *doors(
