@@ -117,7 +117,7 @@ def launch(running: list[Starting], folder: Path, wanted: _Wanted) -> None:
         stdout=open(folder / "start.log", "wb"),  # noqa: SIM115 the child keeps it
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C is for us to handle
-        preexec_fn=die_with_parent if sys.platform == "linux" else None,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
     running.append(Starting(process, doors))
 
@@ -264,6 +264,6 @@ def sweep() -> None:
             continue
 
 
-def die_with_parent() -> None:
+def _die_with_parent() -> None:
     """In the child: asks the kernel to end it when the thread that started it is gone (prctl PR_SET_PDEATHSIG, 1)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)

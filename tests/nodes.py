@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.local import HOST, RENDEZVOUS, Head, die_with_parent, local_head
+from cluster.local import HOST, RENDEZVOUS, Head, local_head
 from tests.jobs.runs import descendants, wait_until
 
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -83,6 +84,11 @@ class Nodes:
         self.nodes.append(node := Node(process, log))
         wait_until(lambda: node.up, START_SECONDS)
         return node
+
+
+def die_with_parent() -> None:
+    """In the child: asks the kernel to end it when the thread that started it is gone (prctl PR_SET_PDEATHSIG, 1)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
 def stay_on_loopback(params: Any, head: bool) -> None:
