@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.connect import connected
-from cluster.preflight import check_cluster_fits, fit_on, node_resources
+from cluster.preflight import autoscaling_limit, check_cluster_fits, fit_on, fit_under, node_resources
 from cluster.screen import screen
 from cluster.signals import ends_well, keeps
 from genlib.config import Search, nearest, to_json
@@ -271,8 +271,9 @@ def weight_shapes(stage: Stage, spec: Any, upstream: Mapping[str, Any]) -> dict[
 
 
 def together(options: TuneOptions, each: Mapping[str, float]) -> int:
-    """Trials at the same time: what the user says, but no more than the cluster can hold now, and at least one."""
-    fit = max(1, fit_on(node_resources(), each) // options.workers)
+    """Trials at the same time: what the user says, but no more than the cluster can hold once it has grown, and at least one."""
+    workers, limit = fit_on(node_resources(), each), autoscaling_limit()
+    fit = max(1, max(workers, fit_under(limit, each) if limit else 0) // options.workers)
     return min(options.concurrent or fit, fit)
 
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.local import HOST, RENDEZVOUS, Head, local_head
+import pytest
+
+from cluster import local
+from cluster.local import HOST, Head
 from tests.jobs.runs import descendants, wait_until
 
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -67,23 +70,29 @@ class Nodes:
         joined = [one for one in GcsClient(address=self.head.address).get_all_node_info().values() if not one.is_head_node]
         return sorted(joined, key=lambda one: one.start_time_ms)[self.nodes.index(node)].node_id.hex()
 
-    def join(self, cpus: int = 1, **resources: float) -> Node:
-        """A node more, that is there; two that come at once take each other's ports."""
-        words = [f"--num-cpus={cpus}", *([f"--resources={resources}".replace("'", '"')] if resources else [])]
-        log = self.head.folder / f"node-{len(self.nodes)}.log"
-        process = subprocess.Popen(
-            [
-                sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", f"--address={self.head.address}", "--block",
-                f"--node-ip-address={HOST}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", "--min-worker-port=0",
-                "--max-worker-port=0", *words,
-            ],
-            env={**os.environ, "RAY_START_HOOK": f"{__name__}.{stay_on_loopback.__name__}"},
-            stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
-            stdout=open(log, "wb"),  # noqa: SIM115 the child keeps it
-        )  # fmt: skip
-        self.nodes.append(node := Node(process, log))
-        wait_until(lambda: node.up, START_SECONDS)
+    def join(self, cpus: int = 1) -> Node:
+        """A node more, that is there."""
+        self.nodes.append(node := started_node(self.head.folder, self.head.address, cpus))
         return node
+
+
+def started_node(folder: Path, address: str, cpus: int, *, node_id: str = "") -> Node:
+    """A node of the cluster at an address, once it has joined, with its log in a folder; two that come at once take each other's ports."""
+    log = folder / f"node-{len(list(folder.glob('node-*.log')))}.log"
+    own = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id} if node_id else {}
+    process = subprocess.Popen(
+        [
+            sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", f"--address={address}", "--block",
+            f"--node-ip-address={HOST}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", "--min-worker-port=0",
+            "--max-worker-port=0", f"--num-cpus={cpus}",
+        ],
+        env={**os.environ, **own, "RAY_START_HOOK": f"{__name__}.{stay_on_loopback.__name__}"},
+        stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
+        stdout=open(log, "wb"),  # noqa: SIM115 the child keeps it
+    )  # fmt: skip
+    node = Node(process, log)
+    wait_until(lambda: node.up, START_SECONDS)
+    return node
 
 
 def die_with_parent() -> None:
@@ -100,16 +109,23 @@ def stay_on_loopback(params: Any, head: bool) -> None:
 
 
 @contextmanager
+def head_alone() -> Iterator[Head]:
+    """A head without CPUs that is Ray's of a user, and not one of the command's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "RENDEZVOUS", "NO_RENDEZVOUS")
+        with local.local_head(cpus=0, dashboard=False) as head:
+            yield head
+
+
+@contextmanager
 def cluster_of(*cpus: int) -> Iterator[Nodes]:
-    """A cluster with a node of so many CPUs each; it is Ray's of a user, not a head of the command's own."""
-    with local_head(cpus=0, dashboard=False) as head:
-        before = os.environ.pop(RENDEZVOUS)
+    """A cluster with a node of so many CPUs each."""
+    with head_alone() as head:
         nodes = Nodes(head)
         try:
             for count in cpus:
                 nodes.join(count)
             yield nodes
         finally:
-            os.environ[RENDEZVOUS] = before
             for node in nodes.nodes:
                 node.kill()
