@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -39,7 +36,7 @@ def test_a_run_brings_nodes_and_goes_on_while_they_come(tmp_path: Path) -> None:
     )
     with growing_cluster(most=2) as head:
         assert nodes(head) == 0
-        process = start(*words, runs=tmp_path, RAY_ADDRESS=head.address)
+        process = start(*words, "--task.seconds-per-step", "0.1", runs=tmp_path, RAY_ADDRESS=head.address)
         wait_until(lambda: nodes(head) == 2 or process.poll() is not None, LIMIT_SECONDS)
         code, out, err = finish(process, LIMIT_SECONDS)
         assert code == 0, out + err
