@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from genlib.data.caches.lru import LruCache
+from genlib.lru_cache import LruCache
 
 _MOST_CLIENTS = 64
 _HF_FILE = re.compile(r"hf://(datasets/)?(?!spaces/|buckets/|datasets/)([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.*))?", re.DOTALL)
@@ -139,7 +139,7 @@ _clients = LruCache(_make_client, _MOST_CLIENTS)
 
 
 def _options(settings: RemoteSettings, *, insecure: bool = False, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """Arguments every store takes. Its own retries are off: they give up where `genlib.data.remote.retry` goes on, as in the middle of an answer."""
+    """Arguments every store takes. Its own retries are off: they give up where `genlib.remote.retry` goes on, as in the middle of an answer."""
     client: dict[str, Any] = {
         "connect_timeout": timedelta(seconds=settings.connect_seconds),
         "read_timeout": timedelta(seconds=settings.stall_seconds),

@@ -1,7 +1,7 @@
 """Calls to a store, tried again where that may help: full jitter, bounds on tries and time, and at the end one sentence without secrets.
 
 What an error means is decided by the class that obstore raises and, for its `GenericError`, by the HTTP status in the message, for
-which obstore has no attribute. The other texts below only choose words for the user; `tests/data/remote/test_retry.py` pins them all.
+which obstore has no attribute. The other texts below only choose words for the user; `tests/remote/test_retry.py` pins them all.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from genlib.data.remote.clients import RemoteSettings, credentials_hint, printable_url
 from genlib.plurals import counted
+from genlib.remote.clients import RemoteSettings, credentials_hint, printable_url
 
 T = TypeVar("T")
 

@@ -18,9 +18,9 @@ from itertools import islice
 
 from braceexpand import braceexpand
 
-from genlib.data.remote.clients import DEFAULT_SETTINGS, SCHEMES, RemoteSettings, client_of, hf_endpoint, hub_path, printable_url
-from genlib.data.remote.ranges import FileVersion, ObjectChangedError, Range, fetch, fetch_all, join_range, plan_requests
-from genlib.data.remote.retry import PastEndError, with_retries
+from genlib.remote.clients import DEFAULT_SETTINGS, SCHEMES, RemoteSettings, client_of, hf_endpoint, hub_path, printable_url
+from genlib.remote.ranges import FileVersion, ObjectChangedError, Range, fetch, fetch_all, join_range, plan_requests
+from genlib.remote.retry import PastEndError, with_retries
 
 __all__ = ["FileVersion", "ObjectChangedError", "RemoteFile", "RemoteSettings", "expand", "is_remote", "put", "read", "stat", "stream", "tree"]
 
