@@ -27,6 +27,7 @@ from genlib.checkpoint.manifest import (
     write_manifest,
 )
 from genlib.checkpoint.saving import Snapshot, inherit, save, seal_export
+from genlib.checkpoint.stored import Mirror, StoredHistory, bring
 from genlib.checkpoint.tensor_files import Shard
 
 __all__ = [
@@ -35,8 +36,11 @@ __all__ = [
     "DataState",
     "History",
     "Manifest",
+    "Mirror",
     "Shard",
     "Snapshot",
+    "StoredHistory",
+    "bring",
     "checkpoints",
     "fill",
     "fill_shards",
