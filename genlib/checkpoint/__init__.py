@@ -27,7 +27,7 @@ from genlib.checkpoint.manifest import (
     write_manifest,
 )
 from genlib.checkpoint.saving import Snapshot, inherit, save, seal_export
-from genlib.checkpoint.stored import Mirror, StoredHistory, bring
+from genlib.checkpoint.stored import Mirror, StoredHistory, bring, note_newest, sealed
 from genlib.checkpoint.tensor_files import Shard
 
 __all__ = [
@@ -52,9 +52,11 @@ __all__ = [
     "load_task",
     "load_weights",
     "newest",
+    "note_newest",
     "read_manifest",
     "save",
     "seal_export",
+    "sealed",
     "set_aside",
     "sha256",
     "step_name",

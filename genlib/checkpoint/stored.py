@@ -10,8 +10,9 @@ fetched, and what it lacks of a checkpoint is fetched before that is used.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from genlib import distributed
@@ -92,8 +93,8 @@ class StoredHistory:
     def prune(self, keep: int, saved: Path, manifest: Manifest) -> None:
         """Deletes all but the newest `keep` of this run's checkpoints in the store, never the one just saved, and what killed saves left."""
         self._known[saved.name] = manifest
-        sealed, left = self._names()
-        mine = [name for name in sealed if self._is_ours(name)]
+        whole, left = self._names()
+        mine = [name for name in whole if self._is_ours(name)]
         for name in (*mine[keep:], *left):
             if name != saved.name:
                 self._remove(name)
@@ -102,9 +103,8 @@ class StoredHistory:
         """Checkpoints in the store, newest first, not verified; and what is left of others."""
         files = self.store.files()
         names = {name for name in (file.partition("/")[0] for file in files) if step_of(name) is not None}
-        newest_first = sorted(names, key=lambda name: step_of(name) or 0, reverse=True)
-        sealed = [name for name in newest_first if f"{name}/{MANIFEST}" in files]
-        return sealed, [name for name in newest_first if name not in sealed]
+        whole = sealed(files)
+        return whole, sorted(names.difference(whole))
 
     def _of_rank_0(self) -> list[str]:
         """The checkpoints that rank 0 finds in the store, on every rank; OSError on every rank where it does not answer."""
@@ -164,6 +164,23 @@ class StoredHistory:
             except ValueError:
                 return False
         return self.ours(self._known[name])
+
+
+def sealed(files: Iterable[str]) -> list[str]:
+    """Names of the checkpoints among the files of a folder of checkpoints in a store, newest first, not verified."""
+    found = [(step, name) for name, _, file in (path.partition("/") for path in files) if file == MANIFEST and (step := step_of(name)) is not None]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def note_newest(store: StoreFolder, names: Sequence[str], folder: Path) -> None:
+    """Makes `folder` tell, as one of checkpoints on a disk does, that the newest of `names` is there: by its manifest, if nothing else."""
+    for path in checkpoints(folder):
+        if path.name not in names[:1]:
+            clear(path)
+    if names:
+        with suppress(ValueError):  # one for a worker to set aside
+            (folder / names[0]).mkdir(parents=True, exist_ok=True)
+            _fetch_manifest(store / names[0], folder / names[0])
 
 
 def _kept(final: Path) -> Path:
