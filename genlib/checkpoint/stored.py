@@ -17,7 +17,7 @@ from pathlib import Path
 
 from genlib import distributed
 from genlib.checkpoint.history import Say, checkpoints, clear, to_stderr
-from genlib.checkpoint.manifest import DIGEST, MANIFEST, Manifest, OtherFormat, read_manifest, sha256, step_of
+from genlib.checkpoint.manifest import DIGEST, MANIFEST, Manifest, OtherFormat, read_manifest, sha256, step_of, verify
 from genlib.checkpoint.place import Place, place_of
 from genlib.remote.store_folder import StoreFolder
 
@@ -211,20 +211,35 @@ def bring(store: StoreFolder, folder: Path) -> Manifest:
 
     ValueError where what is in the store is damaged, OSError where it does not answer or there is no room here.
     """
+    if (manifest := _there(store, folder)) is not None:
+        return manifest
     draft = folder.with_name(f".{folder.name}.fetch.partial")
     for source in (folder, _kept(folder)):
         if source.is_dir() and not draft.exists():
             os.rename(source, draft)
     draft.mkdir(parents=True, exist_ok=True)
     manifest = _fetch_manifest(store, draft)
+    if step_of(folder.name) not in (None, manifest.step):
+        raise ValueError(f"{store} is the checkpoint of step {manifest.step} under another name")
     _clear_others(draft, manifest)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         list(pool.map(lambda item: _fetch(store, draft, *item), manifest.files.items()))
-    if manifest.step != step_of(folder.name):
-        raise ValueError(f"{store} is the checkpoint of step {manifest.step} under another name")
     clear(folder)
     os.rename(draft, folder)
     return manifest
+
+
+def _there(store: StoreFolder, folder: Path) -> Manifest | None:
+    """The manifest of the folder if it is whole and that of the checkpoint in the store: nothing is moved under those who read it."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    found = store.read(MANIFEST)
+    if found is None or found[0] != (folder / MANIFEST).read_bytes():
+        return None
+    try:
+        return verify(folder)
+    except ValueError:
+        return None
 
 
 def _clear_others(draft: Path, manifest: Manifest) -> None:

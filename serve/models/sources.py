@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genlib import checkpoint
+from genlib.remote.store_folder import StoreFolder, checked_address, is_address
+from jobs.run_copy import at_hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,15 @@ def finished(runs: Path) -> list[Path]:
 
 def _source(given: str) -> ModelSource:
     name, equals, path = given.partition("=")
-    folder = Path(path if equals else given).absolute()
+    where = path if equals else given
+    folder = Path(where).absolute()
     if not equals:
         parts = [part for part in folder.parts if not re.fullmatch(r"step_\d+|checkpoints|best|export|/", part)]
         name = parts[-1] if parts else ""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ValueError(f"{name!r} is no name for a model; write letters, digits, dots and dashes, as in mine={folder}")
+    if is_address(where):
+        folder = at_hand(StoreFolder(checked_address(where)))
     source = ModelSource(name, str(_last_stage(folder)))
     if source.newest() is None:
         raise ValueError(f"{folder} holds no checkpoint; name the folder of a run, of one of its stages, or of a checkpoint")

@@ -1,0 +1,123 @@
+"""A run in an object store whose nodes share no disk: whatever is killed or lost, the same command ends with the same weights."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genlib import checkpoint
+from genlib.remote.store_folder import StoreFolder
+from tests.jobs.runs import alive, descendants, finish, kill, launch, start, wait_until, weights, workers
+from tests.remote.servers import object_store
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+OPTIONS = ("--workers", "2", "--train.strategy", "zero2", "--task.seconds_per_step", "0.1", "--train.log_every_seconds", "0.2")
+NODES = """
+import os, sys
+if any("default_worker.py" in word for word in sys.orig_argv):  # every process of Ray's is as one on a node of its own, which was empty
+    os.environ["GENLIB_CACHE"] = os.path.join(os.environ["GENLIB_CACHE"], f"node-{os.getpid()}")
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = launch("toy", "--run", "r", *OPTIONS, runs=runs)
+    assert code == 0, out + err
+    return runs / "r"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StoreFolder]:
+    """A run's folder in a bucket of its own, and nodes without a shared disk."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(NODES)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{Path(__file__).parents[2]}")
+    monkeypatch.setenv("GENLIB_CACHE", str(tmp_path / "cache"))
+    bucket = f"runs-{time.time_ns()}"
+    with object_store(monkeypatch) as client:
+        client.create_bucket(Bucket=bucket)
+        yield StoreFolder(f"s3://{bucket}/runs/r")
+
+
+def steps(run: StoreFolder) -> list[int]:
+    """The steps in metrics.jsonl."""
+    found = run.read("metrics.jsonl")
+    return [json.loads(line)["step"] for line in found[0].splitlines()] if found else []
+
+
+def sealed(run: StoreFolder) -> list[str]:
+    return checkpoint.sealed((run / "checkpoints").files())
+
+
+def final_weights(run: StoreFolder, folder: Path) -> str:
+    """Digest of the newest checkpoint's weights, brought from the store."""
+    name = sealed(run)[0]
+    checkpoint.bring(run / "checkpoints" / name, folder / "checkpoints" / name)
+    return weights(folder)
+
+
+def begin(run: StoreFolder, tmp_path: Path) -> Any:
+    """A launch whose first checkpoint is sealed."""
+    process = start("toy", "--run-dir", run.url, *OPTIONS, runs=tmp_path)
+    wait_until(lambda: process.poll() is not None or sealed(run))
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+def check_finished(run: StoreFolder, tmp_path: Path, undisturbed: Path) -> None:
+    assert steps(run) == list(range(1, 61))
+    assert final_weights(run, tmp_path / "final") == weights(undisturbed)
+    code, out, err = launch("toy", "--run-dir", run.url, *OPTIONS, runs=tmp_path)
+    assert (code, out) == (0, f"run r is finished: 60 steps, 1,920 samples; delete {run} or give another --run or --run-dir\n"), err
+
+
+def test_a_killed_driver_whose_machine_is_lost_too_is_replaced_by_the_same_command(tmp_path: Path, run: StoreFolder, undisturbed: Path) -> None:
+    process = begin(run, tmp_path)
+    time.sleep(random.uniform(0, 3))
+    below = descendants(process.pid)
+    kill(process.pid)
+    process.communicate()
+    wait_until(lambda: not any(map(alive, below)), timeout_seconds=20)
+    shutil.rmtree(tmp_path / "cache")
+    code, out, err = launch("toy", "--run-dir", run.url, *OPTIONS, runs=tmp_path)
+    assert code == 0, out + err
+    assert "resumed from step_000000" in out
+    assert "evaluating" in out
+    check_finished(run, tmp_path, undisturbed)
+    log = run.read("log.txt")
+    assert log is not None
+    assert b"resumed from step_000000" in log[0]
+    assert {"run.json", "metrics.json", "launches.jsonl", "timeline.jsonl"} <= run.files().keys()
+
+
+def test_a_lost_node_is_replaced_by_an_empty_one(tmp_path: Path, run: StoreFolder, undisturbed: Path) -> None:
+    process = begin(run, tmp_path)
+    kill(random.choice(workers(process.pid)))
+    code, out, err = finish(process)
+    assert code == 0, out + err
+    assert "the run goes on from its newest checkpoint (retry 1 of 3)" in out
+    check_finished(run, tmp_path, undisturbed)
+
+
+def test_a_run_that_is_stopped_saves_and_a_second_launch_beside_it_is_refused(tmp_path: Path, run: StoreFolder, undisturbed: Path) -> None:
+    process = begin(run, tmp_path)
+    code, out, err = launch("toy", "--run-dir", run.url, *OPTIONS, runs=tmp_path, GENLIB_CACHE=str(tmp_path / "another machine"))
+    assert code == 2, out + err
+    assert f"run r is running (pid {process.pid} on " in err
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert code == 143, out + err
+    assert f"stopped: checkpoints/{sealed(run)[0]} is kept in {run}; the same command resumes it" in err
+    code, out, err = launch("toy", "--run-dir", run.url, *OPTIONS, runs=tmp_path)
+    assert code == 0, out + err
+    assert f"resumed from {sealed(run)[-1]}" in out or "resumed from step_000000" in out
+    check_finished(run, tmp_path, undisturbed)
