@@ -76,13 +76,13 @@ class WorkerJob:
 def work(config: Mapping[str, Any]) -> None:
     """Ray Train's training function, called in every worker; a restarted worker starts here again and goes on from the newest checkpoint."""
     job: WorkerJob = config["work"]
+    context, device = ray.train.get_context(), get_device()
     store = open_on_worker(job.stored) if job.stored else None
     if store:
         job = replace(job, run=store.run)
     else:
         see_run_folder(job)
     silent = quieten(job)
-    context, device = ray.train.get_context(), get_device()
     if context.get_world_rank() == 0:
         phase(workers_in_words(context.get_world_size(), device), seconds=silent)
     if device.type == "cpu":

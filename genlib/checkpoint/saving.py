@@ -155,24 +155,22 @@ def in_chunks(pieces: Sequence[tuple[Extent, memoryview]]) -> Iterator[Tensor]:
 def receive_pieces(folder: Path, everyones: Sequence[Sequence[Extent]], ranks: Sideline) -> None:
     """Writes what each rank sends to the extents that it named. Where the disk takes no more, the rest is still heard, as ranks wait to send it."""
     problem: OSError | None = None
-    for sender, extents in enumerate(everyones):
-        left = sum(size for _, _, size in extents)
-        to_come = iter(extents)
-        extent: Extent = ("", 0, 0)
-        while left:
-            chunk = torch.empty(min(left, _CHUNK_BYTES), dtype=torch.uint8)
-            ranks.receive(chunk, sender)
-            left -= chunk.numel()
-            values = chunk.numpy().data
-            try:
-                with files_to_write(folder) as write:
-                    while len(values):
-                        file, begin, size = extent = extent if extent[2] else next(to_come)
-                        step = min(size, len(values))
+    with files_to_write(folder) as write:
+        for sender, extents in enumerate(everyones):
+            to_come, extent = iter(extents), ("", 0, 0)
+            left = sum(size for _, _, size in extents)
+            while left:
+                chunk = torch.empty(min(left, _CHUNK_BYTES), dtype=torch.uint8)
+                ranks.receive(chunk, sender)
+                left, values = left - chunk.numel(), chunk.numpy().data
+                while len(values):
+                    file, begin, size = extent = extent if extent[2] else next(to_come)
+                    step = min(size, len(values))
+                    try:
                         write(extent, values[:step])
-                        values, extent = values[step:], (file, begin + step, size - step)
-            except OSError as error:
-                problem = problem or error
+                    except OSError as error:
+                        problem = problem or error
+                    values, extent = values[step:], (file, begin + step, size - step)
     if problem:
         raise problem
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from genlib.json_text import json_text
-from genlib.remote.store_folder import StoreFolder
+from genlib.remote.store_folder import StoreFolder, Version
 
 LEASE_SECONDS, RENEW_SECONDS = 30.0, 5.0
 LEASE = ".lease"
@@ -36,14 +36,14 @@ class Lease:
     def __init__(self, folder: StoreFolder, say: Callable[[str], None], lost: Callable[[], None], *, lease_seconds: float = LEASE_SECONDS) -> None:
         self.folder, self._say, self._lost, self.lease_seconds = folder, say, lost, lease_seconds
         self._facts = {"pid": os.getpid(), "machine": _machine(), "host": socket.gethostname(), "token": secrets.token_hex(8)}
-        self._tag, self.taken_by, self._times = "", "", 0
+        self._version, self.taken_by, self._times = ("", ""), "", 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Self:
-        while not (tag := self._taken()):
+        while not (version := self._taken()):
             time.sleep(0.1)
-        self._tag = tag
+        self._version = version
         self._thread.start()
         return self
 
@@ -57,17 +57,17 @@ class Lease:
                 self._say(f"{error}; the next launch waits {self.lease_seconds:g} s for it")
 
     def _content(self) -> bytes:
-        """Never twice the same, as a tag may be made of the content."""
+        """Never twice the same, as an ETag may be made of the content."""
         self._times += 1
         return json_text({**self._facts, "times": self._times}).encode()
 
     def _is_mine(self, content: bytes) -> bool:
         return _facts(content).get("token") == self._facts["token"]
 
-    def _taken(self) -> str | None:
-        """The tag of the lease as this process has written it; None where it is to be tried again."""
-        if tag := self.folder.create(LEASE, self._content()):
-            return tag
+    def _taken(self) -> Version | None:
+        """The version of the lease as this process has written it; None where it is to be tried again."""
+        if version := self.folder.create(LEASE, self._content()):
+            return version
         found = self.folder.read(LEASE)
         if found is None:
             return None
@@ -77,7 +77,7 @@ class Lease:
             self._wait_for_end(*found)
         return self.folder.replace(LEASE, self._content(), found[1])
 
-    def _wait_for_end(self, content: bytes, tag: str) -> None:
+    def _wait_for_end(self, content: bytes, version: Version) -> None:
         """LeaseHeld where the holder writes its lease again."""
         holder = _holder(content)
         self._say(f"{self.folder} is held by {holder}; waiting up to {self.lease_seconds:g} s to see whether that still runs")
@@ -87,20 +87,20 @@ class Lease:
             found = self.folder.read(LEASE)
             if found is None:
                 return
-            if found[1] != tag:
+            if found[1] != version:
                 raise LeaseHeld(_holder(found[0]))
 
     def _renew(self) -> None:
         while not self._over.wait(self.lease_seconds * RENEW_SECONDS / LEASE_SECONDS):
             try:
-                if tag := self.folder.replace(LEASE, self._content(), self._tag):
-                    self._tag = tag
+                if version := self.folder.replace(LEASE, self._content(), self._version):
+                    self._version = version
                     continue
                 found = self.folder.read(LEASE)
             except OSError:  # a store that does not answer takes no lease of anybody else
                 continue
             if found is not None and self._is_mine(found[0]):  # the answer was lost
-                self._tag = found[1]
+                self._version = found[1]
                 continue
             self.taken_by = _holder(found[0]) if found else "somebody who deleted its lease"
             self._lost()

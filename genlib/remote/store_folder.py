@@ -15,6 +15,8 @@ from genlib.remote.remote_file import RemoteFile, stream
 from genlib.remote.retry import with_retries
 
 T = TypeVar("T")
+Version = tuple[str, str]
+"""Of a content: the ETag, by which S3 and Azure know it, and the version, by which Google does."""
 
 WRITE_SETTINGS = RemoteSettings(tries=3, stall_seconds=60.0, client_tries=6)
 """A part of a file goes out within `stall_seconds`, as no byte comes back before its end."""
@@ -29,8 +31,6 @@ class StoredFile:
 
     size: int
     """Bytes."""
-    tag: str
-    """Of this content."""
     modified: datetime
 
 
@@ -86,41 +86,38 @@ class StoreFolder:
         def listed(store: Any, path: str) -> dict[str, StoredFile]:
             begin = path + "/"
             entries = [meta for some in obstore.list(store, begin) for meta in some]
-            return {one["path"].removeprefix(begin): StoredFile(one["size"], one["e_tag"] or "", one["last_modified"]) for one in entries}
+            return {one["path"].removeprefix(begin): StoredFile(one["size"], one["last_modified"]) for one in entries}
 
         return self._try("", listed)
 
-    def read(self, name: str) -> tuple[bytes, str] | None:
-        """A small file's content and tag; None where there is none."""
+    def read(self, name: str) -> tuple[bytes, Version] | None:
+        """A small file's content and version; None where there is none."""
         import obstore
 
-        def got(store: Any, path: str) -> tuple[bytes, str]:
+        def got(store: Any, path: str) -> tuple[bytes, Version]:
             answer = obstore.get(store, path)
-            return bytes(answer.bytes()), answer.meta["e_tag"] or ""
+            return bytes(answer.bytes()), _version(answer.meta)
 
         try:
             return self._try(name, got)
         except FileNotFoundError:
             return None
 
-    def write(self, name: str, content: bytes) -> str:
-        """Writes a small file; its tag."""
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a small file."""
         import obstore
 
-        return self._try(name, lambda store, path: obstore.put(store, path, content, use_multipart=False)["e_tag"] or "")
+        self._try(name, lambda store, path: obstore.put(store, path, content, use_multipart=False))
 
-    def upload(self, path: Path, name: str) -> str:
-        """Writes a file of any size, a few parts of it in memory at a time; its tag. What a kill leaves of one is no object."""
+    def upload(self, path: Path, name: str) -> None:
+        """Writes a file of any size, a few parts of it in memory at a time. What a kill leaves of one is no object."""
         import obstore
 
         part = max(_PART_BYTES, -(-path.stat().st_size // _MOST_PARTS))
         if path.stat().st_size <= part:
             return self.write(name, path.read_bytes())
 
-        def put(store: Any, where: str) -> str:
-            return obstore.put(store, where, path, use_multipart=True, chunk_size=part, max_concurrency=_PARTS_AT_ONCE)["e_tag"] or ""
-
-        return self._try(name, put)
+        self._try(name, lambda store, where: obstore.put(store, where, path, use_multipart=True, chunk_size=part, max_concurrency=_PARTS_AT_ONCE))
 
     def download(self, name: str, path: Path) -> None:
         """Writes a file of any size to a path. OSError also where it changes meanwhile."""
@@ -153,21 +150,21 @@ class StoreFolder:
         self._try(name, lambda store, path: obstore.copy(store, path, target))
         self.delete([name])
 
-    def create(self, name: str, content: bytes) -> str | None:
-        """Writes a small file where there is none; its tag, None where there is one. After a broken answer that may be this very one."""
+    def create(self, name: str, content: bytes) -> Version | None:
+        """Writes a small file where there is none; its version, None where there is one. After a broken answer that may be this very one."""
         return self._on_condition(name, content, "create")
 
-    def replace(self, name: str, content: bytes, tag: str) -> str | None:
-        """Writes a small file in the place of the one with that tag; its new tag, None where another one is there, or none."""
-        return self._on_condition(name, content, {"e_tag": tag})
+    def replace(self, name: str, content: bytes, version: Version) -> Version | None:
+        """Writes a small file in the place of the one of that version; its new version, None where another one is there, or none."""
+        return self._on_condition(name, content, {key: value for key, value in zip(("e_tag", "version"), version, strict=True) if value})
 
-    def _on_condition(self, name: str, content: bytes, mode: Any) -> str | None:
+    def _on_condition(self, name: str, content: bytes, mode: Any) -> Version | None:
         import obstore
         from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
 
-        def put(store: Any, path: str) -> str | None:
+        def put(store: Any, path: str) -> Version | None:
             try:
-                return obstore.put(store, path, content, mode=mode, use_multipart=False)["e_tag"] or ""
+                return _version(obstore.put(store, path, content, mode=mode, use_multipart=False))
             except (AlreadyExistsError, PreconditionError):
                 return None
             except FileNotFoundError as error:  # of what is to be replaced; a missing bucket is said by the one who retries
@@ -179,6 +176,10 @@ class StoreFolder:
             raise ValueError(unfit)
 
         return self._try(name, put)
+
+
+def _version(facts: Any) -> Version:
+    return facts["e_tag"] or "", facts["version"] or ""
 
 
 def _delete_one(store: Any, path: str) -> None:

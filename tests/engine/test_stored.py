@@ -17,6 +17,7 @@ import torch
 
 from genlib import checkpoint, distributed
 from genlib.checkpoint import Mirror, saving
+from genlib.checkpoint.tensor_files import FileLayout, Shard, TensorFiles
 from genlib.config import TrainConfig
 from genlib.engine.fit import fit
 from genlib.engine.listener import Listener
@@ -254,3 +255,37 @@ def test_a_kill_at_any_moment_of_an_upload_leaves_the_newest_sealed_checkpoint_v
             assert manifest.step == checkpoint.step_of(name)
         steps.append(names)
     assert steps[-1][-1] > steps[0][-1]
+
+
+# --- pieces of weights from one node to another
+
+
+class Wire:
+    """Two ranks in one thread: what one sends the other receives."""
+
+    def __init__(self) -> None:
+        self.sent: list[torch.Tensor] = []
+
+    def send(self, values: torch.Tensor) -> None:
+        self.sent.append(values.clone())
+
+    def receive(self, values: torch.Tensor, sender: int) -> None:
+        values.copy_(self.sent.pop(0))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 64, 1000, 1 << 20])
+def test_pieces_arrive_where_they_belong_whatever_the_size_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    monkeypatch.setattr(saving, "_CHUNK_BYTES", chunk_bytes)
+    tensors = {"a": torch.randn(3, 5), "b": torch.arange(7), "c": torch.randn(0), "d": torch.randn(11, dtype=torch.float64)}
+    layout = FileLayout(tensors, "weights")
+    layout.create(tmp_path)
+    halves = {name: value.reshape(-1).split(max(1, value.numel() // 2 + 1)) for name, value in tensors.items()}
+    layout.write(tmp_path, [Shard(name, 0, parts[0]) for name, parts in halves.items()])
+    rest = layout.extents([Shard(name, parts[0].numel(), parts[1]) for name, parts in halves.items() if len(parts) > 1])
+    wire = Wire()
+    for values in saving.in_chunks(rest):
+        wire.send(values)
+    saving.receive_pieces(tmp_path, [[], [extent for extent, _ in rest]], wire)  # type: ignore[arg-type]
+    assert wire.sent == []
+    with TensorFiles(tmp_path, "weights") as files:
+        assert all(torch.equal(files[name], value) for name, value in tensors.items())

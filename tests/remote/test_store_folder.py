@@ -60,7 +60,7 @@ def test_a_write_on_a_condition_is_refused_where_another_came_first(folder: Stor
     tag = folder.create("lock", b"mine")
     assert tag
     assert folder.create("lock", b"theirs") is None
-    assert folder.replace("lock", b"mine again", "another tag") is None
+    assert folder.replace("lock", b"mine again", ("another", "")) is None
     assert (new := folder.replace("lock", b"mine again", tag))
     assert folder.read("lock") == (b"mine again", new)
     assert folder.replace("never there", b"mine", tag) is None
