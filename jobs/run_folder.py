@@ -7,6 +7,8 @@ runs/clip/
   pictures/           what it had learnt after so many steps;  timeline.jsonl: what time went to;  launches.jsonl: each start and end
   export/  *.png      what `Task.export` and `Task.assess` made; of several stages the last one's
   log/                what workers wrote to stderr;  error.log: the traceback of what stopped the run
+
+The folder of a run in an object store is a node's own: see `jobs.run_store`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@
       ema.safetensors        its average, where the run or its optimizer keeps one
       state/                 what only resume reads: optimizer shards
 
-Written beside its name, fsynced, renamed. A folder that does not verify is passed over for the newest one that does.
+Written beside its name, fsynced, renamed. A folder that does not verify is passed over for the newest one that does. In an object store the same
+files lie under the same names (`stored`).
 """
 
 from genlib.checkpoint.history import History, checkpoints, find, newest, set_aside

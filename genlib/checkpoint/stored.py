@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from genlib import distributed
 from genlib.checkpoint.history import Say, checkpoints, clear, to_stderr
@@ -73,8 +74,7 @@ class StoredHistory:
 
     def upload(self, partial: Path, name: str, files: list[str]) -> None:
         """Brings up files of the checkpoint `name` that lie in `partial`."""
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            list(pool.map(lambda file: (self.store / name).upload(partial / file, file), files))
+        _some_at_once(lambda file: (self.store / name).upload(partial / file, file), files)
 
     def seal(self, partial: Path, name: str) -> None:
         """Makes it a checkpoint, whose other files are there on all sides."""
@@ -166,6 +166,15 @@ class StoredHistory:
         return self.ours(self._known[name])
 
 
+def _some_at_once(work: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Does it with each item; after the first error no other is begun, as one that a store does not answer takes minutes."""
+    pool = ThreadPoolExecutor(_FILES_AT_ONCE)
+    try:
+        list(pool.map(work, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def sealed(files: Iterable[str]) -> list[str]:
     """Names of the checkpoints among the files of a folder of checkpoints in a store, newest first, not verified."""
     found = [(step, name) for name, _, file in (path.partition("/") for path in files) if file == MANIFEST and (step := step_of(name)) is not None]
@@ -222,8 +231,7 @@ def bring(store: StoreFolder, folder: Path) -> Manifest:
     if step_of(folder.name) not in (None, manifest.step):
         raise ValueError(f"{store} is the checkpoint of step {manifest.step} under another name")
     _clear_others(draft, manifest)
-    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        list(pool.map(lambda item: _fetch(store, draft, *item), manifest.files.items()))
+    _some_at_once(lambda item: _fetch(store, draft, *item), manifest.files.items())
     clear(folder)
     os.rename(draft, folder)
     return manifest

@@ -20,7 +20,7 @@ from tests.remote.servers import object_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 OPTIONS = ("--workers", "2", "--train.strategy", "zero2", "--task.seconds_per_step", "0.1", "--train.log_every_seconds", "0.2")
-SLOW = (*OPTIONS, "--task.seconds_per_step", "0.5")
+SLOW = (*OPTIONS, "--task.seconds_per_step", "1.0")
 NODES = """
 import os, sys
 if any("default_worker.py" in word for word in sys.orig_argv):  # every process of Ray's is as one on a node of its own, which was empty
@@ -123,3 +123,30 @@ def test_a_run_that_is_stopped_saves_and_a_second_launch_beside_it_is_refused(tm
     assert code == 0, out + err
     assert f"resumed from {kept}" in out
     check_finished(run, tmp_path, undisturbed, SLOW)
+
+
+def test_a_stage_learns_from_the_one_before_on_nodes_that_share_nothing(tmp_path: Path, run: StoreFolder) -> None:
+    words = ("chain", "--workers", "2", "--first.train.strategy", "zero2", "--second.train.strategy", "ddp")
+    code, out, err = launch(*words, "--run", "disk", runs=tmp_path)
+    assert code == 0, out + err
+    code, out, err = launch(*words, "--run-dir", run.url, runs=tmp_path)
+    assert code == 0, out + err
+    for stage in ("first", "second"):
+        assert final_weights(run / stage, tmp_path / "final" / stage) == weights(tmp_path / "disk" / stage)
+        assert json.loads((run / stage).read("metrics.json")[0])["steps"] == 60  # type: ignore[index]
+    found = json.loads(run.read("metrics.json")[0])  # type: ignore[index]
+    assert {"first/digits/mse", "digits/mse"} <= found.keys()
+    code, out, err = launch(*words, "--run-dir", run.url, runs=tmp_path)
+    assert (code, out[:21]) == (0, "run r is finished: 60"), err
+    code, out, err = launch(*words, "--run-dir", run.url, "--first.task.hidden", "9", runs=tmp_path)
+    assert code == 2, out + err
+    assert "run r was started with first.task.hidden = 8, now it is 9" in err
+
+
+def test_a_longer_run_takes_back_its_scores(tmp_path: Path, run: StoreFolder) -> None:
+    words = ("toy", "--run-dir", run.url, "--workers", "1")
+    for steps_asked in (20, 30):
+        code, out, err = launch(*words, "--train.steps", str(steps_asked), runs=tmp_path)
+        assert code == 0, out + err
+        assert json.loads(run.read("metrics.json")[0])["steps"] == steps_asked  # type: ignore[index]
+    assert "resumed from step_00000020" in out
