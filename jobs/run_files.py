@@ -106,16 +106,26 @@ class RunFiles:
 
     def _fetch(self, name: str, one: StoredFile) -> None:
         path = self.run / name
+        if not _is_that(path, one):
+            self._download(name, one, path)
+        self._seen[name] = _signature(path) or (0, 0, 0)
+
+    def _download(self, name: str, one: StoredFile, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.fetch")
         self.store.download(name, draft)
         os.utime(draft, (one.modified.timestamp(), one.modified.timestamp()))  # when a run was last heard of is read there
         os.replace(draft, path)
-        self._seen[name] = _signature(path) or (0, 0, 0)
 
 
 def _is_later(name: str) -> bool:
     return any(part in _LATER for part in name.split("/")[:2])
+
+
+def _is_that(path: Path, one: StoredFile) -> bool:
+    """Whether the file was fetched before and neither has changed since."""
+    found = _signature(path)
+    return found is not None and found[0] == one.size and abs(found[1] / 1e9 - one.modified.timestamp()) < 1e-3
 
 
 def _signature(path: Path) -> Signature | None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,38 @@ def test_a_store_that_is_down_for_a_while_costs_those_saves_alone(
     assert "checkpoint step_00000004 could not be written to s3://gone-with-the-store/runs/mine/checkpoints: " in first
     assert "there is no such bucket; make it, or name another" in first
     assert "step_00000006" in second
+
+
+def test_a_server_that_goes_and_comes_back_costs_the_saves_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from moto.server import ThreadedMotoServer
+
+    class Restarts(Listener):
+        """No server answers from the third step to the seventh."""
+
+        def on_log(self, row: dict) -> None:
+            wait_until_saved()
+            if row["step"] == 3:
+                server.stop()
+            if row["step"] == 7:
+                again.start()
+
+    bucket = f"down-{time.time_ns()}"
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    port = server.get_host_and_port()[1]
+    again = ThreadedMotoServer("127.0.0.1", port=port, verbose=False)
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
+    for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
+        monkeypatch.setenv(name, value)
+    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/{bucket}", method="PUT")).close()
+    run = StoreFolder(f"s3://{bucket}/runs/mine", QUICK)
+    final = train(tmp_path / "node", stage_of(log_every_seconds=1e-6), run, Restarts())
+    assert sealed(run) == ["step_00000002", "step_00000008"]
+    assert checkpoint.verify(final).step == 8
+    assert capsys.readouterr().out.count("training goes on without it") == 2
+    again.stop()
 
 
 def test_a_store_that_stays_down_ends_the_run(tmp_path: Path, run: StoreFolder, monkeypatch: pytest.MonkeyPatch) -> None:

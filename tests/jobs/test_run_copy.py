@@ -101,6 +101,20 @@ def test_an_address_is_served(run: StoreFolder) -> None:
     newest = mine.newest()
     assert newest is not None
     assert checkpoint.verify(newest).step == 4
+    (run / "checkpoints").delete(["step_00000004/manifest.json"])
+    assert [path.name for path in mine.checkpoints()] == ["step_00000002"]  # what is there now
+
+
+def test_what_is_there_is_not_fetched_again(run: StoreFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_hand(run)
+    fetched, download = [], StoreFolder.download
+    monkeypatch.setattr(StoreFolder, "download", lambda folder, name, path: (fetched.append(name), download(folder, name, path)))
+    at_hand(run)
+    assert fetched == []
+    time.sleep(1.1)  # a store tells times in seconds
+    run.write("metrics.jsonl", b"[]\n")
+    assert (at_hand(run) / "metrics.jsonl").read_text() == "[]\n"
+    assert fetched == ["metrics.jsonl"]
 
 
 def test_an_address_without_a_run_is_refused(run: StoreFolder) -> None:
