@@ -1,19 +1,14 @@
-"""A run that a command is given by its address in a store, copied to this machine; a folder on a disk is what it is.
-
-Beside the copy in which a launch works (`jobs.run_store`), so that a run may be looked at where it trains.
-"""
+"""A run that a command is given by its address in a store, copied to this machine; a folder on a disk is what it is."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from genlib.checkpoint import bring, note_newest, sealed, step_of
-from genlib.files import cache_folder, locked
-from genlib.remote.store_folder import StoredFile, StoreFolder, checked_address, is_address
+from genlib.checkpoint import bring_newest, copy_folder, fetched, names_in, note_newest
+from genlib.files import locked
+from genlib.remote.store_folder import StoreFolder, checked_address, is_address
 from jobs.run_files import RunFiles
 from jobs.run_folder import read_json
 
@@ -42,48 +37,27 @@ def copied(where: Named, weights: bool = True) -> tuple[Path, Callable[[], objec
     """
     if isinstance(where, Path):
         return where, lambda: None
-    root = cache_folder() / "fetched" / hashlib.sha256(where.url.encode()).hexdigest()[:16]
-    folder = root / where.name if step_of(where.name) is None else root / "checkpoints" / where.name
-    with locked(root / ".lock"):
-        files = _files(where)
-        if "manifest.json" in files:
-            bring(where, folder)
-            return folder, lambda: None
-        mine = RunFiles(where, folder, lambda name: True)
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        files = where.files()
+    except (FileNotFoundError, PermissionError) as error:
+        raise ValueError(str(error)) from None
+    if "manifest.json" in files or not any(name.endswith("/manifest.json") for name in files):
+        return fetched(where.url), lambda: None
+    folder = copy_folder(where)
+    mine = RunFiles(where, folder, lambda name: True)
+    with locked(folder.parent / f".{where.name}.lock"):
         mine.pull(files)
         _bring_checkpoints(where, files, folder, weights)
     return folder, mine.push
 
 
-def _files(where: StoreFolder) -> Mapping[str, StoredFile]:
-    try:
-        files = where.files()
-    except (FileNotFoundError, PermissionError) as error:
-        raise ValueError(str(error)) from None
-    if not any(name == "manifest.json" or name.endswith("/manifest.json") for name in files):
-        raise ValueError(f"{where} holds no checkpoint; name the address of a run, of one of its stages, or of a checkpoint")
-    return files
-
-
-def _bring_checkpoints(where: StoreFolder, files: Mapping[str, StoredFile], folder: Path, weights: bool) -> None:
+def _bring_checkpoints(where: StoreFolder, files: Collection[str], folder: Path, weights: bool) -> None:
     stages = list((read_json(folder / "run.json") or {}).get("stages", {}))
-    stages = stages if len(stages) > 1 else [""]
-    for stage in stages:
-        begin = f"{stage}/checkpoints/".lstrip("/")
-        names = sealed(name.removeprefix(begin) for name in files if name.startswith(begin))
-        if weights and stage == stages[-1]:
-            names = _first_whole(where / begin.rstrip("/"), names, folder / begin)
-        note_newest(where / begin.rstrip("/"), names, folder / begin)
-
-
-def _first_whole(store: StoreFolder, names: Sequence[str], folder: Path) -> list[str]:
-    """The newest checkpoint that verifies, if any does."""
-    for name in names:
-        try:
-            bring(store / name, folder / name)
-        except ValueError as error:
-            print(f"passing over a checkpoint that does not verify: {error}", file=sys.stderr, flush=True)
-        else:
-            return [name]
-    return []
+    for stage in stages if len(stages) > 1 else [""]:
+        begin = f"{stage}/" if stage else ""
+        there, here = (where / stage, folder / stage) if stage else (where, folder)
+        of_stage = [name.removeprefix(begin) for name in files if name.startswith(begin)]
+        if not weights or stage not in ("", *stages[-1:]):
+            note_newest(there / "checkpoints", names_in(of_stage), here / "checkpoints")
+        elif not bring_newest(there, of_stage, here):
+            note_newest(there / "checkpoints", [], here / "checkpoints")

@@ -156,6 +156,8 @@ def held(address: str, run: Path) -> Iterator[DriverStore | None]:
             driver.pull()
             try:
                 yield driver
+            except ValueError as error:  # the way out is at the address, and not in this node's folder
+                raise ValueError(str(error).replace(str(run), address)) from error
             finally:
                 if lease.taken_by:
                     raise taken(driver, lease) from None

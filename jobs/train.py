@@ -43,6 +43,7 @@ from genlib.json_text import json_text
 from genlib.phases import phase
 from genlib.plurals import counted
 from genlib.recipe import Stage, check_started, strategy_refusal
+from genlib.remote.store_folder import checked_address, is_address
 from jobs import run_folder
 from jobs.ahead import set_ray_train
 from jobs.command_form import Command, Typed
@@ -295,7 +296,9 @@ def check_stage_start(command: Command, stage: Stage, run: Path) -> None:
     if missing := next((where for where in command.options.score_features if not Path(where).exists()), None):
         raise ValueError(f"score_features names {missing}, which does not exist; name a run of a classifier or CLIP, or Inception's safetensors")
     begins = not checkpoints(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
-    if begins and train.start_from and not Path(train.start_from).is_dir():
+    if begins and train.start_from and is_address(train.start_from):
+        checked_address(train.start_from)
+    elif begins and train.start_from and not Path(train.start_from).is_dir():
         raise ValueError(f"train.start_from is {train.start_from!r}, which is no folder; name a run or a checkpoint")
 
 

@@ -11,6 +11,7 @@ Written beside its name, fsynced, renamed. A folder that does not verify is pass
 files lie under the same names (`stored`).
 """
 
+from genlib.checkpoint.fetched import bring_newest, copy_folder, fetched, names_in
 from genlib.checkpoint.history import History, checkpoints, find, newest, set_aside
 from genlib.checkpoint.loading import fill, fill_shards, is_export, load_into, load_task, load_weights, task_of
 from genlib.checkpoint.manifest import (
@@ -42,7 +43,10 @@ __all__ = [
     "Snapshot",
     "StoredHistory",
     "bring",
+    "bring_newest",
     "checkpoints",
+    "copy_folder",
+    "fetched",
     "fill",
     "fill_shards",
     "find",
@@ -52,6 +56,7 @@ __all__ = [
     "load_into",
     "load_task",
     "load_weights",
+    "names_in",
     "newest",
     "note_newest",
     "read_manifest",

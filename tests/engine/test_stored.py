@@ -145,6 +145,17 @@ def test_a_file_damaged_on_the_node_is_fetched_anew(tmp_path: Path, run: StoreFo
     assert "aside" not in capsys.readouterr().err
 
 
+def test_training_starts_from_weights_at_an_address(tmp_path: Path, run: StoreFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENLIB_CACHE", str(tmp_path / "cache"))
+    final = train(tmp_path / "node", stage_of(), run)
+    for where in (run.url, f"{run}/checkpoints/{final.name}"):
+        taken = train(tmp_path / str(len(where)), stage_of(steps=0, start_from=where), None)
+        expected, found = checkpoint.load_weights(final, ema=True), checkpoint.load_weights(taken)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    with pytest.raises(ValueError, match="holds no checkpoint; name the address of a run, of one of its stages, or of a checkpoint"):
+        train(tmp_path / "none", stage_of(steps=0, start_from=f"{run}-other"), None)
+
+
 class Outage:
     """Saves from one step on until another meet another store, which has no such bucket."""
 

@@ -140,7 +140,8 @@ def test_a_stage_learns_from_the_one_before_on_nodes_that_share_nothing(tmp_path
     assert (code, out[:21]) == (0, "run r is finished: 60"), err
     code, out, err = launch(*words, "--run-dir", run.url, "--first.task.hidden", "9", runs=tmp_path)
     assert code == 2, out + err
-    assert "run r was started with first.task.hidden = 8, now it is 9" in err
+    assert f"run r was started with --first.task.hidden = 8, now it is 9; restore it, give another --run or --run-dir, or delete {run}; " in err
+    assert f"another run can start from its weights: --first.train.start-from {run}/first" in err
 
 
 def test_a_longer_run_takes_back_its_scores(tmp_path: Path, run: StoreFolder) -> None:
