@@ -15,7 +15,7 @@ from genlib.remote.store_folder import StoreFolder
 from genlib.storage import StorageError
 from jobs import run_folder
 from jobs.run_files import RunFiles, of_data, of_driver, of_rank_0
-from jobs.run_store import held, run_address, working_folder
+from jobs.run_store import StoredJob, held, open_on_worker, run_address, working_folder
 from jobs.undo import accept, undone_unless_begun
 from tests.remote.servers import object_store
 
@@ -165,6 +165,23 @@ def test_scores_that_are_taken_back_are_gone_before_run_json_says_why(tmp_path: 
     launch(store, tmp_path / "run", {"after": 1}, begins=True)
     assert sorted(store.files()) == ["data/train.set", "run.json"]
     assert store.read("run.json")[0] == b'{\n "after": 1\n}\n'  # type: ignore[index]
+
+
+def test_a_worker_on_an_empty_node_finds_what_it_has_to_know(tmp_path: Path, store: StoreFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("metrics.jsonl", "metrics.json", "second/data/train.set", "export/model.txt", "checkpoints/step_00000002/manifest.json"):
+        store.write(name, b"{}")
+    launch(store, tmp_path / "run", {}, begins=True)
+    monkeypatch.setenv("GENLIB_CACHE", str(tmp_path / "node"))
+    worker = open_on_worker(StoredJob(store.url, None, forget=("metrics.json",)))
+    assert worker.run == working_folder(store.url)
+    found = {str(path.relative_to(worker.run)) for path in worker.run.rglob("*") if path.is_file() and path.name != ".place"}
+    assert found == {"metrics.jsonl", "data/train.set", "second/data/train.set"}
+
+
+def test_a_store_that_is_away_is_said_on_every_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s3: Any) -> None:
+    monkeypatch.setenv("GENLIB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="there is no such bucket"):
+        open_on_worker(StoredJob("s3://not-there-for-workers/runs/mine", None))
 
 
 def test_a_second_launch_is_refused_and_a_folder_tells_what_the_store_has(
