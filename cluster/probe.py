@@ -83,8 +83,8 @@ class Probe:
 
     def reads(self, shards: str, most_bytes: int, number: int) -> tuple[int, float]:
         """Bytes read of shards, from the one of that number on, and the seconds that it took. OSError or ValueError where they cannot be read."""
-        from genlib.data.remote import remote_file
         from genlib.data.shards.discovery import all_shards
+        from genlib.remote import remote_file
 
         found = all_shards(shards)
         first = number % len(found)

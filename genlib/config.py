@@ -189,8 +189,8 @@ class TrainConfig(Config):
     steps: int = changeable(1000, at_least=0)
     """Optimizer steps. With 0, what `start_from` names is taken as it is."""
     start_from: str = ""
-    """Run, checkpoint, or folder in the field's own format (safetensors) of a CLIP, autoencoder, text encoder or denoiser, whose weights training
-    starts from; empty starts from nothing."""
+    """Run or checkpoint, in a folder or at an address in a store, or folder in the field's own format (safetensors) of a CLIP, autoencoder, text
+    encoder or denoiser, whose weights training starts from; empty starts from nothing."""
     global_batch: int = limited(128, at_least=1)
     """Samples a step over all workers; the number of workers never changes what is learnt."""
     accumulation: int = limited(1, at_least=1)

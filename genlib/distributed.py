@@ -156,6 +156,14 @@ class Sideline:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
+    def send(self, values: Tensor, to: int) -> None:
+        """Sends bytes (n,) to a rank that receives as many."""
+        dist.send(values, dst=to, group=self._group)
+
+    def receive(self, values: Tensor, sender: int) -> None:
+        """Fills bytes (n,) with those of a rank."""
+        dist.recv(values, src=sender, group=self._group)
+
     def close(self) -> None:
         """All ranks, none of which waits in it."""
         if self._group is not None:

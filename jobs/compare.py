@@ -50,6 +50,7 @@ from jobs.evaluate import located, whole_number
 from jobs.exit_codes import exit_code
 from jobs.option_errors import Arguments
 from jobs.picture_scores import fitting_split, generator_name
+from jobs.run_copy import Named, at_hand, run_argument
 from jobs.run_folder import read_json, write_json
 
 PAGE, KEY, RESULT = "page.html", "key.json", "result.json"
@@ -93,11 +94,11 @@ def both_asked(tasks: Sequence[Task], finals: Sequence[Path], count: int) -> lis
     return [asked, Conditions(arguments, asked.captions)]
 
 
-def make(runs: Sequence[Path], out: Path, pairs: int, seed: int, question: str) -> dict[str, Any]:
+def make(runs: Sequence[Named], out: Path, pairs: int, seed: int, question: str) -> dict[str, Any]:
     """Draws both runs' pictures and writes page and key; the key. ValueError where there is a comparison, or none can be made."""
     if (out / KEY).exists():
         raise ValueError(f"{out} holds a comparison, of which judges may have the page; give another --out")
-    finals = [located(run)[0] for run in runs]
+    finals = [located(at_hand(run))[0] for run in runs]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tasks = [checkpoint.load_task(final, ema=True, device=device) for final in finals]
     names = [generator_name(final) for final in finals]
@@ -172,7 +173,7 @@ def sign_test(wins: int, losses: int) -> float:
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Arguments(prog=command("compare"), description=as_called(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="*", help="two runs, stages of runs, or checkpoints")
+    parser.add_argument("runs", type=run_argument, nargs="*", help="two runs, stages of runs, or checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
     parser.add_argument("--answers", type=Path, nargs="+", help="files that judges saved")
     parser.add_argument("--pairs", type=whole_number, default=50, help="pairs to judge (default %(default)s)")

@@ -18,9 +18,9 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
 from cluster.leaving import elsewhere, leaving_nodes, silent_nodes
 from genlib.plurals import counted
-from jobs.control import allow_to_stay, ask_to_move
+from jobs.links import Link
 from jobs.run_metrics import RunMetrics
-from jobs.watchdog import WorkerGuard, tell
+from jobs.watchdog import WorkerGuard
 from jobs.worker import Moved, original
 
 LOOK_SECONDS = 2.0
@@ -56,8 +56,8 @@ class Patient(DefaultFailurePolicy):
 class Watch:
     """Which nodes are not to be used, and what the workers are asked for that; pickled with the policy that has it."""
 
-    def __init__(self, run: Path, guard: WorkerGuard) -> None:
-        self.run, self.guard = run, guard
+    def __init__(self, run: Path, link: Link, guard: WorkerGuard) -> None:
+        self.run, self.link, self.guard = run, link, guard
         self.unfit: tuple[str, ...] = ()
         """Ids of nodes that answer no more or leave."""
         self.asked = False
@@ -75,7 +75,6 @@ class Watch:
         """Before workers start."""
         self.unfit = tuple({*leaving_nodes(), *silent_nodes()})
         self.asked, self.more_since = False, float("inf")
-        allow_to_stay(self.run)
         self.guard.begin()
 
     def selector(self) -> dict[str, str] | None:
@@ -103,14 +102,14 @@ class Watch:
     def move(self, cause: str, said: str) -> None:
         """Asks for it, and says why."""
         self.asked = True
-        ask_to_move(self.run)
-        tell(self.run, cause, said)
+        self.link.ask_to_move()
+        self.link.tell(cause, said)
 
     def wait(self, said: str) -> None:
         """Says once that the run waits."""
         if self.waits_since == float("inf"):
             self.waits_since = time.monotonic()
-            tell(self.run, "waits", said)
+            self.link.tell("waits", said)
 
 
 class Elastic(ElasticScalingPolicy):

@@ -41,6 +41,7 @@ from jobs.exit_codes import exit_code
 from jobs.held_out import note_examples
 from jobs.model_export import write_export
 from jobs.option_errors import Arguments
+from jobs.run_copy import copied, run_argument
 from jobs.run_folder import read_json, write_json
 
 
@@ -148,7 +149,7 @@ def located(folder: Path) -> tuple[Path, Path]:
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Arguments(prog=command("evaluate"), description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), or a checkpoint")
+    parser.add_argument("folder", type=run_argument, help="a run's folder or address, that of one of its stages (else the last), or a checkpoint")
     parser.add_argument("--data.validation", dest="validation", default=None, help="other held-out shards than the run's own")
     pictures = parser.add_argument_group("scores of generated pictures")
     pictures.add_argument(
@@ -190,7 +191,8 @@ def scored(options: argparse.Namespace) -> int:
 
 def evaluate_folder(options: argparse.Namespace) -> int:
     """What the command line asks for."""
-    final, folder = located(options.folder)
+    copy, bring_up = copied(options.folder)
+    final, folder = located(copy)
     from genlib.data.source import open_source
 
     # read one after the other and square: pictures are compared at one size
@@ -213,6 +215,7 @@ def evaluate_folder(options: argparse.Namespace) -> int:
         write_json(folder / "metrics.json", metrics)
         phase("pictures and their scores", aside=True)
     refresh(folder.parent)
+    bring_up()
     print(table(metrics))
     return 0
 

@@ -23,13 +23,14 @@ from jobs.evaluate import located, stages_of
 from jobs.exit_codes import exit_code
 from jobs.model_export import EXPORT, Exported, for_strangers, set_license, write_export
 from jobs.option_errors import Arguments
+from jobs.run_copy import copied, run_argument
 from jobs.run_folder import read_json
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Arguments(prog=program.command("export"), description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), or a checkpoint")
+    parser.add_argument("folder", type=run_argument, help="a run's folder or address, that of one of its stages (else the last), or a checkpoint")
     parser.add_argument("--onnx", action="store_true", help="ONNX files too, of towers, decoders, generators that draw at once and classifiers")
     parser.add_argument("--license", metavar="ID", help="licence of the weights, such as mit or apache-2.0; kept for later exports of the run")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="make it a repository on the Hugging Face hub, or a new commit of one")
@@ -50,16 +51,18 @@ def main(arguments: Sequence[str]) -> int:
         hub.check_ready(options.push_to_hub)
     if options.onnx:
         onnx_files.check_installed()
-    final, results = located(options.folder)
+    copy, bring_up = copied(options.folder)
+    final, results = located(copy)
     metrics = read_json(results / "metrics.json")
     if metrics is None:
         raise ValueError(f"{options.folder} has no scores yet, which its card shows; `python jobs/evaluate.py {options.folder}` takes them")
     if options.license:
         set_license(results, options.license)
     manifest, task = checkpoint.read_manifest(final), checkpoint.load_task(final)
-    made = write_export(task, manifest, results, metrics, out=place(options.folder, results), onnx=options.onnx)
+    made = write_export(task, manifest, results, metrics, out=place(copy, results), onnx=options.onnx)
     if not made.formats:
         raise ValueError(f"{type(task).__name__} has no format of the field to be written in; --onnx may have one")
+    bring_up()
     for form in made.formats:
         print(made.folder / form.folder)
     if options.push_to_hub:

@@ -43,6 +43,7 @@ from jobs.command_form import Typed
 from jobs.evaluate import located, whole_number
 from jobs.exit_codes import exit_code
 from jobs.option_errors import Arguments
+from jobs.run_copy import Named, at_hand, run_argument
 from jobs.run_folder import only_one, read_json, write_json
 
 PORTS = {"prompt": "texts", "label": "label", "seed": "seeds"}
@@ -171,7 +172,7 @@ def one_line(line: str, number: int, path: Path, kind: str) -> dict[str, Any]:
 
 def ordered(options: argparse.Namespace) -> PictureOrder:
     """What the command line asks for. ValueError in one sentence where it cannot be done."""
-    final, _ = located(options.folder)
+    final, _ = located(at_hand(options.folder))
     inference = Inference(options.precision, options.compile)
     task = loaded(final, inference)
     draw = drawing(task)
@@ -216,7 +217,7 @@ def check_same_order(order: PictureOrder, now: dict[str, Any], again: str) -> No
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = Arguments(prog=command("generate"), description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="a run's folder, that of one of its stages (else the last), a checkpoint, or an export")
+    parser.add_argument("folder", type=run_argument, help="a run's folder or address, that of a stage (else the last), a checkpoint, or an export")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--prompts", type=Path, help="file with a prompt (or label) a line, or .jsonl")
     parser.add_argument("--each", type=whole_number, default=1, help="pictures of each prompt (default %(default)s)")
@@ -236,10 +237,11 @@ def kept(order: PictureOrder) -> str:
     return f"stopped: {made:,} of {whole:,} {what} are kept in {order.out}; the same command makes the others"
 
 
-def with_checkpoint(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
+def with_checkpoint(arguments: Sequence[str], folder: Named, final: Path) -> tuple[str, ...]:
     """The words with the checkpoint in place of the run, which may train on."""
-    at = next(at for at, word in enumerate(arguments) if Path(word) == folder)
-    return (*arguments[:at], str(located(folder)[0]), *arguments[at + 1 :])
+    at = next(at for at, word in enumerate(arguments) if run_argument(word) == folder)
+    whole = final if isinstance(folder, Path) or final.name == folder.name else f"{folder}/{final.relative_to(at_hand(folder))}"
+    return (*arguments[:at], str(whole), *arguments[at + 1 :])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -248,7 +250,7 @@ def main(arguments: Sequence[str]) -> int:
     phase("environment", aside=True)
     order = ordered(options)
     phase(f"model: {type(loaded(order.final, order.inference)).__name__} of {order.final.name}", aside=True)
-    again = Typed("generate", with_checkpoint(arguments, options.folder)).line
+    again = Typed("generate", with_checkpoint(arguments, options.folder, order.final)).line
     order.out.mkdir(parents=True, exist_ok=True)
     with only_one(order.out), keeps(partial(kept, order)):
         check_same_order(order, note(order), again)

@@ -40,9 +40,15 @@ def launched(run: Path, command: str) -> Iterator[None]:
 
 
 def note(run: Path, what: str, why: str) -> None:
-    """Keeps what befell the run's workers, one of `BEFELL`; `why` is a sentence."""
+    """Keeps what befell the run's workers, as of `befell`."""
+    with suppress(OSError):  # the folder is gone, which others say
+        LineFile(run / LAUNCHES).append(befell(what, why))
+
+
+def befell(what: str, why: str) -> str:
+    """A line on what befell the run's workers, one of `BEFELL`; `why` is a sentence."""
     assert what in BEFELL
-    _add(LineFile(run / LAUNCHES), {"what": what, "time": time.time(), "why": why})
+    return json_text({"what": what, "time": time.time(), "why": why}) + "\n"
 
 
 def note_data(folder: Path, described: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,12 +25,11 @@ def log_path(run: Path) -> Path:
     return run / "log.txt"
 
 
-class LogFile(io.TextIOBase):
-    """A stream of lines to the end of a file. What cannot be written waits, up to a mebibyte, and no print fails for it."""
+class LineStream(io.TextIOBase):
+    """A stream that hands whole lines to a function; no print fails where that raises OSError."""
 
-    def __init__(self, path: Path) -> None:
-        self.file = LineFile(path, most_bytes=_WAITING_BYTES)
-        self.pending = ""
+    def __init__(self, append: Callable[[str], object]) -> None:
+        self.append, self.pending = append, ""
         self.lock = threading.Lock()
 
     def writable(self) -> bool:
@@ -41,8 +40,15 @@ class LogFile(io.TextIOBase):
             lines, newline, self.pending = (self.pending + text).rpartition("\n")
             if newline:
                 with suppress(OSError):  # the folder is gone, which those say who cannot do without it
-                    self.file.append(lines + newline)
+                    self.append(lines + newline)
         return len(text)
+
+
+class LogFile(LineStream):
+    """A stream of lines to the end of a file. What cannot be written waits, up to a mebibyte."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(LineFile(path, most_bytes=_WAITING_BYTES).append)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from genlib import distributed
 from genlib.json_text import json_text
@@ -66,8 +67,20 @@ def stacks_file(run: Path, rank: int) -> Path:
     return run / "log" / f"stacks_{rank:05d}.txt"
 
 
-def pulses(run: Path, world: int) -> dict[int, Pulse]:
-    """The last of each worker that has written one, by rank."""
+def write_pulse(run: Path, pulse: Pulse) -> None:
+    """Over the worker's last one; one that cannot be written is missing."""
+    with suppress(OSError):
+        write_over(pulse_file(run, pulse.rank), json_text(asdict(pulse)).encode().ljust(_LINE_BYTES))
+
+
+def forget_pulses(run: Path) -> None:
+    """Of workers that are no more."""
+    for path in (run / "log").glob("pulse_*.json"):
+        path.unlink(missing_ok=True)
+
+
+def read_pulses(run: Path, world: int) -> dict[int, Pulse]:
+    """The last of each of so many workers that has written one, by rank."""
     found = {}
     names = {one.name for one in fields(Pulse)}
     for rank in range(world):
@@ -77,15 +90,24 @@ def pulses(run: Path, world: int) -> dict[int, Pulse]:
     return found
 
 
-class Heart:
-    """Writes this worker's pulse while it is open; `stall_seconds` after which a step that does not end has its stacks written, 0 for never."""
+class Told(Protocol):
+    """Who hears of a pulse."""
 
-    def __init__(self, run: Path, stall_seconds: float) -> None:
-        self.run, self.stall_seconds, self.rank = run, stall_seconds, distributed.rank()
+    def beat(self, pulse: Pulse) -> None:
+        """Of a worker."""
+        ...
+
+
+class Heart:
+    """Tells this worker's pulse while it is open; `stall_seconds` after which a step that does not end has its stacks written, 0 for never."""
+
+    def __init__(self, told: Told, run: Path, stall_seconds: float) -> None:
+        """told: who is told; run: the run's folder on this node."""
+        self.told, self.run, self.stall_seconds, self.rank = told, run, stall_seconds, distributed.rank()
         self.step = self.steps = 0
         self.moved = self.began = self.own = self.seconds = 0.0
         self.trains = threading.get_ident()  # Ray Train's training function is in a thread of its own
-        self._told = -1
+        self._written = -1
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
@@ -97,8 +119,8 @@ class Heart:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        with suppress(OSError):
-            pulse_file(self.run, self.rank).unlink(missing_ok=True)
+        self.begin()  # whoever has ended is not missed
+        self.told.beat(self.pulse())
 
     def begin(self) -> None:
         """A stage begins, whose steps are not like those of the one before."""
@@ -125,10 +147,9 @@ class Heart:
     def _beat(self) -> None:
         while True:
             now = self.pulse()
-            with suppress(OSError):
-                write_over(pulse_file(self.run, self.rank), json_text(asdict(now)).encode().ljust(_LINE_BYTES))
-            if stalls(now, self.stall_seconds) and self._told != now.step:
-                self._told = now.step
+            self.told.beat(now)
+            if stalls(now, self.stall_seconds) and self._written != now.step:
+                self._written = now.step
                 with suppress(OSError), open(stacks_file(self.run, self.rank), "w") as file:
                     file.write(f"worker {self.rank} on {now.node}, {time.time() - now.moved:.0f} s after step {now.step}\n")
                     file.flush()

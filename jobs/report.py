@@ -27,6 +27,7 @@ from jobs.exit_codes import RunStopped, exit_code
 from jobs.goodput import PARTS, goodput
 from jobs.launches import BEFELL
 from jobs.option_errors import Arguments
+from jobs.run_copy import at_hand, run_argument
 from jobs.run_curves import drawn, is_main, panels
 from jobs.run_folder import described
 from jobs.run_record import RunRecord, StageRecord, read_run
@@ -39,11 +40,11 @@ _MOST_PICTURES = 12
 def main(arguments: Sequence[str]) -> int:
     """Writes the page of a run, or of two beside each other."""
     parser = Arguments(prog=program.command("report"), description=main.__doc__)
-    parser.add_argument("run", type=Path, help="a run's folder, like runs/clip")
-    parser.add_argument("other", type=Path, nargs="?", help="another run, to lay beside it")
+    parser.add_argument("run", type=run_argument, help="a run's folder, like runs/clip, or its address in a store")
+    parser.add_argument("other", type=run_argument, nargs="?", help="another run, to lay beside it")
     parser.add_argument("--out", type=Path, help=f"file to write (default RUN/{PAGE}, of two runs RUN/report-OTHER.html)")
     options = parser.parse_args(list(arguments))
-    runs = [read_run(folder.absolute()) for folder in (options.run, options.other) if folder]
+    runs = [read_run(at_hand(where, weights=False).absolute()) for where in (options.run, options.other) if where]
     out = options.out or runs[0].folder / (PAGE if len(runs) == 1 else f"report-{runs[1].name}.html")
     write(runs, out)
     print(out)

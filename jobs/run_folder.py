@@ -7,6 +7,8 @@ runs/clip/
   pictures/           what it had learnt after so many steps;  timeline.jsonl: what time went to;  launches.jsonl: each start and end
   export/  *.png      what `Task.export` and `Task.assess` made; of several stages the last one's
   log/                what workers wrote to stderr;  error.log: the traceback of what stopped the run
+
+The folder of a run in an object store is a node's own: see `jobs.run_store`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from genlib.config import to_json
 from genlib.engine.same_run import CHANGEABLE, check_same_settings, completed, differences, from_weights
 from genlib.json_text import json_text
 from genlib.recipe import Stage
+from genlib.remote.store_folder import is_address
 
 ANOTHER = "give another --run or --run-dir"
 """The way to a run beside the one that is there."""
@@ -38,10 +41,17 @@ RAY_PACKAGE = "_ray_pkg_"
 def runs_root() -> Path:
     """Where runs live: $GENLIB_RUNS; else ./runs; but in a job, whose working directory is a copy that goes away, ~/genlib-runs."""
     if root := os.environ.get("GENLIB_RUNS"):
+        check_on_disk("GENLIB_RUNS", root)
         return Path(root).absolute()
     if any(part.startswith(RAY_PACKAGE) for part in Path.cwd().parts):
         return Path.home() / "genlib-runs"
     return Path.cwd() / "runs"
+
+
+def check_on_disk(option: str, folder: str) -> None:
+    """ValueError for the address of a store, which those cannot use who ask for a folder."""
+    if is_address(folder):
+        raise ValueError(f"{option} is {folder}, which is no folder on a disk; a store can hold the runs of train alone, so name a folder here")
 
 
 def run_folder(name: str, run_dir: str, default: str = "") -> Path:
@@ -55,6 +65,7 @@ def run_folder(name: str, run_dir: str, default: str = "") -> Path:
             f"give --run-dir {Path(run_dir) / name}, or --run {name} with GENLIB_RUNS={run_dir}"
         )
     if run_dir:
+        check_on_disk("--run-dir", run_dir)
         return Path(run_dir).absolute()
     name = name or default
     if name in (".", "..") or "/" in name:

@@ -35,7 +35,8 @@ class RunOptions:
     run: str = ""
     """Name of the run: it lives in runs/NAME, or in $GENLIB_RUNS/NAME. Empty is the recipe's name."""
     run_dir: str = ""
-    """Folder of the run itself, in place of a name; every worker must see it under this path."""
+    """Folder of the run itself, in place of a name: on a disk that every worker sees under this path, or in an object store that needs none,
+    s3://BUCKET/runs/NAME, gs:// or az://."""
     config: str = ""
     """run.json of another run, whose recipe and values are taken for what is not given here."""
     retries: int = 3

@@ -29,6 +29,7 @@ from jobs import evaluate, run_folder, train
 from jobs.command_form import Typed
 from jobs.command_line import named_run
 from jobs.exit_codes import exit_code
+from jobs.run_store import run_address
 from jobs.saved_config import config_of
 
 SCORED = "1000"
@@ -70,7 +71,11 @@ def score(words: Sequence[str], judge: str | None, scored: str) -> int:
     asked = train.parse(words)
     if asked.options.dry_run:
         return 0
-    run = run_folder.run_folder(asked.options.run, asked.options.run_dir, asked.recipe)
+    address = run_address(asked.options.run, asked.options.run_dir, asked.recipe)
+    if address and not judge:
+        print(f"the pictures are not scored; name a CLIP's run by --judge, or score them by {command('evaluate')} {address} --clip RUN")
+        return 0
+    run = address or str(run_folder.run_folder(asked.options.run, asked.options.run_dir, asked.recipe))
     clip = Path(judge) if judge else run_folder.runs_root() / "clip"
     if not (clip / "checkpoints").is_dir():
         if judge:
@@ -78,7 +83,7 @@ def score(words: Sequence[str], judge: str | None, scored: str) -> int:
         print(f"no CLIP in {clip}, so the pictures are not scored; train one with `{command('clip')}`, then give this command again")
         return 0
     try:
-        last = str(run / asked.stages[-1].name)
+        last = f"{run}/{asked.stages[-1].name}"
         return evaluate.scored(evaluate.parsed([last, "--clip", str(clip), "--features", str(clip), "--samples", scored]))
     except ValueError as error:  # a judge that the user did not name may be of other pictures
         if judge:

@@ -21,8 +21,9 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -42,6 +43,7 @@ from genlib.json_text import json_text
 from genlib.phases import phase
 from genlib.plurals import counted
 from genlib.recipe import Stage, check_started, strategy_refusal
+from genlib.remote.store_folder import checked_address, is_address
 from jobs import run_folder
 from jobs.ahead import set_ray_train
 from jobs.command_form import Command, Typed
@@ -50,9 +52,11 @@ from jobs.control import Stopped, ask_to_stop, asked_to_stop, control, move_file
 from jobs.evaluate import table
 from jobs.exit_codes import exit_code
 from jobs.launches import launched
+from jobs.links import open_mailbox, relayed
 from jobs.log_file import followed, log_path
 from jobs.precision import words_on_precision
 from jobs.run_options import RunOptions
+from jobs.run_store import DriverStore, held, run_address, working_folder
 from jobs.undo import undone_unless_begun
 
 if TYPE_CHECKING:
@@ -78,31 +82,35 @@ def run_command(command: Command) -> int:
 
         print(planned(command))
         return 0
-    run = run_folder.run_folder(command.options.run, command.options.run_dir, command.recipe)
+    address = run_address(command.options.run, command.options.run_dir, command.recipe)
+    run = working_folder(address) if address else run_folder.run_folder(command.options.run, command.options.run_dir, command.recipe)
+    where = address or str(run)
     if command.options.dry_run:
-        print(plan(command, run))
+        print(plan(command, where))
         return 0
     check_started(command.stages)
+    if address:
+        check_stored(command)
     folders = [run_folder.stage_folder(run, command.stages, stage) for stage in command.stages]
-    with run_folder.only_one(run), keeps(partial(kept, command, run)), undone_unless_begun(run, folders):
+    with run_folder.only_one(run), held(address, run) as store, keeps(partial(kept, command, run, store)), undone_unless_begun(run, folders):
         if finished := run_folder.begin(run, command.recipe, command.stages, asked(command)):
             done = f"{counted(finished['steps'], 'step')}, {counted(finished['samples_seen'], 'sample')}"
-            print(f"run {run.name} is finished: {done}; delete {run} or {run_folder.ANOTHER}")
+            print(f"run {run.name} is finished: {done}; delete {where} or {run_folder.ANOTHER}")
             return 0
         with screen(command.options.log_format):
             phase("environment")
-            print(f"run {run.name} in {run}\ncommand: {command.again}", flush=True)
+            print(f"run {run.name} in {where}\ncommand: {command.again}", flush=True)
             recipe = registry.load(command.recipe)
             if said := words_on_precision(command.stages, recipe.smoke if command.options.smoke else recipe.stages):
                 print(said, flush=True)
             with launched(run, command.again):
-                train(command, run)
+                train(command, run, store)
         scores = run_folder.read_json(run / "metrics.json") or {}
         if command.options.log_format == "json":
             print(json_text(scores))
             return 0
         print(table(scores))
-        print(f"curves, pictures and all else on one page: {program.command('report')} {shlex.quote(str(run))}")
+        print(f"curves, pictures and all else on one page: {program.command('report')} {shlex.quote(where)}")
         return 0
 
 
@@ -111,16 +119,25 @@ def asked(command: Command[RunOptions]) -> dict[str, Any]:
     return {"command": command.again, "options": command.options.to_keep()}
 
 
-def plan(command: Command, run: Path) -> str:
+def check_stored(command: Command[RunOptions]) -> None:
+    """ValueError for what a run in a store cannot do."""
+    if command.options.score_features:
+        raise ValueError(
+            "score_features needs a run's folder that all nodes mount; leave it out, and score the finished run by "
+            f"{program.command('evaluate')} ADDRESS --features NETWORK"
+        )
+
+
+def plan(command: Command, run: str) -> str:
     """What would run, for `--dry-run`."""
     stages = {stage.name: run_folder.described(stage) for stage in command.stages}
     return json_text(
-        {"recipe": command.recipe, "run": str(run), "workers": command.options.workers, "options": command.options.to_keep(), "stages": stages},
+        {"recipe": command.recipe, "run": run, "workers": command.options.workers, "options": command.options.to_keep(), "stages": stages},
         indent=1,
     )
 
 
-def train(command: Command, run: Path) -> None:
+def train(command: Command, run: Path, store: DriverStore | None = None) -> None:
     """Through Ray Train to the end; what stops it is one sentence here and a traceback in error.log."""
     set_ray_train()
     (run / "error.log").unlink(missing_ok=True)
@@ -135,15 +152,24 @@ def train(command: Command, run: Path) -> None:
 
         with control(run) as path, followed(log_path(run)), ends_well(partial(ask_to_stop, path), command.options.grace_seconds):
             work = WorkerJob(
-                command.recipe,
-                command.stages,
-                run,
-                secrets.token_hex(8),
-                path,
-                scoring=scoring_of(command),
+                command.recipe, command.stages, run, secrets.token_hex(8), path, scoring=scoring_of(command),
                 stall_seconds=command.options.stall_seconds,
-            )
-            fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
+            )  # fmt: skip
+            with in_store(work, store) as work:
+                fit_on_ray(work, workers=command.options.worker_range, each=each, retries=command.options.retries)
+
+
+@contextmanager
+def in_store(work: WorkerJob, store: DriverStore | None) -> Iterator[WorkerJob]:
+    """Inside, the work of a run in a store goes on between the store and the workers' nodes; that of a run on a disk is as it was."""
+    if store is None:
+        yield work
+        return
+    store.on_lost = partial(ask_to_stop, work.control)
+    mailbox = open_mailbox()
+    with store.brought_up(), relayed(mailbox, work.run, work.control):
+        yield replace(work, stored=store.job(mailbox))
+    store.files.fetch("metrics.json")
 
 
 def before_ray(command: Command, run: Path) -> list[Stage]:
@@ -164,8 +190,10 @@ def scoring_of(command: Command) -> Scoring | None:
     return Scoring(features, options.score_every_images, options.score_samples, split) if features else None
 
 
-def kept(command: Command, run: Path) -> str:
+def kept(command: Command, run: Path, store: DriverStore | None = None) -> str:
     """What a run has that was stopped, and how it goes on."""
+    if store and (name := store.newest()):
+        return f"stopped: {name} is kept in {store.address}; the same command resumes it"
     if run_folder.read_json(run / "metrics.json"):
         return f"run {run.name} is finished"
     for stage in reversed(command.stages):
@@ -271,7 +299,9 @@ def check_stage_start(command: Command, stage: Stage, run: Path) -> None:
     if missing := next((where for where in command.options.score_features if not Path(where).exists()), None):
         raise ValueError(f"score_features names {missing}, which does not exist; name a run of a classifier or CLIP, or Inception's safetensors")
     begins = not checkpoints(run_folder.stage_folder(run, command.stages, stage) / "checkpoints")
-    if begins and train.start_from and not Path(train.start_from).is_dir():
+    if begins and train.start_from and is_address(train.start_from):
+        checked_address(train.start_from)
+    elif begins and train.start_from and not Path(train.start_from).is_dir():
         raise ValueError(f"train.start_from is {train.start_from!r}, which is no folder; name a run or a checkpoint")
 
 
@@ -301,15 +331,15 @@ def fit_on_ray(work: WorkerJob, *, workers: tuple[int, int], each: dict[str, flo
     snapshot.unlink(missing_ok=True)
     tracked = os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # a cluster's dashboard knows of the run
     lean = RENDEZVOUS in os.environ and tracked == "0"  # what tracks a run asks its controller, which must be an actor then
-    guard = WorkerGuard(run, work.stall_seconds, retries)
-    trainer = (partial(LeanTrainer, guard=guard) if lean else partial(ElasticTrainer, watch=Watch(run, guard)))(
+    guard = WorkerGuard(run, work.link, work.stall_seconds, retries)
+    trainer = (partial(LeanTrainer, guard=guard) if lean else partial(ElasticTrainer, watch=Watch(run, work.link, guard)))(
         worker.work,
         train_loop_config={"work": work},
         torch_config=ProcessGroup(),
         scaling_config=ScalingConfig(num_workers=low if low == high else (low, high), use_gpu="GPU" in each, resources_per_worker=each),
         run_config=RunConfig(
             name=run.name, storage_path=str(run.parent), failure_config=FailureConfig(max_failures=retries),
-            callbacks=[worker.Retries(retries, run), *callbacks], logging_config=LoggingConfig(log_level="CRITICAL"),
+            callbacks=[worker.Retries(retries, run, work.link), *callbacks], logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )  # fmt: skip
     try:

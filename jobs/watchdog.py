@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from jobs.launches import note
-from jobs.log_file import LogFile, log_path
-from jobs.pulse import BEAT_SECONDS, Pulse, pulses, stacks_file, stalls
+from jobs.links import Link
+from jobs.pulse import BEAT_SECONDS, Pulse, stacks_file, stalls
 from jobs.run_metrics import RunMetrics
 
 SILENT_SECONDS = 30.0
@@ -34,23 +33,22 @@ class Hung(Exception):
 class Watchdog:
     """Of one run."""
 
-    def __init__(self, run: Path, stall_seconds: float) -> None:
+    def __init__(self, run: Path, link: Link, stall_seconds: float) -> None:
         """stall_seconds: a step that takes longer, and twenty times the mean, does not end; 0 looks for none."""
-        self.run, self.stall_seconds = run, stall_seconds
+        self.run, self.link, self.stall_seconds = run, link, stall_seconds
         self.slow_looks: dict[int, int] = {}
         self.told: set[int] = set()
 
     def begin(self) -> None:
         """Workers start anew."""
         self.slow_looks, self.told = {}, set()
-        for path in (self.run / "log").glob("pulse_*.json"):
-            path.unlink(missing_ok=True)
+        self.link.allow_to_stay()
 
     def hang(self, world: int, now: float | None = None) -> Hang | None:
         """What hangs of so many workers; None where nothing does. Called again and again; now: seconds since 1970."""
         if not self.stall_seconds:
             return None
-        found, now = pulses(self.run, world), now or time.time()
+        found, now = self.link.pulses(world), now or time.time()
         if silent := [one for one in found.values() if one.moved and now - one.time > SILENT_SECONDS]:
             since = max(now - one.time for one in silent)
             return Hang(
@@ -70,7 +68,7 @@ class Watchdog:
 
     def slow(self, world: int) -> str:
         """A sentence on a worker that the others have waited for at several looks in a row, once for each; empty where there is none."""
-        found = {rank: one for rank, one in pulses(self.run, world).items() if one.own and one.seconds}
+        found = {rank: one for rank, one in self.link.pulses(world).items() if one.own and one.seconds}
         for rank, one in found.items():
             others = [other.own for other in found.values() if other is not one]
             slow = bool(others) and one.own > SLOW_FACTOR * median(others) and one.own - median(others) > SLOW_SHARE * one.seconds
@@ -90,18 +88,12 @@ def names(found: list[Pulse]) -> str:
     return f"worker{'s' if len(found) > 1 else ''} {ranks} on {nodes}"
 
 
-def tell(run: Path, cause: str, words: str) -> None:
-    """Says to who follows the run what befell its workers, and keeps it in the run's record."""
-    note(run, cause, words)
-    print(words, file=LogFile(log_path(run)))
-
-
 class WorkerGuard:
     """In what places a run's workers: ends those that hang, as often as the run may be tried again; pickled with it."""
 
-    def __init__(self, run: Path, stall_seconds: float, retries: int) -> None:
-        self.run, self.retries, self.hung = run, retries, 0
-        self.dog, self.looked = Watchdog(run, stall_seconds), float("-inf")
+    def __init__(self, run: Path, link: Link, stall_seconds: float, retries: int) -> None:
+        self.run, self.link, self.retries, self.hung = run, link, retries, 0
+        self.dog, self.looked = Watchdog(run, link, stall_seconds), float("-inf")
 
     def begin(self) -> None:
         """Before workers start."""
@@ -113,13 +105,13 @@ class WorkerGuard:
             return False
         self.looked = time.monotonic()
         if slow := self.dog.slow(world):
-            tell(self.run, "slow", slow)
+            self.link.tell("slow", slow)
         if (hang := self.dog.hang(world)) is None:
             return False
         self.hung += 1
         if 0 <= self.retries < self.hung:
             raise Hung(hang.words)
         RunMetrics(self.run).add("genlib_train_restarts_total", 1)
-        tell(self.run, "hung", f"{hang.words}; the run goes on from its newest checkpoint (retry {self.hung} of {self.retries})")
+        self.link.tell("hung", f"{hang.words}; the run goes on from its newest checkpoint (retry {self.hung} of {self.retries})")
         self.dog.begin()
         return True

@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -32,17 +32,16 @@ from genlib.phases import phase, since_last
 from genlib.plurals import counted
 from genlib.recipe import Stage
 from genlib.storage import Held, StorageError, lacks_room, stopped
-from jobs.control import asked_to_move, asked_to_stop
 from jobs.evaluate import evaluate, gather
 from jobs.launches import note_data
+from jobs.links import ActorLink, FolderLink, Link
 from jobs.log_file import LogFile, log_path
 from jobs.out_of_memory import OutOfMemory, out_of_memory, short_of_memory
-from jobs.pulse import Heart, pulses
+from jobs.pulse import Heart
 from jobs.run_folder import only_one, set_folder, stage_folder
 from jobs.run_metrics import RunMetrics
+from jobs.run_store import StoredJob, WorkerStore, open_on_worker
 from jobs.scoring import Scorer, Scoring
-from jobs.undo import accept, has_begun
-from jobs.watchdog import tell
 
 FINAL = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, OutOfMemory, StorageError, TypeError,
@@ -70,14 +69,25 @@ class WorkerJob:
     """How the last stage's pictures are scored while it trains."""
     stall_seconds: float = 300.0
     """As of `RunOptions`."""
+    stored: StoredJob | None = None
+    """Of a run in a store, for which every node has a folder of its own in place of `run`."""
+
+    @property
+    def link(self) -> Link:
+        """To the driver."""
+        return ActorLink(self.stored.mailbox) if self.stored else FolderLink(self.run, self.control)
 
 
 def work(config: Mapping[str, Any]) -> None:
     """Ray Train's training function, called in every worker; a restarted worker starts here again and goes on from the newest checkpoint."""
     job: WorkerJob = config["work"]
-    see_run_folder(job)
-    silent = quieten(job)
     context, device = ray.train.get_context(), get_device()
+    store = open_on_worker(job.stored) if job.stored else None
+    if store:
+        job = replace(job, run=store.run)
+    else:
+        see_run_folder(job)
+    silent = quieten(job)
     if context.get_world_rank() == 0:
         phase(workers_in_words(context.get_world_size(), device), seconds=silent)
     if device.type == "cpu":
@@ -86,22 +96,26 @@ def work(config: Mapping[str, Any]) -> None:
     alone = only_one(job.run, "worker_lock", wait_seconds=60) if context.get_world_rank() == 0 else nullcontext()
     held = Held(job.run)
     try:
-        with alone, Heart(job.run, job.stall_seconds) as heart:
-            train(job, device, heart)
+        with alone, Heart(job.link, job.run, job.stall_seconds) as heart:
+            train(job, device, heart, store)
     except Interrupted as ended:
-        if asked_to_move(job.run):
+        if job.link.move_asked():
             raise Moved(ended.step) from None
     except Exception as error:
-        if not refuses(error, job.run):
-            with suppress(OSError), open(job.run / "error.log", "a") as file:
-                file.write(f"{datetime.now():%F %T} worker {context.get_world_rank()} on {socket.gethostname()}\n{traceback.format_exc()}\n")
+        if not refuses(error, job.link):
+            job.link.trouble(f"{datetime.now():%F %T} worker {context.get_world_rank()} on {socket.gethostname()}\n{traceback.format_exc()}\n")
         held.check()  # whatever it was that a folder which is gone brought about
         if lacks_room(error):
             raise stopped(error, job.run) from None
         raise
+    finally:
+        if store and job.link.has_begun():
+            with suppress(OSError):  # what counts was brought up before
+                store.push()
+        job.link.flush()
 
 
-def train(job: WorkerJob, device: torch.device, heart: Heart) -> None:
+def train(job: WorkerJob, device: torch.device, heart: Heart, store: WorkerStore | None = None) -> None:
     """Every stage in turn: fit on all ranks, then rank 0 evaluates. Interrupted where the driver asks to stop."""
     from genlib.data.source import open_source
 
@@ -116,25 +130,32 @@ def train(job: WorkerJob, device: torch.device, heart: Heart) -> None:
             listener = ToRay(job, stage.train.steps, metrics, heart, scorer, partial(note_data, folder, source.described))
             heart.begin()
             try:
-                finals[stage.name] = fit(stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=listener)
+                finals[stage.name] = fit(
+                    stage, recipe=job.recipe, source=source, folder=folder, device=device, upstream=upstream, listener=listener,
+                    mirror=store.mirror(job.stages, stage) if store else None,
+                )  # fmt: skip
             except (MemoryError, RuntimeError) as error:
                 if told := out_of_memory(error, stage.train):
                     raise told from error
                 raise
-        if distributed.broadcast_object(asked_to_stop(job.control)):
+        if distributed.broadcast_object(job.link.stop_asked()):
             raise Interrupted(stage.train.steps, stage.train.steps, finals[stage.name])
         if job.scores and distributed.rank() == 0 and not (folder / "metrics.json").exists():
-            accept(job.run)
+            job.link.accept()
             print("evaluating", flush=True)
             since_last()
             # scores take means over ranks, of which the others wait at the barrier below
             with Timeline(folder).timed("scores", stage.train.steps), distributed.alone():
                 evaluate(finals[stage.name], source, folder, device)
             phase("scores and export")
+            if store:
+                store.push()
         distributed.barrier()
     if job.scores and distributed.rank() == 0 and len(job.stages) > 1:
-        accept(job.run)
+        job.link.accept()
         gather(job.run, [stage.name for stage in job.stages])
+        if store:
+            store.push()
 
 
 class ToRay(Listener):
@@ -148,11 +169,11 @@ class ToRay(Listener):
     ) -> None:
         """`steps` are the stage's; `begun` is called on rank 0 when the first step is through."""
         self.steps, self.metrics, self.heart, self.begun = steps, metrics, heart, begun
-        self.job, self.scorer, self.lead = job, scorer, distributed.rank() == 0
+        self.link, self.scorer, self.lead = job.link, scorer, distributed.rank() == 0
 
     def on_start(self) -> None:
         if self.lead:
-            accept(self.job.run)
+            self.link.accept()
             self.begun()
 
     def on_step(self, done: int) -> None:
@@ -166,7 +187,7 @@ class ToRay(Listener):
         self.heart.own = (seconds["data_time"] + seconds["forward_time"]) / steps
 
     def stop_asked(self) -> bool:
-        return self.lead and (asked_to_stop(self.job.control) or asked_to_move(self.job.run))
+        return self.lead and (self.link.stop_asked() or self.link.move_asked())
 
     def on_checkpoint(self, folder: Path, row: Row, evaluated: Evaluated | None) -> None:
         values = {name: value for name, value in row.items() if isinstance(value, int | float)}
@@ -180,8 +201,8 @@ class ToRay(Listener):
 class Retries(UserCallback):
     """In Ray Train's controller: says that a run goes on, and stops it where the same error would come again."""
 
-    def __init__(self, retries: int, run: Path) -> None:
-        self.retries, self.run, self.seen = retries, run, 0
+    def __init__(self, retries: int, run: Path, link: Link) -> None:
+        self.retries, self.run, self.link, self.seen = retries, run, link, 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         causes = [original(error) for error in worker_exceptions.values()]
@@ -194,16 +215,17 @@ class Retries(UserCallback):
         if self.seen <= self.retries or self.retries < 0:
             RunMetrics(self.run).add("genlib_train_restarts_total", 1)  # kept here it would have to be picklable
             ranks = ", ".join(map(str, sorted(worker_exceptions)))
-            memory = short_of_memory(pulses(self.run, 1 + max(worker_exceptions)), worker_exceptions)
+            memory = short_of_memory(self.link.pulses(1 + max(worker_exceptions)), worker_exceptions)
             known = f" ({memory})" if memory else ""
-            tell(self.run, "lost", f"lost worker {ranks}{known}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})")
+            words = f"lost worker {ranks}{known}; the run goes on from its newest checkpoint (retry {self.seen} of {self.retries})"
+            self.link.tell("lost", words)
 
 
-def refuses(error: Exception, run: Path) -> bool:
+def refuses(error: Exception, link: Link) -> bool:
     """Whether it is a sentence of ours on what was asked for, before the first step: there is nothing more to know of it."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     package = frame.f_globals.get("__name__", "").partition(".")[0]
-    return isinstance(error, ValueError) and package in ("genlib", "jobs") and not has_begun(run)
+    return isinstance(error, ValueError) and package in ("genlib", "jobs") and not link.has_begun()
 
 
 def original(error: Exception) -> Exception:
@@ -233,7 +255,7 @@ def see_run_folder(job: WorkerJob) -> None:
     if not token.exists() or token.read_text() != job.token:
         raise ValueError(
             f"a worker on {socket.gethostname()} does not see the run's folder {job.run}; name one that all nodes mount "
-            "(NFS, a mounted bucket) with --run-dir or GENLIB_RUNS"
+            "(NFS, a mounted bucket) with --run-dir or GENLIB_RUNS, or a folder of an object store with --run-dir s3://BUCKET/runs/NAME"
         )
 
 
@@ -260,7 +282,9 @@ def quieten(job: WorkerJob) -> float:
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)  # Ray Train logs every report
     logging.getLogger("genlib").setLevel(logging.WARNING)  # a cache that cannot be written, and the like
-    sys.stdout = sys.stderr = LogFile(path if rank else log_path(job.run))
+    sys.stdout = sys.stderr = LogFile(path) if rank else job.link.log()
+    if job.stored:
+        return 0.0
     try:
         return max(0.0, time.time() - log_path(job.run).stat().st_mtime)
     except OSError:

@@ -7,9 +7,11 @@
       ema.safetensors        its average, where the run or its optimizer keeps one
       state/                 what only resume reads: optimizer shards
 
-Written beside its name, fsynced, renamed. A folder that does not verify is passed over for the newest one that does.
+Written beside its name, fsynced, renamed. A folder that does not verify is passed over for the newest one that does. In an object store the same
+files lie under the same names (`stored`).
 """
 
+from genlib.checkpoint.fetched import bring_newest, copy_folder, fetched, names_in
 from genlib.checkpoint.history import History, checkpoints, find, newest, set_aside
 from genlib.checkpoint.loading import fill, fill_shards, is_export, load_into, load_task, load_weights, task_of
 from genlib.checkpoint.manifest import (
@@ -27,6 +29,7 @@ from genlib.checkpoint.manifest import (
     write_manifest,
 )
 from genlib.checkpoint.saving import Snapshot, inherit, save, seal_export
+from genlib.checkpoint.stored import Mirror, StoredHistory, bring, note_newest, sealed
 from genlib.checkpoint.tensor_files import Shard
 
 __all__ = [
@@ -35,9 +38,15 @@ __all__ = [
     "DataState",
     "History",
     "Manifest",
+    "Mirror",
     "Shard",
     "Snapshot",
+    "StoredHistory",
+    "bring",
+    "bring_newest",
     "checkpoints",
+    "copy_folder",
+    "fetched",
     "fill",
     "fill_shards",
     "find",
@@ -47,10 +56,13 @@ __all__ = [
     "load_into",
     "load_task",
     "load_weights",
+    "names_in",
     "newest",
+    "note_newest",
     "read_manifest",
     "save",
     "seal_export",
+    "sealed",
     "set_aside",
     "sha256",
     "step_name",

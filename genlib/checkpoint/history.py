@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from genlib import distributed
 from genlib.checkpoint.manifest import MANIFEST, Manifest, OtherFormat, step_of, verify
 
 Say = Callable[[str], None]
@@ -93,6 +94,14 @@ class History:
             if manifest:
                 return path, manifest
         return None
+
+    def agreed(self) -> tuple[Path, Manifest] | None:
+        """That on every rank; all ranks call it together. One looks, as that renames, and all must begin from the same one."""
+        return distributed.broadcast_object(self.newest() if distributed.rank() == 0 else None)
+
+    def whole(self, checkpoint: Path) -> Path:
+        """A checkpoint that was saved, where every rank sees all its files."""
+        return checkpoint
 
     def prune(self, keep: int, saved: Path, manifest: Manifest) -> None:
         """Deletes all but the newest `keep` of this run's whole checkpoints, never the one just saved, and what killed saves left.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ _TYPES = {
 """As the files name them."""
 _MOST_AT_ONCE = 64 << 20
 """Bytes; a process that is to end does not wait for more."""
+
+Extent = tuple[str, int, int]
+"""A file, the first byte in it, and how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +96,33 @@ class FileLayout:
 
     def write(self, folder: Path, shards: Iterable[Shard]) -> None:
         """Writes pieces of tensors, which lie in the host's memory one element after the other, to where they belong, and waits for the disk."""
-        with ExitStack() as stack:
-            handles: dict[str, int] = {}
-            for shard in sorted(shards, key=lambda shard: (*self._where[shard.name], shard.offset)):
-                file, begin = self._where[shard.name]
-                if file not in handles:
-                    handles[file] = stack.enter_context(_opened(folder / file))
-                values = shard.tensor.detach().reshape(-1).view(torch.uint8).numpy()
-                _write(handles[file], values.data, begin + shard.offset * shard.tensor.element_size())
+        with files_to_write(folder) as write:
+            for extent, values in self.extents(shards):
+                write(extent, values)
+
+    def extents(self, shards: Iterable[Shard]) -> list[tuple[Extent, memoryview]]:
+        """Where the bytes of pieces of tensors belong, in the order in which they lie in the files, and the bytes."""
+        found = []
+        for shard in sorted(shards, key=lambda shard: (*self._where[shard.name], shard.offset)):
+            file, begin = self._where[shard.name]
+            values = shard.tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+            found.append(((file, begin + shard.offset * shard.tensor.element_size(), len(values)), values))
+        return found
+
+
+@contextmanager
+def files_to_write(folder: Path) -> Iterator[Callable[[Extent, memoryview], None]]:
+    """Inside, a function that writes bytes to an extent of files in the folder that are there; at the end all of it is on the disk."""
+    with ExitStack() as stack:
+        handles: dict[str, int] = {}
+
+        def write(extent: Extent, values: memoryview) -> None:
+            file, begin, _ = extent
+            if file not in handles:
+                handles[file] = stack.enter_context(_opened(folder / file))
+            _write(handles[file], values, begin)
+
+        yield write
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from genlib import checkpoint, distributed, phases
-from genlib.checkpoint import Blueprint, DataState, Manifest
+from genlib.checkpoint import Blueprint, DataState, History, Manifest, Mirror, StoredHistory
 from genlib.config import to_json
 from genlib.encoded_batch import encoded, widened
 from genlib.engine.ema import Ema
@@ -56,15 +56,17 @@ def fit(
     device: torch.device,
     upstream: Mapping[str, Path] | None = None,
     listener: Listener | None = None,
+    mirror: Mirror | None = None,
 ) -> Path:
     """Trains the stage to its end in `folder`, from the newest valid checkpoint there, and returns the final checkpoint.
 
     upstream: final checkpoints of the stages it needs, by role. All ranks of the process group, if there is one, call it together and
-    see the same `folder`. ValueError where the checkpoint there is of another run, or the settings do not fit the workers; StorageError
-    where checkpoints cannot be written, several times in a row, or encoded samples, or the folder is gone; Interrupted, with a checkpoint
-    of the step it came to, where the listener asks to stop.
+    see the same `folder`; with `mirror`, a store in which checkpoints are kept and found, each node may have its own. ValueError where the
+    checkpoint there is of another run, or the settings do not fit the workers; StorageError where checkpoints cannot be written, several
+    times in a row, or encoded samples, or the folder is gone; Interrupted, with a checkpoint of the step it came to, where the listener asks
+    to stop.
     """
-    training = Training(stage, recipe, source, folder, device, upstream or {}, listener or Listener())
+    training = Training(stage, recipe, source, folder, device, upstream or {}, listener or Listener(), mirror)
     with training.held:
         return training.run()
 
@@ -81,7 +83,8 @@ class Training:
     """One run of `fit`."""
 
     def __init__(
-        self, stage: Stage, recipe: str, source: DataSource, folder: Path, device: torch.device, upstream: Mapping[str, Path], listener: Listener
+        self, stage: Stage, recipe: str, source: DataSource, folder: Path, device: torch.device, upstream: Mapping[str, Path], listener: Listener,
+        mirror: Mirror | None = None,
     ) -> None:  # fmt: skip
         self.stage, self.recipe, self.source, self.folder, self.device, self.listener = stage, recipe, source, folder, device, listener
         self.config, self.began = stage.train, time.perf_counter()
@@ -93,15 +96,14 @@ class Training:
         blueprints = {role: checkpoint.read_manifest(path).blueprint for role, path in upstream.items()}
         self.blueprint = Blueprint.of(stage.task, source.spec, blueprints)
         self.upstream = upstream
-        self.history = checkpoint.History(self.checkpoints, lambda manifest: is_of_run(manifest, recipe, stage, source.spec))
+        self.history = history_of(self.checkpoints, lambda manifest: is_of_run(manifest, recipe, stage, source.spec), mirror)
         self.skipped = SkippedUpdates(source, self.config)
         self.seconds = 0.0
         self.evaluated: Evaluated | None = None
         self.flops_per_sample: float | None = None
 
     def run(self) -> Path:
-        # one rank looks, as that renames damaged checkpoints, and all ranks must begin from the same one
-        found = distributed.broadcast_object(self.history.newest() if distributed.rank() == 0 else None)
+        found = self.history.agreed()
         if found:
             check_same_run(found[1], self.recipe, self.stage, self.source.spec, self.folder)
         refusal = strategy_refusal(self.stage.task, self.config.strategy, distributed.world_size())
@@ -122,7 +124,8 @@ class Training:
             self.checkpoints, self.strategy, self.average, history=self.history, keep=self.config.keep_checkpoints,
             held=self.held, listener=self.listener, timeline=self.timeline,
         ) as self.saver:  # fmt: skip
-            return self.trained(first, kept)
+            final = self.trained(first, kept)
+        return self.history.whole(final)
 
     def trained(self, first: int, kept: Path | None) -> Path:
         """From step `first` to the final checkpoint; kept: rows of metrics that the checkpoint has which it goes on from."""
@@ -366,6 +369,11 @@ class Training:
             versions=checkpoint.versions(),
             git_commit=checkpoint.git_commit(),
         )
+
+
+def history_of(folder: Path, ours: Callable[[Manifest], bool], mirror: Mirror | None) -> History | StoredHistory:
+    """The checkpoints of a training in a folder, or of one that is kept in a store."""
+    return StoredHistory(mirror, folder, ours) if mirror else History(folder, ours)
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

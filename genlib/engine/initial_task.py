@@ -14,6 +14,7 @@ from genlib.engine.encoding import identity
 from genlib.engine.frozen import lower
 from genlib.engine.sharded_init import ShardedInit
 from genlib.recipe import Stage
+from genlib.remote.store_folder import is_address
 from genlib.types import DataSource
 
 
@@ -40,7 +41,7 @@ class InitialTask:
         """Weights as they are before the first step: from the data, or from `train.start_from`. ValueError where ranks then have different ones."""
         with self.together():
             if self.stage.train.start_from:
-                self._start_from(Path(self.stage.train.start_from))
+                self._start_from(self.stage.train.start_from)
             else:
                 self.task.prepare(self.source)
         with self.together():
@@ -65,8 +66,9 @@ class InitialTask:
         if self.stage.train.lowers_frozen:
             lower(self.task)
 
-    def _start_from(self, folder: Path) -> None:
-        """Weights of another run, or of a folder in the field's own format."""
+    def _start_from(self, where: str) -> None:
+        """Weights of another run, on a disk or at an address in a store, or of a folder in the field's own format."""
+        folder = checkpoint.fetched(where) if is_address(where) else Path(where)
         if (found := checkpoint.find(folder)) and not checkpoint.is_export(found):
             return checkpoint.load_into(self.task, found, self._shard_of)
         if not folder.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genlib import checkpoint, distributed
-from genlib.checkpoint import History, Manifest, Shard, Snapshot
+from genlib.checkpoint import History, Manifest, Shard, Snapshot, StoredHistory
 from genlib.distributed import Sideline
 from genlib.engine.ema import Ema
 from genlib.engine.host_memory import HostCopy
@@ -19,7 +19,7 @@ from genlib.engine.listener import Evaluated, Listener
 from genlib.engine.report import keep_rows
 from genlib.engine.strategy import Strategy
 from genlib.engine.timeline import Timeline
-from genlib.storage import Held, StorageError, file_system
+from genlib.storage import Held, StorageError, file_system, lacks_room
 
 _MOST_FAILED = 3
 _SAY_SECONDS, _CLOSE_SECONDS = 30.0, 60.0
@@ -42,11 +42,12 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, strategy: Strategy, average: Ema | IterateAverage | None, *, history: History, keep: int, held: Held,
+        self, folder: Path, strategy: Strategy, average: Ema | IterateAverage | None, *, history: History | StoredHistory, keep: int, held: Held,
         listener: Listener, timeline: Timeline,
     ) -> None:  # fmt: skip
         self.folder, self.strategy, self.average, self.history, self.keep = folder, strategy, average, history, keep
         self.held, self.listener, self.timeline = held, listener, timeline
+        self.stored = history if isinstance(history, StoredHistory) else None
         self.ranks, self.copy, self.failed = Sideline(), HostCopy(strategy.device), 0
         self.under_way: _UnderWay | None = None
 
@@ -74,7 +75,7 @@ class Saver:
         self.settle()
         begin = time.perf_counter()
         self.held.check()
-        writing = Writing(self.folder, self.snapshot(manifest, rows), self.ranks, self.prune)
+        writing = Writing(self.folder, self.snapshot(manifest, rows), self.ranks, self.prune, self.stored)
         self.under_way = _UnderWay(row, evaluated, writing)
         writing.thread.start()
         self.timeline.add("save", manifest.step, time.perf_counter() - begin)
@@ -107,9 +108,11 @@ class Saver:
             self.under_way = None
             self.held.check()
             self.failed += 1
-            said = f"{error}; {file_system(self.folder)}"
+            full = not self.stored or lacks_room(error)
+            said = f"{error}; {file_system(self.folder)}" if full else str(error)
             if self.failed >= _MOST_FAILED:
-                raise StorageError(f"{said}; {self.failed} saves in a row failed: make room there, then the same command goes on") from None
+                way = "make room there" if full else "see to the store"
+                raise StorageError(f"{said}; {self.failed} saves in a row failed: {way}, then the same command goes on") from None
             if not self.ranks.rank:
                 print(f"training goes on without it: {said}", flush=True)
             return None
@@ -141,8 +144,11 @@ def _share_of(shard: Shard) -> Shard:
 class Writing:
     """A thread that writes a snapshot, with those of the other ranks; `sealed` is called in it on rank 0 at the end."""
 
-    def __init__(self, folder: Path, snapshot: Snapshot, ranks: Sideline, sealed: Callable[[Path, Manifest], None]) -> None:
-        self.folder, self.snapshot, self.ranks, self.sealed = folder, snapshot, ranks, sealed
+    def __init__(
+        self, folder: Path, snapshot: Snapshot, ranks: Sideline, sealed: Callable[[Path, Manifest], None], stored: StoredHistory | None = None
+    ) -> None:
+        self.folder, self.snapshot, self.ranks, self.sealed, self.stored = folder, snapshot, ranks, sealed, stored
+        self.where = stored.store if stored else folder
         self.seconds = 0.0
         """From its begin to the seal."""
         self._saved: Path | None = None
@@ -152,7 +158,7 @@ class Writing:
     def _run(self) -> None:
         begin = time.perf_counter()
         try:
-            saved, manifest = checkpoint.save(self.folder, self.snapshot, self.ranks)
+            saved, manifest = checkpoint.save(self.folder, self.snapshot, self.ranks, self.stored)
             self.seconds = time.perf_counter() - begin
             if not self.ranks.rank:
                 self.sealed(saved, manifest)
@@ -165,7 +171,10 @@ class Writing:
         self.thread.join(_SAY_SECONDS)
         if self.thread.is_alive() and not self.ranks.rank:
             step = self.snapshot.manifest.step
-            print(f"the steps wait for the checkpoint of step {step}, which is still being written to {self.folder}", flush=True)
+            print(
+                f"the steps wait for the checkpoint of step {step}, which is still being written to {self.where}",
+                flush=True,
+            )
         self.thread.join()
         if self._error is not None:
             raise self._error

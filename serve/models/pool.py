@@ -81,7 +81,7 @@ class ModelPool:
     async def newest(self, name: str) -> Runner:
         """A runner of the newest checkpoint that can be served; `problems` says why it is not a newer one. ValueError where there is none."""
         why = ""
-        for folder in self.sources[name].checkpoints():
+        for folder in await asyncio.to_thread(self.sources[name].checkpoints):  # a store may take a while
             try:
                 runner = await self.opened(folder, name)
             except ValueError as error:
@@ -141,7 +141,7 @@ class ModelPool:
         """Looks for newer checkpoints of what is loaded or could not be; names of the models that changed."""
         changed = []
         for name, source in self.sources.items():
-            newest = source.newest()
+            newest = await asyncio.to_thread(source.newest)
             if newest is None or (name in self.cards and (name not in self.runners or step_of(newest) <= self.cards[name].step)):
                 continue  # what is put away is opened at its newest when it is asked for
             try:

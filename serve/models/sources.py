@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genlib import checkpoint
+from genlib.remote.store_folder import StoreFolder, checked_address, is_address
+from jobs.run_copy import at_hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +20,12 @@ class ModelSource:
     name: str
     """What requests call it."""
     folder: str
-    """A run's or a stage's, of which the newest whole checkpoint is served, or a checkpoint's own, or that of an export like one."""
+    """A run's or a stage's, of which the newest whole checkpoint is served, or a checkpoint's own, or that of an export like one; or its address
+    in a store."""
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoints there, newest first, not yet verified."""
-        folder = Path(self.folder)
+        """The checkpoints there, newest first, not yet verified; of a store the newest alone, brought to this node. ValueError where it is away."""
+        folder = _brought(self.folder) if is_address(self.folder) else Path(self.folder)
         return [folder] if (folder / "manifest.json").is_file() else checkpoint.checkpoints(folder / "checkpoints")
 
     def newest(self) -> Path | None:
@@ -52,16 +55,26 @@ def finished(runs: Path) -> list[Path]:
 
 def _source(given: str) -> ModelSource:
     name, equals, path = given.partition("=")
-    folder = Path(path if equals else given).absolute()
+    where = path if equals else given
+    folder = Path(where).absolute()
     if not equals:
         parts = [part for part in folder.parts if not re.fullmatch(r"step_\d+|checkpoints|best|export|/", part)]
         name = parts[-1] if parts else ""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ValueError(f"{name!r} is no name for a model; write letters, digits, dots and dashes, as in mine={folder}")
-    source = ModelSource(name, str(_last_stage(folder)))
+    source = ModelSource(name, checked_address(where) if is_address(where) else str(_last_stage(folder)))
     if source.newest() is None:
-        raise ValueError(f"{folder} holds no checkpoint; name the folder of a run, of one of its stages, or of a checkpoint")
+        raise ValueError(
+            f"{where if is_address(where) else folder} holds no checkpoint; name the folder of a run, of one of its stages, or of a checkpoint"
+        )
     return source
+
+
+def _brought(address: str) -> Path:
+    try:
+        return _last_stage(at_hand(StoreFolder(address)))
+    except OSError as error:
+        raise ValueError(str(error)) from None
 
 
 def _last_stage(run: Path) -> Path:

@@ -16,8 +16,8 @@ from pathlib import Path
 from genlib.config import DataConfig
 from genlib.data.source import open_source
 from tests.benchmarks.measure import report
-from tests.data.remote.servers import FileServer
 from tests.data.shards import write_set
+from tests.remote.servers import FileServer
 
 SHARDS, SAMPLES_EACH, BATCH, ANSWER_SECONDS = 1000, 20, 64, 0.05
 

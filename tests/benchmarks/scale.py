@@ -24,9 +24,9 @@ import numpy as np
 
 from genlib.data.index.storage_path import PathList
 from genlib.data.order.sample_order import SampleOrder, block_samples
-from genlib.data.remote.remote_file import RemoteFile
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.split import Split
+from genlib.remote.remote_file import RemoteFile
 
 SHARDS, PER_SHARD, SAMPLE_BYTES = 10**6, 10**4, 10**5
 WORLD, GLOBAL_BATCH = 4096, 4096 * 32

@@ -11,10 +11,10 @@ import torch
 from genlib.config import DataConfig
 from genlib.data.index.filters import parse
 from genlib.data.index.storage_path import PathList
-from genlib.data.remote.remote_file import RemoteFile
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_and_cache, open_source
 from genlib.data.transforms.plain import PlainTransform
+from genlib.remote.remote_file import RemoteFile
 from tests.data.shards import pair, picture, write_set, write_tar
 
 

@@ -16,12 +16,12 @@ import pytest
 from genlib.config import DataConfig
 from genlib.data.importers.folder import open_folder
 from genlib.data.importers.huggingface import parquet_files
-from genlib.data.remote import remote_file
 from genlib.data.shards.discovery import all_shards, find_shards
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.source import open_source
-from tests.data.remote.servers import object_store
+from genlib.remote import remote_file
 from tests.data.shards import pair, picture, write_tar
+from tests.remote.servers import object_store
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,9 @@ from genlib.engine.fit import fit
 from genlib.engine.listener import Listener
 from genlib.task import Task
 from genlib.types import Batch, Metrics, Step
+from jobs.links import FolderLink, Mailbox
 from jobs.out_of_memory import OutOfMemory, out_of_memory, short_of_memory
-from jobs.pulse import Heart, Pulse, memory_left, pulse_file, pulses, stacks_file
+from jobs.pulse import Heart, Pulse, memory_left, pulse_file, read_pulses, stacks_file
 from jobs.watchdog import SILENT_SECONDS, SLOW_LOOKS, Hung, Watchdog, WorkerGuard
 from tests.jobs.toy import ToyConfig, stage
 
@@ -34,6 +35,10 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def link_of(run: Path) -> FolderLink:
+    return FolderLink(run, run / ".control")
+
+
 def beat(run: Path, *found: Pulse) -> None:
     for one in found:
         pulse_file(run, one.rank).write_text(json.dumps(asdict(one)).ljust(512))
@@ -45,7 +50,7 @@ def at(rank: int, **changed: Any) -> Pulse:
 
 def hang_of(run: Path, *found: Pulse) -> Any:
     beat(run, *found)
-    return Watchdog(run, STALL).hang(len(found), now=1_000.0)
+    return Watchdog(run, link_of(run), STALL).hang(len(found), now=1_000.0)
 
 
 def test_workers_whose_steps_end_do_not_hang(run: Path) -> None:
@@ -81,7 +86,7 @@ def test_what_takes_long_by_its_nature_is_no_hang(run: Path, changed: dict[str, 
 
 
 def test_a_slow_worker_is_named_once_and_only_if_it_stays_so(run: Path) -> None:
-    dog = Watchdog(run, STALL)
+    dog = Watchdog(run, link_of(run), STALL)
     beat(run, at(0), at(1, own=0.5, seconds=0.6), at(2))
     said = [dog.slow(3) for _ in range(SLOW_LOOKS + 3)]
     assert [bool(one) for one in said] == [False] * (SLOW_LOOKS - 1) + [True] + [False] * 3
@@ -89,7 +94,7 @@ def test_a_slow_worker_is_named_once_and_only_if_it_stays_so(run: Path) -> None:
 
 
 def test_workers_are_ended_as_often_as_the_run_may_be_tried_again(run: Path) -> None:
-    guard = WorkerGuard(run, STALL, retries=1)
+    guard = WorkerGuard(run, link_of(run), STALL, retries=1)
     for expected in (True, Hung):
         guard.looked = float("-inf")
         beat(run, at(0, waits=True, time=time.time() - 100), at(1, time=time.time()))
@@ -128,10 +133,10 @@ def test_a_worker_in_a_step_that_does_not_end_writes_its_stacks_and_goes_on(run:
     def look() -> None:
         while not stacks_file(run, 0).exists() or "wait_for_nobody" not in stacks_file(run, 0).read_text():
             time.sleep(0.02)
-        seen.append(pulses(run, 1)[0])
+        seen.append(read_pulses(run, 1)[0])
         go.set()
 
-    with Heart(run, stall_seconds=0.5) as heart:
+    with Heart(link_of(run), run, stall_seconds=0.5) as heart:
 
         class Steps(Listener):
             def on_step(self, done: int) -> None:
@@ -147,7 +152,7 @@ def test_a_worker_in_a_step_that_does_not_end_writes_its_stacks_and_goes_on(run:
             listener=Steps(),
         )
     assert (seen[0].step, seen[0].at, seen[0].waits) == (2, "step", False)
-    assert not pulse_file(run, 0).exists(), "a worker that has ended has no pulse"
+    assert not read_pulses(run, 1)[0].moved, "a worker that has ended is not missed"
 
 
 @pytest.mark.parametrize(
@@ -171,6 +176,19 @@ def test_what_torch_raises_where_there_is_no_memory_is_known() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60, dtype=torch.uint8)
     assert out_of_memory(raised.value, TrainConfig())
+
+
+@pytest.mark.parametrize("by", ["folder", "mailbox"])
+def test_workers_that_are_asked_to_move_may_stay_where_they_begin_again(run: Path, by: str) -> None:
+    link: Any = link_of(run) if by == "folder" else Mailbox()
+    assert not link.move_asked()
+    link.beat(at(1))
+    link.ask_to_move()
+    assert link.move_asked()
+    assert (link.pulses(2) if by == "folder" else link.pulses()) == {1: at(1)}
+    link.allow_to_stay()
+    assert not link.move_asked()
+    assert (link.pulses(2) if by == "folder" else link.pulses()) == {}
 
 
 def test_a_lost_worker_whose_machine_was_full_is_said_to_be(run: Path) -> None:

@@ -1,1 +1,1 @@
-"""Caches: of values in memory, and of bytes on the node's disk."""
+"""Caches of bytes on the node's disk."""

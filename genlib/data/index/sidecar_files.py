@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from genlib.data.index.storage_path import StoragePath
-from genlib.data.remote import remote_file
-from genlib.data.remote.remote_file import ObjectChangedError, RemoteFile
 from genlib.files import cache_folder, locked, write_atomically
+from genlib.remote import remote_file
+from genlib.remote.remote_file import ObjectChangedError, RemoteFile
 
 _SIDECAR_BYTES = 256 << 20
 """Largest sidecar that is fetched, whatever a server sends."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from genlib.data.index.content import FileContent
-from genlib.data.remote import remote_file
-from genlib.data.remote.remote_file import FileVersion, RemoteFile
 from genlib.files import cache_folder, open_regular, regular_status
+from genlib.remote import remote_file
+from genlib.remote.remote_file import FileVersion, RemoteFile
 
 StoragePath = Path | RemoteFile
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from genlib.config import Color
-from genlib.data.caches.lru import LruCache
 from genlib.data.codecs.decode import (
     CHANGED,
     PICTURES,
@@ -34,6 +33,7 @@ from genlib.data.reading.remote_segments import RemoteSegments
 from genlib.data.shards.caption_source import drawn
 from genlib.data.shards.shard_set import ShardSet
 from genlib.files import open_regular, read_at
+from genlib.lru_cache import LruCache
 
 _OPEN_SHARDS = 256  # each holds a file descriptor; the usual limit is 1,024
 _NEAR_BYTES, _FAR = 8192, 1 << 62  # between members that are read at once

@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 
 from genlib.data.caches.disk_cache import DiskCache
-from genlib.data.caches.lru import LruCache
 from genlib.data.order.sample_order import block_samples
-from genlib.data.remote import remote_file
-from genlib.data.remote.remote_file import FileVersion, RemoteFile
 from genlib.data.shards.shard_set import ShardSet
+from genlib.lru_cache import LruCache
+from genlib.remote import remote_file
+from genlib.remote.remote_file import FileVersion, RemoteFile
 
 SMALL_SEGMENT_BYTES = 256 << 10
 """Size of a segment where blocks are single samples: small, so that the first batch comes soon, and not so small that requests are many."""

@@ -12,10 +12,10 @@ from typing import TypeVar
 from braceexpand import braceexpand
 
 from genlib.data.index.storage_path import StoragePath
-from genlib.data.remote import remote_file
-from genlib.data.remote.remote_file import RemoteFile
 from genlib.data.split_names import HELD_OUT, split_of_path
 from genlib.plurals import counted
+from genlib.remote import remote_file
+from genlib.remote.remote_file import RemoteFile
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "validation")

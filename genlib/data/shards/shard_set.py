@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from genlib.data.caches.lru import LruCache
 from genlib.data.index import filters, shard_index
 from genlib.data.index.filters import parse as parse_filter
 from genlib.data.index.storage_path import PathList, StoragePath
 from genlib.data.shards import usable
 from genlib.data.shards.caption_source import CaptionSource, Choice, caption_source, text_fields
 from genlib.data.shards.usable import MapShards, Wanted
+from genlib.lru_cache import LruCache
 from genlib.plurals import counted
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from safetensors.numpy import save
 from genlib.config import DataConfig
 from genlib.data.index import shard_index, sidecar_files, storage_path, validation
 from genlib.data.source import open_source
-from tests.data.remote.servers import FileServer
 from tests.data.shards import pair, picture, write_tar
+from tests.remote.servers import FileServer
 
 Told = tuple[dict[str, Any], dict[str, np.ndarray]]
 

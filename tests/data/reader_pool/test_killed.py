@@ -16,8 +16,8 @@ from genlib.data.caches.disk_cache import DiskCache
 from genlib.data.index import shard_index, validation
 from genlib.data.source import open_source
 from tests.data.reader_pool.pool_work import alive, children, eventually
-from tests.data.remote.servers import FileServer
 from tests.data.shards import write_set
+from tests.remote.servers import FileServer
 
 ROOT = Path(__file__).parents[3]
 COUNT = 60

@@ -11,10 +11,10 @@ import torch
 
 from genlib.config import DataConfig
 from genlib.data.index import sidecar_files
-from genlib.data.remote.remote_file import RemoteFile
 from genlib.data.source import open_source
-from tests.data.remote.servers import FileServer, object_store, reset, status, truncate
+from genlib.remote.remote_file import RemoteFile
 from tests.data.shards import write_set
+from tests.remote.servers import FileServer, object_store, reset, status, truncate
 
 SAMPLES, SHARDS = 230, 5
 

@@ -18,9 +18,9 @@ from itertools import islice
 
 from braceexpand import braceexpand
 
-from genlib.data.remote.clients import DEFAULT_SETTINGS, SCHEMES, RemoteSettings, client_of, hf_endpoint, hub_path, printable_url
-from genlib.data.remote.ranges import FileVersion, ObjectChangedError, Range, fetch, fetch_all, join_range, plan_requests
-from genlib.data.remote.retry import PastEndError, with_retries
+from genlib.remote.clients import BUCKETS, DEFAULT_SETTINGS, SCHEMES, RemoteSettings, client_of, hf_endpoint, hub_path, printable_url
+from genlib.remote.ranges import FileVersion, ObjectChangedError, Range, fetch, fetch_all, join_range, plan_requests
+from genlib.remote.retry import PastEndError, with_retries
 
 __all__ = ["FileVersion", "ObjectChangedError", "RemoteFile", "RemoteSettings", "expand", "is_remote", "put", "read", "stat", "stream", "tree"]
 
@@ -106,18 +106,18 @@ def _check(file: RemoteFile, ranges: Iterable[Range], version: FileVersion | Non
             raise ValueError(f"{printable_url(file.url)}: {start} to {end} is no range of a file{size}; make its index again")
 
 
-def stream(file: RemoteFile, chunk_bytes: int = 8 << 20, *, settings: RemoteSettings = DEFAULT_SETTINGS) -> Iterator[bytes]:
-    """All bytes in order, some chunks ahead. ObjectChangedError where the object changes meanwhile, OSError after the last try."""
+def stream(file: RemoteFile, chunk_bytes: int = 8 << 20, *, ahead: int = _AHEAD, settings: RemoteSettings = DEFAULT_SETTINGS) -> Iterator[bytes]:
+    """All bytes in order, so many chunks ahead. ObjectChangedError where the object changes meanwhile, OSError after the last try."""
     try:
         version, chunks = fetch(file.url, (0, chunk_bytes), None, settings)
     except PastEndError:  # an empty file has no first byte
         return
     client, _ = client_of(file.url, settings)
-    ahead = iter(range(chunk_bytes, version.size, chunk_bytes))
+    starts = iter(range(chunk_bytes, version.size, chunk_bytes))
     waiting: deque[Future] = deque()
     try:
         while True:
-            for start in islice(ahead, _AHEAD - len(waiting)):
+            for start in islice(starts, ahead - len(waiting)):
                 waiting.append(client.threads.submit(fetch, file.url, (start, start + chunk_bytes), version, settings))
             yield b"".join(chunks)
             if not waiting:
@@ -130,7 +130,7 @@ def stream(file: RemoteFile, chunk_bytes: int = 8 << 20, *, settings: RemoteSett
 
 def put(file: RemoteFile, content: bytes, *, settings: RemoteSettings = DEFAULT_SETTINGS) -> bool:
     """Writes a file; whether that is allowed. Web servers and the Hub are never written to. OSError after the last try."""
-    if not file.url.startswith(("s3://", "gs://", "az://")):
+    if not file.url.startswith(tuple(f"{scheme}://" for scheme in BUCKETS)):
         return False
     import obstore
 

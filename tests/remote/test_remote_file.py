@@ -20,11 +20,11 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from genlib.data.remote import clients, remote_file
-from genlib.data.remote.ranges import join_range, plan_requests
-from genlib.data.remote.remote_file import FileVersion, ObjectChangedError, RemoteFile, RemoteSettings
-from tests.data.remote import servers
-from tests.data.remote.servers import FileServer
+from genlib.remote import clients, remote_file
+from genlib.remote.ranges import join_range, plan_requests
+from genlib.remote.remote_file import FileVersion, ObjectChangedError, RemoteFile, RemoteSettings
+from tests.remote import servers
+from tests.remote.servers import FileServer
 
 ROOT = Path(__file__).parents[3]
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -357,7 +357,7 @@ def test_an_endless_body_is_cut_off(server: FileServer, file: RemoteFile) -> Non
 def test_memory_is_that_of_the_ranges(server: FileServer) -> None:
     server.files["/big"], server.tags["/big"] = bytes(64 << 20), '"zeros"'
     code = (
-        "import resource, sys; from genlib.data.remote import remote_file; f = remote_file.RemoteFile(sys.argv[1]); remote_file.read(f, [(0, 9)]);"
+        "import resource, sys; from genlib.remote import remote_file; f = remote_file.RemoteFile(sys.argv[1]); remote_file.read(f, [(0, 9)]);"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "[None for _ in remote_file.stream(f, 1 << 20)]; remote_file.read(f, [(n << 20, (n << 20) + 9) for n in range(64)]);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
@@ -442,7 +442,7 @@ def test_a_spawned_process_reads(file: RemoteFile) -> None:
 
 _FORK = """
 import os, signal, sys
-from genlib.data.remote import remote_file
+from genlib.remote import remote_file
 file = remote_file.RemoteFile(sys.argv[1])
 if sys.argv[2] == "used":
     remote_file.stat(file)

@@ -1,7 +1,7 @@
 """Calls to a store, tried again where that may help: full jitter, bounds on tries and time, and at the end one sentence without secrets.
 
 What an error means is decided by the class that obstore raises and, for its `GenericError`, by the HTTP status in the message, for
-which obstore has no attribute. The other texts below only choose words for the user; `tests/data/remote/test_retry.py` pins them all.
+which obstore has no attribute. The other texts below only choose words for the user; `tests/remote/test_retry.py` pins them all.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from genlib.data.remote.clients import RemoteSettings, credentials_hint, printable_url
 from genlib.plurals import counted
+from genlib.remote.clients import RemoteSettings, credentials_hint, printable_url
 
 T = TypeVar("T")
 
 _STATUS = re.compile(r"non-2xx status code: (\d+)([A-Za-z' -]*)")
 _NO_CREDENTIALS = re.compile(r"token request|http://169\.254\.")
 """In messages of clients that found no key and asked the cloud's own machines for one."""
+_NO_BUCKET = re.compile(r"<Code>(NoSuchBucket|ContainerNotFound)</Code>")
 _PASSING_STATUS = (408, 425, 429)
 """Statuses below 500 that another try may heal: timeout, too early, too many requests."""
 _WORDS = {
@@ -83,6 +84,8 @@ def _failure(error: Exception, url: str) -> _Failure:
         return _Failure(message, retry=True)
     if _NO_CREDENTIALS.search(message):
         return _Failure(f"no credentials were found; set {credentials_hint(url)}", PermissionError)
+    if _NO_BUCKET.search(message):
+        return _Failure("there is no such bucket; make it, or name another", FileNotFoundError)
     if isinstance(error, FileNotFoundError):
         return _Failure("there is no such file", FileNotFoundError)
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genlib.data.remote import remote_file
-from genlib.data.remote.remote_file import ObjectChangedError, RemoteFile, RemoteSettings
-from tests.data.remote import servers
-from tests.data.remote.servers import FileServer
+from genlib.remote import remote_file
+from genlib.remote.remote_file import ObjectChangedError, RemoteFile, RemoteSettings
+from tests.remote import servers
+from tests.remote.servers import FileServer
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 QUICK = RemoteSettings(tries=4, first_pause_seconds=0.01, longest_pause_seconds=0.05, request_bytes=100_000)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from genlib.data.caches.lru import LruCache
+from genlib.lru_cache import LruCache
 
 _MOST_CLIENTS = 64
 _HF_FILE = re.compile(r"hf://(datasets/)?(?!spaces/|buckets/|datasets/)([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.*))?", re.DOTALL)
@@ -46,6 +46,8 @@ class RemoteSettings:
     """Ranges no farther apart are one request: to read so much takes less time than to ask again."""
     request_bytes: int = 8 << 20
     """Longest range of one request."""
+    client_tries: int = 0
+    """Further tries of the client itself with each request: of a file that goes out in many parts none may bring back all."""
 
 
 DEFAULT_SETTINGS = RemoteSettings()
@@ -139,7 +141,7 @@ _clients = LruCache(_make_client, _MOST_CLIENTS)
 
 
 def _options(settings: RemoteSettings, *, insecure: bool = False, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """Arguments every store takes. Its own retries are off: they give up where `genlib.data.remote.retry` goes on, as in the middle of an answer."""
+    """Arguments every store takes. Its own retries are off for reading: they give up where `genlib.remote.retry` goes on, as in mid-answer."""
     client: dict[str, Any] = {
         "connect_timeout": timedelta(seconds=settings.connect_seconds),
         "read_timeout": timedelta(seconds=settings.stall_seconds),
@@ -149,7 +151,10 @@ def _options(settings: RemoteSettings, *, insecure: bool = False, headers: dict[
         client["allow_http"] = True
     if headers:
         client["default_headers"] = headers
-    return {"client_options": client, "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=settings.total_seconds)}}
+    return {
+        "client_options": client,
+        "retry_config": {"max_retries": settings.client_tries, "retry_timeout": timedelta(seconds=settings.total_seconds)},
+    }
 
 
 def _insecure(*names: str) -> bool:
@@ -216,6 +221,8 @@ _MAKERS: dict[str, tuple[Callable[[str, RemoteSettings], Any], str]] = {
     "hf": (_hf, "HF_ENDPOINT"),
 }
 SCHEMES = tuple(_MAKERS)
+BUCKETS = ("s3", "gs", "az")
+"""Schemes of stores that are written to; web servers and the Hub never are."""
 
 
 def credentials_hint(url: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from genlib.data.remote.clients import RemoteSettings, StoreClient, client_of, printable_url
-from genlib.data.remote.retry import BadAnswerError, PastEndError, with_retries
+from genlib.remote.clients import RemoteSettings, StoreClient, client_of, printable_url
+from genlib.remote.retry import BadAnswerError, PastEndError, with_retries
 
 _CHUNK_BYTES = 256 << 10
 """A request that breaks off loses less than this."""

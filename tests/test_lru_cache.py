@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from genlib.data.caches.lru import LruCache
+from genlib.lru_cache import LruCache
 
 
 def test_recent_values_are_bounded() -> None:

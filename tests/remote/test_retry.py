@@ -1,4 +1,4 @@
-"""What `genlib.data.remote.retry` reads of obstore's errors: classes, and where these say too little, pieces of their text."""
+"""What `genlib.remote.retry` reads of obstore's errors: classes, and where these say too little, pieces of their text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from obstore import exceptions
 from obstore.store import HTTPStore
 
-from genlib.data.remote import retry
-from genlib.data.remote.clients import RemoteSettings
-from tests.data.remote import servers
-from tests.data.remote.servers import FileServer
+from genlib.remote import retry
+from genlib.remote.clients import RemoteSettings
+from tests.remote import servers
+from tests.remote.servers import FileServer
 
 PINNED = "0.12.1"
 URL = "https://user:SECRET@host/a.tar?sig=SECRET"
