@@ -59,6 +59,7 @@ EXPORTED = (
     RunMetric("genlib_train_worker_gpu_memory_bytes", "gauge", WORKER, "The most that the device's allocator had at once; on GPUs"),
     RunMetric("genlib_train_worker_useful_seconds_total", "counter", WORKER, "Time in steps, without waiting for data"),
     RunMetric("genlib_train_worker_paid_seconds_total", "counter", WORKER, "Time since the launch, or since the run was last heard of"),
+    RunMetric("genlib_train_worker_corrupt_samples_total", "counter", WORKER, "Samples that could not be read or decoded, each time they were met"),
     RunMetric("genlib_train_restarts_total", "counter", RUN, "Starts after lost workers"),
     RunMetric("genlib_train_preemptions_total", "counter", RUN, "Times that workers left a node which was about to be taken away"),
     RunMetric("genlib_tune_trials", "gauge", (*RUN, "name"), "Trials of a search: running, finished, stopped, failed"),
@@ -75,14 +76,15 @@ class RunMetrics:
         self.labels = {"run": run.name, "stage": stage, "rank": str(distributed.rank()), "node": socket.gethostname()}
         self._metrics: dict[str, Any] = {}
         self._values: dict[tuple[str, str], tuple[float, dict[str, str]]] = {}
-        self._lock, self._over = threading.Lock(), threading.Event()
+        self._lock, self._over, self._corrupt = threading.Lock(), threading.Event(), 0
         self._paid_until = paid_since(run, folder) if folder else time.time()
         self._thread = threading.Thread(target=self._again, name="run metrics", daemon=True)
 
     def __enter__(self) -> RunMetrics:
         if self.labels["stage"]:
-            for kind in ("useful", "paid"):  # from nothing on, else Prometheus would not see what the first line adds
-                self.add(f"genlib_train_worker_{kind}_seconds_total", 1e-9)
+            # from nothing on, else Prometheus would not see what the first line adds
+            for name in ("worker_useful_seconds", "worker_paid_seconds", "worker_corrupt_samples", "preemptions"):
+                self.add(f"genlib_train_{name}_total", 1e-9)
         self._thread.start()
         return self
 
@@ -125,6 +127,11 @@ class RunMetrics:
         self.add("genlib_train_worker_useful_seconds_total", seconds["batch_time"] - seconds["data_time"])
         self.add("genlib_train_worker_paid_seconds_total", now - self._paid_until)
         self._paid_until = now
+
+    def corrupt(self, samples: int) -> None:
+        """So many samples of this rank could not be read until now."""
+        self.add("genlib_train_worker_corrupt_samples_total", samples - self._corrupt)
+        self._corrupt = samples
 
     def checkpoint(self, step: int, seconds: float) -> None:
         """One is sealed; on rank 0."""

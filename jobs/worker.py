@@ -127,7 +127,8 @@ def train(job: WorkerJob, device: torch.device, heart: Heart, store: WorkerStore
         upstream = {**job.upstream, **{role: finals[name] for role, name in stage.needs.items()}}
         scorer = Scorer(job.scoring, stage, folder, kept, device) if job.scoring and stage is job.stages[-1] else None
         with RunMetrics(job.run, stage.name, folder) as metrics:
-            listener = ToRay(job, stage.train.steps, metrics, heart, scorer, partial(note_data, folder, source.described))
+            began = partial(note_data, folder, source.described)
+            listener = ToRay(job, stage.train.steps, metrics, heart, source.failures.total, scorer, began)
             heart.begin()
             try:
                 finals[stage.name] = fit(
@@ -165,10 +166,11 @@ class ToRay(Listener):
     """
 
     def __init__(
-        self, job: WorkerJob, steps: int, metrics: RunMetrics, heart: Heart, scorer: Scorer | None = None, begun: Callable[[], None] = lambda: None
-    ) -> None:
-        """`steps` are the stage's; `begun` is called on rank 0 when the first step is through."""
-        self.steps, self.metrics, self.heart, self.begun = steps, metrics, heart, begun
+        self, job: WorkerJob, steps: int, metrics: RunMetrics, heart: Heart, corrupt: Callable[[], int], scorer: Scorer | None,
+        begun: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`steps` are the stage's; `corrupt` counts samples that could not be read; `begun` is called on rank 0 when the first step is through."""
+        self.steps, self.metrics, self.heart, self.corrupt, self.begun = steps, metrics, heart, corrupt, begun
         self.link, self.scorer, self.lead = job.link, scorer, distributed.rank() == 0
 
     def on_start(self) -> None:
@@ -184,6 +186,7 @@ class ToRay(Listener):
 
     def on_times(self, seconds: Mapping[str, float], steps: int) -> None:
         self.metrics.times(seconds, steps)
+        self.metrics.corrupt(self.corrupt())
         self.heart.own = (seconds["data_time"] + seconds["forward_time"]) / steps
 
     def stop_asked(self) -> bool:

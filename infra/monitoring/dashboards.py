@@ -52,6 +52,11 @@ TRAINING: tuple[Panel, ...] = (
     ("From a save's begin to its seal", "s", [(f"ray_genlib_train_checkpoint_seconds{OF_RUN}", "{{run}} {{stage}}")]),
     ("Workers", "short", [(f"ray_genlib_train_workers{OF_RUN}", "{{run}} {{stage}}")]),
     (
+        "Samples that cannot be read",
+        "short",
+        [(f"sum by (run, stage) (ray_genlib_train_worker_corrupt_samples_total{OF_RUN})", "{{run}} {{stage}}")],
+    ),
+    (
         "Restarts",
         "short",
         [

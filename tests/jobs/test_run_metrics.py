@@ -125,6 +125,7 @@ def test_prometheus_takes_the_rules_and_alerts_fire(tmp_path: Path) -> None:
         f"ray_genlib_train_loss{here}": "1x40", f"ray_genlib_train_skipped_updates{here}": "0x20 3x20",
         f"ray_genlib_train_checkpoint_timestamp_seconds{here}": "0x80",
         'ray_genlib_train_restarts_total{run="one"}': "_x4 1 2 3 4x90",
+        'ray_genlib_train_worker_corrupt_samples_total{run="one", stage="main", rank="0", node="a"}': "0x10 3x30",
         'ray_genlib_train_worker_forward_seconds{run="one", stage="main", rank="0", node="a"}': "1x40",
         'ray_genlib_train_worker_forward_seconds{run="one", stage="main", rank="1", node="b"}': "1x40",
         'ray_genlib_train_worker_forward_seconds{run="one", stage="main", rank="2", node="c"}': "2x40",
@@ -133,10 +134,14 @@ def test_prometheus_takes_the_rules_and_alerts_fire(tmp_path: Path) -> None:
         "TrainingStalled": ("30m", {}),
         "TrainingNotFinite": ("22m", {}),
         "Straggler": ("10m", {"rank": "2", "node": "c"}),
+        "SamplesCorrupt": ("15m", {}),
         "CheckpointTooOld": ("70m", {}),
         "TrainingRestartsOften": ("20m", {}),
     }
-    quiet = {"TrainingStalled": "8m", "TrainingNotFinite": "10m", "CheckpointTooOld": "30m", "Straggler": "2m", "TrainingRestartsOften": "6m"}
+    quiet = {
+        "TrainingStalled": "8m", "TrainingNotFinite": "10m", "SamplesCorrupt": "8m", "CheckpointTooOld": "30m", "Straggler": "2m",
+        "TrainingRestartsOften": "6m",
+    }  # fmt: skip
     severity = {"TrainingStalled": "page"}
     run = {"run": "one", "stage": "main"}
     tests: list[dict] = [{"eval_time": moment, "alertname": name, "exp_alerts": []} for name, moment in quiet.items()]
