@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from genlib.engine.memory_plan import MemoryEstimate, Parallelism, estimate_memory
-from genlib.engine.run_simulation import RunTime, PaperRun, expected, slowest_rank
+from genlib.engine.run_simulation import PaperRun, RunTime, expected, slowest_rank
 from genlib.engine.save_interval import best_interval
 from genlib.engine.step_traffic import step_traffic
 from genlib.engine.trace import FakeTask
