@@ -26,9 +26,11 @@ from jobs.step_time import Fit, SaveTime, StepTime, loss_rate, nodes_of, save_ti
 
 SEARCH_RUNS, SEARCH_LOSSES = 32, 32
 """By which intervals between checkpoints are compared: so many runs, each long enough for so many losses."""
+NEAR = 1.001
+"""What takes no longer than so many times the best is as good."""
 LEAST_RUNS, MOST_RUNS, ALL_LOSSES = 4, 64, 2000
 """Runs of which a row is the mean: as many as have so many losses together."""
-HALF_OCTAVES = range(-6, 7)
+HALF_OCTAVES = range(-6, 11)
 """Intervals that are tried: these powers of the square root of two times that of the closed form."""
 
 
@@ -54,6 +56,13 @@ class ScaledRun:
     def step_seconds(self) -> float:
         """Of a step that waits for the slowest GPU."""
         return self.paper.step_seconds(self.paper.nodes) * slowest_rank(self.gpus, self.paper.spread).moments[0]
+
+    @property
+    def as_good(self) -> tuple[int, int]:
+        """The shortest and the longest of the intervals with which it takes hardly longer."""
+        pace = {every: one.kept / one.seconds for every, one in self.intervals.items()}
+        near = [every for every in pace if NEAR * pace[every] >= pace[self.every]]
+        return near[0], near[-1]
 
     def cost(self, options: RunOptions) -> float:
         """Of nodes and head."""
@@ -140,16 +149,17 @@ def compared(paper: PaperRun, apart: float, rate: float) -> dict[int, RunTime]:
 
 
 def table(runs: Sequence[ScaledRun], options: RunOptions) -> str:
-    """A row a number of GPUs."""
+    """A row a number of GPUs; "as good" are intervals with which it takes at most a thousandth longer."""
     priced = options.node_price_per_hour or options.head_price_per_hour
-    rows = [["GPUs", "strategy", "step, s", "sending", "save every", "minutes", "goodput", "losses", "days", "cost" if priced else "GPU-hours"]]
+    head = ("GPUs", "strategy", "step, s", "sending", "save every", "minutes", "as good", "goodput", "losses", "days")
+    rows = [[*head, "cost" if priced else "GPU-hours"]]
     for run in runs:
         hours, finished = run.outcome.seconds / 3600, run.outcome.finished == 1
         gpu_hours = run.outcome.node_seconds / 3600 * run.paper.ranks_per_node
         sending = min(1, run.step.sending / run.step_seconds)
         rows.append([
             f"{run.gpus:,}", strategy_words(run.fit), f"{run.step_seconds:.3g}", f"{sending:.0%}", f"{run.every:,}",
-            digits(run.every * run.step_seconds / 60), f"{run.outcome.goodput:.1%}", digits(run.outcome.losses),
+            digits(run.every * run.step_seconds / 60), "{:,}-{:,}".format(*run.as_good), f"{run.outcome.goodput:.1%}", digits(run.outcome.losses),
             digits(hours / 24) if finished else "never", digits(run.cost(options) if priced else gpu_hours) if finished else "-",
         ])  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -34,11 +34,13 @@ def _draw_days(axes: Any, runs: Sequence[ScaledRun], options: RunOptions) -> Non
     axes.loglog(days.keys(), days.values(), "o-", color=COLORS[0], label="days")
     axes.set(xlabel="GPUs", ylabel="days", xticks=gpus, xticklabels=[f"{number:,}" for number in gpus])
     axes.minorticks_off()
+    axes.set_ylim(top=20 * max(days.values(), default=1))  # room for the legend
     lines = axes.get_lines()
     if options.node_price_per_hour:
         beside = axes.twinx()
         beside.plot(days.keys(), [run.cost(options) for run in finished], "s-", color=COLORS[1], label="cost")
         beside.set(ylabel="cost, in the currency of the prices", ylim=(0, None))
+        beside.set_ylim(top=1.5 * beside.get_ylim()[1])
         beside.yaxis.set_major_formatter("{x:,.0f}")
         beside.grid(visible=False)
         lines = [*lines, *beside.get_lines()]

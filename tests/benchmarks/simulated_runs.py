@@ -1,12 +1,14 @@
 """Rows "simulated runs": what the simulator says of runs whose workers are killed at drawn moments, over what they took; of 2 and of 3 workers.
 
-A VAE trains through Ray. One run, in which two workers are killed, tells how long a step, a save, a seal and a restart are; the simulator is given
-these, and the moments of the kills of a second run, and must say how long that takes and how much of it goes to steps that count. Seconds are those
-from the first step to the last seal. BENCH_STEPS is the length of the runs.
+A VAE trains through Ray, twice for each number of workers. The simulator is told how long a step, a save, a seal and a restart are, and when workers
+are killed; it must say how long the run takes, from the first step to the last seal, and how much of that goes to steps that count. What it is told
+are means of the very run, so that an error is the simulator's, or those of the other run, which adds what the machine did meanwhile.
+BENCH_STEPS is the length of the runs.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import statistics
@@ -17,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from genlib.engine.run_simulation import PaperRun, RunTime, simulate
+from genlib.engine.run_simulation import PaperRun, simulate
 from jobs.goodput import goodput
 from jobs.run_record import StageRecord, read_run
 from tests.benchmarks.measure import report
@@ -74,7 +76,6 @@ def measured(run: Killed, world: int) -> PaperRun:
         if not any(before["time"] < moment < after["time"] for moment in [*run.kills, *begun])
     ]
     step = statistics.mean(undisturbed)
-    restarts = [began - moment - step for moment, began in zip(run.kills, begun[1:], strict=True)]
     return PaperRun(
         steps=STEPS,
         step_seconds=lambda nodes: step,
@@ -82,30 +83,24 @@ def measured(run: Killed, world: int) -> PaperRun:
         least_nodes=world,
         stall_seconds=statistics.mean(save["seconds"] for save in saves),
         write_seconds=statistics.mean(seal["seconds"] for seal in run.events("seal")),
-        restart_seconds=statistics.mean(restarts),
+        restart_seconds=statistics.mean(began - moment - step for moment, began in zip(run.kills, begun[1:], strict=True)),
     )
 
 
-def happened(run: Killed, step: float) -> tuple[float, float, list[float]]:
+def seen(run: Killed, step: float) -> tuple[float, float, list[float]]:
     """Seconds of the run, those of steps that count, and when workers were killed, from the first step on."""
     begun = run.events("start")
     begin, useful = begun[0]["time"] - step, goodput(read_run(run.folder))["steps"] + len(begun) * step  # first steps are of the starts there
     return run.events("seal")[-1]["time"] - begin, useful, [moment - begin for moment in run.kills]
 
 
-def compare(world: int, runs: Path, draw: random.Random) -> None:
-    """Prints the rows of so many workers."""
-    paper = measured(killed(world, 2, draw, runs), world)
-    run = killed(world, 3, draw, runs)
-    seconds, useful, kills = happened(run, step := paper.step_seconds(world))
-    said: RunTime = simulate(paper, EVERY, lambda now, nodes: min((moment for moment in kills if moment > now), default=float("inf")))
-    facts = {
-        "kills": [round(moment, 1) for moment in kills], "step": round(step, 4), "stall": round(paper.stall_seconds, 4),
-        "write": round(paper.write_seconds, 3), "restart": round(paper.restart_seconds, 1),
-    }  # fmt: skip
-    report(f"simulated run of {world} workers: seconds", [said.seconds / seconds], must=None, simulated=said.seconds, seen=seconds, **facts)
-    seen = useful / seconds
-    report(f"simulated run of {world} workers: goodput", [said.goodput / seen], must=None, simulated=said.goodput, seen=seen)
+def compare(told: PaperRun, run: Killed, own: PaperRun) -> dict[str, Any]:
+    """Seconds and goodput, simulated with what is told, and seen."""
+    seconds, useful, kills = seen(run, own.step_seconds(own.nodes))
+    said = simulate(told, EVERY, lambda now, nodes: min((moment for moment in kills if moment > now), default=math.inf))
+    facts = {"step": told.step_seconds(told.nodes), "stall": told.stall_seconds, "write": told.write_seconds, "restart": told.restart_seconds}
+    found = {"simulated": said.seconds, "seen": seconds, "goodput simulated": said.goodput, "goodput seen": useful / seconds}
+    return {name: round(value, 4) for name, value in {**found, **facts}.items()} | {"kills": [round(moment, 1) for moment in kills]}
 
 
 def main() -> None:
@@ -113,7 +108,13 @@ def main() -> None:
     draw = random.Random(SEED)
     with tempfile.TemporaryDirectory() as folder:
         for world in (2, 3):
-            compare(world, Path(folder), draw)
+            runs = [killed(world, kills, draw, Path(folder)) for kills in (2, 3)]
+            own = [measured(run, world) for run in runs]
+            for told, which in ((own, "its own means"), (own[::-1], "means of the other run")):
+                found = [compare(paper, run, mine) for paper, run, mine in zip(told, runs, own, strict=True)]
+                for what, (simulated, real) in {"seconds": ("simulated", "seen"), "goodput": ("goodput simulated", "goodput seen")}.items():
+                    ratios = [one[simulated] / one[real] for one in found]
+                    report(f"simulated run of {world} workers, from {which}: {what}", ratios, must=None, runs=found)
 
 
 if __name__ == "__main__":

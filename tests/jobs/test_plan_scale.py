@@ -49,6 +49,17 @@ def test_a_run_is_the_plans_step_with_what_disturbs_it() -> None:
     assert runs[4].step.seconds == runs[4].step.computing + runs[4].step.sending - min(runs[4].step.computing, 0.5 * runs[4].step.sending)
 
 
+def test_the_interval_is_the_best_of_those_that_were_tried_and_others_are_as_good() -> None:
+    run = scaled(*NODES, "--gpus", "1,8", "--store_gb_per_second", "0.0001")[1][8]
+    pace = {every: one.kept / one.seconds for every, one in run.intervals.items()}
+    assert pace[run.every] == max(pace.values())
+    assert pace[min(pace)] < 0.99 * pace[run.every] > pace[max(pace)], "neither end of what is tried"
+    low, high = run.as_good
+    assert low <= run.every <= high
+    assert min(pace[low], pace[high]) >= pace[run.every] / 1.001
+    assert all(pace[every] < pace[run.every] / 1.001 for every in pace if not low <= every <= high)
+
+
 def test_more_nodes_are_lost_more_often() -> None:
     _, runs = scaled(*NODES, "--gpus", "1,8", "--interconnect_gb_per_second", "1000")
     each = {gpus: run.outcome.losses / run.outcome.seconds * 3600 for gpus, run in runs.items()}
