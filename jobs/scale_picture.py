@@ -34,7 +34,7 @@ def _draw_days(axes: Any, runs: Sequence[ScaledRun], options: RunOptions) -> Non
     axes.loglog(days.keys(), days.values(), "o-", color=COLORS[0], label="days")
     axes.set(xlabel="GPUs", ylabel="days", xticks=gpus, xticklabels=[f"{number:,}" for number in gpus])
     axes.minorticks_off()
-    axes.set_ylim(top=8 * max(days.values(), default=1))  # room for the legend
+    axes.set_ylim(top=20 * max(days.values(), default=1))  # room for the legend
     lines = axes.get_lines()
     if options.node_price_per_hour:
         beside = axes.twinx()
