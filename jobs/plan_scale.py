@@ -77,7 +77,8 @@ def scaled(command: Command[RunOptions]) -> str:
         from jobs.scale_picture import draw
 
         draw(Path(command.options.picture), {name: runs for name, (_, runs) in found.items() if runs}, command.options)
-    return "\n\n".join([*(text for text, _ in found.values()), assumptions(command.options)])
+    drawn = f"\ndrawn in {command.options.picture}" if command.options.picture else ""
+    return "\n\n".join([*(text for text, _ in found.values()), assumptions(command.options) + drawn])
 
 
 def scaled_stage(stage: Stage, stages: Mapping[str, Stage], options: RunOptions) -> tuple[str, list[ScaledRun]]:

@@ -122,6 +122,8 @@ class RunOptions:
             raise ValueError(f"mfu is {self.mfu:g}; it is a share of the peak, for example 0.4")
         if self.overlap > 1:
             raise ValueError(f"overlap is {self.overlap:g}; it is a share of what is sent, for example 0.7")
+        if self.picture and not self.picture.endswith(".png"):
+            raise ValueError(f"picture is {self.picture!r}; name a PNG file, like scale.png")
         if len(self.gpu_counts) == 1 and self.picture:
             raise ValueError(f"picture is of several numbers of GPUs, and gpus is {self.gpus}; give some, like 8,64,512")
 

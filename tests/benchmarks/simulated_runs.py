@@ -57,7 +57,8 @@ def killed(workers_wanted: int, kills: int, draw: random.Random, runs: Path) -> 
     for number in range(1, kills + 1):
         wait_until(lambda number=number: len(events(folder, "start")) == number or process.poll() is not None)
         time.sleep(draw.expovariate(1 / MEAN_GAP))
-        if process.poll() is not None or not (there := workers(process.pid)):
+        over = any(event["step"] == STEPS for event in events(folder, "save"))
+        if process.poll() is not None or over or not (there := workers(process.pid)):
             break
         victim = draw.choice(there)
         moments.append(time.time())

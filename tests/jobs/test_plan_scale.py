@@ -117,7 +117,8 @@ def test_a_run_that_never_ends_is_told() -> None:
 
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:
-    planned(parse([*SMALL, *NODES, "--gpus", "1,2,4", "--picture", str(tmp_path / "scale.png"), "--node_price_per_hour", "3"]))
+    text = planned(parse([*SMALL, *NODES, "--gpus", "1,2,4", "--picture", str(tmp_path / "scale.png"), "--node_price_per_hour", "3"]))
+    assert text.endswith(f"drawn in {tmp_path / 'scale.png'}")
     with Image.open(tmp_path / "scale.png") as picture:
         assert picture.width > 1000
         assert len(set(picture.convert("RGB").resize((200, 60)).get_flattened_data())) > 50
@@ -130,6 +131,8 @@ def test_numbers_of_gpus_are_read_and_refused() -> None:
             RunOptions(gpus=wrong)
     with pytest.raises(ValueError, match="picture is of several numbers of GPUs, and gpus is 8"):
         RunOptions(gpus="8", picture="scale.png")
+    with pytest.raises(ValueError, match=r"picture is 'scale.svg'; name a PNG file, like scale.png"):
+        RunOptions(gpus="8,64", picture="scale.svg")
     with pytest.raises(ValueError, match="overlap is 2; it is a share"):
         RunOptions(overlap=2)
     with pytest.raises(ValueError, match="restart_seconds is -1; it must be at least 0"):
