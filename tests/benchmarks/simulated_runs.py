@@ -23,9 +23,10 @@ from genlib.engine.run_simulation import PaperRun, simulate
 from jobs.goodput import goodput
 from jobs.run_record import StageRecord, read_run
 from tests.benchmarks.measure import report
-from tests.jobs.runs import alive, finish, kill, start, wait_until, workers
+from tests.jobs.runs import finish, kill, start, wait_until, workers
 
 STEPS, EVERY, MEAN_GAP, SEED = int(os.environ.get("BENCH_STEPS", "300")), 50, 12.0, 2
+PATIENCE = 400.0
 WORKERS = tuple(map(int, os.environ.get("BENCH_WORKERS", "2,3").split(",")))
 COMMAND = (
     "vae", "--data.train", "digits", "--train.steps", str(STEPS), "--train.global_batch", "2048", "--train.checkpoint_every_steps", str(EVERY),
@@ -54,17 +55,18 @@ def killed(workers_wanted: int, kills: int, draw: random.Random, runs: Path) -> 
     """Trains, and kills one of the workers an exponential time after each of the first steps of a start."""
     folder, moments = runs / f"{workers_wanted}-{kills}", []
     process = start(*COMMAND, "--run", folder.name, "--workers", str(workers_wanted), runs=runs, script="jobs/train.py")
-    for number in range(1, kills + 1):
-        wait_until(lambda number=number: len(events(folder, "start")) == number or process.poll() is not None)
-        time.sleep(draw.expovariate(1 / MEAN_GAP))
-        over = any(event["step"] == STEPS for event in events(folder, "save"))
-        if process.poll() is not None or over or not (there := workers(process.pid)):
-            break
-        victim = draw.choice(there)
-        moments.append(time.time())
-        kill(victim)
-        wait_until(lambda victim=victim: not alive(victim))
-    code, out, err = finish(process)
+    try:
+        for number in range(1, kills + 1):
+            wait_until(lambda number=number: len(events(folder, "start")) == number or process.poll() is not None, timeout_seconds=PATIENCE)
+            time.sleep(draw.expovariate(1 / MEAN_GAP))
+            over = any(event["step"] == STEPS for event in events(folder, "save"))
+            if process.poll() is not None or over or not (there := workers(process.pid)):
+                break
+            moments.append(time.time())
+            kill(draw.choice(there))
+        code, out, err = finish(process, timeout_seconds=PATIENCE)
+    finally:
+        process.terminate()
     assert code == 0, out + err
     return Killed(folder, moments)
 
