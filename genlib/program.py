@@ -37,7 +37,7 @@ VERBS: dict[str, Verb] = {
     "serve": Verb("serve.__main__:main", "serve runs over HTTP, with a page", "python -m serve"),
     "data": Verb("jobs.prepare_data:main", "make, check and show data sets", "python jobs/prepare_data.py"),
     "encode": Verb("jobs.encode:main", "encode a recipe's samples by frozen networks before training", "python jobs/encode.py"),
-    "plan": Verb("jobs.plan:main", "what a recipe needs on GPUs: memory, hours"),
+    "plan": Verb("jobs.plan:main", "what a recipe needs on GPUs: memory, hours; its run on many, simulated"),
     "cluster": Verb("cluster.command:main", "submit a job to a cluster, start a head of one's own, show nodes, check files for one"),
     "completion": Verb("jobs.completion:main", "what makes a shell complete commands, recipes and options"),
 }

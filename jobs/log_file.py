@@ -48,7 +48,8 @@ class LogFile(LineStream):
     """A stream of lines to the end of a file. What cannot be written waits, up to a mebibyte."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(LineFile(path, most_bytes=_WAITING_BYTES).append)
+        self.file = LineFile(path, most_bytes=_WAITING_BYTES)
+        super().__init__(self.file.append)
 
 
 @contextmanager

@@ -44,6 +44,10 @@ class StepTraffic:
         """That each of so many ranks sends where they stand in a ring; inside of groups, as between the GPUs of a node, not counted."""
         return (self.gathered + (1 + self.everywhere) * self.reduced + self.exchanged / world) * (world - 1) / world
 
+    def sent_in_groups(self, size: int) -> float:
+        """The same inside of groups of so many ranks."""
+        return self.gathered_in_groups * (size - 1) / size if size else 0.0
+
 
 def step_traffic(fake: FakeTask, config: TrainConfig, strategy: str, world: int) -> StepTraffic:
     """Of a step of this task by so many workers."""

@@ -22,11 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
+from genlib.data.index import shard_index
 from genlib.data.index.storage_path import PathList
 from genlib.data.order.sample_order import SampleOrder, block_samples
 from genlib.data.shards.shard_set import ShardSet
 from genlib.data.split import Split
 from genlib.remote.remote_file import RemoteFile
+from tests.data.shards import picture, write_tar
 
 SHARDS, PER_SHARD, SAMPLE_BYTES = 10**6, 10**4, 10**5
 WORLD, GLOBAL_BATCH = 4096, 4096 * 32
@@ -43,12 +45,19 @@ def counted_set() -> ShardSet:
         parts=[SHARDS],
         fields=["image", "text"],
         kinds={"image": "image", "text": "text"},
+        stored=["image", "text"],
+        common=["image", "text"],
+        captions=None,
+        json_texts=[],
         starts=np.arange(SHARDS + 1, dtype=np.int64) * PER_SHARD,
         num_bytes=SHARDS * PER_SHARD * SAMPLE_BYTES,
         bad=Counter(),
         first_bad={},
         joined={},
         filtered=0,
+        seen=2 * SHARDS * PER_SHARD,
+        unused=Counter(),
+        endings=Counter(),
         channels=Counter(),
         sizes=[],
         highest_label=-1,
@@ -96,6 +105,16 @@ def requests(split: Split) -> tuple[float, float]:
     return asked / (RANKS * STEPS), asked * block / used
 
 
+def sidecar_mb() -> float:
+    """A shard's index, which a rank reads as a whole to find any of its samples."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = picture(kind="jpeg")
+        samples = (((f"{number:09d}.jpg", image), (f"{number:09d}.txt", b"a caption")) for number in range(PER_SHARD))
+        path = write_tar(Path(folder, "000000.tar"), [entry for sample in samples for entry in sample])
+        shard_index.build(path)
+        return path.with_name(f"{path.name}.idx").stat().st_size / 1e6
+
+
 def load(split: Split) -> tuple[int, int]:
     """Distinct shards that one step of all ranks touches, and the most blocks that it wants of one shard."""
     samples = split.samples(np.arange(GLOBAL_BATCH), 0, GLOBAL_BATCH)
@@ -141,6 +160,8 @@ def main() -> None:
         "samples a block": split.order.block,
         "requests a rank and step": asked,
         "bytes fetched over bytes used": amplified,
+        "index of a shard, MB": (sidecar := sidecar_mb()),
+        "indices a rank reads for a step, MB": asked * sidecar,
         "requests a second at one step a second, all ranks": asked * WORLD,
         "distinct shards a step, all ranks": touched,
         "most blocks of one shard a step": most,

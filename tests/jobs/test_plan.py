@@ -15,6 +15,7 @@ from jobs.command_form import Command
 from jobs.command_line import parse
 from jobs.plan import planned, save_words, traffic_words
 from jobs.run_options import RunOptions
+from jobs.step_time import SaveTime, StepTime
 
 ONCE = {repr(registry.load(name).smoke): name for name in registry.RECIPES}.values()  # those of one smoke form
 SLOW = (  # each like one that stays
@@ -25,7 +26,7 @@ SLOW = (  # each like one that stays
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ONCE])
 def test_every_recipe_has_a_plan(name: str) -> None:
-    text = planned(Command(name, registry.load(name).smoke, RunOptions(gpus=2)))
+    text = planned(Command(name, registry.load(name).smoke, RunOptions(gpus="2")))
     for stage in registry.load(name).smoke:
         assert re.search(rf"^{stage.name}: \w+, [\d,]+ parameters to train", text, re.MULTILINE)
     trains = text.count("first that fits")
@@ -58,23 +59,30 @@ def lost(steps: int, *, stands: float, writes: float, apart: float) -> float:
 
 
 def test_the_interval_between_saves_loses_the_least_time() -> None:
-    options = RunOptions(gpus=64, host_gb_per_second=10, store_gb_per_second=8, failure_hours=6)
-    words = save_words(20_000_000_000, 1_280_000_000_000, 1.0, 10**6, options)
+    options = RunOptions(gpus="64", host_gb_per_second=10, store_gb_per_second=8, node_failure_hours=48)
+    words = save_words(SaveTime(2, 160), 1_280_000_000_000, 1.0, 10**6, options)
     assert "a checkpoint of 1,280 GB: steps stand still for 2 s at 10 GB/s a GPU, and it is written in 160 s at 8 GB/s" in words
+    assert "with a failure every 6 hours" in words, "8 nodes"
     found = every(words)
     facts = {"stands": 2, "writes": 160, "apart": 6 * 3600}
     assert all(lost(found, **facts) <= lost(other, **facts) for other in range(161, 2000))
     assert f"loses {lost(found, **facts):.2%} of the time" in words
 
 
+def test_nodes_that_are_taken_away_come_on_top_of_those_that_fail() -> None:
+    options = RunOptions(gpus="64", gpus_per_node=4, node_failure_hours=48, preemptions_per_hour=1 / 24)
+    assert "with a failure every 1 hours" in save_words(SaveTime(2, 160), 1_280_000_000_000, 1.0, 10**6, options)
+
+
 def test_saves_come_no_faster_than_the_store_takes_them_and_within_the_run() -> None:
-    slow = RunOptions(gpus=64, host_gb_per_second=100, store_gb_per_second=0.1, failure_hours=24)
-    assert every(save_words(1_000_000_000, 64_000_000_000, 2.0, 10**6, slow)) == 320
-    assert every(save_words(1_000_000_000, 64_000_000_000, 2.0, 100, slow)) == 100
+    slow = RunOptions(gpus="64", node_failure_hours=192)
+    assert every(save_words(SaveTime(0.01, 640), 64_000_000_000, 2.0, 10**6, slow)) == 320
+    assert every(save_words(SaveTime(0.01, 640), 64_000_000_000, 2.0, 100, slow)) == 100
 
 
 def test_failures_that_come_faster_than_checkpoints_are_told() -> None:
-    words = save_words(10_000_000_000, 640_000_000_000, 1.0, 10**6, RunOptions(gpus=64, store_gb_per_second=0.1, failure_hours=1))
+    options = RunOptions(gpus="64", store_gb_per_second=0.1, node_failure_hours=8)
+    words = save_words(SaveTime(0.5, 6400), 640_000_000_000, 1.0, 10**6, options)
     assert (
         "a checkpoint of 640 GB is written in 6.4e+03 s at 0.1 GB/s, too long where a failure comes every 1 hours: the run would not get on" in words
     )
@@ -88,13 +96,16 @@ def test_what_an_optimizer_does_not_go_with_is_no_choice(name: str) -> None:
 
 
 def test_traffic_is_told_beside_computing_and_where_it_sets_the_pace() -> None:
-    options = RunOptions(gpus=8, interconnect_gb_per_second=50)
-    assert traffic_words(25e9, 2.0, options) == ["a step sends 25 GB a GPU, which takes 0.5 s at 50 GB/s, beside 2 s of computing"]
-    (words,) = traffic_words(25e9, 0.1, options)
+    options = RunOptions(gpus="64", interconnect_gb_per_second=50)
+    assert traffic_words(25e9, StepTime(2.0, 0.5), options) == ["a step sends 25 GB a GPU, which takes 0.5 s at 50 GB/s, beside 2 s of computing"]
+    (words,) = traffic_words(25e9, StepTime(2.0, 0.5, overlap=0.4), options)
+    assert words == "a step sends 25 GB a GPU, which takes 0.5 s at 50 GB/s, 0.2 s of that beside 2 s of computing"
+    (words,) = traffic_words(25e9, StepTime(0.1, 0.5), options)
     assert words.startswith(
         "a step sends 25 GB a GPU, which takes 0.5 s at 50 GB/s, and computing no more than 0.1 s: the interconnect sets the pace"
     )
-    assert traffic_words(25e9, 0.1, RunOptions(gpus=1)) == []
+    assert "at 450 GB/s" in traffic_words(25e9, StepTime(2.0, 0.1), RunOptions(gpus="8"))[0], "of one node"
+    assert traffic_words(25e9, StepTime(2.0, 0.0), RunOptions(gpus="1")) == []
 
 
 def test_too_large_a_batch_is_split() -> None:
@@ -117,7 +128,7 @@ def test_too_few_gpus_are_refused_with_how_many_suffice() -> None:
     view = traced(FakeTask(lambda: built(stage, {}, assumed_spec(stage)[0])), train, 1)
     enough = min(view.at(parallelism, 64, 1).device_bytes for parallelism in PARALLELISMS if parallelism.strategy != "single") / 0.95 / 1e9
     with pytest.raises(ValueError, match=r"the smallest that can: 1 GPU of 1 GB, or \d+ GPUs"):
-        planned(Command("clip_vit_b32", (replace(stage, train=train),), RunOptions(gpus=1, gpu_memory_gb=enough)))
+        planned(Command("clip_vit_b32", (replace(stage, train=train),), RunOptions(gpus="1", gpu_memory_gb=enough)))
 
 
 WITHOUT_RAY = """

@@ -150,7 +150,7 @@ def test_a_plan_is_of_all_layers() -> None:
     def flops(growing: Growing) -> str:
         network = stage.task.network.__class__(latent_dim=8, channel_base=64, channel_max=8, growing=growing)
         one = stage.__class__(task=ProGANConfig(network=network), data=stage.data, train=stage.train)
-        return next(line for line in planned(Command("progan", (one,), RunOptions(gpus=2))).splitlines() if "FLOPs a step" in line)
+        return next(line for line in planned(Command("progan", (one,), RunOptions(gpus="2"))).splitlines() if "FLOPs a step" in line)
 
     assert flops(Growing()) == flops(Growing(first_size=0))
 
