@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from genlib.remote.store_folder import StoredFile, StoreFolder
+from genlib.remote.store_folder import StoredFile, StoreFolder, some_at_once
 
 Chooses = Callable[[str], bool]
 """Whether a file, by its path in the run's folder, is meant."""
@@ -66,8 +66,7 @@ class RunFiles:
             for name in self._here():
                 if (self.mine(name) or also(name)) and not _is_later(name) and name not in chosen:
                     (self.run / name).unlink(missing_ok=True)
-            for name, one in chosen.items():
-                self._fetch(name, one)
+            some_at_once(lambda item: self._fetch(*item), chosen.items())
 
     def fetch(self, name: str) -> None:
         """One file, if the store has it."""
@@ -80,8 +79,10 @@ class RunFiles:
             here = {name: _signature(self.run / name) for name in self._here() if self.mine(name) and only(name)}
             changed = [name for name, one in here.items() if one is not None and one != self._seen.get(name)]
             changed.sort(key=lambda name: (name.endswith("metrics.json"), -name.count("/"), name))
+            some_at_once(lambda name: self._bring_up(name, here[name]), [name for name in changed if not name.endswith("metrics.json")])
             for name in changed:
-                self._bring_up(name, here[name])
+                if name.endswith("metrics.json"):
+                    self._bring_up(name, here[name])
             gone = [name for name in self._seen if name not in here and self.mine(name) and only(name)]
             self.store.delete(gone)
             for name in gone:

@@ -11,6 +11,7 @@ Written beside its name, fsynced, renamed. A folder that does not verify is pass
 files lie under the same names (`stored`).
 """
 
+from genlib.checkpoint.bringing import bring
 from genlib.checkpoint.fetched import bring_newest, copy_folder, fetched, names_in
 from genlib.checkpoint.history import History, checkpoints, find, newest, set_aside
 from genlib.checkpoint.loading import fill, fill_shards, is_export, load_into, load_task, load_weights, task_of
@@ -29,7 +30,7 @@ from genlib.checkpoint.manifest import (
     write_manifest,
 )
 from genlib.checkpoint.saving import Snapshot, inherit, save, seal_export
-from genlib.checkpoint.stored import Mirror, StoredHistory, bring, note_newest, sealed
+from genlib.checkpoint.stored import Mirror, StoredHistory, note_newest, sealed
 from genlib.checkpoint.tensor_files import Shard
 
 __all__ = [

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from genlib.checkpoint.bringing import bring
 from genlib.checkpoint.history import Say, to_stderr
 from genlib.checkpoint.manifest import MANIFEST, step_of
-from genlib.checkpoint.stored import bring, note_newest, sealed
+from genlib.checkpoint.stored import note_newest, sealed
 from genlib.files import cache_folder, locked
 from genlib.remote.store_folder import StoreFolder, checked_address
 

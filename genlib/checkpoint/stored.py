@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from genlib import distributed
+from genlib.checkpoint.bringing import bring, fetch_manifest, kept
 from genlib.checkpoint.history import Say, checkpoints, clear, to_stderr
-from genlib.checkpoint.manifest import DIGEST, MANIFEST, Manifest, OtherFormat, read_manifest, sha256, step_of, verify
+from genlib.checkpoint.manifest import DIGEST, MANIFEST, Manifest, OtherFormat, read_manifest, step_of
 from genlib.checkpoint.place import Place, place_of
-from genlib.remote.store_folder import StoreFolder
-
-_FILES_AT_ONCE = 4
+from genlib.remote.store_folder import StoreFolder, some_at_once
 
 
 class Mirror:
@@ -74,7 +71,7 @@ class StoredHistory:
 
     def upload(self, partial: Path, name: str, files: list[str]) -> None:
         """Brings up files of the checkpoint `name` that lie in `partial`."""
-        _some_at_once(lambda file: (self.store / name).upload(partial / file, file), files)
+        some_at_once(lambda file: (self.store / name).upload(partial / file, file), files)
 
     def seal(self, partial: Path, name: str) -> None:
         """Makes it a checkpoint, whose other files are there on all sides."""
@@ -88,7 +85,7 @@ class StoredHistory:
             clear(path)
         for path in checkpoints(self.folder):
             clear(path)
-        os.rename(partial, final if self.place.whole else _kept(final))
+        os.rename(partial, final if self.place.whole else kept(final))
 
     def prune(self, keep: int, saved: Path, manifest: Manifest) -> None:
         """Deletes all but the newest `keep` of this run's checkpoints in the store, never the one just saved, and what killed saves left."""
@@ -166,15 +163,6 @@ class StoredHistory:
         return self.ours(self._known[name])
 
 
-def _some_at_once(work: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Does it with each item; after the first error no other is begun, as one that a store does not answer takes minutes."""
-    pool = ThreadPoolExecutor(_FILES_AT_ONCE)
-    try:
-        list(pool.map(work, items))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def sealed(files: Iterable[str]) -> list[str]:
     """Names of the checkpoints among the files of a folder of checkpoints in a store, newest first, not verified."""
     found = [(step, name) for name, _, file in (path.partition("/") for path in files) if file == MANIFEST and (step := step_of(name)) is not None]
@@ -189,11 +177,7 @@ def note_newest(store: StoreFolder, names: Sequence[str], folder: Path) -> None:
     if names:
         with suppress(ValueError):  # one for a worker to set aside
             (folder / names[0]).mkdir(parents=True, exist_ok=True)
-            _fetch_manifest(store / names[0], folder / names[0])
-
-
-def _kept(final: Path) -> Path:
-    return final.with_name(f".{final.name}.kept")
+            fetch_manifest(store / names[0], folder / names[0])
 
 
 def _manifest_of(store: StoreFolder, draft: Path) -> Manifest:
@@ -201,74 +185,6 @@ def _manifest_of(store: StoreFolder, draft: Path) -> Manifest:
     clear(draft)
     draft.mkdir(parents=True)
     try:
-        return _fetch_manifest(store, draft)
+        return fetch_manifest(store, draft)
     finally:
         clear(draft)
-
-
-def _fetch_manifest(store: StoreFolder, folder: Path) -> Manifest:
-    for name in (MANIFEST, DIGEST):
-        if (found := store.read(name)) is not None:
-            (folder / name).write_bytes(found[0])
-        else:
-            (folder / name).unlink(missing_ok=True)
-    return read_manifest(folder)
-
-
-def bring(store: StoreFolder, folder: Path) -> Manifest:
-    """Makes `folder`, called like the checkpoint, a verified copy of one in a store; what is there of it already and whole stays.
-
-    ValueError where what is in the store is damaged, OSError where it does not answer or there is no room here.
-    """
-    if (manifest := _there(store, folder)) is not None:
-        return manifest
-    draft = folder.with_name(f".{folder.name}.fetch.partial")
-    for source in (folder, _kept(folder)):
-        if source.is_dir() and not draft.exists():
-            os.rename(source, draft)
-    draft.mkdir(parents=True, exist_ok=True)
-    manifest = _fetch_manifest(store, draft)
-    if step_of(folder.name) not in (None, manifest.step):
-        raise ValueError(f"{store} is the checkpoint of step {manifest.step} under another name")
-    _clear_others(draft, manifest)
-    _some_at_once(lambda item: _fetch(store, draft, *item), manifest.files.items())
-    clear(folder)
-    os.rename(draft, folder)
-    return manifest
-
-
-def _there(store: StoreFolder, folder: Path) -> Manifest | None:
-    """The manifest of the folder if it is whole and that of the checkpoint in the store: nothing is moved under those who read it."""
-    if not (folder / MANIFEST).is_file():
-        return None
-    found = store.read(MANIFEST)
-    if found is None or found[0] != (folder / MANIFEST).read_bytes():
-        return None
-    try:
-        return verify(folder)
-    except ValueError:
-        return None
-
-
-def _clear_others(draft: Path, manifest: Manifest) -> None:
-    """Deletes what is no file of the checkpoint."""
-    for path in draft.rglob("*"):
-        if not path.is_dir() and str(path.relative_to(draft)) not in (*manifest.files, MANIFEST, DIGEST):
-            path.unlink()
-
-
-def _fetch(store: StoreFolder, draft: Path, name: str, digest: str) -> None:
-    """One file, unless it is there. ValueError where it is not in the store as it was written."""
-    if ".." in Path(name).parts or Path(name).is_absolute():
-        raise ValueError(f"{store}: {name!r} is no name of a file in it")
-    path = draft / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and sha256(path) == digest:
-        return
-    try:
-        store.download(name, path)
-    except FileNotFoundError:
-        raise ValueError(f"{store}: {name} is missing") from None
-    if sha256(path) != digest:
-        path.unlink()
-        raise ValueError(f"{store}: {name} is damaged (its sha256 is not the manifest's)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ WRITE_SETTINGS = RemoteSettings(tries=3, stall_seconds=60.0, client_tries=6)
 """A part of a file goes out within `stall_seconds`, as no byte comes back before its end."""
 _PART_BYTES, _MOST_PARTS, _PARTS_AT_ONCE = 8 << 20, 9000, 8
 """Of an upload: S3 takes at most 10,000 parts; that many at once are in memory."""
+_FILES_AT_ONCE = 4
 _ADDRESS = re.compile(rf"({'|'.join(BUCKETS)})://([^/\s]+)((?:/[^/\s]+)*)/*")
 
 
@@ -176,6 +178,15 @@ class StoreFolder:
             raise ValueError(unfit)
 
         return self._try(name, put)
+
+
+def some_at_once(work: Callable[[T], object], items: Iterable[T]) -> None:
+    """Does it with each item; after the first error no other is begun, as one that a store does not answer takes minutes."""
+    pool = ThreadPoolExecutor(_FILES_AT_ONCE)
+    try:
+        list(pool.map(work, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _version(facts: Any) -> Version:
