@@ -51,7 +51,8 @@ def wait_until(true: Callable[[], object], timeout_seconds: float = 120) -> None
 def steps(run: Path) -> list[int]:
     """The steps in metrics.jsonl, in the order of its lines."""
     path = run / "metrics.jsonl"
-    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""  # the run may be about to write the rest of a line
+    return [json.loads(line)["step"] for line in whole.splitlines()]
 
 
 def weights(run: Path) -> str:
