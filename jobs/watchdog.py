@@ -13,6 +13,8 @@ from jobs.run_metrics import RunMetrics
 
 SILENT_SECONDS = 30.0
 """A worker whose thread has written nothing for so long is stopped, or its machine is."""
+ALL_SILENT_SECONDS = 300.0
+"""The same where nothing is heard of any worker."""
 SLOW_FACTOR, SLOW_SHARE, SLOW_LOOKS = 2.0, 0.1, 5
 """A worker is slow that needs so many times what the others do for its data and forward pass, if that is so much of a step, at so many looks."""
 
@@ -36,28 +38,36 @@ class Watchdog:
     def __init__(self, run: Path, link: Link, stall_seconds: float) -> None:
         """stall_seconds: a step that takes longer, and twenty times the mean, does not end; 0 looks for none."""
         self.run, self.link, self.stall_seconds = run, link, stall_seconds
+        self.heard: dict[int, tuple[float, float]] = {}
+        """Of each worker the time that its last pulse tells, and when that was first seen here: clocks of machines differ."""
         self.slow_looks: dict[int, int] = {}
         self.told: set[int] = set()
 
     def begin(self) -> None:
         """Workers start anew."""
-        self.slow_looks, self.told = {}, set()
+        self.heard, self.slow_looks, self.told = {}, {}, set()
         self.link.allow_to_stay()
 
     def hang(self, world: int, now: float | None = None) -> Hang | None:
-        """What hangs of so many workers; None where nothing does. Called again and again; now: seconds since 1970."""
+        """What hangs of so many workers; None where nothing does. Called again and again; now: seconds of a clock that stands still in sleep."""
         if not self.stall_seconds:
             return None
-        found, now = self.link.pulses(world), now or time.time()
-        if silent := [one for one in found.values() if one.moved and now - one.time > SILENT_SECONDS]:
-            since = max(now - one.time for one in silent)
+        found, now = self.link.pulses(world), time.monotonic() if now is None else now
+        for rank, one in found.items():
+            if self.heard.get(rank, (0.0, 0.0))[0] != one.time:
+                self.heard[rank] = one.time, now
+        quiet = {rank: now - self.heard[rank][1] for rank, one in found.items() if one.moved}
+        # where nothing is heard of any of them, it may be what carries the pulses
+        limit = SILENT_SECONDS if min(quiet.values(), default=0.0) < SILENT_SECONDS else ALL_SILENT_SECONDS
+        if silent := [found[rank] for rank, seconds in quiet.items() if seconds > limit]:
+            since = max(quiet[one.rank] for one in silent)
             return Hang(
                 tuple(one.rank for one in silent), f"{names(silent)} has not been heard of for {since:.0f} s: it is stopped, or its machine is"
             )
         if len(found) < world or not all(stalls(one, self.stall_seconds) for one in found.values()):
             return None
         stuck = [one for one in found.values() if not one.waits]
-        since = max(now - one.moved for one in found.values())
+        since = max(one.time - one.moved for one in found.values())
         kept = stacks_file(self.run, stuck[0].rank if stuck else 0)
         if 0 < len(stuck) < world:
             at = {"step": "in its step", "data": "waiting for data"}[stuck[0].at]

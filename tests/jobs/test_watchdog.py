@@ -50,7 +50,7 @@ def at(rank: int, **changed: Any) -> Pulse:
 
 def hang_of(run: Path, *found: Pulse) -> Any:
     beat(run, *found)
-    return Watchdog(run, link_of(run), STALL).hang(len(found), now=1_000.0)
+    return Watchdog(run, link_of(run), STALL).hang(len(found), now=5.0)
 
 
 def test_workers_whose_steps_end_do_not_hang(run: Path) -> None:
@@ -58,9 +58,23 @@ def test_workers_whose_steps_end_do_not_hang(run: Path) -> None:
 
 
 def test_one_that_is_stopped_is_named_with_its_node(run: Path) -> None:
-    hang = hang_of(run, at(0, waits=True), at(1, time=1_000.0 - SILENT_SECONDS - 1), at(2, waits=True))
+    dog = Watchdog(run, link_of(run), STALL)
+    beat(run, at(0, waits=True), at(1, time=90_000.0), at(2, waits=True))
+    assert dog.hang(3, now=5.0) is None, "clocks of machines may differ"
+    beat(run, at(0, waits=True, time=1_031.0), at(2, waits=True, time=1_031.0))
+    assert dog.hang(3, now=5.0 + SILENT_SECONDS) is None
+    hang = dog.hang(3, now=6.0 + SILENT_SECONDS)
+    assert hang
     assert hang.ranks == (1,)
     assert "worker 1 on b has not been heard of for 31 s" in hang.words
+
+
+def test_where_nothing_is_heard_of_any_it_takes_longer_to_say_that_they_are_gone(run: Path) -> None:
+    dog = Watchdog(run, link_of(run), STALL)
+    beat(run, at(0), at(1))
+    assert dog.hang(2, now=0.0) is None
+    assert dog.hang(2, now=10 * SILENT_SECONDS) is None
+    assert dog.hang(2, now=10 * SILENT_SECONDS + 1)
 
 
 @pytest.mark.parametrize(("place", "words"), [("data", "hangs waiting for data for 99 s"), ("step", "hangs in its step for 99 s")])
@@ -96,8 +110,10 @@ def test_a_slow_worker_is_named_once_and_only_if_it_stays_so(run: Path) -> None:
 def test_workers_are_ended_as_often_as_the_run_may_be_tried_again(run: Path) -> None:
     guard = WorkerGuard(run, link_of(run), STALL, retries=1)
     for expected in (True, Hung):
+        beat(run, at(0, waits=True), at(1))
+        guard.dog.hang(2, now=time.monotonic() - 100)
+        beat(run, at(1, time=1_001.0))
         guard.looked = float("-inf")
-        beat(run, at(0, waits=True, time=time.time() - 100), at(1, time=time.time()))
         if expected is True:
             assert guard.ends(2)
         else:
