@@ -76,19 +76,19 @@ def azure(*events: dict[str, str]) -> Answers:
     ("cloud", "answers", "left"),
     [
         ("aws", aws(""), None),
-        ("aws", aws(json.dumps({"action": "terminate", "time": f"{soon(2000):%Y-%m-%dT%H:%M:%SZ}"})), 2000),
+        ("aws", aws(json.dumps({"action": "terminate", "time": f"{soon(90_000):%Y-%m-%dT%H:%M:%SZ}"})), 90_000),
         ("google", google(taken=False), None),
         ("google", google(taken=True), 30),
         ("azure", azure(), None),
         ("azure", azure({"EventType": "Reboot", "NotBefore": format_datetime(soon(90), usegmt=True)}), None),
-        ("azure", azure({"EventType": "Preempt", "NotBefore": format_datetime(soon(2000), usegmt=True)}), 2000),
+        ("azure", azure({"EventType": "Preempt", "NotBefore": format_datetime(soon(90_000), usegmt=True)}), 90_000),
         ("azure", azure({"EventType": "Preempt", "NotBefore": ""}), 30),
     ],
 )
 def test_a_notice_is_read_with_the_seconds_that_are_left(cloud: str, answers: Answers, left: float | None) -> None:
     with service(answers) as address:
         found = notice_of(CLOUDS[cloud], address)
-    assert found is None if left is None else found == pytest.approx(left, abs=600 if left > 30 else 0)
+    assert found is None if left is None else found == pytest.approx(left, abs=9_000 if left > 30 else 0)
 
 
 @pytest.mark.parametrize("cloud", list(CLOUDS))

@@ -54,14 +54,15 @@ class Ray:
 
     def trained(self, work, run: Path) -> None:
         """What a worker does, as `jobs.worker` does it."""
+        from jobs.pulse import Heart
         from jobs.run_metrics import RunMetrics
         from jobs.worker import ToRay
 
         (stage,) = work.stages
         source = open_source(stage.data, run / "data", needs=stage.task.fields)
-        final = fit(
-            stage, recipe=work.recipe, source=source, folder=run, device=CPU, listener=Started(ToRay(work, stage.train.steps, RunMetrics(run)))
-        )
+        heart, corrupt = Heart(work.link, run, work.stall_seconds), source.failures.total
+        listener = Started(ToRay(work, stage.train.steps, RunMetrics(run), heart, corrupt, None, lambda: None))
+        final = fit(stage, recipe=work.recipe, source=source, folder=run, device=CPU, listener=listener)
         evaluate.evaluate(final, source, run, CPU)
 
 

@@ -77,7 +77,10 @@ def test_sentences_name_the_command_as_it_was_called(monkeypatch: pytest.MonkeyP
         (["data", "folder"], "error: WHERE and --out must be given; `--help` says what they are"),
         (["data", "shapes", "--otu", "x"], "error: there is no option --otu. Did you mean '--out'? `--help` shows all"),
         (["plan", "som", "--mfu", "3"], "--mfu is 3; it is a share of the peak"),
-        (["cluster", "stop"], "`genlib cluster` takes start, status, preflight, submit -- COMMAND or validate [FILE...], not 'stop'"),
+        (
+            ["cluster", "stop"],
+            "`genlib cluster` takes start, status, preflight, leave, notices CLOUD, submit -- COMMAND or validate [FILE...], not 'stop'",
+        ),
         (["cluster", "submit"], "what shall I submit? `genlib cluster submit -- genlib train RECIPE`"),
         (["cluster", "status"], "RAY_ADDRESS names no cluster; set it, or start a head with `genlib cluster start`"),
         (["completion", "fsh"], "there is no completion for 'fsh'. Did you mean 'fish'? There is one for bash, zsh, fish"),
