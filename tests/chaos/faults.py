@@ -21,6 +21,8 @@ from tests.nodes import cluster_of
 from tests.small_disk import mounted
 
 Moment = random.Random
+SLOWLY = ("--workers", "1:2", "--task.seconds-per-step", "0.5")
+"""For nodes to join in time."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def checkpoint_corrupt(runs: Path, undisturbed: Path, moment: Moment) -> Outcome
 
 def node_lost(runs: Path, undisturbed: Path, moment: Moment) -> Outcome:
     """One of two nodes loses its power; later another one joins. The number of workers follows, and no sample is lost or seen twice."""
-    with cluster_of(1, 1) as nodes, disturbed(runs, "--workers", "1:2", "--retries", "1", **nodes.environment) as one:
+    with cluster_of(1, 1) as nodes, disturbed(runs, *SLOWLY, "--retries", "1", **nodes.environment) as one:
         one.reaches(moment.randint(EVERY + 1, STEPS // 2))
         before, fault = one.step, time.monotonic()
         nodes.nodes[1].kill()
@@ -156,7 +158,7 @@ def node_lost(runs: Path, undisturbed: Path, moment: Moment) -> Outcome:
 
 def node_leaves(runs: Path, undisturbed: Path, moment: Moment) -> Outcome:
     """A cloud gives notice that it takes a node away: the run saves and leaves it, and has no retry to spend."""
-    with cluster_of(1, 1) as nodes, disturbed(runs, "--workers", "1:2", "--retries", "0", **nodes.environment) as one:
+    with cluster_of(1, 1) as nodes, disturbed(runs, *SLOWLY, "--retries", "0", **nodes.environment) as one:
         one.reaches(moment.randint(EVERY + 1, STEPS // 2))
         before, fault = one.step, time.monotonic()
         nodes.leaves(nodes.nodes[1], seconds=60)

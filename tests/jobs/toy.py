@@ -27,7 +27,7 @@ class Toy(Task):
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
         self.config = config
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, config.hidden), nn.Tanh(), nn.Dropout(0.1), nn.Linear(config.hidden, 64))
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, config.hidden), nn.Tanh(), nn.Dropout(config.dropout), nn.Linear(config.hidden, 64))
 
     def loss(self, phase: str, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         time.sleep(self.config.seconds_per_step)
@@ -58,6 +58,8 @@ def export(task: Toy, folder: Path) -> None:
 class ToyConfig(TaskConfig):
     hidden: int = limited(8, at_least=1)
     """Hidden units."""
+    dropout: float = 0.1
+    """Of hidden units; the ranks draw, so that another number of them learns something else."""
     seconds_per_step: float = 0.0
     """Sleep in every step."""
     fault: Literal["", "value", "runtime", "scoreless", "nan", "memory"] = ""
